@@ -1,0 +1,1 @@
+"""Conversion of released PyTorch checkpoints: `python -m checkpoints_convert SOURCE OUT`."""

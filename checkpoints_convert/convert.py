@@ -1,0 +1,180 @@
+"""The converter: read a part, arrange it, write its group; statistics and writing run beside the next read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from checkpoints_convert.plan import Part, Plan, check_space
+from checkpoints_convert.staging import Staging, check_output, discard, open_staging, publish
+from checkpoints_convert.statistics import Recorder, crc32
+from jaxdlm.checkpoint import store, strict_json
+from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
+from jaxdlm.checkpoint.leaf import contiguous
+from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
+
+Progress = Callable[[str, int], None]  # (part, bytes that are now on the disk)
+
+
+class ConversionFailed(RuntimeError):
+    """The work failed for a reason that is not the input's; what was finished is kept for the next run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a conversion did."""
+
+    out: Path
+    nbytes: int
+    groups: int
+    resumed: int
+    bytes_read: int
+    warnings: tuple[str, ...]
+
+
+def convert(
+    plan: Plan, out: Path, *, force: bool = False, strict: bool = False, progress: Progress | None = None
+) -> Result:
+    """Write `plan` to `out`: Orbax groups, spec.json, manifest.json, tokenizer files.
+
+    Works in `out`.partial and renames it last. A rerun after a kill continues behind the last finished group. Bad input
+    leaves nothing. strict: NaN or infinity is an error, not a warning. Raises CheckpointError, ConversionFailed.
+    """
+    out = Path(out).expanduser().absolute()
+    check_output(plan.source.folder, out, force)
+    try:
+        with open_staging(out, plan.fingerprint) as staging:
+            try:
+                manifest, recorder, resumed = _work(plan, staging, strict, progress, out)
+            except CheckpointError:
+                discard(out)  # only ours: a run that found the place taken never gets here
+                raise
+            publish(staging, out, force)
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise ConversionFailed(f"{out}: the disk is full; free space and run again to continue") from error
+        raise
+    return Result(out, plan.nbytes, len(plan.groups), resumed, recorder.bytes_read, tuple(manifest["warnings"]))
+
+
+def _work(
+    plan: Plan, staging: Staging, strict: bool, progress: Progress | None, out: Path
+) -> tuple[dict[str, Any], Recorder, int]:
+    resumed = len(staging.finished)
+    done = sum(part.nbytes for number in staging.finished for part in plan.groups[number])
+    check_space(plan, shutil.disk_usage(staging.folder).free, done, out)
+    recorder = _write_groups(plan, staging, strict, progress)
+    manifest = _manifest(plan, staging, recorder)
+    _finish(plan, staging, manifest)
+    return manifest, recorder, resumed
+
+
+def _write_groups(plan: Plan, staging: Staging, strict: bool, progress: Progress | None) -> Recorder:
+    targets = {name: part.leaf.dtype for group in plan.groups for part in group for name in part.sources}
+    with ThreadPoolExecutor(1) as measuring, ThreadPoolExecutor(1) as writing:
+        recorder = Recorder(plan.source.tensors, targets, measuring)
+        for facts in staging.finished.values():
+            recorder.known |= facts["tensors"]
+        flight: Future | None = None
+        for number, group in enumerate(plan.groups):
+            if number in staging.finished:
+                if progress:
+                    progress(group[0].leaf.path, sum(part.nbytes for part in group))
+                continue
+            arrays = {part.name: _read(part, recorder) for part in group}
+            fresh = recorder.collect()
+            _refuse_nonfinite(plan, fresh, strict)
+            if flight is not None:
+                flight.result()
+            flight = writing.submit(_write, staging, number, group, arrays, fresh, progress)
+            del arrays
+        if flight is not None:
+            flight.result()
+    return recorder
+
+
+def _read(part: Part, recorder: Recorder) -> np.ndarray:
+    leaf = replace(part.leaf, tensors=recorder)
+    return contiguous(leaf.part(part.number if part.stored.split else None))
+
+
+def _write(
+    staging: Staging, number: int, group: tuple[Part, ...], arrays: dict[str, np.ndarray], tensors: dict[str, Any],
+    progress: Progress | None,
+) -> None:  # fmt: skip
+    folder = store.group_folder(staging.folder, number)
+    folder.parent.mkdir(exist_ok=True)
+    store.save_group(folder, arrays)
+    sums = {name: crc32(array) for name, array in arrays.items()}
+    staging.record(number, {"tensors": tensors, "parts": sums})
+    if progress:
+        progress(group[-1].leaf.path, sum(part.nbytes for part in group))
+
+
+def _refuse_nonfinite(plan: Plan, fresh: dict[str, Any], strict: bool) -> None:
+    for name, facts in fresh.items() if strict else ():
+        if facts["nonfinite"]:
+            raise ValuesInvalid(
+                f"holds {facts['nonfinite']} NaN or infinite values", file=plan.source.tensors.file(name), tensor=name,
+                hint="download it again, or convert without --strict",
+            )  # fmt: skip
+
+
+def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any]:
+    source = plan.source
+    sums = {name: value for facts in staging.finished.values() for name, value in facts["parts"].items()}
+    warnings = list(getattr(source.tensors, "warnings", ()))
+    for name, facts in recorder.known.items():
+        if facts["nonfinite"]:
+            warnings.append(f"{name}: {facts['nonfinite']} NaN or infinite values")
+        elif len(facts["shape"]) > 1 and facts["min"] == facts["max"]:
+            warnings.append(f"{name}: every value is {facts['min']}")
+    files = sorted({source.tensors.file(name) for name in source.tensors.infos})
+    return {
+        "source": source.raw.get("_name_or_path") or source.folder.name,
+        "family": source.config.family,
+        "dtype": plan.dtype,
+        "files": {path.name: {"bytes": path.stat().st_size} for path in files},
+        "tensors": {
+            name: {"file": source.tensors.file(name).name, **recorder.known[name]} for name in sorted(recorder.known)
+        },
+        "leaves": [
+            {"path": part.leaf.path, "part": part.name, "shape": list(part.stored.part_shape),
+             "dtype": part.stored.dtype, "sources": list(part.sources), "crc32": sums[part.name]}
+            for group in plan.groups for part in group
+        ],
+        "ignored": dict(source.ignored),
+        "notes": list(source.notes),
+        "warnings": warnings,
+        "versions": _versions(),
+    }  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("jax", "numpy", "orbax-checkpoint")}
+
+
+def _finish(plan: Plan, staging: Staging, manifest: dict[str, Any]) -> None:
+    folder = plan.source.folder
+    for name in TOKENIZER_FILES:
+        path = folder / name
+        if path.exists() or path.is_symlink():
+            strict_json.open_regular(path, folder)
+            shutil.copyfile(path, staging.folder / name)
+    strict_json.open_regular(folder / "config.json", folder)
+    shutil.copyfile(folder / "config.json", staging.folder / SOURCE_CONFIG)
+    write_json(staging.folder / MANIFEST, manifest)
+    digest = hashlib.sha256((staging.folder / MANIFEST).read_bytes()).hexdigest()
+    write_spec(staging.folder, plan.spec(digest))

@@ -1,0 +1,35 @@
+"""Where SOURCE is: a local folder, or a repository on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jaxdlm.errors import InputError
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
+
+
+def find_source(source: str, revision: str | None = None) -> Path:
+    """A local folder as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
+    path = Path(source).expanduser()
+    try:
+        if path.exists():
+            return path
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{source}: cannot be opened ({error}); give an existing folder") from None
+    if path.is_symlink():
+        raise InputError(f"{source}: is a link to nowhere; give an existing folder")
+    if not HUB_ID.fullmatch(source):
+        raise InputError(f"{source}: no such folder, and not a Hub id (owner/name); check the path")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=WANTED))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{source}: cannot be fetched from the Hub ({line}); download it and give the folder"
+        ) from None

@@ -1,0 +1,103 @@
+"""Pickled checkpoints, with the caller's consent only: torch.load(weights_only=True), which runs no code of the file."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jaxdlm.checkpoint import strict_json
+from jaxdlm.checkpoint.errors import DtypeUnsupported, DuplicateTensor, HeaderInvalid, PickleRefused, UnsafePath
+from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo, check_name
+from jaxdlm.checkpoint.tensors import PICKLES
+from jaxdlm.errors import InputError
+
+
+@dataclass(frozen=True)
+class PickledTensors:
+    """Tensors of .bin files, memory-mapped by PyTorch; the same interface as safetensors shards."""
+
+    infos: Mapping[str, TensorInfo]
+    files: Mapping[str, Path]
+    warnings: tuple[str, ...] = ()
+
+    def file(self, name: str) -> Path:
+        """The .bin file that holds a tensor."""
+        return self.files[name]
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor, or rows of it, copied out of the mapping."""
+        array = _numpy(load_pickle(self.files[name])[name])
+        return np.array(array if rows is None else array[rows[0] : rows[1]])
+
+
+def open_pickles(folder: Path) -> PickledTensors | None:
+    """The pickled weights of a folder; None where it has safetensors, which are preferred."""
+    if any(folder.glob("*.safetensors")):
+        return None
+    paths = sorted(path for path in folder.iterdir() if path.suffix in PICKLES and "training_args" not in path.name)
+    infos: dict[str, TensorInfo] = {}
+    files: dict[str, Path] = {}
+    for path in paths:
+        strict_json.open_regular(path, folder)
+        for name, tensor in load_pickle(path).items():
+            check_name(name, path)
+            if "/" in name:
+                raise UnsafePath("is not a safe tensor name", file=path, tensor=name, hint="rename the tensor")
+            if name in files:
+                raise DuplicateTensor(f"is also in {files[name].name}", file=path, tensor=name, hint="remove one copy")
+            infos[name], files[name] = _info(name, tensor, path), path
+    if not infos:
+        raise HeaderInvalid("holds neither safetensors nor pickled weights", file=folder, hint="give another folder")
+    return PickledTensors(infos, files)
+
+
+@functools.lru_cache(maxsize=64)
+def load_pickle(path: Path) -> dict[str, Any]:
+    """The flat dict of tensors in a file; PickleRefused for anything that weights_only refuses."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError("--allow-pickle needs PyTorch; pip install torch, or convert to safetensors first") from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # torch raises a dozen kinds; each means that the file is not plain weights
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PickleRefused(
+            f"is not a plain dict of tensors: {line[:200]}", file=path, hint="do not trust it; use safetensors"
+        ) from None
+    plain = isinstance(found, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()
+    )
+    if not plain:
+        raise PickleRefused("is not a flat dict of tensors", file=path, hint="save model.state_dict() instead")
+    return found
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _info(name: str, tensor: Any, path: Path) -> TensorInfo:
+    try:
+        dtype = np.dtype(str(tensor.dtype).removeprefix("torch.").replace("bfloat16", "V2"))
+    except TypeError:
+        dtype = np.dtype(object)
+    kind = "BF16" if str(tensor.dtype) == "torch.bfloat16" else NAMES.get(dtype)
+    if kind is None:
+        raise DtypeUnsupported(f"holds {tensor.dtype}", file=path, tensor=name, hint="use float32 or bfloat16 weights")
+    return TensorInfo(name, kind, tuple(tensor.shape), 0, tensor.numel() * tensor.element_size())
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.detach().contiguous().numpy()

@@ -1,0 +1,325 @@
+"""`decode`: prompts in, Output out."""
+
+import dataclasses
+import difflib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import policies
+from jaxdlm.core import loop
+from jaxdlm.core.cache import Cache
+from jaxdlm.core.carry import Carry, Geometry, Rows, Status
+from jaxdlm.core.keys import row_keys
+from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Rule
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, PyTree
+
+SMALLEST_BUCKET = 16
+DEFAULT_BLOCK = 32
+SAVES = ("none", "commit", "steps")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Output:
+    """What `decode` returns; arrays are NumPy, one row per prompt.
+
+    Attributes:
+        text: cut at the end-of-text token, control tokens removed; None without a tokenizer.
+        tokens: int32[B, max_new], the generated columns as decoded.
+        forwards: int32[B], model forwards that the row took part in while unfinished.
+        commit_step: int32[B, max_new], the row's forward (0-based) at which a column got its token, -1: never, or it
+            was given; None with save="none".
+        score: float32[B, max_new], the policy's score of that token then (samplers of probability: its logarithm).
+        status: per row how it ended, a `Status`.
+        steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
+    """
+
+    text: list[str] | None
+    tokens: np.ndarray
+    forwards: np.ndarray
+    commit_step: np.ndarray | None
+    score: np.ndarray | None
+    status: list[Status]
+    steps: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Prompts laid out in columns, before the first forward."""
+
+    rows: Rows
+    geometry: Geometry
+    tails: np.ndarray  # canvas columns at the front of each row that belong to its prompt
+
+
+def decode(
+    lm: Any,
+    prompts: Sequence[Any],
+    policy: Any = "threshold",
+    cache: Any = "none",
+    max_new: int = 128,
+    block: int | None = None,
+    seed: int = 0,
+    ids: Sequence[int] | None = None,
+    save: str = "commit",
+    *,
+    raw: bool = False,
+    canvas: Sequence[Sequence[int]] | None = None,
+    infill: bool = False,
+) -> Output:
+    """Decodes all prompts as one batch.
+
+    Args:
+        lm: from `jaxdlm.load`. prompts: list of str, of token-id lists, or of chats ([{"role", "content"}]).
+        policy: a name in `policies.RECIPES`, or a rule. cache: a name in `policies.CACHES`, or a cache.
+        max_new: generated columns. block: block length, default 32 (block-causal models: what they were trained with);
+            the last block may be shorter; larger than max_new: one block.
+            Block-causal models count blocks from position 0, so the prompt's tail shares its block with the answer, and
+            their attention follows this length (training used config.block_size).
+        seed, ids: row b draws from fold_in(key(seed), ids[b]); default ids 0..B-1.
+        save: "none", "commit" (when each column got its token) or "steps" (the canvas after each forward, too).
+        raw: do not pass strings through the chat template.
+        canvas: per row up to max_new token ids to start from (infilling): the mask id where the model shall write.
+        infill: prompts are token ids with the mask id wherever the model shall write. The canvas of a row is all that
+            follows its first mask; max_new is the longest of these, shorter rows end in pads.
+    A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else. A row whose
+    logits are not finite ends with Status.NONFINITE; the others are unharmed.
+    Raises InputError for anything that cannot be decoded, before the first forward.
+    """
+    policy, cache = resolve_policy(policy), resolve_cache(cache)
+    if infill:
+        prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
+    ends = [len(row) for row in canvas] if infill and canvas is not None else None
+    batch = lay_out(lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, ends=ends)
+    check(lm, policy, cache, save)
+    steps = batch.geometry.canvas if save == "steps" else 0
+    carry = _run(
+        batch.rows, blocked(lm.model, batch.geometry.block), lm.params, policy, cache, batch.geometry, save, steps
+    )
+    return finish(lm, carry, batch, max_new)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "geometry", "save", "steps"))
+def _run(
+    rows: Rows, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
+) -> Carry:
+    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
+    carry = loop.init(rows, **fixed, save=save, steps=steps)
+    return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
+
+
+def resolve_policy(policy: Any) -> Rule:
+    """A recipe by name, or the rule itself."""
+    if isinstance(policy, str):
+        if policy not in policies.RECIPES:
+            raise InputError(f"unknown policy {policy!r}{_near(policy, policies.RECIPES)}")
+        policy = policies.RECIPES[policy]()
+    if not isinstance(policy, Rule):
+        raise InputError(f"policy {policy!r} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)")
+    return policy
+
+
+def resolve_cache(cache: Any) -> Cache:
+    """A cache by name, or the cache itself."""
+    if isinstance(cache, str):
+        if cache not in policies.CACHES:
+            raise InputError(f"unknown cache {cache!r}{_near(cache, policies.CACHES)}")
+        cache = policies.CACHES[cache]()
+    if not hasattr(cache, "refresh"):
+        raise InputError(f"cache {cache!r} is neither a name nor a cache: pass 'none'")
+    return cache
+
+
+def _near(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else f"; known: {', '.join(known)}"
+
+
+def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
+    """Refuses combinations that mean nothing."""
+    config = lm.config
+    if save not in SAVES:
+        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
+    if config.noise != "mask" or config.tokens.mask is None:
+        raise InputError(f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model")
+    needs = getattr(cache, "attention", config.attention)
+    if needs != config.attention:
+        raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
+    if policy.view == "canvas" and cache.window == "block":
+        raise InputError(f"{policy!r} looks at the whole canvas, this cache recomputes one block: use cache='none'")
+
+
+def lay_out(
+    lm: Any,
+    prompts: Sequence[Any],
+    *,
+    max_new: int,
+    block: int | None,
+    seed: int,
+    ids: Sequence[int] | None,
+    raw: bool = False,
+    canvas: Sequence[Sequence[int]] | None = None,
+    ends: Sequence[int] | None = None,
+) -> Batch:
+    """Tokenises and left-pads prompts to a bucket of columns (16, 32, 64, ...), so generated columns coincide.
+
+    Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
+    blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `ends`: canvas columns per row,
+    where rows have fewer than max_new.
+    """
+    config = lm.config
+    aligned = config.attention == "block_causal"
+    block = (config.block_size if aligned else DEFAULT_BLOCK) if block is None else block
+    for name, value in (("max_new", max_new), ("block", block)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise InputError(f"{name}={value}: must be a whole number, at least 1")
+    if isinstance(prompts, str) or not len(prompts):
+        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
+    block = int(block) if aligned else min(int(block), int(max_new))
+    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
+    tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
+    columns = max(SMALLEST_BUCKET, *(len(text) - tail for text, tail in zip(texts, tails, strict=True)))
+    bucket = 1 << int(columns - 1).bit_length()
+    bucket = -(-bucket // block) * block if aligned else bucket
+    blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
+    geometry = Geometry(prompt=bucket, block=block, blocks=blocks)
+    starts = prefilled(canvas, len(texts), max_new, config)
+    tokens = np.full((len(texts), geometry.length), config.tokens.pad, np.int32)
+    pending = np.zeros(tokens.shape, bool)
+    stop = np.full(len(texts), max_new, np.int32)
+    for row, (text, tail) in enumerate(zip(texts, tails, strict=True)):
+        end = tail + (max_new if ends is None else ends[row])
+        first = bucket + tail
+        stop[row] = -(-end // block) * block if aligned else end
+        tokens[row, first - len(text) : first] = text
+        tokens[row, first : bucket + stop[row]] = _mask(config)
+        tokens[row, first : bucket + end] = starts[row][: end - tail]
+        pending[row, first : bucket + stop[row]] = tokens[row, first : bucket + stop[row]] == _mask(config)
+    lengths = np.array([len(text) for text in texts], np.int32)
+    count = np.zeros(len(texts), np.int32)
+    rows = Rows(
+        tokens=jnp.asarray(tokens), pending=jnp.asarray(pending), given=jnp.asarray(~pending),
+        pads=jnp.asarray(bucket + tails - lengths), stop=jnp.asarray(stop), key=_keys(seed, ids, len(texts)),
+        done=jnp.zeros(len(texts), bool), status=jnp.asarray(count), block=jnp.asarray(count),
+        step=jnp.asarray(count), tick=jnp.asarray(count), policy=(),
+    )  # fmt: skip
+    return Batch(rows, geometry, tails)
+
+
+def _mask(config: Any) -> int:
+    return config.tokens.mask if config.tokens.mask is not None else config.tokens.pad
+
+
+def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
+    ids = list(range(rows)) if ids is None else list(ids)
+    if len(ids) != rows:
+        raise InputError(f"ids has {len(ids)} entries for {rows} prompts: give one whole number per prompt")
+    if not all(isinstance(i, int | np.integer) and -(2**31) <= i < 2**32 for i in ids):
+        raise InputError("ids must be whole numbers of 32 bits: they key the randomness of their rows")
+    numbers = jnp.asarray(np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32))
+    return row_keys(jnp.full(rows, int(seed) & 0x7FFFFFFF, jnp.int32), numbers)
+
+
+def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:
+    """Token ids of one prompt, or an InputError that names it."""
+    config, where = lm.config, f"prompt {index}"
+    is_chat = isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], dict)
+    if isinstance(prompt, str) or is_chat:
+        if lm.tokenizer is None:
+            raise InputError(f"{where} is text and {lm.name} has no tokenizer: pass token ids")
+        if not (prompt.strip() if isinstance(prompt, str) else prompt):
+            raise InputError(f"{where} is empty: write at least one word")
+        try:
+            ids = np.asarray(lm.tokenizer.encode_prompt(prompt, raw=raw), np.int64)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    else:
+        ids = np.asarray(prompt)
+        if ids.ndim != 1 or not ids.size:
+            raise InputError(f"{where} is empty or nested: pass a string, a list of token ids, or a list of messages")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"{where} holds {ids.dtype} values: token ids are whole numbers")
+    wrong = ids[(ids < 0) | (ids >= config.vocab_size)]
+    if wrong.size:
+        raise InputError(f"{where} holds token id {wrong[0]}, outside the vocabulary 0..{config.vocab_size - 1}")
+    if ids.size + max_new > config.max_position:
+        raise InputError(
+            f"{where} has {ids.size} tokens; with max_new={max_new} that is more than the {config.max_position} "
+            f"positions of {lm.name}: shorten the prompt or lower max_new"
+        )
+    return ids.astype(np.int32)
+
+
+def prefilled(canvas: Any, rows: int, max_new: int, config: Any) -> list[np.ndarray]:
+    """The canvases to start from: all masks, or the given ids and then masks."""
+    blank = np.full(max_new, _mask(config), np.int32)
+    if canvas is None:
+        return [blank] * rows
+    if len(canvas) != rows:
+        raise InputError(f"canvas has {len(canvas)} rows for {rows} prompts: give one per prompt")
+    filled = []
+    for index, row in enumerate(canvas):
+        ids = np.asarray(row, np.int64).reshape(-1)
+        if ids.size > max_new or (ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size)):
+            raise InputError(f"canvas row {index} must hold at most max_new={max_new} ids of the vocabulary")
+        filled.append(np.concatenate([ids.astype(np.int32), blank[ids.size :]]))
+    return filled
+
+
+def blocked(model: Model, block: int) -> Model:
+    """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
+    if model.config.attention != "block_causal" or model.config.block_size == block:
+        return model
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
+
+
+def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[Any], list[Any], int]:
+    """(what stands before the first mask, the rest, the longest rest) of prompts that hold masks."""
+    if canvas is not None:
+        raise InputError("infill=True takes the canvas from the prompts: leave canvas out")
+    heads, rests = [], []
+    for index, prompt in enumerate(prompts):
+        ids = np.asarray(prompt)
+        found = np.flatnonzero(ids == _mask(lm.config)) if ids.ndim == 1 and ids.dtype.kind in "iu" else np.array([])
+        if not found.size or found[0] == 0:
+            raise InputError(
+                f"prompt {index}: infill=True needs token ids that hold the mask id {_mask(lm.config)} after at least "
+                "one known token"
+            )
+        heads.append(ids[: found[0]])
+        rests.append(ids[found[0] :])
+    return heads, rests, max((len(rest) for rest in rests), default=1)
+
+
+def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
+    """Cuts the generated columns out of the carry and reads them as text."""
+    rows, trace = jax.device_get((carry.rows._replace(key=(), policy=()), carry.trace))
+    columns = batch.tails[:, None] + np.arange(max_new)[None, :]
+
+    def generated(x: np.ndarray | None) -> np.ndarray | None:
+        return None if x is None else np.take_along_axis(x, columns, axis=1)
+
+    tokens = generated(rows.tokens[:, batch.geometry.prompt :])
+    assert tokens is not None
+    steps = None
+    if trace.tokens is not None:
+        steps = np.take_along_axis(trace.tokens, columns[:, None, :], axis=2)
+    text = None if lm.tokenizer is None else [lm.tokenizer.decode(row.tolist()) for row in tokens]
+    return Output(
+        text=text,
+        tokens=tokens,
+        forwards=rows.step,
+        commit_step=generated(trace.commit_step),
+        score=generated(trace.score),
+        status=[Status(int(code)) for code in rows.status],
+        steps=steps,
+    )
+
+
+__all__ = ["Batch", "Output", "decode"]

@@ -1,0 +1,32 @@
+"""No cache: every forward reads all columns."""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.cache import Context
+from jaxdlm.core.carry import Rows, Window
+from jaxdlm.typing import Array, Bool, Int32, PyTree
+
+
+@struct.dataclass
+class NoCache:
+    """All L columns in every forward, so nothing is ever stale; L tokens per forward."""
+
+    always: ClassVar[bool] = True
+    window: ClassVar[str] = "canvas"
+
+    def init(self, context: Context, rows: Rows) -> PyTree:
+        return ()
+
+    def due(self, rows: Rows) -> Bool[Array, "B"]:
+        return jnp.ones_like(rows.done)
+
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
+        position, exists = context.columns(rows)
+        out = context.model.apply(context.params, rows.tokens, position, exists)
+        return Window(context.select(out.hidden, 0, start), state)
+
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
+        return self.refresh(context, rows, start, state)

@@ -1,0 +1,289 @@
+"""`open_folder`: a checkpoint folder as a configuration and lazily readable leaves, whatever wrote it.
+
+Three kinds: "hub" (a Hugging Face folder of a known family), "native" (our own safetensors, leaves named by tree path)
+and "converted" (written by checkpoints_convert). Nothing but headers and JSON is read; no code from the folder runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdlm.checkpoint import store, strict_json
+from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderInvalid, ShapeMismatch, TensorsMismatch
+from jaxdlm.checkpoint.leaf import FLOATS, AsIs, LeafSpec, Piece
+from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
+from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
+from jaxdlm.checkpoint.tensors import Tensors, compare_names, float_dtype, ignored, open_tensors
+from jaxdlm.checkpoint.vocabulary import check_vocabulary, read_vocabulary
+from jaxdlm.errors import InputError
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.params import named_specs
+from jaxdlm.models.registry import detect, family_named
+from jaxdlm.models.table import Family, TensorMap
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened checkpoint.
+
+    kind: "hub", "native" or "converted"; family: the table used (hub only); ignored: tensor -> rule that ignored it;
+    notes: defaults applied, conflicts and dropped tied heads, for the manifest.
+    """
+
+    folder: Path
+    kind: str
+    config: ModelConfig
+    leaves: tuple[LeafSpec, ...]
+    tensors: Tensors = field(repr=False)
+    raw: Mapping[str, Any] = field(repr=False)
+    family: Family | None = field(default=None, repr=False)
+    maps: tuple[TensorMap, ...] = field(default=(), repr=False)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def leaf(self, path: str) -> LeafSpec:
+        """The leaf of that path."""
+        return next(leaf for leaf in self.leaves if leaf.path == path)
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The parts of a converted checkpoint, each readable alone."""
+
+    folder: Path
+    infos: Mapping[str, TensorInfo]
+    groups: Mapping[str, int]
+
+    def file(self, name: str) -> Path:
+        """The Orbax folder of a part."""
+        return store.group_folder(self.folder, self.groups[name])
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One part, or rows of it."""
+        if rows is not None:
+            return store.read_rows(self.file(name), name, rows)
+        return np.asarray(store.read_group(self.file(name), {name: None})[name])
+
+
+def open_folder(
+    path: str | Path, *, family: str = "auto", mask: int | None = None, block_size: int | None = None,
+    attention: str | None = None, tensors: Tensors | None = None,
+) -> Source:  # fmt: skip
+    """Open a checkpoint folder.
+
+    Args: family: a family name where config.json does not tell; mask, block_size, attention: facts that some
+    releases leave out of config.json; tensors: other storage than the folder's safetensors.
+    Raises: CheckpointError, InputError (unknown or unsupported configuration), each naming file and key.
+    """
+    folder = Path(path).expanduser()
+    try:
+        folder = folder.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be opened ({error}); give an existing folder") from None
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; give the folder that holds config.json")
+    if (folder / SPEC).is_file():
+        return _converted(folder)
+    raw = strict_json.read_object(folder / "config.json", folder)
+    if raw.get("model_type") == "jaxdlm":
+        return _native(folder, raw)
+    found = read_vocabulary(folder)
+    hints = Hints(
+        source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=_generation(folder),
+        added_tokens=found.added, tokenizer_size=found.size,
+    )  # fmt: skip
+    table = _family(raw, family, folder)
+    config = table.read_config(raw, hints)
+    check_vocabulary(found, config.vocab_size, folder)
+    return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
+
+
+def leaf_dtype(config: ModelConfig, path: str, stored: np.dtype, requested: str | None) -> np.dtype:
+    """The dtype of a leaf under a request: float32 where the model insists; small float32 leaves keep float32."""
+    spec = _specs(config)[path]
+    if spec.dtype is not None:
+        return FLOATS[spec.dtype]
+    if requested is None:
+        return np.dtype(stored)
+    if requested not in FLOATS:
+        raise InputError(f"dtype {requested!r} is unknown; one of {', '.join(FLOATS)}")
+    small = spec.kind in ("norm", "scale", "layer_scalar") or path.endswith("/router")
+    return np.dtype(stored) if small and stored == np.float32 else FLOATS[requested]
+
+
+def _specs(config: ModelConfig) -> dict[str, Any]:
+    if config not in _SPECS:
+        _SPECS.clear()
+        _SPECS[config] = dict(named_specs(config))
+    return _SPECS[config]
+
+
+_SPECS: dict[ModelConfig, dict[str, Any]] = {}  # of the model in hand: thousands of leaves ask one after another
+
+
+def _family(raw: Mapping[str, Any], family: str, folder: Path) -> Family:
+    try:
+        return detect(raw) if family == "auto" else family_named(family)
+    except InputError as error:
+        raise type(error)(f"{folder / 'config.json'}: {error}") from None
+
+
+def _generation(folder: Path) -> Mapping[str, Any]:
+    path = folder / "generation_config.json"
+    return strict_json.read_object(path, folder) if path.is_file() else {}
+
+
+def _hub(
+    folder: Path, raw: Mapping[str, Any], family: Family, config: ModelConfig, hints: Hints, tensors: Tensors
+) -> Source:
+    present = set(tensors.infos)
+    skipped = ignored(present, family.ignore)
+    maps = tuple(family.tensors(config, present))
+    expected = {name for entry in maps for name in entry.sources}
+    extra = present - set(skipped) - expected
+    if config.tie_embeddings and family.lm_head in extra:
+        _drop_tied_head(family.lm_head, maps, tensors)
+        skipped[family.lm_head] = "tied to the embedding"
+        hints.notes.append(f"{family.lm_head} equals the embedding and is dropped (tied)")
+    if not config.tie_embeddings and family.lm_head in expected - present:
+        raise TensorsMismatch(
+            "is missing, and config.json does not tie it to the embedding", file=folder, tensor=family.lm_head,
+            hint="set tie_word_embeddings to true in config.json if the release ties them",
+        )  # fmt: skip
+    compare_names(expected, present - set(skipped), folder)
+    _check_sources(maps, tensors)
+    notes = (*hints.notes, *getattr(tensors, "warnings", ()))
+    leaves = tuple(_leaves(config, maps, tensors))
+    config = dataclasses.replace(config, param_dtype=_param_dtype(leaves))
+    return Source(folder, "hub", config, leaves, tensors, raw, family, maps, skipped, notes)
+
+
+def _drop_tied_head(head: str, maps: Iterable[TensorMap], tensors: Tensors) -> None:
+    embed = next(entry.sources[0] for entry in maps if entry.path == ("embed",))
+    a, b = tensors.infos[head], tensors.infos[embed]
+    same = (a.dtype, a.shape) == (b.dtype, b.shape)
+    step = max(1, 2**26 // max(1, a.nbytes // max(1, a.shape[0] if a.shape else 1)))
+    for start in range(0, a.shape[0], step) if same else ():
+        rows = (start, min(start + step, a.shape[0]))
+        same = same and bool(np.array_equal(*(tensors.read(name, rows).view(np.uint8) for name in (head, embed))))
+    if not same:
+        raise ShapeMismatch(
+            f"differs from {embed}, but config.json ties them", file=tensors.file(head), tensor=head,
+            hint="set tie_word_embeddings to false in config.json",
+        )  # fmt: skip
+
+
+def _check_sources(maps: Iterable[TensorMap], tensors: Tensors) -> None:
+    pieces: dict[tuple[str, Any], tuple] = {}
+    for entry in maps:
+        for name in entry.sources:
+            info = tensors.infos[name]
+            if float_dtype(info) is None or info.dtype == "F64":
+                raise DtypeUnsupported(
+                    f"holds {info.dtype}", file=tensors.file(name), tensor=name,
+                    hint="use a release in float32, bfloat16 or float16",
+                )  # fmt: skip
+            if info.shape != tuple(entry.source_shape):
+                raise ShapeMismatch(
+                    "has a shape that config.json does not give", file=tensors.file(name), tensor=name,
+                    expected=tuple(entry.source_shape), got=info.shape,
+                    hint="check hidden_size, heads, head_dim and the feed-forward sizes in config.json",
+                )  # fmt: skip
+            key = (name, getattr(entry.op, "piece", None))
+            if pieces.setdefault(key, entry.path) != entry.path:
+                raise CheckpointError(
+                    f"feeds both {pieces[key]} and {entry.path}", tensor=name, hint="report the table"
+                )
+
+
+def _leaves(config: ModelConfig, maps: Iterable[TensorMap], tensors: Tensors) -> Iterable[LeafSpec]:
+    by_path: dict[str, list[TensorMap]] = {}
+    for entry in maps:
+        by_path.setdefault("/".join(map(str, entry.path)), []).append(entry)
+    for path, spec in _specs(config).items():
+        entries = sorted(by_path.get(path, ()), key=lambda entry: entry.layer or 0)
+        stacked = bool(entries) and entries[0].layer is not None
+        layers = [entry.layer for entry in entries]
+        if layers != (list(range(spec.shape[0])) if stacked else [None]):
+            raise CheckpointError(f"leaf {path} is filled by layers {layers}, not once each", hint="report the table")
+        kinds = {float_dtype(tensors.infos[name]) for entry in entries for name in entry.sources}
+        widest = max((kind for kind in kinds if kind is not None), key=lambda kind: (kind.itemsize, str(kind)))
+        pieces = tuple(Piece(entry.sources, entry.op) for entry in entries)
+        yield LeafSpec(path, spec.shape, leaf_dtype(config, path, widest, None), pieces, stacked, tensors)
+
+
+def _param_dtype(leaves: Iterable[LeafSpec]) -> str:
+    return next(str(leaf.dtype) for leaf in leaves if leaf.path == "embed")
+
+
+def _config_of(values: object, path: Path) -> ModelConfig:
+    if not isinstance(values, dict):
+        raise HeaderInvalid("has no object `jaxdlm`", file=path, hint="write the checkpoint again")
+    try:
+        return ModelConfig.from_json(values)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _native(folder: Path, raw: Mapping[str, Any]) -> Source:
+    config = _config_of(raw.get("jaxdlm"), folder / "config.json")
+    check_vocabulary(read_vocabulary(folder), config.vocab_size, folder)
+    tensors = open_tensors(folder, slashes=True)
+    specs = _specs(config)
+    compare_names(set(specs), set(tensors.infos), folder)
+    leaves = []
+    for path, spec in specs.items():
+        info = tensors.infos[path]
+        kind = float_dtype(info)
+        if kind is None or str(kind) not in FLOATS:
+            raise DtypeUnsupported(f"holds {info.dtype}", file=tensors.file(path), tensor=path, hint="use bfloat16")
+        if info.shape != spec.shape:
+            raise ShapeMismatch(
+                "has another shape than config.json says", file=tensors.file(path), tensor=path, expected=spec.shape,
+                got=info.shape, hint="config.json and the weights do not belong together",
+            )  # fmt: skip
+        leaves.append(
+            LeafSpec(path, spec.shape, leaf_dtype(config, path, kind, None), (Piece((path,), AsIs()),), False, tensors)
+        )
+    config = dataclasses.replace(config, param_dtype=_param_dtype(leaves))
+    return Source(folder, "native", config, tuple(leaves), tensors, raw)
+
+
+def _converted(folder: Path) -> Source:
+    spec = read_spec(folder)
+    tensors = stored_tensors(folder, spec)
+    specs = _specs(spec.config)
+    compare_names(set(specs), {leaf.path for leaf in spec.leaves}, folder / SPEC)
+    leaves = []
+    for leaf in spec.leaves:
+        if leaf.shape != specs[leaf.path].shape:
+            raise ShapeMismatch(
+                "has another shape than its configuration says", file=folder / SPEC, tensor=leaf.path,
+                expected=specs[leaf.path].shape, got=leaf.shape, hint="convert the checkpoint again",
+            )  # fmt: skip
+        pieces = tuple(Piece((leaf.name(number),), AsIs()) for number in range(len(leaf.groups)))
+        leaves.append(LeafSpec(leaf.path, leaf.shape, FLOATS[leaf.dtype], pieces, leaf.split, tensors))
+    return Source(folder, "converted", spec.config, tuple(leaves), tensors, {})
+
+
+def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
+    """The parts of a converted checkpoint by name."""
+    infos, groups = {}, {}
+    for leaf in spec.leaves:
+        for number, group in enumerate(leaf.groups):
+            name = leaf.name(number)
+            infos[name] = _part_info(leaf, name)
+            groups[name] = group
+    return StoredTensors(folder, infos, groups)
+
+
+def _part_info(leaf: StoredLeaf, name: str) -> TensorInfo:
+    size = int(np.prod(leaf.part_shape, dtype=np.int64)) * FLOATS[leaf.dtype].itemsize
+    return TensorInfo(name, NAMES[FLOATS[leaf.dtype]], leaf.part_shape, 0, size)

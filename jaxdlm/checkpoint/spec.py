@@ -1,0 +1,113 @@
+"""`spec.json` of a converted checkpoint: the model's configuration and where each leaf lies."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdlm.checkpoint import strict_json
+from jaxdlm.checkpoint.errors import HeaderInvalid
+from jaxdlm.checkpoint.leaf import FLOATS
+from jaxdlm.models.config import ModelConfig
+
+SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.json"
+FORMAT, VERSION = "jaxdlm-checkpoint", 1
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoredLeaf:
+    """A leaf on disk: `groups` has one entry per layer where the leaf was split, else a single one."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    split: bool
+    groups: tuple[int, ...]
+
+    def name(self, number: int) -> str:
+        """Name inside its group; dots, since Orbax makes folders of slashes."""
+        flat = self.path.replace("/", ".")
+        return f"{flat}.{number:04d}" if self.split else flat
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        return self.shape[1:] if self.split else self.shape
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The whole file."""
+
+    config: ModelConfig
+    leaves: tuple[StoredLeaf, ...]
+    manifest_sha256: str
+
+
+def write_spec(folder: Path, spec: Spec) -> None:
+    """Write spec.json; call it last, since its presence makes a folder a converted checkpoint."""
+    write_json(
+        folder / SPEC,
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "family": spec.config.family,
+            "config": spec.config.to_json(),
+            "manifest_sha256": spec.manifest_sha256,
+            "leaves": [
+                {"path": leaf.path, "shape": list(leaf.shape), "dtype": leaf.dtype, "split": leaf.split,
+                 "groups": list(leaf.groups)}
+                for leaf in spec.leaves
+            ],
+        },
+    )  # fmt: skip
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that either the whole file is there or none."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def read_spec(folder: Path) -> Spec:
+    """Read and check spec.json; an unknown format or version is refused."""
+    path = folder / SPEC
+    values = strict_json.read_object(path, folder)
+    if values.get("format") != FORMAT or values.get("version") != VERSION:
+        raise HeaderInvalid(
+            "was written by another version", file=path, expected=f"{FORMAT} {VERSION}",
+            got=f"{values.get('format')} {values.get('version')}", hint="convert the checkpoint again",
+        )  # fmt: skip
+    try:
+        leaves = tuple(
+            StoredLeaf(
+                str(leaf["path"]), tuple(int(n) for n in leaf["shape"]), str(leaf["dtype"]), bool(leaf["split"]),
+                tuple(int(group) for group in leaf["groups"]),
+            )
+            for leaf in values["leaves"]
+        )  # fmt: skip
+        config = ModelConfig.from_json(values["config"])
+        checksum = str(values["manifest_sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise HeaderInvalid(f"is damaged: {error}", file=path, hint="convert the checkpoint again") from None
+    for leaf in leaves:
+        if leaf.dtype not in FLOATS or len(leaf.groups) != (leaf.shape[0] if leaf.split else 1):
+            raise HeaderInvalid("has a damaged entry", file=path, tensor=leaf.path, hint="convert the checkpoint again")
+    return Spec(config, leaves, checksum)
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one value."""
+    return int(np.dtype(FLOATS[dtype]).itemsize)

@@ -1,0 +1,114 @@
+"""What the loop carries: one record per row, what a rule sees of it, and what rules hand along a chain."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
+
+if TYPE_CHECKING:
+    from jaxdlm.models.config import TokenIds
+
+
+class Status(IntEnum):
+    """How a row ended."""
+
+    RUNNING = 0
+    FINISHED = 1  # every column is written
+    EOS = 2  # a rule ended the text at an end-of-text token
+    EXIT = 3  # a rule ended the row early, everything written
+    STEP_LIMIT = 4  # the forwards ran out with columns still open
+    NONFINITE = 5  # the model returned NaN or infinity
+
+    def __str__(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The static columns of a batch: `prompt` columns, then `blocks` blocks of `block` columns."""
+
+    prompt: int
+    block: int
+    blocks: int
+
+    @property
+    def canvas(self) -> int:
+        return self.block * self.blocks
+
+    @property
+    def length(self) -> int:
+        return self.prompt + self.canvas
+
+
+class Rows(NamedTuple):
+    """Per-row carry; every leaf has leading B. Columns are counted from the left edge of the bucket."""
+
+    tokens: Int32[Array, "B L"]
+    pending: Bool[Array, "B L"]  # still to be written
+    given: Bool[Array, "B L"]  # known before decoding began: prompt, pads, prefilled canvas
+    pads: Int32[Array, "B"]  # left padding; true position = column - pads
+    stop: Int32[Array, "B"]  # canvas columns from here on do not exist for this row
+    key: Key[Array, "B"]
+    done: Bool[Array, "B"]
+    status: Int32[Array, "B"]
+    block: Int32[Array, "B"]
+    step: Int32[Array, "B"]  # forwards this row took part in
+    tick: Int32[Array, "B"]  # the same since its block began
+    policy: PyTree
+
+
+class Row(NamedTuple):
+    """One row as a rule sees it: a window of W columns."""
+
+    tokens: Int32[Array, "W"]
+    open: Bool[Array, "W"]  # may be written now: pending, and inside the row's block
+    pending: Bool[Array, "W"]
+    active: Bool[Array, "W"]  # inside the row's block and its canvas, written or not
+    given: Bool[Array, "W"]
+    column: Int32[Array, "W"]  # canvas column, 0 = first after the prompt bucket
+    position: Int32[Array, "W"]  # true position: column minus pads
+    exists: Bool[Array, "W"]  # inside this row's canvas
+    step: Int32[Array, ""]
+    tick: Int32[Array, ""]
+    block: Int32[Array, ""]
+    blocks: int
+    ids: "TokenIds"
+
+
+class Draft(NamedTuple):
+    """What rules pass along the chain, for one row. None: not decided yet."""
+
+    logits: Float32[Array, "W V"]
+    uncond: Float32[Array, "W V"] | None = None  # logits without the prompt, where a rule asks for them
+    token: Int32[Array, "W"] | None = None  # proposal
+    score: Float32[Array, "W"] | None = None  # higher = surer; of "prob" samplers the log-probability
+    commit: Bool[Array, "W"] | None = None  # write `token` here now
+    fill: Int32[Array, "W"] | None = None  # tokens of the other generated columns (renoising, editing)
+    reopen: Bool[Array, "W"] | None = None  # written columns to mask again
+    hold: Bool[Array, ""] | bool = False  # keep the block open although nothing is pending in it
+    cut: Int32[Array, ""] | None = None  # first window column that no longer exists; above W: no cut
+    halt: Bool[Array, ""] | bool = False  # this row is finished
+    status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
+
+
+class Trace(NamedTuple):
+    """What is recorded; None where it was not asked for."""
+
+    commit_step: Int32[Array, "B C"] | None  # forward at which a column got its token; -1: never, or given
+    score: Float32[Array, "B C"] | None
+    tokens: Int32[Array, "B T C"] | None  # the canvas after each forward of the row
+
+
+class Carry(NamedTuple):
+    rows: Rows
+    cache: PyTree
+    trace: Trace
+    loops: Int32[Array, ""]
+
+
+class Window(NamedTuple):
+    """What a cache returns: final hidden rows, aligned so that row i speaks for column start + i."""
+
+    hidden: Float[Array, "B W D"]
+    state: PyTree

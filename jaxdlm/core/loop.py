@@ -1,0 +1,204 @@
+"""The diffusion loop: one forward, the rule chain on each row, write, until every row is done."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdlm.core.cache import Cache, Context, forward
+from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Status, Trace
+from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Rule
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+
+def width(policy: Rule, geometry: Geometry) -> int:
+    """Columns that the policy sees at once."""
+    return geometry.canvas if policy.view == "canvas" else geometry.block
+
+
+def init(
+    rows: Rows, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
+) -> Carry:
+    """The carry before the first forward; `rows.policy` is filled in here, blocks without open columns are skipped."""
+    batch, columns = rows.tokens.shape[0], width(policy, geometry)
+    state = policy.init(columns, model.config.vocab_size)
+    per_row = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *jnp.shape(x))), state)
+    rows = rows._replace(policy=per_row, block=first_open(rows, geometry), done=rows.done | ~rows.pending.any(1))
+    rows = rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
+    both = doubled(rows, model, geometry) if policy.uncond else rows
+    blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
+    trace = Trace(
+        commit_step=None if save == "none" else blank,
+        score=None if save == "none" else jnp.zeros(blank.shape, jnp.float32),
+        tokens=jnp.zeros((batch, steps, geometry.canvas), jnp.int32) if save == "steps" else None,
+    )
+    state = cache.init(Context(model, params, geometry, columns), both)
+    return Carry(rows, state, trace, jnp.int32(0))
+
+
+def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
+    """Steps until every row is done or `until` loop trips were made; the same carry may go in again."""
+
+    def live(c: Carry) -> Bool[Array, ""]:
+        return (c.loops < until) & jnp.any(~c.rows.done)
+
+    return jax.lax.while_loop(live, functools.partial(step, **fixed), carry)
+
+
+def step(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
+    """One forward and what the policy makes of it; rows that do not take part keep every bit."""
+    rows, columns = carry.rows, width(policy, geometry)
+    start = window_start(rows, policy, geometry)
+    logits, uncond, state, active = window_logits(carry, start, model, params, policy, cache, geometry)
+    limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
+
+    def one(row: Rows, logits: Array, uncond: Array | None, start: Array) -> tuple[Rows, Array, Array]:
+        view = look(row, start, columns, geometry, model)
+        draft, kept = policy.apply(Draft(logits, uncond), row.policy, view, jax.random.fold_in(row.key, row.step))
+        bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf))
+        return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
+
+    new, changed, score = jax.vmap(one)(rows, logits, uncond, start)
+    trace = record(carry.trace, rows, new, active, changed, score, start, geometry)
+    return Carry(freeze(active, new, rows), state, trace, carry.loops + 1)
+
+
+def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
+    """First window column of each row: its block, or the canvas."""
+    if policy.view == "canvas":
+        return jnp.full_like(rows.block, geometry.prompt)
+    return geometry.prompt + geometry.block * rows.block
+
+
+def window_logits(
+    carry: Carry, start: Array, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry
+) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None, PyTree, Bool[Array, "B"]]:
+    """Logits of the window only, the ids that may not be proposed at -inf; and who takes part in this forward."""
+    rows = carry.rows
+    context = Context(model, params, geometry, width(policy, geometry))
+    if policy.uncond:
+        both = doubled(rows, model, geometry)
+        window, active = forward(cache, context, both, jnp.concatenate([start, start]), carry.cache)
+        logits = ban(model.head(params, window.hidden), model)
+        given, uncond = jnp.split(logits, 2)
+        return given, uncond, window.state, active[: rows.done.shape[0]]
+    window, active = forward(cache, context, rows, start, carry.cache)
+    return ban(model.head(params, window.hidden), model), None, window.state, active
+
+
+def doubled(rows: Rows, model: Model, geometry: Geometry) -> Rows:
+    """The rows, then the same rows with everything that was given replaced by the mask token."""
+    column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :]
+    hidden = jnp.where(rows.given & (column >= rows.pads[:, None]), model.config.tokens.mask, rows.tokens)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, rows._replace(tokens=hidden))
+
+
+def ban(logits: Array, model: Model) -> Array:
+    """-inf for the mask token and for ids that the tokenizer does not have: neither is ever text."""
+    ids = model.config.tokens
+    if ids.tokenizer_size is not None and ids.tokenizer_size < logits.shape[-1]:
+        known = jnp.arange(logits.shape[-1]) < ids.tokenizer_size
+        logits = jnp.where(known[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
+    if ids.mask is not None:
+        logits = logits.at[..., ids.mask].set(-jnp.inf)
+    return logits
+
+
+def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model) -> Row:
+    """The window of one row (leaves of `row` have no batch axis here)."""
+    at = start + jnp.arange(columns, dtype=jnp.int32)
+    canvas = at - geometry.prompt
+    exists = canvas < row.stop
+    inside = exists & (canvas // geometry.block == row.block)
+    take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns)  # noqa: E731
+    pending = take(row.pending)
+    return Row(
+        tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, given=take(row.given),
+        column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
+        blocks=geometry.blocks, ids=model.config.tokens,
+    )  # fmt: skip
+
+
+def first_open(rows: Rows, geometry: Geometry) -> Int32[Array, "B"]:
+    """The first block with a pending column; `blocks` where nothing is pending."""
+    per_block = rows.pending[:, geometry.prompt :].reshape(-1, geometry.blocks, geometry.block).any(2)
+    return jnp.where(per_block.any(1), jnp.argmax(per_block, 1), geometry.blocks).astype(jnp.int32)
+
+
+def write(
+    row: Rows, draft: Draft, view: Row, start: Array, bad: Array, limit: Array, geometry: Geometry, model: Model
+) -> tuple[Rows, Bool[Array, "W"], Float32[Array, "W"]]:
+    """Applies a draft to one row: commit, fill, reopen, cut, close the block, end the row."""
+    commit = (draft.commit if draft.commit is not None else jnp.zeros_like(view.open)) & view.pending & view.exists
+    commit = commit & ~bad
+    text = view.tokens if draft.fill is None else jnp.where(view.exists & ~view.given & ~bad, draft.fill, view.tokens)
+    text = text if draft.token is None else jnp.where(commit, draft.token, text)
+    pending = view.pending & ~commit
+    if draft.reopen is not None:
+        again = draft.reopen & view.exists & ~view.given
+        text, pending = jnp.where(again, model.config.tokens.mask, text), pending | again
+    put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)  # noqa: E731
+    row = row._replace(tokens=put(row.tokens, text), pending=put(row.pending, pending))
+    row = shorten(row, draft, start, commit.shape[0], geometry, model)
+    halt = jnp.asarray(draft.halt, bool) | bad
+    hold = jnp.asarray(draft.hold, bool)
+    left = row.pending[geometry.prompt :].reshape(geometry.blocks, geometry.block).any(1)
+    closed = ~hold & ~(left & (jnp.arange(geometry.blocks) <= row.block)).any()
+    following = jnp.where(left.any(), jnp.argmax(left), geometry.blocks).astype(jnp.int32)
+    complete = ~left.any() & ~hold
+    spent = row.step + 1 >= limit
+    status = jnp.where(complete, int(Status.FINISHED), jnp.where(spent, int(Status.STEP_LIMIT), row.status))
+    status = jnp.where(halt, jnp.asarray(draft.status, jnp.int32), status)
+    row = row._replace(
+        block=jnp.where(closed, following, row.block),
+        tick=jnp.where(closed, 0, row.tick + 1),
+        step=row.step + 1,
+        done=complete | halt | spent,
+        status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
+    )
+    score = jnp.zeros(commit.shape, jnp.float32) if draft.score is None else draft.score.astype(jnp.float32)
+    return row, commit | ((text != view.tokens) & ~pending), score
+
+
+def shorten(row: Rows, draft: Draft, start: Array, columns: int, geometry: Geometry, model: Model) -> Rows:
+    """Takes columns from `draft.cut` on out of the canvas; they read end-of-text."""
+    if draft.cut is None:
+        return row
+    cut = jnp.where(draft.cut <= columns, start + draft.cut - geometry.prompt, row.stop)
+    stop = jnp.clip(cut, 0, row.stop).astype(jnp.int32)
+    gone = jnp.arange(geometry.length, dtype=jnp.int32) >= geometry.prompt + stop
+    gone = gone & (stop < row.stop)
+    end = model.config.tokens.eos[0]
+    return row._replace(tokens=jnp.where(gone, end, row.tokens), pending=row.pending & ~gone, stop=stop)
+
+
+def record(
+    trace: Trace, old: Rows, new: Rows, active: Array, changed: Array, score: Array, start: Array, geometry: Geometry
+) -> Trace:
+    """Writes by index; rows that did not take part write nowhere."""
+    if trace.commit_step is None:
+        return trace
+    index = jnp.arange(changed.shape[1], dtype=jnp.int32)[None, :] + start[:, None] - geometry.prompt
+    index = jnp.where(active[:, None] & changed, index, geometry.canvas)
+    row = jnp.arange(changed.shape[0])[:, None]
+    at = jnp.broadcast_to(old.step[:, None], index.shape)
+    trace = trace._replace(
+        commit_step=trace.commit_step.at[row, index].set(at, mode="drop"),
+        score=None if trace.score is None else trace.score.at[row, index].set(score, mode="drop"),
+    )
+    if trace.tokens is None:
+        return trace
+    slot = jnp.where(active, old.step, trace.tokens.shape[1])
+    tokens = trace.tokens.at[row[:, 0], slot].set(new.tokens[:, geometry.prompt :], mode="drop")
+    return trace._replace(tokens=tokens)
+
+
+def freeze(active: Bool[Array, "B"], new: Rows, old: Rows) -> Rows:
+    """New where the row took part, else old, leaf by leaf."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(active.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return jax.tree.map(pick, new, old)

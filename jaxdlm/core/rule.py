@@ -1,0 +1,102 @@
+"""The one protocol of decoding methods, and how rules become one rule."""
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Int32, Key, PyTree
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A pure stage of a decoding policy, written for one row; the loop maps it over the batch.
+
+    Implementations are `flax.struct.dataclass`es: numbers and weights are leaves (changing them never retraces), the
+    structure is static. They subclass `Stage` for the defaults of the class attributes.
+    """
+
+    @property
+    def view(self) -> str: ...
+
+    @property
+    def uncond(self) -> bool: ...
+
+    def init(self, window: int, vocab: int) -> PyTree: ...
+
+    def apply(self, draft: Draft, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Draft, PyTree]: ...
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int: ...
+
+
+class Stage:
+    """Defaults of a rule: no state, sees its block only, needs no unconditional logits.
+
+    view: "block" (the window is the row's block) or "canvas" (all generated columns).
+    forwards: an upper bound on the forwards that a row may need.
+    """
+
+    view: ClassVar[str] = "block"
+    uncond: ClassVar[bool] = False
+
+    def init(self, window: int, vocab: int) -> PyTree:
+        return ()
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        return geometry.canvas  # one column per forward
+
+
+@struct.dataclass
+class Chain(Stage):
+    """Rules applied one after the other; member i gets `fold_in(key, i)`."""
+
+    rules: tuple[Any, ...]
+
+    @property
+    def view(self) -> str:  # type: ignore[override]
+        return "canvas" if any(rule.view == "canvas" for rule in self.rules) else "block"
+
+    @property
+    def uncond(self) -> bool:  # type: ignore[override]
+        return any(rule.uncond for rule in self.rules)
+
+    def init(self, window: int, vocab: int) -> PyTree:
+        return tuple(rule.init(window, vocab) for rule in self.rules)
+
+    def apply(self, draft: Draft, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Draft, PyTree]:
+        states = []
+        for index, (rule, old) in enumerate(zip(self.rules, state, strict=True)):
+            draft, new = rule.apply(draft, old, row, jax.random.fold_in(key, index))
+            states.append(new)
+        return draft, tuple(states)
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        bounds = [jnp.asarray(rule.forwards(geometry), jnp.int32) for rule in self.rules]
+        return jnp.stack(bounds).max()
+
+
+def chain(*rules: Any) -> Chain:
+    """One rule out of several; nested chains are flattened, so that `chain` is associative.
+
+    Raises InputError when called with nothing, or with something that is not a rule.
+    """
+    flat: list[Any] = []
+    for rule in rules:
+        if not isinstance(rule, Rule):
+            raise InputError(f"chain(...) got {rule!r}, which is no rule: pass rules such as sample(), threshold(0.9)")
+        flat.extend(rule.rules if isinstance(rule, Chain) else [rule])
+    if not flat:
+        raise InputError("chain() needs at least one rule, for example chain(sample(), threshold(0.9))")
+    return Chain(tuple(flat))
+
+
+def need(draft: Draft, *fields: str, rule: str) -> None:
+    """Raises InputError at trace time when an earlier rule of the chain did not set a field."""
+    makers = {"token": "sample(...)", "score": "sample(...)", "commit": "a selection such as threshold(0.9)"}
+    for field in fields:
+        if getattr(draft, field) is None:
+            maker = makers.get(field, "a rule that sets it")
+            raise InputError(f"{rule} needs draft.{field}: put {maker} before it in the chain")

@@ -1,0 +1,1 @@
+"""Evaluation: tasks, checks, metrics and reports."""

@@ -1,0 +1,1 @@
+"""Generators and checks of the embedded benchmark, one family per file."""

@@ -1,0 +1,236 @@
+"""`load`: a model by name, folder or Hub id, with its weights on the device and its tokenizer."""
+
+import dataclasses
+import difflib
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.core.model import Model
+from jaxdlm.errors import InputError
+from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.text import Tokenizer
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from jaxdlm.checkpoint.source import Source
+
+ASSETS = pathlib.Path(__file__).parent / "assets"
+EMBEDDED = ("tiny", "tiny-ar", "tiny-draft")
+SHAPE = "shape:"
+DTYPES = ("float32", "bfloat16", "float16")
+# What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
+HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+LEAD_BOS = frozenset({"llada"})  # trained with bos before every text, base model included (arXiv 2502.09992)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LM:
+    """A model with its weights.
+
+    Attributes:
+        model: the pure functions (`jaxdlm.core.model.Model`). params: the weights, a tree of arrays.
+        tokenizer: None where the checkpoint has none; token ids work all the same.
+        name: what it was loaded by.
+        defaults: generation_config.json of the checkpoint.
+    """
+
+    model: Model
+    params: PyTree
+    tokenizer: Tokenizer | None
+    name: str
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    def logits(self, token_ids: Sequence[Sequence[int]] | Array) -> Float32[Array, "B L V"]:
+        """Raw rows for whole sequences: row i is what the model says at token i (unshifted, whatever it predicts).
+
+        Rows may have any lengths; the shorter ones are padded on the right to the longest, and nobody attends to pads
+        (rows of pads are meaningless). The attention is the family's own: full, causal or block-causal.
+        Raises InputError for an empty list or row, an id outside the vocabulary, or a row longer than the model reads.
+        """
+        tokens, valid = self._rectangle(token_ids)
+        return _logits(self.model, self.params, jnp.asarray(tokens), jnp.asarray(valid))
+
+    def _rectangle(self, token_ids: Any) -> tuple[np.ndarray, np.ndarray]:
+        rows = [np.asarray(row) for row in token_ids]
+        if not rows or any(row.ndim != 1 or not row.size for row in rows):
+            raise InputError("token_ids holds no row, or an empty one: give at least one id per row")
+        for index, row in enumerate(rows):
+            if not np.issubdtype(row.dtype, np.integer):
+                raise InputError(f"row {index} of token_ids holds {row.dtype}: ids are integers")
+            if row.min() < 0 or row.max() >= self.config.vocab_size:
+                wrong = row[(row < 0) | (row >= self.config.vocab_size)][0]
+                raise InputError(f"row {index} of token_ids holds id {wrong}, outside 0..{self.config.vocab_size - 1}")
+            if row.size > self.config.max_position:
+                raise InputError(
+                    f"row {index} of token_ids has {row.size} ids, the model reads {self.config.max_position}: cut it"
+                )
+        length = max(row.size for row in rows)
+        valid = np.arange(length)[None, :] < np.array([row.size for row in rows])[:, None]
+        tokens = np.full(valid.shape, self.config.tokens.pad, np.int32)
+        tokens[valid] = np.concatenate(rows)
+        return tokens, valid
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model: Model, params: PyTree, tokens: Int32[Array, "B L"], valid: Bool[Array, "B L"]) -> Array:
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    return model.head(params, model.apply(params, tokens, position, valid).hidden)
+
+
+def load(
+    name_or_path: str | pathlib.Path,
+    *,
+    dtype: str | None = None,
+    mesh: "Mesh | None" = None,
+    family: str = "auto",
+    block_size: int | None = None,
+    revision: str | None = None,
+) -> LM:
+    """A model ready to decode.
+
+    Args:
+        name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft"); a Hugging Face folder; a folder written by
+            the converter; a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random weights of a
+            released size made on the device, for benchmarks and plans.
+        dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16).
+        mesh: devices to spread the weights over; default: one device holds everything.
+        family: the model family, where config.json does not tell.
+        block_size: attention block of a block-causal model, where config.json does not tell.
+        revision: branch, tag or commit of a Hub id.
+    Raises InputError, one line: unknown name (with the closest known one), missing or damaged files, unsupported
+    settings, weights that are not finite (the tensor is named), no connection. No code of a checkpoint is run.
+    """
+    name = str(name_or_path)
+    _check_dtype(dtype)
+    if name.startswith(SHAPE):
+        return _load_shape(name, dtype, mesh)
+    if name in EMBEDDED and not pathlib.Path(name).exists():
+        return _load_folder(ASSETS / name, name, dtype or "float32", mesh, family, block_size)
+    return _load_folder(_locate(name, revision), name, dtype, mesh, family, block_size)
+
+
+def _locate(name: str, revision: str | None) -> pathlib.Path:
+    """The folder of a path or of a Hub id."""
+    path = pathlib.Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"{name} is a file: give the folder that holds config.json")
+    if "://" in name:
+        raise InputError(f"{name} is remote: copy it to a local folder first, and give that")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise _unknown(name)
+    return _download(name, revision)
+
+
+def _unknown(name: str) -> InputError:
+    from jaxdlm.models.released import RELEASED
+
+    hint = _closest(name, [*EMBEDDED, *(SHAPE + shape for shape in RELEASED)])
+    known = f"{', '.join(EMBEDDED)}, a folder, a Hub id OWNER/NAME, or {SHAPE}NAME"
+    return InputError(f"there is no model or folder {name!r}{hint}: give one of {known}")
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _download(name: str, revision: str | None) -> pathlib.Path:
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # its errors share no base class, and the network adds its own
+        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        raise InputError(
+            f"there is no folder {name!r}, and the Hub did not give it ({type(error).__name__}: {reason}): check the "
+            f"name and the connection, or give a local folder"
+        ) from error
+
+
+def checkpoint_tokenizer(name: str) -> Tokenizer | None:
+    """The tokenizer alone of an embedded model or a folder, without its weights."""
+    return Tokenizer.from_folder(ASSETS / name if name in EMBEDDED else _locate(name, None))
+
+
+def _load_folder(
+    folder: pathlib.Path, name: str, dtype: str | None, mesh: "Mesh | None", family: str, block_size: int | None
+) -> LM:
+    from jaxdlm.checkpoint.restore import load_params
+    from jaxdlm.checkpoint.source import open_folder
+    from jaxdlm.checkpoint.spec import SPEC
+    from jaxdlm.checkpoint.strict_json import read_object
+
+    if not (folder / SPEC).exists() and not (folder / "config.json").exists():
+        raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
+    source = open_folder(folder, family=family, block_size=block_size)
+    config = source.config if dtype is None else dataclasses.replace(source.config, param_dtype=dtype)
+    tokens = config.tokens
+    tokenizer = Tokenizer.from_folder(
+        folder,
+        eos=tokens.eos if tokens.turn_end is None else (*tokens.eos, tokens.turn_end),
+        pad=tokens.pad,
+        mask=tokens.mask,
+        lead_bos=config.family in LEAD_BOS,
+    )
+    params = load_params(source, mesh, dtype)
+    _check_finite(params, source)
+    generation = folder / "generation_config.json"
+    defaults = read_object(generation, folder) if generation.exists() else {}
+    return LM(Backbone(config), params, tokenizer, name, defaults)
+
+
+def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None") -> LM:
+    from jaxdlm.checkpoint.placement import random_params
+    from jaxdlm.models.registry import released_config
+    from jaxdlm.models.released import RELEASED
+
+    shape, _, stated = name.removeprefix(SHAPE).partition(":")
+    dtype = dtype or stated or None
+    if shape not in RELEASED:
+        hint = _closest(shape, list(RELEASED))
+        raise InputError(f"there is no released shape {shape!r}{hint}: one of {', '.join(RELEASED)}")
+    _check_dtype(dtype)
+    config = released_config(shape)
+    if dtype is not None:
+        config = dataclasses.replace(config, param_dtype=dtype)
+    return LM(Backbone(config), random_params(config, mesh, dtype=dtype), None, name)
+
+
+def _check_dtype(dtype: str | None) -> None:
+    if dtype is not None and dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is unknown: one of {', '.join(DTYPES)}")
+
+
+def _check_finite(params: PyTree, source: "Source") -> None:
+    """InputError that names the first tensor with a NaN or an infinity; one pass over the weights, on their device."""
+    from jaxdlm.models.params import path_name
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        good = np.asarray(_finite(leaf))
+        if good.all():
+            continue
+        spec = source.leaf(path_name(path))
+        pieces = spec.pieces if spec.stacked else spec.pieces[:1]
+        layer = int(np.argmin(good)) if good.ndim else 0
+        names = ", ".join(pieces[min(layer, len(pieces) - 1)].sources[:3])
+        raise InputError(f"tensor {names} holds NaN or infinity (in {source.folder}): fetch the weights again")
+
+
+@jax.jit
+def _finite(leaf: Array) -> Array:
+    """One flag per index of the leading axis of a stacked leaf (rank 2 and more), else a single one."""
+    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))

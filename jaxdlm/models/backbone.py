@@ -1,0 +1,200 @@
+"""One decoder stack for every family: a `lax.scan` per segment over stacked layers, driven by `ModelConfig` alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdlm.core.model import KV, ModelOutput, Past
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.layers import attention, mlp, read, rms_norm
+from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
+from jaxdlm.models.moe import experts
+from jaxdlm.models.rope import Rotation, rotation
+from jaxdlm.models.segments import LayerShape, Segment, segments
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Implements `jaxdlm.core.model.Model` for every decoder family.
+
+    A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
+    `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
+    self-conditioning input.
+    """
+
+    config: ModelConfig
+
+    def apply(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None = None,
+        *,
+        mask: Bool[Array, "B T S_T"] | None = None,
+    ) -> ModelOutput:
+        """Runs the stack; see `Model.apply`."""
+        if self.config.attention == "prefix_canvas" and past is not None:
+            return self.canvas(params, tokens, position, valid, past, mask=mask)
+        return self.prefix(params, tokens, position, valid, past, mask=mask)
+
+    def prefix(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None = None,
+        *,
+        mask: Bool[Array, "B T S_T"] | None = None,
+    ) -> ModelOutput:
+        """The pass with the family's own mask; for "prefix_canvas" models the causal one that fills the cache."""
+        allow = attention_masks(self.config, position, valid, past, mask)
+        return self._stack(params, self._embed(params, tokens), position, allow, past, "prefix")
+
+    def canvas(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None = None,
+        *,
+        self_cond: Float[Array, "B T V"] | None = None,
+        mask: Bool[Array, "B T S_T"] | None = None,
+    ) -> ModelOutput:
+        """A canvas that sees itself whole and the prefix; `self_cond` are the probabilities of the step before."""
+        x = self._embed(params, tokens)
+        if self.config.self_conditioning:
+            x = self._condition(params, x, self_cond)
+        allow = canvas_masks(self.config, position, valid, past, mask)
+        return self._stack(params, x, position, allow, past, "canvas")
+
+    def head(self, params: PyTree, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
+        """Logits in float32: hidden · lm_head (or embedᵀ when tied) · logit_scale, then cap · tanh(· / cap)."""
+        config = self.config
+        name, form = ("embed", "...d,vd->...v") if config.tie_embeddings else ("lm_head", "...d,dv->...v")
+        logits = jnp.einsum(form, hidden, read(params[name], hidden.dtype), preferred_element_type=jnp.float32)
+        if config.logit_scale is not None:
+            logits = logits * config.logit_scale
+        if config.final_softcap is not None:
+            logits = config.final_softcap * jnp.tanh(logits / config.final_softcap)
+        return logits
+
+    def _embed(self, params: PyTree, tokens: Array) -> Array:
+        table = params["embed"]
+        dtype = table.dtype
+        x = table.rows(tokens, dtype) if hasattr(table, "rows") else jnp.take(table, tokens, axis=0, mode="clip")
+        return x if self.config.embed_scale is None else x * self._embed_scale(dtype)
+
+    def _embed_scale(self, dtype: Any) -> Array:
+        # rounded to the weight dtype first, as the released implementations do (sqrt(1152) is 34.0 in bfloat16)
+        return jnp.asarray(self.config.embed_scale, dtype)
+
+    def _condition(self, params: PyTree, x: Array, probabilities: Array | None) -> Array:
+        """rms(x + ffn(rms(p·embed·scale))); the outer norm applies even when nothing is known yet."""
+        config, leaves = self.config, params["self_cond"]
+        if probabilities is not None:
+            soft = probabilities.astype(x.dtype) @ read(params["embed"], x.dtype)
+            soft = soft if config.embed_scale is None else soft * self._embed_scale(x.dtype)
+            x = x + mlp(leaves, rms_norm(soft, leaves["pre_norm"], config), config)
+        return rms_norm(x, None, config)
+
+    def _stack(
+        self, params: PyTree, x: Array, position: Array, allow: Allow, past: Past | None, mode: str
+    ) -> ModelOutput:
+        config = self.config
+        turns = _rotations(config, position)
+        keys, values = [], []
+        for number, segment in enumerate(segments(config)):
+            cached = None if past is None else (past.kv.k[number], past.kv.v[number])
+            scalars = params[f"layer_scalar_{mode}"] if config.layer_scalar else None
+            x, (k, v) = _run(config, segment, params["segments"][number], x, turns, allow, cached, scalars)
+            keys.append(k)
+            values.append(v)
+        return ModelOutput(rms_norm(x, params["final_norm"], config), KV(tuple(keys), tuple(values)))
+
+
+def _rotations(config: ModelConfig, position: Array) -> dict[str, Rotation]:
+    local = config.rope_local or config.rope
+    return {
+        kind: rotation(rope, config.attention_shape(kind)[1], position)
+        for kind, rope in (("global", config.rope), ("local", local))
+        if kind in config.kinds
+    }
+
+
+def _run(
+    config: ModelConfig,
+    segment: Segment,
+    leaves: tuple[dict[str, Any], ...],
+    x: Array,
+    turns: dict[str, Rotation],
+    allow: Allow,
+    past: tuple[Any, Any] | None,
+    scalars: Array | None,
+) -> tuple[Array, tuple[Any, Any]]:
+    """One segment: scan over its repeats, the body applies the layers of one period."""
+    kinds = [tuple(config.kinds[layer] for layer in segment.layers(p)) for p in range(segment.period)]
+    local = tuple(jnp.asarray([kind == "local" for kind in column]) for column in kinds)
+    if scalars is not None:
+        scalars = scalars[segment.start : segment.stop].reshape(segment.repeats, segment.period)
+
+    def body(x: Array, round_: Any) -> tuple[Array, Any]:
+        leaves, local, past, scalar = round_
+        keys, values = [], []
+        for p, shape in enumerate(segment.shapes):
+            turn, seen = _select(set(kinds[p]), local[p], turns, allow)
+            cached = None if past is None else (past[0][p], past[1][p])
+            x, (k, v) = _layer(config, shape, leaves[p], x, turn, seen, cached)
+            if scalar is not None:
+                x = x * scalar[p].astype(x.dtype)
+            keys.append(k)
+            values.append(v)
+        return x, (tuple(keys), tuple(values))
+
+    return jax.lax.scan(body, x, (leaves, local, past, scalars), length=segment.repeats)
+
+
+def _select(
+    kinds: set[str], is_local: Array, turns: dict[str, Rotation], allow: Allow
+) -> tuple[Rotation, Bool[Array, "B T S"]]:
+    """Rotation and mask of a layer: fixed where all repeats are of one kind, else chosen by the scanned flag."""
+    masks = {"global": allow.global_, "local": allow.local_}
+    if len(kinds) == 1:
+        (kind,) = kinds
+        return turns[kind], masks[kind]
+    turn = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), turns["local"], turns["global"])
+    return turn, jnp.where(is_local, allow.local_, allow.global_)
+
+
+def _layer(
+    config: ModelConfig,
+    shape: LayerShape,
+    leaves: dict[str, Any],
+    x: Array,
+    turn: Rotation,
+    allow: Array,
+    past: tuple[Array, Array] | None,
+) -> tuple[Array, tuple[Array, Array]]:
+    """x + attention, then x + feed-forward, each on a normalised copy (and normalised again where sandwiched)."""
+    mixed, kv = attention(leaves, rms_norm(x, leaves["attn_norm"], config), turn, allow, past, config)
+    if config.sandwich_norm:
+        mixed = rms_norm(mixed, leaves["post_attn_norm"], config)
+    x = x + mixed
+    h = rms_norm(x, leaves["mlp_norm"], config)
+    if shape.ffn == "dense":
+        y = mlp(leaves, h, config)
+    elif shape.ffn == "moe":
+        y = experts(leaves, h, h, config)
+    else:
+        dense = rms_norm(mlp(leaves, h, config), leaves["dense_out_norm"], config)
+        sparse = experts(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)
+        y = dense + rms_norm(sparse, leaves["moe_out_norm"], config)
+    if config.sandwich_norm:
+        y = rms_norm(y, leaves["post_mlp_norm"], config)
+    return x + y, kv

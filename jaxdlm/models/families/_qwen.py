@@ -1,0 +1,60 @@
+"""What Llama, Qwen2, Qwen3 and the diffusion models grown from them have in common in config.json."""
+
+from typing import Any
+
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.hub_config import Fields
+
+DEFAULTS: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768}
+
+# ids of the Qwen2.5 and Qwen3 tokenizers
+QWEN_TOKENS: dict[str, Any] = {"pad": 151643, "eos": (151645, 151643), "turn_end": 151645}
+
+
+def decoder(fields: Fields, *, tokens: dict[str, Any], **changes: Any) -> ModelConfig:
+    """A dense pre-norm decoder; `changes` override or add fields, `tokens` are the family's default ids."""
+    fields.common()
+    fields.refuse(mlp_bias=False)
+    heads = fields.heads()
+    vocab = fields.integer("vocab_size")
+    layers = fields.integer("num_hidden_layers")
+    _full_attention_only(fields)
+    numbers: dict[str, Any] = {
+        "family": fields.family,
+        "vocab_size": vocab,
+        "num_layers": layers,
+        "hidden_size": fields.integer("hidden_size"),
+        **heads,
+        "max_position": fields.integer("max_position_embeddings"),
+        "norm_eps": fields.real("rms_norm_eps"),
+        "rope": fields.rope(heads["head_dim"], "full_attention"),
+        "activation": fields.activation(),
+        "tie_embeddings": fields.flag("tie_word_embeddings"),
+        "param_dtype": fields.dtype(),
+    }
+    if "intermediate_size" not in changes:
+        numbers["intermediate_size"] = fields.integer("intermediate_size")
+    needs_mask = changes.get("noise") == "mask"
+    return ModelConfig(**(numbers | changes), tokens=fields.tokens(vocab, needs_mask=needs_mask, **tokens))
+
+
+def _full_attention_only(fields: Fields) -> None:
+    kinds = fields.get("layer_types", [])
+    fields.refuse(layer_types=([], ["full_attention"] * len(kinds)))
+
+
+def qwen3_experts(fields: Fields) -> dict[str, Any]:
+    """The mixture of Qwen3-MoE: softmax router over all experts, every layer sparse, no shared expert."""
+    fields.refuse(mlp_only_layers=([],), decoder_sparse_step=1, shared_expert_intermediate_size=0)
+    return {
+        "intermediate_size": 0,
+        "num_experts": expert_count(fields),
+        "top_k": fields.integer("num_experts_per_tok"),
+        "expert_size": fields.integer("moe_intermediate_size"),
+        "norm_topk": fields.flag("norm_topk_prob"),
+    }
+
+
+def expert_count(fields: Fields) -> int:
+    """`num_experts`; transformers 5 writes the same number as `num_local_experts`."""
+    return fields.integer("num_local_experts" if "num_local_experts" in fields.values else "num_experts")

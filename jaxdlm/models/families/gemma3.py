@@ -1,0 +1,105 @@
+"""Gemma-3 text models: sandwich norms, five sliding-window layers for each global one. arXiv 2503.19786."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from jaxdlm.errors import ConfigUnsupported, InputError
+from jaxdlm.models.config import ModelConfig, RopeConfig
+from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.table import DECODER, Family, TensorMap, tensor_maps
+
+NAMES = DECODER | {
+    "post_attn_norm": "model.layers.{i}.post_attention_layernorm.weight",
+    "mlp_norm": "model.layers.{i}.pre_feedforward_layernorm.weight",
+    "post_mlp_norm": "model.layers.{i}.post_feedforward_layernorm.weight",
+}
+# where multimodal files keep the text model
+PREFIXES = ("language_model.model.", "model.language_model.")
+
+DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 131072}
+
+
+def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+    """config.json of `Gemma3ForCausalLM`, or the text part of `Gemma3ForConditionalGeneration`."""
+    text = values.get("text_config", values)
+    if not isinstance(text, Mapping):
+        raise InputError(f"config.json: text_config must be an object, got {text!r}")
+    fields = Fields(text, "gemma3_text", hints, DEFAULTS)
+    fields.common()
+    fields.refuse(attention_bias=False, attn_logit_softcapping=(), use_bidirectional_attention=False)
+    heads = fields.heads()
+    vocab = fields.integer("vocab_size")
+    hidden = fields.integer("hidden_size")
+    layers = fields.integer("num_hidden_layers")
+    softcap = fields.get("final_logit_softcapping", None)
+    return ModelConfig(
+        family="gemma3_text",
+        vocab_size=vocab,
+        num_layers=layers,
+        hidden_size=hidden,
+        **heads,
+        intermediate_size=fields.integer("intermediate_size"),
+        max_position=fields.integer("max_position_embeddings"),
+        norm_eps=fields.real("rms_norm_eps"),
+        norm_plus_one=True,
+        norm_scale_in_f32=True,
+        sandwich_norm=True,
+        qk_norm=True,
+        attn_scale=fields.real("query_pre_attn_scalar", heads["head_dim"]) ** -0.5,
+        rope=fields.rope(heads["head_dim"], "full_attention"),
+        rope_local=_local_rope(fields, heads["head_dim"]),
+        layer_kinds=layer_kinds(fields, layers),
+        sliding_window=fields.integer("sliding_window"),
+        activation=fields.activation("hidden_activation"),
+        tie_embeddings=fields.flag("tie_word_embeddings"),
+        embed_scale=math.sqrt(hidden),
+        final_softcap=None if softcap is None else float(softcap),
+        attention="causal",
+        prediction="next",
+        tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1, 106), turn_end=106),
+        param_dtype=fields.dtype(),
+    )
+
+
+def layer_kinds(fields: Fields, layers: int) -> tuple[str, ...]:
+    """From `layer_types`, else every sixth (`sliding_window_pattern`-th) layer is global."""
+    types = fields.get("layer_types", None)
+    if types is None:
+        pattern = fields.integer("sliding_window_pattern", 6)
+        return tuple("local" if (i + 1) % pattern else "global" for i in range(min(layers, 1024)))
+    names = {"full_attention": "global", "sliding_attention": "local"}
+    unknown = [kind for kind in types if kind not in names]
+    if unknown:
+        raise ConfigUnsupported(f"{fields.family}: layer_types={unknown[0]!r} is not supported ({', '.join(names)})")
+    return tuple(names[kind] for kind in types)
+
+
+def _local_rope(fields: Fields, head_dim: int) -> RopeConfig:
+    if fields.values.get("rope_parameters") is not None:
+        return fields.rope(head_dim, "sliding_attention")
+    return RopeConfig(theta=fields.real("rope_local_base_freq"))
+
+
+def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:
+    """`post_attention_layernorm` follows the attention here; multimodal prefixes are found among `names`."""
+    prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)), "model.")
+    table = {leaf: prefix + name.removeprefix("model.") for leaf, name in NAMES.items() if leaf != "lm_head"}
+    head = "language_model.lm_head.weight" if prefix == PREFIXES[0] else NAMES["lm_head"]
+    return tensor_maps(config, table | {"lm_head": head})
+
+
+FAMILY = Family(
+    "gemma3_text",
+    ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+    ("gemma3_text", "gemma3"),
+    read_config,
+    tensors,
+    ignore=(
+        "*.rotary_emb.inv_freq",
+        "vision_tower.*",
+        "multi_modal_projector.*",
+        "model.vision_tower.*",
+        "model.multi_modal_projector.*",
+    ),
+)

@@ -1,0 +1,120 @@
+"""LLaDA2.0 and 2.1, mini and flash: GLM-4-MoE shapes with fused query/key/value, block-causal.
+arXiv 2512.15745, 2602.08676."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from jaxdlm.models.config import ModelConfig, RopeConfig
+from jaxdlm.models.families.llada_moe import TOKENS
+from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.table import Family, Joint, Names, TensorMap, tensor_maps
+
+_LAYER = "model.layers.{i}."
+_QKV = Joint(_LAYER + "attention.query_key_value.weight", ("wq", "wk", "wv"))
+NAMES: dict[str, str | Joint] = {
+    "embed": "model.word_embeddings.weight",
+    "final_norm": "model.norm.weight",
+    "lm_head": "lm_head.weight",
+    "attn_norm": _LAYER + "input_layernorm.weight",
+    "mlp_norm": _LAYER + "post_attention_layernorm.weight",
+    "wq": _QKV,
+    "wk": _QKV,
+    "wv": _QKV,
+    "wo": _LAYER + "attention.dense.weight",
+    "q_norm": _LAYER + "attention.query_layernorm.weight",
+    "k_norm": _LAYER + "attention.key_layernorm.weight",
+    "gate": _LAYER + "mlp.gate_proj.weight",
+    "up": _LAYER + "mlp.up_proj.weight",
+    "down": _LAYER + "mlp.down_proj.weight",
+    "router": _LAYER + "mlp.gate.weight",
+    "router_bias": _LAYER + "mlp.gate.expert_bias",
+    "e_gate": _LAYER + "mlp.experts.{e}.gate_proj.weight",
+    "e_up": _LAYER + "mlp.experts.{e}.up_proj.weight",
+    "e_down": _LAYER + "mlp.experts.{e}.down_proj.weight",
+    "s_gate": _LAYER + "mlp.shared_experts.gate_proj.weight",
+    "s_up": _LAYER + "mlp.shared_experts.up_proj.weight",
+    "s_down": _LAYER + "mlp.shared_experts.down_proj.weight",
+}
+# the form that training code saves: one tensor [E, out, in] per projection
+MERGED = {f"e_{part}": _LAYER + f"mlp.experts.{part}_proj" for part in ("gate", "up", "down")}
+
+# the released file omits some keys, and the defaults of its configuration class belong to another model
+DEFAULTS = {
+    "use_qk_norm": True,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "num_shared_experts": 0,
+    "first_k_dense_replace": 0,
+    "n_group": 1,
+    "topk_group": 1,
+    "score_function": "sigmoid",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.0,
+    "moe_router_enable_expert_bias": True,
+}
+
+
+def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+    """config.json of `LLaDA2MoeModelLM`. `sliding_window` is ignored, as the released code never uses it."""
+    fields = Fields(values, "llada2_moe", hints, DEFAULTS)
+    fields.common()
+    fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
+    fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
+    heads = fields.heads()
+    vocab = fields.integer("vocab_size")
+    expert_size = fields.integer("moe_intermediate_size")
+    return ModelConfig(
+        family="llada2_moe",
+        vocab_size=vocab,
+        num_layers=fields.integer("num_hidden_layers"),
+        hidden_size=fields.integer("hidden_size"),
+        **heads,
+        intermediate_size=fields.integer("intermediate_size"),
+        max_position=fields.integer("max_position_embeddings"),
+        norm_eps=fields.real("rms_norm_eps"),
+        qk_norm=fields.flag("use_qk_norm"),
+        rope=_rope(fields, heads["head_dim"]),
+        activation=fields.activation(),
+        num_experts=fields.integer("num_experts"),
+        top_k=fields.integer("num_experts_per_tok"),
+        expert_size=expert_size,
+        shared_size=fields.integer("num_shared_experts") * expert_size,
+        first_dense_layers=fields.integer("first_k_dense_replace"),
+        router_score=fields.get("score_function"),
+        router_bias=fields.flag("moe_router_enable_expert_bias"),
+        n_group=fields.integer("n_group"),
+        topk_group=fields.integer("topk_group"),
+        norm_topk=fields.flag("norm_topk_prob"),
+        routed_scale=fields.real("routed_scaling_factor"),
+        router_in_f32=True,
+        tie_embeddings=fields.flag("tie_word_embeddings"),
+        attention="block_causal",
+        block_size=hints.block_size or fields.integer("block_size", 32),
+        prediction="same",
+        noise="mask",
+        tokens=fields.tokens(vocab, needs_mask=True, **TOKENS),
+        param_dtype=fields.dtype(),
+    )
+
+
+def _rope(fields: Fields, head_dim: int) -> RopeConfig:
+    """`rotary_dim` is the released key; partial_rotary_factor says the same as a fraction of head_dim."""
+    rope = fields.rope(head_dim)
+    rotary = fields.integer("rotary_dim", 0) or rope.rotary_dim
+    return RopeConfig(theta=rope.theta, kind=rope.kind, factor=rope.factor, rotary_dim=rotary)
+
+
+def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:
+    """The released form, or the merged one where such a tensor is present."""
+    merged = any(MERGED["e_gate"].format(i=layer) in names for layer in range(config.num_layers))
+    table: Names = NAMES | MERGED if merged else NAMES
+    return tensor_maps(config, table)
+
+
+FAMILY = Family(
+    "llada2_moe",
+    ("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
+    ("llada2_moe", "llada2_moe_veomni", "llada21_moe"),
+    read_config,
+    tensors,
+)

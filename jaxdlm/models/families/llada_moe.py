@@ -1,0 +1,57 @@
+"""LLaDA-MoE-7B-A1B: Qwen3-MoE shapes, full attention, router probabilities used without renormalising.
+arXiv 2509.24389."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdlm.errors import ConfigUnsupported
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.families._qwen import decoder, expert_count
+from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.table import Family, decoder_tensors
+
+DEFAULTS = {"rms_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 8192}
+
+# shared with LLaDA2
+TOKENS = {
+    "mask": 156895,
+    "mask_text": ("<|mask|>",),
+    "pad": 156892,
+    "bos": 156891,
+    "eos": (156892,),
+    "turn_end": 156900,
+}
+
+
+def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+    """config.json of `LLaDAMoEModelLM`. norm_topk_prob is ignored there, so it is here."""
+    fields = Fields(values, "llada_moe", hints, DEFAULTS)
+    fields.refuse(
+        attention_bias=False,
+        clip_qkv=False,
+        qk_layernorm=True,
+        moe_router_enable_expert_bias=False,
+        moe_router_score_function="softmax",
+        shared_expert_intermediate_size=0,
+        router_num_group=1,
+        router_topk_group=1,
+        partial_rotary_factor=1,
+        routed_scaling_factor=1,
+    )
+    if 0 in (values.get("moe_layer_freq") or []):
+        raise ConfigUnsupported("llada_moe: moe_layer_freq with a 0 (a dense layer) is not supported")
+    return decoder(
+        fields,
+        tokens=TOKENS,
+        intermediate_size=0,
+        qk_norm=True,
+        num_experts=expert_count(fields),
+        top_k=fields.integer("num_experts_per_tok"),
+        expert_size=fields.integer("expert_intermediate_size"),
+        attention="full",
+        prediction="same",
+        noise="mask",
+    )
+
+
+FAMILY = Family("llada_moe", ("LLaDAMoEModelLM",), ("llada_moe", "lladamoe", "dllm"), read_config, decoder_tensors)

@@ -1,0 +1,203 @@
+"""Reading a released config.json: typed keys, recorded defaults, both dialects of rope, special ids, refusals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxdlm.errors import ConfigUnsupported, InputError
+from jaxdlm.models.config import RopeConfig, TokenIds
+
+_REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known besides config.json. `mask`, `block_size` and `attention` are the caller's word and win.
+
+    source: hub id or folder name; generation: generation_config.json; added_tokens: content -> id of the tokenizer;
+    notes collects one line per default applied and per conflict found, for the manifest.
+    """
+
+    source: str = ""
+    block_size: int | None = None
+    attention: str | None = None
+    mask: int | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    added_tokens: Mapping[str, int] = field(default_factory=dict)
+    tokenizer_size: int | None = None
+    notes: list[str] = field(default_factory=list, compare=False)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """config.json of one family. Every read names the key in its error; a default that was needed is noted."""
+
+    values: Mapping[str, Any]
+    family: str
+    hints: Hints
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def get(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The value, or the family's default, or `default`; null counts as absent."""
+        value = self.values.get(key)
+        if value is not None:
+            return value
+        if key in self.defaults:
+            self.hints.notes.append(f"config.json has no {key}; {self.family} default {self.defaults[key]!r}")
+            return self.defaults[key]
+        if default is _REQUIRED:
+            raise InputError(f"config.json of family {self.family} has no {key}; add it")
+        return default
+
+    def integer(self, key: str, default: Any = _REQUIRED) -> int:
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise InputError(f"config.json: {key} must be an integer, got {value!r}")
+        return value
+
+    def real(self, key: str, default: Any = _REQUIRED) -> float:
+        value = self.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"config.json: {key} must be a number, got {value!r}")
+        return float(value)
+
+    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise InputError(f"config.json: {key} must be true or false, got {value!r}")
+        return value
+
+    def refuse(self, **allowed: Any) -> None:
+        """ConfigUnsupported unless each key is absent, null or the given value (one of them, for a tuple)."""
+        for key, expected in allowed.items():
+            value = self.values.get(key)
+            choices = expected if isinstance(expected, tuple) else (expected,)
+            if value is not None and value not in choices:
+                raise ConfigUnsupported(
+                    f"{self.family}: {key}={value!r} is not supported (only {choices[0] if choices else None!r})"
+                )
+
+    def common(self) -> None:
+        """Refusals that hold for every family."""
+        self.refuse(quantization_config=False, quantization=False, use_sliding_window=False)
+
+    def activation(self, key: str = "hidden_act") -> str:
+        names = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+        value = self.get(key, "silu")
+        if value not in names:
+            raise ConfigUnsupported(f"{self.family}: {key}={value!r} is not supported (one of {', '.join(names)})")
+        return names[value]
+
+    def dtype(self) -> str:
+        value = self.values.get("dtype") or self.values.get("torch_dtype") or "bfloat16"
+        name = str(value).removeprefix("torch.")
+        if name not in ("float32", "bfloat16", "float16"):
+            raise ConfigUnsupported(f"{self.family}: torch_dtype={value!r} is not supported")
+        return name
+
+    def heads(self) -> dict[str, int]:
+        """num_heads, num_kv_heads (0 or absent: num_heads) and head_dim (absent: hidden / heads)."""
+        heads = self.integer("num_attention_heads")
+        hidden = self.integer("hidden_size")
+        head_dim = self.integer("head_dim", 0)
+        if not head_dim:
+            if heads <= 0 or hidden % heads:
+                raise InputError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
+            head_dim = hidden // heads
+        kv_heads = self.integer("num_key_value_heads", 0) or heads
+        return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
+
+    def rope(self, head_dim: int, layer_type: str | None = None) -> RopeConfig:
+        """RopeConfig from `rope_parameters` (flat, or keyed by layer type) or from rope_theta and rope_scaling."""
+        nested = self.values.get("rope_parameters")
+        if nested is not None:
+            if not isinstance(nested, Mapping):
+                raise InputError(f"config.json: rope_parameters must be an object, got {nested!r}")
+            keyed = layer_type is not None and isinstance(nested.get(layer_type), Mapping)
+            return self._rope(nested[layer_type] if keyed else nested, head_dim, "rope_parameters")
+        scaling = self.values.get("rope_scaling") or {}
+        if not isinstance(scaling, Mapping):
+            raise InputError(f"config.json: rope_scaling must be an object, got {scaling!r}")
+        values = {"partial_rotary_factor": self.values.get("partial_rotary_factor"), **scaling}
+        return self._rope({"rope_theta": self.real("rope_theta"), **values}, head_dim, "rope_scaling")
+
+    def _rope(self, values: Mapping[str, Any], head_dim: int, key: str) -> RopeConfig:
+        if values.get("rope_theta") is None:
+            raise InputError(f"config.json of family {self.family} has no rope_theta in {key}; add it")
+        kind = values.get("rope_type") or values.get("type") or "default"
+        numbers = Fields(values, self.family, self.hints)
+        theta = numbers.real("rope_theta")
+        portion = numbers.real("partial_rotary_factor", 1.0)
+        if kind == "proportional":
+            return RopeConfig(theta=theta, kind=kind, proportion=portion)
+        rotary = None if portion == 1.0 else int(head_dim * portion)
+        if kind == "default":
+            return RopeConfig(theta=theta, rotary_dim=rotary)
+        if kind == "linear":
+            return RopeConfig(theta=theta, kind=kind, rotary_dim=rotary, factor=numbers.real("factor"))
+        if kind == "llama3":
+            return RopeConfig(
+                theta=theta,
+                kind=kind,
+                rotary_dim=rotary,
+                factor=numbers.real("factor"),
+                low_freq_factor=numbers.real("low_freq_factor"),
+                high_freq_factor=numbers.real("high_freq_factor"),
+                original_max_position=numbers.integer("original_max_position_embeddings"),
+            )
+        raise ConfigUnsupported(f"{self.family}: {key} of type {kind!r} is not supported (default, linear, llama3)")
+
+    def tokens(
+        self,
+        vocab_size: int,
+        *,
+        mask: int | None = None,
+        mask_text: Sequence[str] = (),
+        needs_mask: bool = False,
+        pad: int | None = None,
+        bos: int | None = None,
+        eos: tuple[int, ...] = (),
+        turn_end: int | None = None,
+    ) -> TokenIds:
+        """Special ids; the arguments are the family's defaults, used only where the vocabulary holds them.
+
+        Priority: hint, generation_config.json, config.json, the tokenizer's added token of that text, default.
+        """
+
+        def fits(number: int | None) -> int | None:
+            return number if number is not None and number < vocab_size else None
+
+        found_mask = self.hints.mask
+        if needs_mask and found_mask is None:
+            by_text = next(
+                (self.hints.added_tokens[text] for text in mask_text if text in self.hints.added_tokens), None
+            )
+            found_mask = self._special("mask_token_id", by_text if by_text is not None else fits(mask))
+            if found_mask is None:
+                raise InputError(f"config.json of family {self.family} has no mask_token_id; state the mask token's id")
+        ends = self._special("eos_token_id", tuple(number for number in eos if number < vocab_size))
+        ends = tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
+        first = ends[0] if ends else 0
+        padding = self._special("pad_token_id", fits(pad))
+        return TokenIds(
+            mask=found_mask,
+            pad=first if padding is None else padding,
+            bos=self._special("bos_token_id", fits(bos)),
+            eos=ends,
+            turn_end=fits(turn_end),
+            tokenizer_size=self.hints.tokenizer_size,
+        )
+
+    def _special(self, key: str, default: Any) -> Any:
+        told, written = self.hints.generation.get(key), self.values.get(key)
+        if told is not None and written is not None and told != written:
+            self.hints.notes.append(f"{key}: generation_config.json says {told}, config.json {written}; the first wins")
+        value = told if told is not None else written
+        if value is None:
+            if default not in (None, ()):
+                self.hints.notes.append(f"no {key} in the configuration; {self.family} default {default}")
+            return default
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+            raise InputError(f"config.json: {key} must be an id or a list of ids, got {value!r}")
+        return value

@@ -1,0 +1,96 @@
+"""The parts of a decoder layer as functions of arrays. Axes: B rows, T queries, S keys, D hidden, N query heads,
+K key/value heads, G = N / K, H head size, F feed-forward width."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.rope import Rotation, rotate
+from jaxdlm.typing import Array, Bool, Float
+
+ACTIVATE = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+}
+
+
+def read(leaf: Any, dtype: Any) -> Array:
+    """A weight in the activation dtype. A leaf that is no array (a quantised one) offers `dequantize(dtype)`."""
+    if hasattr(leaf, "dequantize"):
+        return leaf.dequantize(dtype)
+    return leaf.astype(dtype)
+
+
+def rms_norm(x: Float[Array, "... D"], weight: Array | None, config: ModelConfig) -> Float[Array, "... D"]:
+    """x · (mean(x²) + eps)^(-1/2) · w, normalised in float32; where the scale is applied decides bfloat16 agreement."""
+    wide = x.astype(jnp.float32)
+    normal = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + config.norm_eps)
+    if weight is None:
+        return normal.astype(x.dtype)
+    scale = weight.astype(jnp.float32 if config.norm_scale_in_f32 else x.dtype)
+    scale = (scale + 1 if config.norm_plus_one else scale).reshape((1,) * (x.ndim - 1) + weight.shape)
+    return (normal.astype(scale.dtype) * scale).astype(x.dtype)
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    allow: Bool[Array, "B T S"],
+    scale: float,
+) -> Float[Array, "B T N H"]:
+    """softmax(q·kᵀ · scale + mask) · v; query head n reads key/value head n // G. The only attention of the library.
+
+    Scores and softmax are float32. Forbidden keys get the smallest finite number, so that a padding query with no
+    key at all still gives finite numbers.
+    """
+    grouped = rearrange(q, "B T (K G) H -> B T K G H", K=k.shape[2])
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32) * scale
+    scores = jnp.where(allow[:, None, None, :, :], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return rearrange(jnp.einsum("bkgts,bskh->btkgh", weights, v), "B T K G H -> B T (K G) H")
+
+
+def attention(
+    leaves: Mapping[str, Any],
+    x: Float[Array, "B T D"],
+    turn: Rotation,
+    allow: Bool[Array, "B T S"],
+    past: tuple[Array, Array] | None,
+    config: ModelConfig,
+) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
+    """Self-attention of one layer; also returns this call's keys and values [B, T, K, H]."""
+    dtype = x.dtype
+
+    def project(name: str) -> Array:
+        heads = jnp.einsum("btd,dnh->btnh", x, read(leaves[f"w{name}"], dtype))
+        return heads + leaves[f"b{name}"].astype(dtype)[None, None] if config.qkv_bias else heads
+
+    q, k = project("q"), project("k")
+    v = project("v") if "wv" in leaves else k
+    if config.qk_norm:
+        q, k = rms_norm(q, leaves["q_norm"], config), rms_norm(k, leaves["k_norm"], config)
+    if config.v_norm:
+        v = rms_norm(v, None, config)
+    q, k = (rotate(heads, turn, config.rope_in_f32) for heads in (q, k))
+    keys, values = (k, v) if past is None else (_after(past[0], k), _after(past[1], v))
+    scale = q.shape[-1] ** -0.5 if config.attn_scale is None else config.attn_scale
+    mixed = attend(q, keys, values, allow, scale)
+    return jnp.einsum("btnh,nhd->btd", mixed, read(leaves["wo"], dtype)), (k, v)
+
+
+def _after(past: Array, fresh: Array) -> Array:
+    return jnp.concatenate([past.astype(fresh.dtype), fresh], axis=1)
+
+
+def mlp(leaves: Mapping[str, Any], x: Float[Array, "... D"], config: ModelConfig, prefix: str = "") -> Array:
+    """(act(x·gate) ⊙ (x·up))·down, or act(x·up)·down without a gate."""
+    act = ACTIVATE[config.activation]
+    up = x @ read(leaves[f"{prefix}up"], x.dtype)
+    wide = act(x @ read(leaves[f"{prefix}gate"], x.dtype)) * up if config.gated_mlp else act(up)
+    return wide @ read(leaves[f"{prefix}down"], x.dtype)

@@ -1,0 +1,83 @@
+"""Mixture of experts without capacity and without dropped tokens: sort by expert, three ragged matmuls, unsort."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.layers import ACTIVATE, mlp, read, rms_norm
+from jaxdlm.typing import Array, Float, Float32, Int32
+
+
+def experts(
+    leaves: Mapping[str, Any], x: Float[Array, "B T D"], routed_on: Float[Array, "B T D"], config: ModelConfig
+) -> Float[Array, "B T D"]:
+    """Σ_j w_j · expert_{i_j}(x), plus the shared expert; `routed_on` is what the router sees."""
+    flat = rearrange(x, "B T D -> (B T) D")
+    weights, chosen = route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config)
+    y = _combine(_expert_outputs(leaves, flat, chosen, config), weights, config).astype(x.dtype)
+    if config.shared_size:
+        y = y + mlp(leaves, flat, config, "s_")
+    return y.reshape(x.shape)
+
+
+def route(
+    leaves: Mapping[str, Any], x: Float[Array, "M D"], config: ModelConfig
+) -> tuple[Float32[Array, "M k"], Int32[Array, "M k"]]:
+    """Weight and number of the top_k experts of each token.
+
+    Selection sees score + bias within the topk_group best groups (a group counts as the sum of its two best); the
+    weight is the score alone, renormalised if norm_topk, times routed_scale (and per_expert_scale).
+    """
+    if "router_scale" in leaves:
+        x = rms_norm(x, None, config) * leaves["router_scale"].astype(x.dtype)[None, :] * (x.shape[-1] ** -0.5)
+    dtype = jnp.float32 if config.router_in_f32 else x.dtype
+    logits = (x.astype(dtype) @ read(leaves["router"], dtype)).astype(jnp.float32)
+    score = jax.nn.softmax(logits, axis=-1) if config.router_score == "softmax" else jax.nn.sigmoid(logits)
+    select = score + leaves["router_bias"].astype(jnp.float32)[None, :] if config.router_bias else score
+    if config.n_group > 1:
+        select = _best_groups(select, config)
+    chosen = jax.lax.top_k(select, config.top_k)[1]
+    weights = jnp.take_along_axis(score, chosen, axis=-1)
+    if config.norm_topk:
+        tiny = 1e-20 if config.router_score == "sigmoid" else 0.0
+        weights = weights / (jnp.sum(weights, axis=-1, keepdims=True) + tiny)
+    weights = weights * config.routed_scale
+    if "per_expert_scale" in leaves:
+        weights = weights * leaves["per_expert_scale"].astype(jnp.float32)[chosen]
+    return weights, chosen
+
+
+def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[Array, "M E"]:
+    grouped = rearrange(select, "M (G e) -> M G e", G=config.n_group)
+    strength = jnp.sum(jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0], axis=-1)
+    kept = jax.lax.top_k(strength, config.topk_group)[1]
+    keep = jnp.any(jax.nn.one_hot(kept, config.n_group, dtype=bool), axis=1)
+    # -inf, not 0: a bias can make every kept selection score negative
+    return rearrange(jnp.where(keep[:, :, None], grouped, -jnp.inf), "M G e -> M (G e)")
+
+
+def _expert_outputs(
+    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig
+) -> Float[Array, "M k D"]:
+    """Output of each chosen expert; the rows are sorted by expert (stably) and brought back afterwards."""
+    pairs = chosen.reshape(-1)
+    order = jnp.argsort(pairs, stable=True)
+    sizes = jnp.bincount(pairs, length=config.num_experts).astype(jnp.int32)
+    rows = x[order // config.top_k]
+    wide = ACTIVATE[config.activation](jax.lax.ragged_dot(rows, read(leaves["e_gate"], x.dtype), sizes))
+    wide = wide * jax.lax.ragged_dot(rows, read(leaves["e_up"], x.dtype), sizes)
+    out = jax.lax.ragged_dot(wide, read(leaves["e_down"], x.dtype), sizes)
+    back = jnp.argsort(order)
+    return out[back].reshape(*chosen.shape, x.shape[-1])
+
+
+def _combine(outputs: Float[Array, "M k D"], weights: Float32[Array, "M k"], config: ModelConfig) -> Array:
+    """Σ over k in float32; the product is in the activation dtype unless the family keeps its weights in float32."""
+    if config.router_in_f32 or config.moe_parallel_dense:
+        return jnp.sum(outputs.astype(jnp.float32) * weights[:, :, None], axis=1)
+    product = outputs * weights.astype(outputs.dtype)[:, :, None]
+    return jnp.sum(product.astype(jnp.float32), axis=1)

@@ -1,0 +1,246 @@
+"""Paper-named recipes: each a chain of rules. `RECIPES` and `TABLE` serve decode, tests and documents alike."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxdlm.caches.block_exact import BlockExactCache
+from jaxdlm.caches.dual import dual
+from jaxdlm.caches.none import NoCache
+from jaxdlm.caches.prefix import prefix
+from jaxdlm.core.rule import Rule, chain
+from jaxdlm.errors import InputError
+from jaxdlm.rules.block_diffusion import block_diffusion, entropy_bound, stop_after_block
+from jaxdlm.rules.ccd import coherent, stable, words
+from jaxdlm.rules.credit import credit as raise_by_credit
+from jaxdlm.rules.credit import tied_threshold
+from jaxdlm.rules.dparallel import entropy_threshold, shifted_neg_entropy
+from jaxdlm.rules.guidance import guidance
+from jaxdlm.rules.local_leap import local_leap as commit_near_anchors
+from jaxdlm.rules.prophet import prophet as leave_early
+from jaxdlm.rules.sample import log_prob, margin, neg_entropy, sample, uniform
+from jaxdlm.rules.schedule import time_grid
+from jaxdlm.rules.schedule import top_k as commit_top_k
+from jaxdlm.rules.threshold import factor as commit_factor
+from jaxdlm.rules.threshold import threshold as commit_threshold
+
+CACHES: dict[str, Callable[..., Any]] = {
+    "none": NoCache,
+    "prefix": prefix,
+    "dual": dual,
+    "block_exact": BlockExactCache,
+}
+# recipes that spread their commits evenly over `steps` forwards
+SCHEDULED = ("low_confidence", "random", "maskgit_plus", "topk_margin", "entropy", "origin", "ccd")
+
+
+def low_confidence(steps: Any = None, temperature: Any = 0.0, cfg_scale: Any = 0.0) -> Rule:
+    """LLaDA's sampler: the k most probable proposals per forward, k from a uniform split of `steps` (2502.09992)."""
+    return _llada(steps, temperature, cfg_scale, log_prob)
+
+
+def random(steps: Any = None, temperature: Any = 0.0, cfg_scale: Any = 0.0) -> Rule:
+    """LLaDA's sampler in random order (2502.09992)."""
+    return _llada(steps, temperature, cfg_scale, uniform)
+
+
+def _llada(steps: Any, temperature: Any, cfg_scale: Any, measure: Any) -> Rule:
+    unguided = isinstance(cfg_scale, int | float) and cfg_scale == 0
+    head = [] if unguided else [guidance(cfg_scale)]
+    return chain(*head, sample(temperature, measure=measure), commit_top_k(steps))
+
+
+def maskgit_plus(
+    steps: Any = None, eps: Any = 1e-3, alg_temp: Any = None, temperature: Any = 0.0, top_p: Any = None,
+    top_k: Any = None,
+) -> Rule:  # fmt: skip
+    """Dream's sampler ranking by probability, on its time grid (2508.15487). block = max_new: the whole canvas."""
+    return _dream(steps, eps, alg_temp, temperature, top_p, top_k, log_prob)
+
+
+def topk_margin(
+    steps: Any = None, eps: Any = 1e-3, alg_temp: Any = None, temperature: Any = 0.0, top_p: Any = None,
+    top_k: Any = None,
+) -> Rule:  # fmt: skip
+    """Dream's sampler ranking by the gap of the two best probabilities (2508.15487)."""
+    return _dream(steps, eps, alg_temp, temperature, top_p, top_k, margin)
+
+
+def entropy(
+    steps: Any = None, eps: Any = 1e-3, alg_temp: Any = None, temperature: Any = 0.0, top_p: Any = None,
+    top_k: Any = None,
+) -> Rule:  # fmt: skip
+    """Dream's sampler ranking by negative entropy (2508.15487)."""
+    return _dream(steps, eps, alg_temp, temperature, top_p, top_k, neg_entropy)
+
+
+def origin(
+    steps: Any = None, eps: Any = 1e-3, alg_temp: Any = None, temperature: Any = 0.0, top_p: Any = None,
+    top_k: Any = None,
+) -> Rule:  # fmt: skip
+    """Dream's default: every open column commits on its own with the grid's probability (2508.15487)."""
+    if alg_temp is not None:
+        raise InputError("origin has no ranking, so alg_temp means nothing: leave it out, or use maskgit_plus")
+    proposal = sample(temperature, top_p=top_p, top_k=top_k, tempered=True)
+    return chain(proposal, time_grid(steps, eps=eps, bernoulli=True))
+
+
+def _dream(steps: Any, eps: Any, alg_temp: Any, temperature: Any, top_p: Any, top_k: Any, measure: Any) -> Rule:
+    proposal = sample(temperature, top_p=top_p, top_k=top_k, measure=measure, tempered=True)
+    return chain(proposal, time_grid(steps, eps=eps, alg_temp=alg_temp))
+
+
+def threshold(tau: Any = 0.9, temperature: Any = 0.0) -> Rule:
+    """Fast-dLLM: every column with probability >= tau, and the surest (2505.22618)."""
+    return chain(sample(temperature), commit_threshold(tau))
+
+
+def factor(factor: Any = 1.0, temperature: Any = 0.0, official: bool = False) -> Rule:
+    """Fast-dLLM: the n surest with (n + 1)(1 - p_n) < factor (2505.22618)."""
+    return chain(sample(temperature), commit_factor(factor, official=official))
+
+
+def local_leap(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4, temperature: Any = 0.0) -> Rule:
+    """LocalLeap: threshold kappa, and the lower tau within `radius` columns of a column that passes kappa (2510.07081)."""
+    return chain(sample(temperature), commit_near_anchors(kappa, tau, radius))
+
+
+def credit(
+    alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, tau: Any = 0.9, adaptive: bool = False,
+    official: bool = False, temperature: Any = 0.0,
+) -> Rule:  # fmt: skip
+    """CreditDecoding: tokens that keep winning gather credit and cross the threshold earlier (2510.06133).
+
+    official: dInfer's test, which takes near-ties with the best along; its constants are 0.7, 0.8, 0.2, 0.9.
+    """
+    commit = tied_threshold(tau) if official else commit_threshold(tau)
+    return chain(raise_by_credit(alpha, beta, gamma, adaptive=adaptive), sample(temperature), commit)
+
+
+def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = False) -> Rule:
+    """dParallel's decoder: every column with entropy <= threshold nats, and the lowest (2509.26488).
+
+    official: as in the released code for Dream, entropy < threshold with 1e-8 inside the logarithm; the default is
+    that for LLaDA. The paper's speed needs its post-trained weights.
+    """
+    measure = shifted_neg_entropy if official else neg_entropy
+    return chain(sample(temperature, measure=measure), entropy_threshold(threshold, strict=official))
+
+
+def prophet(
+    host: Any = "low_confidence", steps: Any = None, answer_start: Any = None, answer_length: int = 5,
+    thresholds: tuple[Any, Any, Any] = (7.5, 5.0, 2.5), official: bool = False,
+) -> Rule:  # fmt: skip
+    """Prophet: writes everything left once the answer's columns have a clear winner (2508.19982).
+
+    host: a recipe's name or a rule. Those of `SCHEDULED` get `steps`, and progress is counted in forwards; with any
+    other host it is the share of columns written. answer_start: canvas column; default the last columns.
+    """
+    if isinstance(host, str) and (host not in RECIPES or host == "prophet"):
+        raise InputError(f"host={host!r}: must be a rule or one of {', '.join(n for n in RECIPES if n != 'prophet')}")
+    counted = isinstance(host, str) and host in SCHEDULED
+    if isinstance(host, str):
+        host = RECIPES[host](steps=steps) if counted else RECIPES[host]()
+    progress = "forwards" if counted else "decoded"
+    return leave_early(host, steps, answer_start, answer_length, thresholds, progress=progress, official=official)
+
+
+def ccd(
+    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, expand_ratio: Any = 4.0,
+    confidence: str = "entropy",
+) -> Rule:  # fmt: skip
+    """CCD: a fixed number of columns per forward, coherent ones first (2512.02044).
+
+    mode: "paper", or "release" for what its code does (block = max_new there). depth and top_v belong to the first,
+    expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability" (LLaDA).
+    """
+    return _ccd(mode, steps, depth, top_v, expand_ratio, confidence, dynamic=False)
+
+
+def ccd_ds(
+    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, expand_ratio: Any = 4.0,
+    confidence: str = "entropy",
+) -> Rule:  # fmt: skip
+    """CCD-DS: every coherent column per forward (2512.02044). Arguments as in `ccd`."""
+    return _ccd(mode, steps, depth, top_v, expand_ratio, confidence, dynamic=True)
+
+
+def _ccd(mode: str, steps: Any, depth: int, top_v: int, expand_ratio: Any, confidence: str, *, dynamic: bool) -> Rule:
+    words(mode=(mode, ("paper", "release")), confidence=(confidence, ("entropy", "probability")))
+    released = stable(steps, dynamic=dynamic, expand_ratio=expand_ratio)
+    published = coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v)
+    proposal = sample(measure=neg_entropy if confidence == "entropy" else log_prob)
+    return chain(proposal, released if mode == "release" else published)
+
+
+def llada2(steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, temperature: Any = 0.0) -> Rule:
+    """LLaDA2: all with probability > tau or a scheduled number; stops after the block with end-of-text (2512.15745)."""
+    return chain(sample(temperature), block_diffusion(steps, tau, minimal_topk), stop_after_block())
+
+
+def sdar(
+    steps: Any = None, strategy: str = "low_confidence_dynamic", tau: Any = 0.85, gamma: Any = 0.1,
+    temperature: Any = 0.0,
+) -> Rule:  # fmt: skip
+    """SDAR: `steps` forwards per block; low_confidence_{static,dynamic}, sequential or entropy_bounded (2510.06303)."""
+    rules = {
+        "low_confidence_dynamic": block_diffusion(steps, tau),
+        "low_confidence_static": block_diffusion(steps, None),
+        "sequential": block_diffusion(steps, None, order="position"),
+        "entropy_bounded": entropy_bound(gamma),
+    }
+    if strategy not in rules:
+        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(rules)}")
+    measure = neg_entropy if strategy == "entropy_bounded" else log_prob
+    return chain(sample(temperature, measure=measure), rules[strategy])
+
+
+class Entry(NamedTuple):
+    """One row of `jaxdlm policies`."""
+
+    name: str
+    paper: str
+    trained: bool
+    lossless: str
+    caches: tuple[str, ...]
+    idea: str
+
+
+RECIPES: dict[str, Callable[..., Rule]] = {
+    "low_confidence": low_confidence,
+    "random": random,
+    "maskgit_plus": maskgit_plus,
+    "topk_margin": topk_margin,
+    "entropy": entropy,
+    "origin": origin,
+    "threshold": threshold,
+    "factor": factor,
+    "local_leap": local_leap,
+    "credit": credit,
+    "dparallel": dparallel,
+    "prophet": prophet,
+    "ccd": ccd,
+    "ccd_ds": ccd_ds,
+    "llada2": llada2,
+    "sdar": sdar,
+}
+
+BLOCKWISE = ("none", "prefix", "dual", "block_exact")  # caches for recipes that see one block
+
+TABLE: tuple[Entry, ...] = (
+    Entry("low_confidence", "2502.09992", False, "at one token per forward", BLOCKWISE, "the k most probable"),
+    Entry("random", "2502.09992", False, "no", BLOCKWISE, "k at random"),
+    Entry("maskgit_plus", "2508.15487", False, "no", ("none",), "the most probable, on Dream's time grid"),
+    Entry("topk_margin", "2508.15487", False, "no", ("none",), "the largest gap of the two best, on the grid"),
+    Entry("entropy", "2508.15487", False, "no", ("none",), "the lowest entropy, on the grid"),
+    Entry("origin", "2508.15487", False, "no", ("none",), "each column on its own, on the grid"),
+    Entry("threshold", "2505.22618", False, "no", BLOCKWISE, "all with probability >= tau"),
+    Entry("factor", "2505.22618", False, "no", BLOCKWISE, "as many as their joint doubt allows"),
+    Entry("local_leap", "2510.07081", False, "no", BLOCKWISE, "threshold, lower next to sure columns"),
+    Entry("credit", "2510.06133", False, "no", ("none",), "threshold on logits raised by past wins"),
+    Entry("dparallel", "2509.26488", True, "no", BLOCKWISE, "all with entropy <= threshold"),
+    Entry("prophet", "2508.19982", False, "no", ("none",), "everything once the answer is clear"),
+    Entry("ccd", "2512.02044", False, "no", ("none",), "the column that stayed coherent over forwards"),
+    Entry("ccd_ds", "2512.02044", False, "no", ("none",), "all that stayed coherent over forwards"),
+    Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
+    Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
+)

@@ -1,0 +1,116 @@
+"""Selections of block-diffusion models (LLaDA2, arXiv 2512.15745; SDAR, arXiv 2510.06303), and where they stop."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row, Status
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.rank import best, ranks
+from jaxdlm.typing import Array, Int32, Key
+
+ORDERS = ("score", "position")
+
+
+@struct.dataclass
+class BlockSchedule(Stage):
+    """See `block_diffusion`."""
+
+    steps: Any = None
+    tau: Any = None
+    minimal_topk: Any = 1
+    order: str = struct.field(pytree_node=False, default="score")
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="block_diffusion")
+        score = draft.score if self.order == "score" else -row.column.astype(jnp.float32)
+        chosen = best(score, row.open, self.count(row))
+        if self.tau is None:
+            return draft._replace(commit=chosen), state
+        sure = row.open & (jnp.exp(draft.score) > self.tau)
+        return draft._replace(commit=jnp.where(jnp.sum(sure) >= self.count(row), sure, chosen)), state
+
+    def count(self, row: Row) -> Int32[Array, ""]:
+        """k_i, at least 1 so that every forward commits."""
+        columns = jnp.sum(row.active).astype(jnp.int32)
+        most = columns * row.blocks // jnp.asarray(self.minimal_topk, jnp.int32)
+        steps = jnp.minimum(columns if self.steps is None else jnp.asarray(self.steps, jnp.int32), most)
+        steps = jnp.maximum(steps, 1)
+        k = columns // steps + (row.tick < columns % steps).astype(jnp.int32)
+        return jnp.maximum(k, 1)
+
+
+def block_diffusion(
+    steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, *, order: str = "score"
+) -> BlockSchedule:
+    """Commits {i open : p_i > tau} if these are at least k_i, else the k_i best; k_i = K // S + [i < K mod S].
+
+    K columns of the row's block (the prompt's tail in it included), i forwards since it began,
+    S = min(steps, canvas // minimal_topk).
+    Args:
+        steps: forwards per block at most; default K, the released value (LLaDA2, arXiv 2512.15745: 32 = K).
+        tau: 0.95 (LLaDA2), 0.85 (SDAR, arXiv 2510.06303); None: always the k_i best.
+        minimal_topk: 1 (LLaDA2). order: "score" or "position" (leftmost first).
+    Departure from official code: the best are taken among open columns only, where the released top-k may reach
+    columns of the prompt. Raises InputError for steps or minimal_topk < 1, tau < 0, another order.
+    """
+    if order not in ORDERS:
+        raise InputError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
+    steps, minimal_topk = (
+        number(steps, "steps", low=1, whole=True),
+        number(minimal_topk, "minimal_topk", low=1, whole=True),
+    )
+    return BlockSchedule(steps, number(tau, "tau", low=0), minimal_topk, order)
+
+
+@struct.dataclass
+class EntropyBound(Stage):
+    """See `entropy_bound`."""
+
+    gamma: Any
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="entropy_bound")
+        place = jnp.where(row.open, ranks(draft.score, row.open), row.open.shape[0])
+        entropy = jnp.where(row.open, -jnp.asarray(draft.score), 0.0)
+        before = jnp.sum(jnp.where(place[None, :] < place[:, None], entropy[None, :], 0.0), axis=1)
+        return draft._replace(commit=row.open & ((before <= self.gamma) | (place == 0))), state
+
+
+def entropy_bound(gamma: Any = 0.1) -> EntropyBound:
+    """Commits open columns in order of entropy H while the sum of H before them is <= gamma; always the first.
+
+    Reads H off the score: chain it after `sample(measure=neg_entropy)`. Args: gamma: nats; 0.1 (arXiv 2505.24857).
+    Departure from SDAR's released code, which sums over the block the proposals' own p log p: H here is the entropy
+    over the vocabulary. Raises InputError for gamma < 0.
+    """
+    return EntropyBound(number(gamma, "gamma", low=0))
+
+
+@struct.dataclass
+class StopAfterBlock(Stage):
+    """See `stop_after_block`."""
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "commit", rule="stop_after_block")
+        if not row.ids.eos:
+            return draft, state
+        commit = jnp.asarray(draft.commit, bool)
+        after = jnp.where(commit, draft.token, row.tokens)
+        finished = ~jnp.any(row.active & row.pending & ~commit)
+        ends = row.active & ~row.given & jnp.isin(after, jnp.asarray(row.ids.eos, jnp.int32))
+        found = finished & jnp.any(ends)
+        cut = jnp.where(found, jnp.argmax(ends) + 1, row.tokens.shape[0] + 1).astype(jnp.int32)
+        status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
+        return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
+
+
+def stop_after_block() -> StopAfterBlock:
+    """Ends a row once the block that holds an end-of-text token is written; the text is cut behind that token.
+
+    As LLaDA2's generate does (arXiv 2512.15745). Models that name no end-of-text token never stop early.
+    """
+    return StopAfterBlock()

@@ -1,0 +1,83 @@
+"""Tokens that keep winning gather credit, which raises their logits (CreditDecoding, arXiv 2510.06133)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.rank import best
+from jaxdlm.typing import Array, Float32, Key
+
+SLACK = 1e-5  # probabilities this close to the row's best count as tied with it in dInfer
+
+
+@struct.dataclass
+class Credit(Stage):
+    """See `credit`. State: the credit of every token in every column of the block."""
+
+    alpha: Any
+    beta: Any
+    gamma: Any
+    adaptive: bool = struct.field(pytree_node=False, default=False)
+
+    def init(self, window: int, vocab: int) -> Float32[Array, "W V"]:
+        return jnp.zeros((window, vocab), jnp.float32)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        logits = draft.logits.astype(jnp.float32)
+        alpha, beta, gamma = self.alpha, self.beta, self.gamma
+        if self.adaptive:
+            asked = jnp.maximum(jnp.sum(row.active & ~row.given), 1).astype(jnp.float32)
+            alpha = beta = 1.0 - jnp.sum(row.open).astype(jnp.float32) / asked
+            gamma = 1.0
+        top = jnp.argmax(logits, axis=1)
+        p = jnp.max(jax.nn.softmax(logits, axis=1), axis=1)
+        gain = jnp.where(row.open, p**gamma, 0.0)
+        old = jnp.where(row.tick == 0, 0.0, state)  # a block begins without credit, so nothing leaks into it
+        earned = (beta * old).at[jnp.arange(top.shape[0]), top].add(gain)
+        return draft._replace(logits=logits + alpha * jnp.log1p(earned)), earned
+
+
+def credit(alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, *, adaptive: bool = False) -> Credit:
+    """l^_iv = l_iv + alpha log(1 + C_iv), after C <- beta C and C_iv* += p_iv*^gamma for open i, v* = argmax l_i.
+
+    A transform of logits: chain it before `sample` and any selection by confidence. C is [W, V], zero when a block
+    begins; columns that are written only decay.
+    Args:
+        alpha: strength, 0.65. beta: decay, 0.7. gamma: exponent of the raw probability, 0.2. Defaults of arXiv
+            2510.06133; its implementation in dInfer has 0.7, 0.8, 0.2.
+        adaptive: gamma = 1 and alpha = beta = 1 - (share of the block's generated columns still open); the arguments
+            are then unused. The paper leaves open which share; this is the block's.
+    Not implemented: the paper's variant that credits every token. Raises InputError for alpha or gamma < 0 or beta
+    outside [0, 1].
+    """
+    alpha, gamma = number(alpha, "alpha", low=0), number(gamma, "gamma", low=0)
+    return Credit(alpha, number(beta, "beta", low=0, high=1), gamma, adaptive)
+
+
+@struct.dataclass
+class TiedThreshold(Stage):
+    """See `tied_threshold`."""
+
+    tau: Any
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="tied_threshold")
+        p = jnp.exp(draft.score)
+        peak = jnp.max(jnp.where(row.open, p, 0.0))
+        bar = jnp.minimum(peak - SLACK, jnp.asarray(self.tau, jnp.float32))
+        sure = (p >= bar) | best(draft.score, row.open, 1)
+        return draft._replace(commit=row.open & sure), state
+
+
+def tied_threshold(tau: Any = 0.9) -> TiedThreshold:
+    """Commits {i open : p_i >= min(max p - 1e-5, tau)}: a threshold that takes near-ties with the best along.
+
+    Args: tau: probability, 0.9 as in dInfer, the implementation next to arXiv 2510.06133. Raises InputError for
+    tau < 0.
+    """
+    return TiedThreshold(number(tau, "tau", low=0))

@@ -1,0 +1,40 @@
+"""Stop a row once its text has ended."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row, Status
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Key
+
+
+@struct.dataclass
+class StopAtEos(Stage):
+    """See `stop_at_eos`."""
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "commit", rule="stop_at_eos")
+        commit = jnp.asarray(draft.commit, bool)
+        if not row.ids.eos:
+            raise InputError("the model names no end-of-text token, so nothing can stop there: leave stop_at_eos out")
+        after = jnp.where(commit, draft.token, row.tokens)
+        written = row.exists & ~(row.pending & ~commit)
+        ended = written & jnp.isin(after, jnp.asarray(row.ids.eos, jnp.int32)) & ~row.given
+        gap = jnp.cumsum(row.exists & ~written) > 0
+        first = ended & ~gap
+        found = jnp.any(first)
+        end = jnp.argmax(first).astype(jnp.int32) + 1
+        cut = jnp.where(found, end, row.tokens.shape[0] + 1).astype(jnp.int32)
+        status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
+        return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
+
+
+def stop_at_eos() -> StopAtEos:
+    """Ends a row when an end-of-text token is written and no column before it in its block is open.
+
+    Blocks are written left to right, so nothing before it is open at all. The rest of the canvas reads end-of-text.
+    """
+    return StopAtEos()

@@ -1,0 +1,35 @@
+"""Classifier-free guidance as a logit transform."""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Stage
+from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
+from jaxdlm.typing import Array, Key
+
+
+@struct.dataclass
+class Guidance(Stage):
+    """See `guidance`."""
+
+    scale: Any
+    uncond: ClassVar[bool] = True
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        if draft.uncond is None:
+            raise InputError("guidance needs logits without the prompt: decode with jaxdlm.decode, which makes them")
+        mixed = draft.uncond + (self.scale + 1.0) * (draft.logits - draft.uncond)
+        return draft._replace(logits=jnp.where(jnp.isneginf(draft.logits), -jnp.inf, mixed)), state
+
+
+def guidance(scale: Any) -> Guidance:
+    """l = u + (scale + 1)(c - u); u: logits with the prompt replaced by masks, from the same doubled forward.
+
+    Args: scale: LLaDA's cfg_scale (arXiv 2502.09992), 0 = the conditional logits. Costs two rows per row, one
+    forward is counted. Raises InputError for scale < 0.
+    """
+    return Guidance(number(scale, "cfg_scale", low=0))

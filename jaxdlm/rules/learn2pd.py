@@ -1,0 +1,110 @@
+"""A trained filter says which proposals are final, and the canvas ends with the text (arXiv 2509.25188)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.rank import best
+from jaxdlm.typing import Array, Bool, Float32, Key
+
+
+class FilterWeights(NamedTuple):
+    """A two-layer perceptron over the K columns of a block, 2 K^2 + 2 K numbers."""
+
+    w1: Float32[Array, "K K"]  # [out, in], as torch.nn.Linear keeps it
+    b1: Float32[Array, "K"]
+    w2: Float32[Array, "K K"]
+    b2: Float32[Array, "K"]
+
+
+@struct.dataclass
+class Learned(Stage):
+    """See `learned_filter`."""
+
+    weights: FilterWeights
+    tau: Any
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="learned_filter")
+        width, trained = draft.logits.shape[0], self.weights.b1.shape[0]
+        if width != trained:
+            raise InputError(
+                f"block={width}: this filter was trained for blocks of {trained}: decode with block={trained}"
+            )
+        c = jnp.where(row.exists, jnp.exp(draft.score), 0.0)  # written columns too: training saw them
+        hidden = jax.nn.relu(self.weights.w1 @ c + self.weights.b1)
+        yes = jax.nn.sigmoid(self.weights.w2 @ hidden + self.weights.b2) > self.tau
+        return draft._replace(commit=row.open & (yes | best(draft.score, row.open, 1))), state
+
+
+def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
+    """Commits {i open : sigmoid(W2 relu(W1 c + b1) + b2)_i > tau} and the open column with the highest c_i.
+
+    c_i is the probability of the proposal at every column of the block, written ones included, 0 past the row's canvas.
+    Args:
+        weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188). None are
+            shipped: a filter belongs to the model that it was trained on.
+        tau: 0.96 for LLaDA, 0.9 for Dream in arXiv 2509.25188. From 1 on: one column per forward.
+    Departures from released code: probabilities in float32, not in the model's type; the progress guarantee is one
+    column per forward whatever the number of steps. Raises InputError for arrays of other shapes, tau < 0, or, when
+    traced, a block of another length than K.
+    """
+    if len(weights) != 4:
+        raise InputError(f"weights has {len(weights)} arrays: must be four, w1, b1, w2, b2")
+    arrays = FilterWeights(*(jnp.asarray(x, jnp.float32) for x in weights))
+    width = arrays.b1.shape[0] if arrays.b1.ndim == 1 else -1
+    if [x.shape for x in arrays] != [(width, width), (width,), (width, width), (width,)]:
+        raise InputError(f"weights has shapes {[x.shape for x in arrays]}: must be [K, K], [K], [K, K], [K]")
+    return Learned(arrays, number(tau, "tau", low=0))
+
+
+@struct.dataclass
+class EndOfText(Stage):
+    """See `eotp`."""
+
+    aggressive: bool = struct.field(pytree_node=False, default=False)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", "commit", rule="eotp")
+        if not row.ids.eos:
+            raise InputError("the model names no end-of-text token, so no text ends there: leave eotp out")
+        ends = jnp.asarray(row.ids.eos, jnp.int32)
+        new = jnp.asarray(draft.commit, bool) & row.pending & row.exists
+        says = jnp.isin(draft.token, ends)
+        if self.aggressive:
+            found, at = first(new & says)
+            guess = row.open & says
+            surest = jnp.argmax(best(draft.score, guess, 1)).astype(jnp.int32)
+            found, at = found | guess.any(), jnp.where(found, at, surest)
+        else:
+            left = row.exists & row.pending & ~new
+            text = jnp.where(new, draft.token, row.tokens)
+            ended = row.exists & ~left & ~row.given & jnp.isin(text, ends)
+            found, at = first(ended & (jnp.cumsum(left) == 0))
+        width = row.tokens.shape[0]
+        none = jnp.asarray(width + 1 if draft.cut is None else draft.cut, jnp.int32)  # past the window: no cut
+        return draft._replace(cut=jnp.where(found, jnp.minimum(at + 1, none), none).astype(jnp.int32)), state
+
+
+def first(mark: Bool[Array, "W"]) -> tuple[Bool[Array, ""], Array]:
+    """Whether any column is marked, and the first one."""
+    return mark.any(), jnp.argmax(mark).astype(jnp.int32)
+
+
+def eotp(*, aggressive: bool = False) -> EndOfText:
+    """Cuts the canvas behind column e, where the text ends; columns past it no longer exist, not even as keys.
+
+    Chain it after a selection. e is, by default, the first end-of-text token written with no open column before it in
+    the window. aggressive, as released with arXiv 2509.25188: the first end-of-text token that this forward writes,
+    else the surest open column that merely proposes one; e itself stays open then. That can cut an answer short.
+    Departures from released code: it searches the window (the row's block, as the released cached variants do), and
+    a forced commit counts like one that the filter asks for. Raises InputError, when traced, for a model without an
+    end-of-text token.
+    """
+    return EndOfText(aggressive)

@@ -1,0 +1,134 @@
+"""Write everything at once when the answer is clear (Prophet, arXiv 2508.19982)."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Geometry, Row, Status
+from jaxdlm.core.rule import Rule, Stage, need
+from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+
+STAGES = (0.33, 0.67)  # shares of the way at which the threshold falls
+
+
+def answer_gap(logits: Float32[Array, "W V"], exists: Bool[Array, "W"], start: Any, length: int) -> Float32[Array, ""]:
+    """Mean gap of the two best logits over the answer's columns that exist; -inf when none does."""
+    at = jnp.asarray(start, jnp.int32) + jnp.arange(length, dtype=jnp.int32)
+    inside = (at >= 0) & (at < logits.shape[0])
+    at = jnp.clip(at, 0, logits.shape[0] - 1)
+    inside = inside & exists[at]
+    top, _ = jax.lax.top_k(logits[at].astype(jnp.float32), 2)
+    count = jnp.sum(inside)
+    total = jnp.sum(jnp.where(inside, top[:, 0] - top[:, 1], 0.0))
+    return jnp.where(count > 0, total / jnp.maximum(count, 1).astype(jnp.float32), -jnp.inf)
+
+
+@struct.dataclass
+class Prophet(Stage):
+    """See `prophet`. State: the host's."""
+
+    host: Any
+    thresholds: tuple[Any, Any, Any]
+    steps: Any = None
+    answer_start: Any = None
+    answer_length: int = struct.field(pytree_node=False, default=5)
+    progress: str = struct.field(pytree_node=False, default="forwards")
+    official: bool = struct.field(pytree_node=False, default=False)
+
+    view: ClassVar[str] = "canvas"
+
+    @property
+    def uncond(self) -> bool:  # type: ignore[override]
+        return self.host.uncond
+
+    def init(self, window: int, vocab: int) -> PyTree:
+        return self.host.init(window, vocab)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        kept, state = self.host.apply(draft, state, row, key)
+        need(kept, "token", "commit", rule="prophet")
+        length = jnp.sum(row.exists).astype(jnp.int32)
+        start = length - self.answer_length if self.answer_start is None else self.answer_start
+        gap = answer_gap(draft.logits, row.exists, start, self.answer_length)
+        way = self.way(row, length)
+        early, middle, late = (jnp.asarray(x, jnp.float32) for x in self.thresholds)
+        bar = jnp.where(way < STAGES[0], early, jnp.where(way < STAGES[1], middle, late))
+        leave = gap >= bar
+        best = jnp.argmax(draft.logits, axis=1).astype(jnp.int32)
+        return kept._replace(
+            token=jnp.where(leave, best, kept.token),
+            commit=jnp.where(leave, row.pending & row.exists, kept.commit),
+            hold=jnp.asarray(kept.hold, bool) | self.idle(row),
+            halt=leave | jnp.asarray(kept.halt, bool),
+            status=jnp.where(leave, int(Status.EXIT), jnp.asarray(kept.status, jnp.int32)),
+        ), state
+
+    def way(self, row: Row, length: Int32[Array, ""]) -> Float32[Array, ""]:
+        """How far decoding has come, 0 to 1."""
+        if self.progress == "decoded":
+            asked = jnp.sum(row.exists & ~row.given)
+            left = jnp.sum(row.exists & row.pending)
+            return 1.0 - left.astype(jnp.float32) / jnp.maximum(asked, 1).astype(jnp.float32)
+        steps = length if self.steps is None else jnp.asarray(self.steps, jnp.int32)
+        done = row.step + 1 if self.official else row.step
+        return done.astype(jnp.float32) / steps.astype(jnp.float32)
+
+    def idle(self, row: Row) -> Bool[Array, ""]:
+        """Released code: a block lasts its share of `steps`, written or not."""
+        if not self.official or self.steps is None:
+            return jnp.asarray(False)
+        share = jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
+        return row.tick + 1 < share
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        bound = jnp.asarray(self.host.forwards(geometry), jnp.int32)
+        if not self.official or self.steps is None:
+            return bound
+        return jnp.maximum(bound, jnp.asarray(self.steps, jnp.int32))
+
+
+def prophet(
+    host: Rule,
+    steps: Any = None,
+    answer_start: Any = None,
+    answer_length: int = 5,
+    thresholds: tuple[Any, Any, Any] = (7.5, 5.0, 2.5),
+    *,
+    progress: str = "forwards",
+    official: bool = False,
+) -> Prophet:
+    """Ends a row when mean_{i in A} (l_i(1) - l_i(2)) >= threshold(way): every open column becomes argmax l_i.
+
+    The check reads the logits that come in, before the host changes them, and precedes the host's commits of the same
+    forward; until it passes, the host decides alone. threshold(way) is the first value below 33% of the way, the
+    second below 67%, then the third. A row that leaves so ends with Status.EXIT.
+    Args:
+        host: a whole policy, for example `chain(sample(), top_k(64))`. steps: its budget of forwards, all blocks;
+            default the canvas.
+        answer_start, answer_length: A, in columns of the canvas (the released code has 5, from the second column after
+            the words "The answer is", which belong in `decode(canvas=...)`). Default: the canvas's last columns. What
+            lies past the canvas does not count; nothing left means the check never passes.
+        thresholds: in units of logits, 7.5, 5.0, 2.5 (arXiv 2508.19982; 8.0, 5.0, 3.5 in its table for GSM8K).
+        progress: "forwards" (the paper's s / steps) or "decoded" (share of written columns, for hosts that write many
+            per forward, which the paper does not settle).
+        official: as released, the first forward counts as 1 / steps, and blocks with given columns last their full
+            share of `steps`. Blocks that are given as a whole are skipped all the same.
+    Departure from released code: filled from noise-free logits without the mask token; rows leave on their own.
+    Raises InputError for steps or answer_length < 1, answer_start < 0, other than three thresholds, an unknown
+    progress, or a host that is no rule.
+    """
+    if not isinstance(host, Rule):
+        raise InputError(f"host {host!r} is no rule: pass a whole policy such as chain(sample(), top_k(64))")
+    if len(thresholds) != 3:
+        raise InputError(f"thresholds={thresholds}: must be three numbers, early, middle, late")
+    if progress not in ("forwards", "decoded"):
+        raise InputError(f"progress={progress!r}: must be 'forwards' or 'decoded'")
+    bars = tuple(number(x, "thresholds", low=float("-inf")) for x in thresholds)
+    return Prophet(
+        host, bars, number(steps, "steps", low=1, whole=True), number(answer_start, "answer_start", low=0, whole=True),
+        number(answer_length, "answer_length", low=1, whole=True), progress, official,
+    )  # fmt: skip

@@ -1,0 +1,133 @@
+"""Proposal and confidence: which token each column would take, and how sure the model is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.keys import column_gumbel, column_uniform
+from jaxdlm.core.rule import Stage
+from jaxdlm.rules.argument import number
+from jaxdlm.typing import Array, Float32, Int32, Key
+
+Measure = Callable[[Array, Array, Row, Array], Array]
+Draw = Callable[[Array, Row, Array], Array]
+
+
+def log_prob(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
+    """log softmax(logits)[token], accurate near 0: for the best token -log1p(sum of the others' ratios).
+
+    A probability would round to 1.0 from 1 - 6e-8 on and leave the order of sure columns to chance.
+    """
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)
+    others = jnp.where(jnp.arange(logits.shape[1])[None, :] == token[:, None], -jnp.inf, logits)
+    top = jnp.maximum(jnp.max(others, axis=1, keepdims=True), chosen)
+    rest = jnp.sum(jnp.exp(others - top), axis=1)
+    own = jnp.exp(chosen - top)[:, 0]
+    return -jnp.log1p(rest / jnp.maximum(own, jnp.finfo(jnp.float32).tiny))
+
+
+def margin(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
+    """p_(1) - p_(2)."""
+    top, _ = jax.lax.top_k(logits, 2)
+    total = jax.nn.logsumexp(logits, axis=1)
+    return jnp.exp(top[:, 0] - total) - jnp.exp(top[:, 1] - total)
+
+
+def neg_entropy(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
+    """sum p log p, nats."""
+    logp = jax.nn.log_softmax(logits, axis=1)
+    return jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=1)
+
+
+def uniform(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
+    """U[0, 1), independent of the logits."""
+    return column_uniform(jax.random.fold_in(key, 1), row.position)
+
+
+def gumbel_max(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
+    """argmax(l + Gumbel): a draw from softmax(l)."""
+    return jnp.argmax(logits + column_gumbel(key, row.position, logits.shape[1]), axis=1).astype(jnp.int32)
+
+
+def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
+    """The first token whose cumulated probability exceeds u ~ U[0, 1): one random number per column, not V."""
+    cumulated = jnp.cumsum(jax.nn.softmax(logits, axis=1), axis=1)
+    u = column_uniform(key, row.position) * cumulated[:, -1]
+    return jnp.sum((cumulated <= u[:, None]).astype(jnp.int32), axis=1)
+
+
+def nucleus(logits: Float32[Array, "W V"], top_p: Any) -> Float32[Array, "W V"]:
+    """Keeps the smallest set of best tokens whose probability reaches top_p (the one that crosses it included)."""
+    order = jnp.argsort(-logits, axis=1)
+    descending = jnp.take_along_axis(logits, order, axis=1)
+    p = jax.nn.softmax(descending, axis=1)
+    keep = jnp.cumsum(p, axis=1) - p <= top_p
+    row = jnp.arange(logits.shape[0])[:, None]
+    kept = jnp.zeros(logits.shape, bool).at[row, order].set(keep)
+    return jnp.where(kept, logits, -jnp.inf)
+
+
+def highest(logits: Float32[Array, "W V"], top_k: Any) -> Float32[Array, "W V"]:
+    """Keeps the top_k best tokens (top_k <= 0: all)."""
+    order = jnp.argsort(-logits, axis=1)
+    row = jnp.arange(logits.shape[0])[:, None]
+    rank = jnp.zeros(logits.shape, jnp.int32).at[row, order].set(jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :])
+    return jnp.where((rank < top_k) | (jnp.asarray(top_k) <= 0), logits, -jnp.inf)
+
+
+@struct.dataclass
+class Sample(Stage):
+    """See `sample`."""
+
+    temperature: Any = 0.0
+    top_p: Any = None
+    top_k: Any = None
+    measure: Measure = struct.field(pytree_node=False, default=log_prob)
+    draw: Draw = struct.field(pytree_node=False, default=gumbel_max)
+    tempered: bool = struct.field(pytree_node=False, default=False)
+    greedy: bool = struct.field(pytree_node=False, default=True)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        logits, shaped = draft.logits, draft.logits
+        if not self.greedy:
+            heat = jnp.asarray(self.temperature, jnp.float32)
+            shaped = logits / jnp.where(heat > 0, heat, 1.0)
+        if self.top_p is not None:
+            shaped = nucleus(shaped, self.top_p)
+        if self.top_k is not None:
+            shaped = highest(shaped, self.top_k)
+        token = jnp.argmax(shaped, axis=1).astype(jnp.int32)
+        if not self.greedy:
+            token = jnp.where(heat > 0, self.draw(shaped, row, key), token)
+        score = self.measure(shaped if self.tempered else logits, token, row, key)
+        return draft._replace(token=token, score=score), state
+
+
+def sample(
+    temperature: Any = 0.0,
+    *,
+    top_p: Any = None,
+    top_k: Any = None,
+    measure: Measure = log_prob,
+    draw: Draw = gumbel_max,
+    tempered: bool = False,
+) -> Sample:
+    """Proposes a token per column and scores it: token ~ softmax(l / T), T = 0: argmax l.
+
+    Args:
+        temperature: T >= 0 (LLaDA's and Dream's default 0). top_p, top_k: filters on softmax(l / T), in this order.
+        measure: log_prob (LLaDA, arXiv 2502.09992), margin or neg_entropy (Dream, arXiv 2508.15487), uniform.
+        draw: gumbel_max or inverse_cdf (the same law; one random number per column instead of V).
+        tempered: read the measure off the tempered, filtered distribution (Dream) instead of softmax(l) (LLaDA).
+    Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the law is the
+    same. Raises InputError for T < 0, top_p outside [0, 1] or top_k < 0.
+    """
+    greedy = isinstance(temperature, int | float) and temperature == 0
+    temperature = number(temperature, "temperature", low=0)
+    top_p = number(top_p, "top_p", low=0, high=1)
+    top_k = number(top_k, "top_k", low=0, whole=True)
+    return Sample(temperature, top_p, top_k, measure, draw, tempered, greedy)

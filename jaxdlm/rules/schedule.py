@@ -1,0 +1,97 @@
+"""Fixed numbers of commits per forward: LLaDA's uniform split, Dream's time grid."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.keys import column_gumbel, column_uniform
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.rank import best
+from jaxdlm.typing import Array, Int32, Key
+
+
+@struct.dataclass
+class TopK(Stage):
+    """See `top_k`. State: open columns when the block began."""
+
+    steps: Any = None
+
+    def init(self, window: int, vocab: int) -> Int32[Array, ""]:
+        return jnp.int32(0)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="top_k")
+        masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
+        if self.steps is None:
+            return draft._replace(commit=best(draft.score, row.open, 1)), masks
+        per_block = jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
+        k = masks // per_block + (row.tick < masks % per_block).astype(jnp.int32)
+        return draft._replace(commit=best(draft.score, row.open, jnp.maximum(k, 1))), masks
+
+
+def top_k(steps: Any = None) -> TopK:
+    """Commits the k_i best open columns: k_i = m // S + [i < m mod S], m masks at block start, S = steps / blocks.
+
+    Args: steps: forwards in all, over all blocks, as in LLaDA's generate (arXiv 2502.09992); default one column per
+    forward. Departure from official code: a block ends once it is written; the official loop goes on with empty
+    forwards when S > m. Raises InputError for steps < 1.
+    """
+    return TopK(number(steps, "steps", low=1, whole=True))
+
+
+@struct.dataclass
+class TimeGrid(Stage):
+    """See `time_grid`. State: open columns when the block began."""
+
+    steps: Any
+    eps: Any
+    alg_temp: Any = None
+    bernoulli: bool = struct.field(pytree_node=False, default=False)
+
+    def init(self, window: int, vocab: int) -> Int32[Array, ""]:
+        return jnp.int32(0)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="time_grid")
+        masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
+        total = masks if self.steps is None else jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
+        steps = total.astype(jnp.float32)
+        at, last = row.tick.astype(jnp.float32), row.tick >= total - 1
+        slope = (self.eps - 1.0) / steps
+        t, s = 1.0 + slope * at, 1.0 + slope * (at + 1.0)
+        share = 1.0 - s / t
+        left = jnp.sum(row.open)
+        if self.bernoulli:
+            chance = jnp.where(last, 1.0, share)
+            return draft._replace(commit=row.open & (column_uniform(key, row.position) < chance)), masks
+        k = jnp.where(last, left, jnp.floor(left.astype(jnp.float32) * share).astype(jnp.int32))
+        score = draft.score
+        if self.alg_temp is not None:
+            heat = jnp.asarray(self.alg_temp, jnp.float32)
+            noise = column_gumbel(jax.random.fold_in(key, 2), row.position, 1)[:, 0]
+            score = jnp.where(heat > 0, score / jnp.where(heat > 0, heat, 1.0) + noise, score)
+        return draft._replace(commit=best(score, row.open, k)), masks
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        if self.steps is None:
+            return geometry.canvas
+        return jnp.maximum(jnp.asarray(self.steps, jnp.int32), geometry.blocks)
+
+
+def time_grid(steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, bernoulli: bool = False) -> TimeGrid:
+    """Commits k_i = floor(n (1 - t_{i+1} / t_i)) of n open columns, all at the last step; t_i = 1 + (eps - 1) i / S.
+
+    Args:
+        steps: S, over all blocks; default one per column. eps: 1e-3 (arXiv 2508.15487).
+        alg_temp: k draws without replacement from softmax(score / alg_temp) instead of the k best.
+        bernoulli: each open column commits on its own with that probability ("origin").
+    k_i can be 0, and that forward counts. Departure from official code: n counts the row's own masks, not the mean of
+    the batch. Raises InputError for steps < 1, eps outside [0, 1] or alg_temp < 0.
+    """
+    steps = number(steps, "steps", low=1, whole=True)
+    alg_temp = number(alg_temp, "alg_temp", low=0)
+    return TimeGrid(steps, number(eps, "eps", low=0, high=1), alg_temp, bernoulli)

@@ -1,0 +1,69 @@
+"""Commit every column that is sure enough, and always the surest (Fast-dLLM, arXiv 2505.22618)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.rank import best, ranks
+from jaxdlm.typing import Array, Key
+
+
+@struct.dataclass
+class Threshold(Stage):
+    """See `threshold`."""
+
+    tau: Any
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="threshold")
+        sure = jnp.exp(draft.score) >= self.tau
+        return draft._replace(commit=row.open & (sure | best(draft.score, row.open, 1))), state
+
+
+def threshold(tau: Any = 0.9) -> Threshold:
+    """Commits {i open : p_i >= tau} and the open column with the highest p_i.
+
+    Args: tau: probability; 0.9 in arXiv 2505.22618. Above 1: one column per forward; 0: the whole block at once.
+    Raises InputError for tau < 0.
+    """
+    return Threshold(number(tau, "tau", low=0))
+
+
+@struct.dataclass
+class Factor(Stage):
+    """See `factor`."""
+
+    f: Any
+    official: bool = struct.field(pytree_node=False, default=False)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="factor")
+        rank = ranks(draft.score, row.open)
+        doubt = -jnp.expm1(draft.score)  # 1 - p without cancellation
+        place = (rank + 1).astype(jnp.float32)
+        masks = jnp.sum(row.open)
+        if self.official:
+            passing = row.open & ((1.0 - doubt >= 1.0 - self.f / (place + 1.0)) | (rank == 0))
+        else:
+            passing = row.open & ((place + 1.0) * doubt < self.f)
+        failing = jnp.where(row.open & ~passing, rank, masks)
+        count = jnp.maximum(jnp.min(failing), 1)
+        if self.official:
+            count = jnp.where(count == masks - 1, masks, count)
+        return draft._replace(commit=row.open & (rank < count)), state
+
+
+def factor(f: Any = 1.0, *, official: bool = False) -> Factor:
+    """Commits the n surest open columns, n the largest with (n + 1)(1 - p_(n)) < f, at least 1.
+
+    Args:
+        f: 1.0, the default of the released code (arXiv 2505.22618).
+        official: the released code's rule, p_(n) >= 1 - f / (n + 1), which takes the last column along whenever it
+            alone fails. Default: the paper's.
+    Raises InputError for f < 0.
+    """
+    return Factor(number(f, "factor", low=0), official)

@@ -1,0 +1,67 @@
+"""Where each dimension of a parameter lives on a mesh: logical axis names -> mesh axes, one table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdlm.errors import InputError
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.params import ParamSpec, map_specs
+from jaxdlm.typing import PyTree
+
+# logical axis (ParamSpec.axes) -> mesh axis. A mesh that lacks the axis keeps that dimension whole.
+RULES: dict[str, str] = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "ffn": "tensor",
+    "experts": "expert",
+    "embed": "fsdp",
+}
+BATCH = ("data", "fsdp")
+
+
+def make_mesh(axes: Mapping[str, int], devices: Any = None) -> Mesh:
+    """A mesh with these axis sizes (one may be -1), `AxisType.Auto` throughout, so that jit places the collectives.
+
+    Usual axes: data (rows of a batch), tensor (heads, feed-forward, vocabulary), fsdp (hidden size), expert.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes, open_axes = dict(axes), [name for name, size in axes.items() if size == -1]
+    fixed = 1
+    for size in sizes.values():
+        fixed *= 1 if size == -1 else size
+    if len(open_axes) > 1 or fixed < 1 or len(devices) < fixed:
+        raise InputError(f"mesh {dict(axes)} needs {fixed} devices and at most one -1; there are {len(devices)}")
+    if open_axes:
+        sizes[open_axes[0]] = len(devices) // fixed
+        fixed *= sizes[open_axes[0]]
+    return jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:fixed]
+    )
+
+
+def partition(spec: ParamSpec, mesh: Mesh, rules: Mapping[str, str] = RULES) -> PartitionSpec:
+    """The PartitionSpec of a leaf. A dimension that the mesh axis does not divide stays whole, as does the second
+    dimension that would claim the same mesh axis."""
+    claimed: set[str] = set()
+    entries: list[str | None] = []
+    for size, axis in zip(spec.shape, spec.axes, strict=True):
+        target = rules.get(axis) if axis is not None else None
+        fits = target in mesh.shape and target not in claimed and size % mesh.shape[target] == 0
+        entries.append(target if fits else None)
+        if fits and target is not None:
+            claimed.add(target)
+    return PartitionSpec(*entries)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, rules: Mapping[str, str] = RULES) -> PyTree:
+    """NamedSharding for every leaf of the parameter tree."""
+    return map_specs(lambda _, spec: NamedSharding(mesh, partition(spec, mesh, rules)), config)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over the data axes, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in BATCH if axis in mesh.shape) or None))

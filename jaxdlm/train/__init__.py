@@ -1,0 +1,1 @@
+"""Training: one step, losses, and one recipe per file."""

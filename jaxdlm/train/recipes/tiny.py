@@ -1,0 +1,179 @@
+"""The embedded models: `tiny` (masked diffusion), `tiny-ar` (causal target) and `tiny-draft` (small causal draft).
+
+Four layers of width 128 with squared-ReLU feed-forward, tied embeddings of unit scale and logits scaled by d^-1/2;
+prompts of fixed length so that the answer starts at a fixed column. Mixture: list operations, choices, addition,
+and the puzzles; mostly 16 generated columns, some 32-128 so that any canvas and block length decodes.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.errors import InputError
+from jaxdlm.eval.tasks import vocab
+from jaxdlm.eval.tasks.lists import OPERATIONS
+from jaxdlm.models.backbone import Backbone
+from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
+from jaxdlm.models.params import init_params, map_specs
+from jaxdlm.train.data import Bucket, causal_batch, masked_batch
+from jaxdlm.train.losses import answer_loss
+from jaxdlm.train.step import Recipe, muon
+from jaxdlm.typing import PyTree
+
+ASSETS = Path(__file__).parents[2] / "assets"
+
+
+def _mix(lists: float, weights: dict[str, float], **others: float) -> dict[str, float]:
+    """Shares of rows: `lists` over the list operations by weight (1 unless stated), then the other tasks."""
+    weight = {name: weights.get(name, 1.0) for name in OPERATIONS}
+    total = sum(weight.values())
+    return {name: lists * w / total for name, w in weight.items()} | others
+
+
+_EARLY = {"copy": 0.5, "sort": 1.6, "gshuffle": 1.2, "rotate": 1.2, "insert_index": 1.2}
+# what copies and draws at random is learned by then; places, orders and sums are not
+_LATE = {"copy": 0.3, "replace_random": 0.7, "insert_random": 0.4, "remove_random": 0.3, "shuffle": 0.4}
+_LATE |= {"gshuffle": 0.7, "reverse": 1.3, "sort": 1.8, "rotate": 1.8, "insert_index": 1.5, "remove_index": 1.5}
+_WIDE = {"couple": 0.08, "add": 0.1, "sudoku4": 0.07, "latin4": 0.05}
+SECOND_STAGE = 4200
+
+MASKED_EARLY = (
+    Bucket(32, 16, 64, 0.72, _mix(0.76, _EARLY, couple=0.08, add=0.16)),
+    Bucket(32, 32, 48, 0.14, _mix(0.18, _EARLY, sudoku4=0.45, latin4=0.32, couple=0.02, add=0.03)),
+    Bucket(48, 16, 48, 0.02, {"couple": 1.0}),
+    Bucket(32, 64, 32, 0.04, _mix(0.7, _EARLY, **_WIDE)),
+    Bucket(32, 128, 20, 0.08, _mix(0.7, _EARLY, **_WIDE)),
+)
+# additions get short rows of their own: inside mixed batches they are not learned in this time
+MASKED_LATE = (
+    Bucket(32, 16, 64, 0.66, _mix(0.84, _LATE, couple=0.08, add=0.08)),
+    Bucket(32, 8, 72, 0.14, {"add": 1.0}),
+    Bucket(32, 32, 48, 0.08, _mix(0.35, _LATE, sudoku4=0.6, couple=0.05)),
+    Bucket(48, 16, 48, 0.02, {"couple": 1.0}),
+    Bucket(32, 64, 32, 0.03, _mix(0.8, _LATE, couple=0.08, add=0.06, sudoku4=0.06)),
+    Bucket(32, 128, 20, 0.07, _mix(0.8, _LATE, couple=0.08, add=0.06, sudoku4=0.06)),
+)
+CAUSAL_BUCKETS = (
+    Bucket(32, 16, 64, 0.83, _mix(0.86, _LATE, couple=0.08, add=0.06)),
+    Bucket(32, 8, 72, 0.10, {"add": 1.0}),
+    Bucket(32, 32, 48, 0.05, {"sudoku4": 0.7, "latin4": 0.3}),
+    Bucket(48, 16, 48, 0.02, {"couple": 1.0}),
+)
+DRAFT_BUCKETS = (
+    Bucket(32, 16, 64, 0.88, _mix(0.78, _EARLY, couple=0.08, add=0.14)),
+    Bucket(32, 32, 48, 0.10, {"sudoku4": 0.6, "latin4": 0.4}),
+    Bucket(48, 16, 48, 0.02, {"couple": 1.0}),
+)
+SMOKE_BUCKETS = (Bucket(32, 16, 64, 1.0, {"copy": 0.6, "shuffle": 0.4}),)
+
+
+BatchAt = Callable[[int, int], dict[str, np.ndarray]]
+Start = Callable[[ModelConfig], PyTree] | None
+
+
+def shipped_tiny(config: ModelConfig) -> PyTree:
+    """Weights of the shipped `tiny`, in float32: `tiny-ar` learns to read from left to right from there.
+
+    Both have one shape, and names, digits and how to find an item are the same for both: a fraction of the steps.
+    """
+    from safetensors.numpy import load_file
+
+    stored = load_file(str(ASSETS / "tiny" / "model.safetensors"))
+    return map_specs(lambda path, _: jnp.asarray(stored[path].astype(np.float32)), config)
+
+
+def config(name: str, width: int, layers: int) -> ModelConfig:
+    """Shape of an embedded model; causal unless its name is `tiny`."""
+    masked = name == "tiny"
+    return ModelConfig(
+        family="jaxdlm",
+        vocab_size=vocab.SIZE,
+        num_layers=layers,
+        hidden_size=width,
+        num_heads=4,
+        num_kv_heads=4,
+        head_dim=width // 4,
+        intermediate_size=4 * width,
+        max_position=2048,
+        norm_eps=1e-6,
+        rope=RopeConfig(theta=10000.0),
+        activation="relu2",
+        gated_mlp=False,
+        tie_embeddings=True,
+        logit_scale=width**-0.5,
+        attention="full" if masked else "causal",
+        prediction="same" if masked else "next",
+        noise="mask" if masked else "none",
+        tokens=TokenIds(
+            mask=vocab.MASK if masked else None,
+            pad=vocab.PAD,
+            bos=vocab.BOS,
+            eos=(vocab.EOS,),
+            turn_end=vocab.EOT,
+            tokenizer_size=vocab.SIZE,
+        ),
+        param_dtype="float32",
+    )
+
+
+def pick(buckets: tuple[Bucket, ...], step: int) -> Bucket:
+    """Bucket of a step: a low-discrepancy walk over the shares, so that every window of steps has the mixture."""
+    point = (step * 0.6180339887498949) % sum(bucket.share for bucket in buckets)
+    for bucket in buckets:
+        point -= bucket.share
+        if point < 0:
+            return bucket
+    return buckets[-1]
+
+
+def _masked(seed: int, step: int) -> dict[str, np.ndarray]:
+    return masked_batch(pick(MASKED_EARLY if step < SECOND_STAGE else MASKED_LATE, step), seed, step)
+
+
+def _causal(buckets: tuple[Bucket, ...], seed: int, step: int) -> dict[str, np.ndarray]:
+    return causal_batch(pick(buckets, step), seed, step)
+
+
+def _smoke(seed: int, step: int) -> dict[str, np.ndarray]:
+    return masked_batch(pick(SMOKE_BUCKETS, step), seed, step)
+
+
+def _recipe(
+    name: str, width: int, layers: int, batch_at: BatchAt, steps: int, seed: int, start: Start = None
+) -> Recipe:
+    model = Backbone(config(name, width, layers))
+
+    def init(seed: int) -> PyTree:
+        return init_params(model.config, jax.random.key(seed), init="train") if start is None else start(model.config)
+
+    return Recipe(
+        name=name,
+        model=model,
+        init=init,
+        loss_fn=answer_loss,
+        batch_at=batch_at,
+        optimizer=muon(jax.eval_shape(partial(init, seed))),
+        steps=steps,
+        peak_lr=1e-2 if start is None else 6e-3,
+        warmup=200 if start is None else 50,
+        seed=seed,
+    )
+
+
+RECIPES: dict[str, Callable[[int], Recipe]] = {
+    "tiny": lambda seed: _recipe("tiny", 128, 4, _masked, 8000, seed),
+    "tiny-ar": lambda seed: _recipe("tiny-ar", 128, 4, partial(_causal, CAUSAL_BUCKETS), 1500, seed, shipped_tiny),
+    "tiny-draft": lambda seed: _recipe("tiny-draft", 96, 2, partial(_causal, DRAFT_BUCKETS), 3500, seed),
+    "smoke": lambda seed: _recipe("tiny", 128, 4, _smoke, 400, seed),
+}
+
+
+def recipe(name: str, seed: int = 0) -> Recipe:
+    """The recipe of that name. Raises InputError with the known names."""
+    if name not in RECIPES:
+        raise InputError(f"recipe {name!r} is unknown; one of {', '.join(RECIPES)}")
+    return RECIPES[name](seed)

@@ -1,0 +1,39 @@
+# Sourced by the other scripts: `use_environment EXTRA` leaves `python` in a virtual environment that holds this
+# project with that extra ("" for none). An active environment is used as it is; else .venv is made beside pyproject.toml.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "no Python >= 3.11 found: install one, or name it, as in PYTHON=/path/to/python3.12 bash $0" >&2
+    return 1
+}
+
+use_environment() {
+    local extra="$1" python stamp
+    if [ -z "${VIRTUAL_ENV:-}" ]; then
+        local home="${JAXDLM_VENV:-.venv}"
+        if [ ! -x "$home/bin/python" ]; then
+            python="$(find_python)"
+            echo "making a virtual environment in $home" >&2
+            "$python" -m venv "$home" || {
+                echo "python's venv module did not work: on Debian and Ubuntu, apt install python3-venv" >&2
+                return 1
+            }
+        fi
+        # shellcheck disable=SC1091
+        source "$home/bin/activate"
+    fi
+    stamp="$VIRTUAL_ENV/.jaxdlm-${extra:-base}"
+    if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        echo "installing jaxdlm${extra:+[$extra]} (once; a few minutes)" >&2
+        python -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" </dev/null >&2
+        touch "$stamp"
+    fi
+}

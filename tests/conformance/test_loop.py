@@ -1,0 +1,140 @@
+"""The loop: one `while`, resumable at any trip, nothing given ever changes, a finished row keeps every bit."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxdlm import _decode, decode
+from jaxdlm.core import loop
+from tests.conformance.toys import EDGES, GRID, MASK, PAIRS, PROMPTS, model, parameters, policy
+
+FOREVER = jnp.int32(2**30)
+start = jax.jit(loop.init, static_argnames=("model", "geometry", "save", "steps"))
+advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
+
+
+def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float = 1.0):
+    lm = model("same")
+    batch = _decode.lay_out(lm, prompts, seed=3, ids=None, **GRID)
+    rule, kept = policy(recipe, heat), _decode.resolve_cache(cache)
+    fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
+    return batch, fixed
+
+
+def plain(tree):
+    """NumPy leaves; keys become their bits."""
+    turn = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return jax.device_get(jax.tree.map(turn, tree))
+
+
+def equal(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, plain(a), plain(b))
+
+
+def whiles(jaxpr) -> int:
+    """`while` equations at any depth."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "while"
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(inner, "jaxpr", inner)
+            count += whiles(inner) if hasattr(inner, "eqns") else 0
+    return count
+
+
+@pytest.mark.parametrize(("recipe", "cache"), PAIRS)
+def test_the_whole_decode_is_one_while(recipe, cache):
+    batch, fixed = prepare(recipe, cache)
+    rows, geometry, lm_model = batch.rows, fixed.pop("geometry"), fixed.pop("model")
+
+    def run(rows, params, policy, cache):
+        return _decode._run.__wrapped__(rows, lm_model, params, policy, cache, geometry, "commit", 0)
+
+    jaxpr = jax.make_jaxpr(run)(rows, fixed["params"], fixed["policy"], fixed["cache"])
+    assert whiles(jaxpr.jaxpr) == 1
+
+
+@pytest.mark.parametrize(("recipe", "cache"), PAIRS)
+def test_pieces_and_invariants(recipe, cache):
+    batch, fixed = prepare(recipe, cache)
+    carry = start(batch.rows, **fixed, save="commit", steps=0)
+    whole = advance(carry, FOREVER, **fixed)
+    pieces = carry
+    for until in (2, 5, FOREVER):
+        pieces = advance(pieces, jnp.int32(until), **fixed)
+    equal(pieces, whole)
+
+    bound, given = int(fixed["policy"].forwards(batch.geometry)), np.asarray(batch.rows.given)
+    single = carry
+    while not bool(single.rows.done.all()):
+        new = advance(single, single.loops + 1, **fixed)
+        old, now = plain(single.rows), plain(new.rows)
+        np.testing.assert_array_equal(now.tokens[given], plain(batch.rows).tokens[given], "a given column changed")
+        for row in np.flatnonzero(old.done):
+            jax.tree.map(lambda a, b, row=row: np.testing.assert_array_equal(a[row], b[row]), old, now)
+        assert (now.step - old.step <= 1).all() and (now.step >= old.step).all()
+        assert int(new.loops) <= 4 * bound, "the loop does not end"
+        single = new
+    equal(single, whole)
+    rows = plain(whole.rows)
+    assert not rows.pending.any() and rows.done.all()
+    assert (rows.step <= bound).all() and (rows.step >= 1).all()
+    assert (rows.tokens[:, batch.geometry.prompt :] != MASK).all()
+
+
+def outcome(rows, fixed):
+    carry = loop.run(loop.init(rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
+    return carry.rows.tokens, carry.rows.step, carry.trace.commit_step
+
+
+@pytest.mark.parametrize(("recipe", "cache"), EDGES)
+def test_pmap_and_shard_map_over_four_devices(recipe, cache):
+    """One row per device; the devices run their own number of trips."""
+    assert jax.device_count() >= 4
+    batch, fixed = prepare(recipe, cache, [*PROMPTS, PROMPTS[1][:3]])
+    split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), batch.rows)
+    static = {"model": fixed["model"], "geometry": fixed["geometry"]}
+    moving = {name: fixed[name] for name in ("params", "policy", "cache")}
+    whole = plain(jax.jit(lambda rows, moving: outcome(rows, static | moving))(batch.rows, moving))
+
+    mapped = jax.pmap(lambda rows, moving: outcome(rows, static | moving), in_axes=(0, None))(split, moving)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), plain(mapped), whole)
+
+    mesh, data = Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data")
+    shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
+    sharded = jax.jit(shard(lambda rows, moving: outcome(rows, static | moving), check_vma=False))
+    jax.tree.map(np.testing.assert_array_equal, plain(sharded(batch.rows, moving)), whole)
+
+
+@pytest.mark.parametrize(("recipe", "cache"), EDGES)
+def test_nothing_is_traced_again(recipe, cache):
+    """New numbers, seeds, ids and prompts of the same bucket run the compiled program."""
+    lm, compiled = model("same"), _decode._run._cache_size
+    run = {"cache": cache, **GRID}
+    decode(lm, PROMPTS, policy(recipe, 1.0), **run)
+    before = compiled()
+    decode(lm, [p[::-1] for p in PROMPTS], policy(recipe, 0.7), seed=9, ids=[5, 6, 7], **run)
+    numbers = {
+        name: value
+        for name, value in parameters(recipe).items()
+        if type(value) is float and value and name != "cfg_scale"
+    }
+    for name, value in numbers.items():
+        decode(lm, PROMPTS, policy(recipe, 1.0, **{name: value * 0.5}), **run)
+    assert compiled() == before, f"traced again for one of {sorted(numbers)}"
+
+
+def test_eager_steps_are_the_compiled_loop():
+    """Operation by operation, without jit around the step."""
+    batch, fixed = prepare("threshold", "none", PROMPTS[:2])
+    carry = start(batch.rows, **fixed, save="commit", steps=0)
+    whole = advance(carry, FOREVER, **fixed)
+    while not bool(carry.rows.done.all()):
+        carry = loop.step(carry, **fixed)
+    for a, b in ((carry.rows.tokens, whole.rows.tokens), (carry.rows.step, whole.rows.step)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(carry.trace.commit_step, whole.trace.commit_step)

@@ -1,0 +1,55 @@
+"""Settings of every test: CPU, four virtual devices, strict promotion, a compilation cache that the workers share.
+
+The environment is set before anything imports JAX, so this file imports it last.
+"""
+
+import os
+import pathlib
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4").strip()
+
+import jax
+import pytest
+
+CACHE = pathlib.Path(
+    os.environ.get("JAXDLM_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-test-cache-{os.getuid()}")
+)
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+CHECKED = ["jaxdlm.models"]
+
+
+def pytest_addoption(parser):
+    parser.addoption("--shapes", action="store_true", help="check annotated arrays of the models at run time")
+
+
+def pytest_configure(config):
+    if config.getoption("--shapes"):
+        import jaxtyping
+
+        jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _few_torch_threads():
+    """Two workers with all cores each would only fight: one thread for PyTorch, where a test has imported it."""
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+    yield

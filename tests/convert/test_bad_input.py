@@ -1,0 +1,240 @@
+"""Each broken or hostile folder gives one line with file, tensor and fix, exit status 2, and leaves nothing behind."""
+
+import errno
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from checkpoints_convert import staging
+from checkpoints_convert.__main__ import main
+from jaxdlm.checkpoint import store
+from jaxdlm.checkpoint.safetensors import write_safetensors
+from tests.convert.folders import golden, hub_folder
+
+LN = "model.transformer.ln_f.weight"
+HEAD = "model.transformer.ff_out.weight"
+UP = "model.transformer.blocks.1.up_proj.weight"
+
+
+def _write(change_files=None, change_config=None):
+    def make(folder):
+        files, config = golden("llada")
+        files, config = dict(files), dict(config)
+        if change_files:
+            change_files(files)
+        if change_config:
+            change_config(config)
+        hub_folder(folder, files, config)
+
+    return make
+
+
+def _then(after):
+    def make(folder):
+        _write()(folder)
+        after(folder)
+
+    return make
+
+
+def _truncate(folder):
+    path = folder / "model.safetensors"
+    os.truncate(path, path.stat().st_size - 10)
+
+
+def _replace_header(edit):
+    def after(folder):
+        path = folder / "model.safetensors"
+        raw = path.read_bytes()
+        size = int.from_bytes(raw[:8], "little")
+        header = edit(raw[8 : 8 + size].decode()).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + raw[8 + size :])
+
+    return after
+
+
+def _duplicate_key(text):
+    entry = json.dumps(json.loads(text)[LN])
+    return text.rstrip()[:-1] + f',"{LN}":{entry}}}'
+
+
+def _overlap(text):
+    table = json.loads(text)
+    table[LN]["data_offsets"] = [offset - 4 for offset in table[LN]["data_offsets"]]
+    return json.dumps(table)
+
+
+def _two_shards(folder):
+    files, config = golden("llada")
+    hub_folder(folder, files, config, shards=2)
+
+
+def _duplicate_in_shards(folder):
+    _two_shards(folder)
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    files, _ = golden("llada")
+    own = {name: files[name] for number, name in enumerate(files) if number % 2 == 1 or name == next(iter(files))}
+    write_safetensors(folder / names[1], own)
+
+
+def _index_escape(folder):
+    _two_shards(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"][LN] = "../evil.safetensors"
+    path.write_text(json.dumps(index))
+
+
+def _index_missing_shard(folder):
+    _two_shards(folder)
+    next(iter(sorted(folder.glob("model-*.safetensors")))).unlink()
+
+
+def _tokenizer(folder):
+    vocab = {f"t{number}": number for number in range(900)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE", "vocab": vocab}, "added_tokens": []}))
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, (os.environ.get("JAXDLM_BOMB", "/nonexistent/x"), "w"))
+
+
+def _pickle(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Bomb()}))
+
+
+def _loop(folder):
+    (folder / "config.json").unlink()
+    (folder / "config.json").symlink_to(folder / "config.json")
+
+
+def _shard_loop(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
+
+
+def _set(files, name, value):
+    array = np.array(files[name])
+    array.flat[3] = value
+    files[name] = array
+
+
+CASES = {
+    "truncated": (_then(_truncate), [], ["model.safetensors", "truncated", "download"]),
+    "duplicate key": (_then(_replace_header(_duplicate_key)), [], ["model.safetensors", LN, "twice"]),
+    "overlap": (_then(_replace_header(_overlap)), [], ["model.safetensors", "overlaps", "model.transformer"]),
+    "wrong shape": (
+        _write(lambda f: f.update({UP: f[UP][:, :-1].copy()})), [], ["model.safetensors", UP, "(256, 128)", "(256, 127)"]),
+    "missing": (_write(lambda f: f.pop(UP)), [], [UP, "1 missing"]),
+    "missing head": (_write(lambda f: f.pop(HEAD)), [], [HEAD, "tie"]),
+    "unexpected": (_write(lambda f: f.update({"model.extra.weight": f[LN]})), [], ["model.extra.weight", "1 unexpected"]),
+    "renamed": (_write(lambda f: f.update({UP + "x": f.pop(UP)})), [], [UP, f"is there: {UP}x"]),
+    "integer weights": (_write(lambda f: f.update({UP: f[UP].astype(np.int8)})), [], [UP, "I8", "bfloat16"]),
+    "float64 weights": (_write(lambda f: f.update({UP: f[UP].astype(np.float64)})), [], [UP, "F64"]),
+    "nan, strict": (_write(lambda f: _set(f, UP, np.nan)), ["--strict"], ["model.safetensors", UP, "1 NaN", "--strict"]),
+    "inf, strict": (_write(lambda f: _set(f, LN, np.inf)), ["--strict"], [LN, "1 NaN or infinite"]),
+    "too large for float16": (_write(lambda f: _set(f, UP, 1e6)), ["--dtype", "float16"], ["65504", "up", "bfloat16"]),
+    "two names for one": (_duplicate_in_shards, [], ["model-00002", "also in model-00001"]),
+    "escaping shard": (_index_escape, [], ["index.json", "../evil"]),
+    "missing shard": (_index_missing_shard, [], ["model-00001", "does not exist"]),
+    "tokenizer too large": (_then(_tokenizer), [], ["tokenizer.json", "899", "400"]),
+    "pickle": (_then(_pickle), [], ["pytorch_model.bin", "pickle", "--allow-pickle"]),
+    "no weights": (_then(lambda d: (d / "model.safetensors").unlink()), [], ["safetensors"]),
+    "no config": (_then(lambda d: (d / "config.json").unlink()), [], ["config.json", "does not exist"]),
+    "config is not json": (_then(lambda d: (d / "config.json").write_text("{")), [], ["config.json", "JSON"]),
+    "config is a list": (_then(lambda d: (d / "config.json").write_text("[]")), [], ["config.json", "object"]),
+    "config key twice": (_then(lambda d: (d / "config.json").write_text('{"a":1,"a":2}')), [], ["config.json", "'a'"]),
+    "config is binary": (_then(lambda d: (d / "config.json").write_bytes(b"\xff\xfe\x00")), [], ["config.json", "JSON"]),
+    "config loop": (_then(_loop), [], ["config.json", "resolved"]),
+    "shard loop": (_then(_shard_loop), [], ["model.safetensors", "resolved"]),
+    "unknown family": (
+        _write(None, lambda c: c.update(architectures=["Mystery"], model_type="mystery")), [], ["config.json", "Mystery"]),
+    "unknown family name": (_write(), ["--family", "mystery"], ["mystery", "llada"]),
+    "alibi": (_write(None, lambda c: c.update(alibi=True)), [], ["alibi"]),
+    "absurd layers": (_write(None, lambda c: c.update(n_layers=10**9)), [], ["num_layers", "1024"]),
+    "absurd width": (_write(None, lambda c: c.update(mlp_hidden_size=10**12)), [], ["intermediate_size"]),
+    "layers as text": (_write(None, lambda c: c.update(n_layers="3")), [], ["n_layers", "integer"]),
+    "not a folder": (lambda folder: shutil.rmtree(folder, ignore_errors=True), [], ["no such folder"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_is_refused_in_one_line(case, tmp_path, capsys, monkeypatch):
+    make, options, words = CASES[case]
+    monkeypatch.setenv("JAXDLM_BOMB", str(tmp_path / "boom"))
+    source = tmp_path / "hub"
+    source.mkdir()
+    make(source)
+    assert main([str(source), str(tmp_path / "out"), "--quiet", *options]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and all(word in lines[0] for word in words), lines
+    assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+    assert not (tmp_path / "boom").exists()
+
+
+def test_nan_without_strict_is_a_warning_with_its_count(tmp_path, capsys):
+    source = tmp_path / "hub"
+    _write(lambda f: _set(f, UP, np.nan))(source)
+    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 0
+    assert f"{UP}: 1 NaN" in capsys.readouterr().err
+
+
+def test_a_malicious_pickle_never_runs(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setenv("JAXDLM_BOMB", str(tmp_path / "boom"))
+    source = tmp_path / "hub"
+    _then(_pickle)(source)
+    assert main([str(source), str(tmp_path / "out"), "--quiet", "--allow-pickle"]) == 2
+    assert "plain dict of tensors" in capsys.readouterr().err and not (tmp_path / "boom").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_honest_pickles_convert_with_consent(tmp_path):
+    torch = pytest.importorskip("torch")
+    from jaxdlm.checkpoint import load_params
+    from tests.convert.folders import GOLDEN, assert_trees_equal
+
+    files, config = golden("llada")
+    source = hub_folder(tmp_path / "hub", files, config)
+    (source / "model.safetensors").unlink()
+    torch.save({name: torch.from_numpy(array) for name, array in files.items()}, source / "pytorch_model.bin")
+    assert main([str(source), str(tmp_path / "out"), "--quiet", "--allow-pickle"]) == 0
+    assert_trees_equal(load_params(GOLDEN / "llada_tiny"), load_params(tmp_path / "out"))
+
+
+def test_a_full_disk_is_a_failure_that_can_continue(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "hub"
+    _write()(source)
+    saved = store.save_group
+
+    def full(folder, arrays):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(store, "save_group", full)
+    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 1
+    assert "disk is full" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    monkeypatch.setattr(store, "save_group", saved)
+    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 0
+
+
+def test_too_little_space_is_refused_before_writing(tmp_path, capsys, monkeypatch):
+    source = tmp_path / "hub"
+    _write()(source)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 99, 1))
+    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 2
+    assert "space" in capsys.readouterr().err and not staging.staging_folder(tmp_path / "out").exists()
+
+
+def test_two_conversions_into_one_place_do_not_mix(tmp_path, capsys):
+    source = tmp_path / "hub"
+    _write()(source)
+    with staging.open_staging(tmp_path / "out", "x"):
+        assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 2
+        assert "another conversion" in capsys.readouterr().err
+        assert staging.staging_folder(tmp_path / "out").exists()

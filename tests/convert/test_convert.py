@@ -1,0 +1,222 @@
+"""Conversion: bit-exactness, splitting, meshes, resuming, refusing, dtypes."""
+
+import json
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+
+from checkpoints_convert.__main__ import main
+from checkpoints_convert.convert import convert
+from checkpoints_convert.export import export
+from checkpoints_convert.plan import make_plan
+from checkpoints_convert.staging import staging_folder
+from checkpoints_convert.verify import read_manifest, verify, verify_source
+from jaxdlm.checkpoint import errors, load_params, open_folder, store
+from jaxdlm.checkpoint.tensors import open_tensors
+from jaxdlm.models import Backbone
+from jaxdlm.sharding import make_mesh
+from tests.convert.folders import GOLDEN, assert_trees_equal, golden, hub_folder
+
+SMALL = ["--quiet", "--max-leaf-bytes", "100KiB"]
+
+
+@pytest.mark.parametrize("name", ["llada", "dream", "llada2", "sdar"])
+def test_the_recorded_logits_are_met(name, tmp_path):
+    assert main([str(GOLDEN / f"{name}_tiny"), str(tmp_path / "out"), *SMALL, "--verify"]) == 0
+    opened = open_folder(tmp_path / "out")
+    # the recording used blocks of 8 for llada2, whose config.json states none
+    block = 8 if name == "llada2" else None
+    config = open_folder(GOLDEN / f"{name}_tiny", block_size=block).config
+    params, model = load_params(opened), Backbone(config)
+    for case in json.loads((GOLDEN / f"logits_{name}.json").read_text())["cases"]:
+        ids = np.asarray(case["input_ids"], np.int32)[None]
+        position = np.arange(ids.shape[1], dtype=np.int32)[None]
+        hidden = model.apply(params, ids, position, np.ones(ids.shape, bool)).hidden
+        logits = np.asarray(model.head(params, hidden))[0]
+        np.testing.assert_allclose(logits[:, :64], case["logits"], atol=1e-3, rtol=0)
+        clear = np.asarray(case["top2_gap"]) > 5e-3
+        np.testing.assert_array_equal(logits.argmax(-1)[clear], np.asarray(case["argmax"])[clear])
+
+
+@pytest.mark.parametrize("name", ["llada", "llada2"])
+def test_restoring_onto_a_mesh_is_bit_equal(name, tmp_path):
+    source = GOLDEN / f"{name}_tiny"
+    assert main([str(source), str(tmp_path / "out"), *SMALL]) == 0
+    whole = load_params(source)
+    mesh = make_mesh({"fsdp": 2, "tensor": 2})
+    for folder in (source, tmp_path / "out"):
+        spread = load_params(folder, mesh)
+        assert_trees_equal(whole, spread)
+        wq = spread["segments"][0][0]["wq"]
+        assert wq.sharding.spec == jax.P(None, "fsdp", "tensor", None) and len(wq.sharding.device_set) == 4
+
+
+def test_large_leaves_are_split_and_stacked_again(tmp_path):
+    source = open_folder(GOLDEN / "llada_tiny")
+    plan = make_plan(source, max_leaf_bytes=100 * 1024)
+    convert(plan, tmp_path / "out")
+    spec = {leaf.path: leaf for leaf in plan.leaves()}
+    assert (
+        spec["segments/0/0/gate"].split
+        and not spec["final_norm"].split
+        and plan.largest < source.leaf("embed").nbytes + 1
+    )
+    assert_trees_equal(load_params(source), load_params(tmp_path / "out"))
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_continues_without_redoing_finished_tensors(tmp_path, monkeypatch):
+    files, config = golden("llada")
+    source = open_folder(hub_folder(tmp_path / "hub", files, config))
+    plan = make_plan(source, max_leaf_bytes=2**17, group_bytes=2**18)
+    assert len(plan.groups) > 5
+    saved = store.save_group
+
+    def dying(folder, arrays):
+        if folder.name == "0003":
+            raise Killed
+        saved(folder, arrays)
+
+    monkeypatch.setattr(store, "save_group", dying)
+    with pytest.raises(Killed):
+        convert(plan, tmp_path / "out")
+    monkeypatch.setattr(store, "save_group", saved)
+    assert not (tmp_path / "out").exists()
+    read = []
+    original = type(source.tensors).read
+    monkeypatch.setattr(
+        type(source.tensors), "read", lambda self, name, rows=None: read.append(name) or original(self, name, rows)
+    )
+    result = convert(plan, tmp_path / "out")
+    done = {name for group in plan.groups[:3] for part in group for name in part.sources}
+    assert result.resumed == 3 and not done & set(read)
+    assert_trees_equal(load_params(source), load_params(tmp_path / "out"))
+    assert verify_source(tmp_path / "out", open_tensors(source.folder)) == len(files)
+    assert not staging_folder(tmp_path / "out").exists()
+
+
+def test_a_changed_source_is_not_resumed(tmp_path, monkeypatch):
+    files, config = golden("llada")
+    hub = hub_folder(tmp_path / "hub", files, config)
+    saved = store.save_group
+    monkeypatch.setattr(
+        store, "save_group", lambda folder, arrays: (saved(folder, arrays), (_ for _ in ()).throw(Killed))
+    )
+    with pytest.raises(Killed):
+        convert(make_plan(open_folder(hub), group_bytes=2**18), tmp_path / "out")
+    monkeypatch.setattr(store, "save_group", saved)
+    name = "model.transformer.ln_f.weight"
+    hub_folder(hub, files | {name: files[name] + 1}, config)
+    assert convert(make_plan(open_folder(hub), group_bytes=2**18), tmp_path / "out").resumed == 0
+    assert_trees_equal(load_params(hub), load_params(tmp_path / "out"))
+
+
+def test_dtypes(tmp_path):
+    files, config = golden("llada2")
+    hub = hub_folder(tmp_path / "hub", files, config)
+    for dtype in ("bfloat16", "float32"):
+        assert main([str(hub), str(tmp_path / dtype), "--quiet", "--dtype", dtype]) == 0
+    params = load_params(tmp_path / "bfloat16")
+    moe = params["segments"][1][0]
+    assert params["embed"].dtype == jax.numpy.bfloat16 == moe["e_up"].dtype
+    assert moe["router_bias"].dtype == np.float32 == moe["attn_norm"].dtype == moe["router"].dtype
+    embed = files["model.word_embeddings.weight"]
+    assert np.array_equal(np.asarray(params["embed"]), embed.astype(ml_dtypes.bfloat16))
+    facts = read_manifest(tmp_path / "bfloat16")["tensors"]["model.word_embeddings.weight"]
+    assert 1e-3 < facts["cast_relative_error"] < 2**-8 and facts["rms"] == pytest.approx(
+        np.sqrt(np.mean(embed**2)), rel=1e-4
+    )
+    assert_trees_equal(load_params(tmp_path / "float32"), load_params(hub))
+    assert load_params(tmp_path / "float32", dtype="bfloat16")["embed"].dtype == jax.numpy.bfloat16
+
+
+def test_bfloat16_sources_round_trip(tmp_path):
+    files, config = golden("llada")
+    files = {name: array.astype(ml_dtypes.bfloat16) for name, array in files.items()}
+    hub = hub_folder(tmp_path / "hub", files, config, shards=2)
+    assert main([str(hub), str(tmp_path / "out"), *SMALL, "--verify"]) == 0
+    export(tmp_path / "out", tmp_path / "back", shard_bytes=10**6)
+    assert len(list((tmp_path / "back").glob("model-*.safetensors"))) > 1
+    back = open_tensors(tmp_path / "back")
+    assert set(back.infos) == set(files) and not back.warnings
+    assert all(np.array_equal(back.read(name).view(np.uint16), array.view(np.uint16)) for name, array in files.items())
+    assert_trees_equal(load_params(tmp_path / "back"), load_params(hub))
+
+
+def test_existing_outputs_are_kept_without_force(tmp_path, capsys):
+    source = str(GOLDEN / "llada_tiny")
+    assert main([source, str(tmp_path / "out"), "--quiet"]) == 0
+    assert main([source, str(tmp_path / "out"), "--quiet"]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([source, str(tmp_path / "out"), "--quiet", "--force"]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    assert main([source, str(tmp_path / "mine"), "--quiet", "--force"]) == 2
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out"]
+
+
+def test_dry_run_prints_the_mapping_and_writes_nothing(tmp_path, capsys):
+    assert main([str(GOLDEN / "llada2_tiny"), str(tmp_path / "out"), "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "segments/1/0/e_gate" in text and "expected peak memory" in text and list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_output_is_named(tmp_path):
+    assert main([str(GOLDEN / "llada_tiny"), str(tmp_path / "out"), "--quiet"]) == 0
+    assert verify(tmp_path / "out") > 10
+    data = max((tmp_path / "out" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(data.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    data.write_bytes(raw)
+    with pytest.raises(errors.ChecksumMismatch, match=r"segments|embed|lm_head|final_norm"):
+        verify(tmp_path / "out")
+
+
+def test_a_flipped_source_byte_is_named(tmp_path):
+    files, config = golden("llada")
+    hub = hub_folder(tmp_path / "hub", files, config)
+    assert main([str(hub), str(tmp_path / "out"), "--quiet"]) == 0
+    info = open_tensors(hub).infos["model.transformer.blocks.1.up_proj.weight"]
+    raw = bytearray((hub / "model.safetensors").read_bytes())
+    raw[info.start + 5] ^= 64
+    (hub / "model.safetensors").write_bytes(raw)
+    with pytest.raises(errors.ChecksumMismatch, match=r"blocks\.1\.up_proj"):
+        verify_source(tmp_path / "out", open_tensors(hub))
+
+
+def test_internal_check_without_an_oracle(tmp_path, capsys, monkeypatch):
+    from checkpoints_convert import oracle
+
+    monkeypatch.setattr(oracle, "class_name", lambda source: None)
+    assert main([str(GOLDEN / "llada_tiny"), str(tmp_path / "out"), "--quiet", "--check"]) == 0
+    assert "internal check" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")
+
+
+def test_a_dry_run_of_the_largest_table_needs_no_data(tmp_path):
+    import os
+
+    from checkpoints_convert.plan import describe
+    from jaxdlm.checkpoint.safetensors import header_bytes
+    from jaxdlm.models.registry import family_named, released_config
+    from jaxdlm.models.released import RELEASED
+
+    maps = family_named("llada2_moe").tensors(released_config("llada2-mini"))
+    kind = np.dtype(ml_dtypes.bfloat16)
+    entries = {name: (kind, tuple(entry.source_shape)) for entry in maps for name in entry.sources}
+    assert len(entries) == 14813
+    header = header_bytes(entries, {"format": "pt"})
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(header)
+    os.truncate(path, len(header) + sum(2 * int(np.prod(shape)) for _, shape in entries.values()))  # sparse
+    (tmp_path / "config.json").write_text(json.dumps(dict(RELEASED["llada2-mini"])))
+    plan = make_plan(open_folder(tmp_path))
+    assert plan.nbytes > 32e9 and plan.largest < 2**30 and plan.expected_peak < 6e9
+    assert "14813 tensors" in list(describe(plan))[-1]

@@ -1,0 +1,209 @@
+"""Detection, both dialects of config.json, defaults, and refusals that name the key."""
+
+from typing import Any
+
+import pytest
+
+from jaxdlm.errors import ConfigUnsupported, InputError
+from jaxdlm.models import RopeConfig
+from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.registry import FAMILIES, RELEASED, detect, family_named, read_config, released_config
+from tests.models.configs import BASE, CONFIGS
+
+LLADA = RELEASED["llada-8b"]
+QWEN = RELEASED["qwen3-8b"] | {"model_type": "qwen3"}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "family"),
+    [
+        ("LLaDAModelLM", "llada", "llada"),
+        ("LLaDAMoEModelLM", "llada", "llada_moe"),
+        ("LLaDAMoEModelLM", "dllm", "llada_moe"),
+        (None, "lladamoe", "llada_moe"),
+        ("LLaDA2MoeModelLM", "llada2_moe", "llada2_moe"),
+        (None, "llada2_moe_veomni", "llada2_moe"),
+        ("DreamModel", "Dream", "dream"),
+        ("DiffuCoder", "Dream", "dream"),
+        ("SDARForCausalLM", "sdar", "sdar"),
+        ("SDARMoeForCausalLM", "sdar_moe", "sdar_moe"),
+        ("Fast_dLLM_QwenForCausalLM", "Fast_dLLM_Qwen", "fast_dllm_v2"),
+        (None, "a2d-qwen3", "a2d"),
+        ("DiffusionGemmaForBlockDiffusion", "diffusion_gemma", "diffusion_gemma"),
+        ("LlamaForCausalLM", "llama", "llama"),
+        ("Qwen2ForCausalLM", "qwen2", "qwen2"),
+        ("Qwen3ForCausalLM", "qwen3", "qwen3"),
+        ("Qwen3MoeForCausalLM", "qwen3_moe", "qwen3_moe"),
+        ("Gemma3ForConditionalGeneration", "gemma3", "gemma3_text"),
+        ("JaxDLM", "jaxdlm", "jaxdlm"),
+    ],
+)
+def test_detection(architecture: str | None, model_type: str, family: str) -> None:
+    values: dict[str, Any] = {"model_type": model_type}
+    assert detect(values | ({"architectures": [architecture]} if architecture else {})).name == family
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigUnsupported, match=r"'MambaForCausalLM'.*llada, .*gemma3_text"):
+        detect({"architectures": ["MambaForCausalLM"], "model_type": "mamba"})
+    with pytest.raises(InputError, match="family 'mamba' is unknown"):
+        family_named("mamba")
+    with pytest.raises(InputError, match="released shape 'gpt-9' is unknown"):
+        released_config("gpt-9")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("llada-8b", ("full", "same", "mask", 126336)),
+        ("llada-moe-7b", ("full", "same", "mask", 156895)),
+        ("llada2-mini", ("block_causal", "same", "mask", 156895)),
+        ("dream-7b", ("full", "next", "mask", 151666)),
+        ("sdar-8b", ("block_causal", "same", "mask", 151669)),
+        ("fast-dllm-v2-7b", ("block_causal", "next", "mask", 151665)),
+        ("a2d-qwen3-0.6b", ("full", "same", "mask", 151669)),
+        ("diffusion-gemma-26b", ("prefix_canvas", "same", "uniform", None)),
+        ("qwen3-8b", ("causal", "next", "none", None)),
+        ("gemma3-4b", ("causal", "next", "none", None)),
+    ],
+)
+def test_what_each_family_is_for(name: str, expected: tuple) -> None:
+    config = released_config(name)
+    assert (config.attention, config.prediction, config.noise, config.tokens.mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        *[(LLADA | {key: value}, key) for key, value in {
+            "alibi": True, "rope": False, "block_type": "sequential", "layer_norm_type": "default",
+            "activation_type": "swiglu", "attention_layer_norm": True, "input_emb_norm": True, "scale_logits": True,
+            "include_bias": True, "include_qkv_bias": True, "clip_qkv": 8.0, "block_group_size": 2,
+            "quantization_config": {"bits": 4},
+        }.items()],
+        (QWEN | {"use_sliding_window": True}, "use_sliding_window"),
+        (QWEN | {"attention_bias": True}, "attention_bias"),
+        (QWEN | {"layer_types": ["sliding_attention"]}, "layer_types"),
+        (QWEN | {"hidden_act": "relu"}, "hidden_act"),
+        (QWEN | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
+        (QWEN | {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e6}}, "longrope"),
+        (QWEN | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        (QWEN | {"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
+        (RELEASED["llada-moe-7b"] | {"moe_router_enable_expert_bias": True}, "moe_router_enable_expert_bias"),
+        (RELEASED["llada-moe-7b"] | {"moe_layer_freq": [0, 1]}, "moe_layer_freq"),
+        (RELEASED["llada-moe-7b"] | {"shared_expert_intermediate_size": 64}, "shared_expert_intermediate_size"),
+        (RELEASED["qwen3-30b-a3b"] | {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        (RELEASED["qwen3-30b-a3b"] | {"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        (RELEASED["llada2-mini"] | {"use_qkv_bias": True}, "use_qkv_bias"),
+        (RELEASED["gemma3-1b"] | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ],
+)  # fmt: skip
+def test_unsupported_settings_are_refused_by_name(values: dict, key: str) -> None:
+    with pytest.raises(ConfigUnsupported, match=key):
+        read_config(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({k: v for k, v in QWEN.items() if k != "rope_theta"}, "rope_theta"),
+        (QWEN | {"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
+        (QWEN | {"rope_parameters": 3}, "rope_parameters must be an object"),
+        (QWEN | {"hidden_size": "4096"}, "hidden_size must be an integer"),
+        (QWEN | {"rms_norm_eps": True}, "rms_norm_eps must be a number"),
+        (QWEN | {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
+        (QWEN | {"num_hidden_layers": 10**9}, "num_layers"),
+        (QWEN | {"eos_token_id": "</s>"}, "eos_token_id must be an id"),
+        (QWEN | {"head_dim": None, "num_attention_heads": 7}, "no multiple of num_attention_heads 7"),
+        (LLADA | {"n_heads": 5}, "no multiple of n_heads 5"),
+        (LLADA | {"embedding_size": 300}, "no mask_token_id"),
+        (LLADA | {"mask_token_id": 126464}, "tokens.mask 126464 is outside"),
+        ({k: v for k, v in RELEASED["sdar-8b"].items() if k != "block_size"}, "state it"),
+        ({"architectures": ["JaxDLM"]}, '"jaxdlm" object'),
+        (RELEASED["gemma3-1b"] | {"text_config": []}, "text_config must be an object"),
+    ],
+)
+def test_damaged_configurations_are_named(values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_config(values)
+
+
+def test_head_dim_and_kv_heads_may_be_absent() -> None:
+    values = {k: v for k, v in QWEN.items() if k != "head_dim"} | {"num_key_value_heads": 0}
+    config = read_config(values)
+    assert (config.head_dim, config.num_kv_heads) == (128, 32)
+
+
+def test_rope_in_both_dialects() -> None:
+    old = {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    new = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}
+    plain = {k: v for k, v in QWEN.items() if k != "rope_theta"}
+    expected = RopeConfig(theta=5e5, kind="linear", factor=2.0)
+    assert read_config(plain | old).rope == read_config(plain | new).rope == expected
+    assert released_config("llama3.1-8b").rope.original_max_position == 8192
+
+
+def test_local_and_global_rope_in_both_dialects() -> None:
+    old = RELEASED["gemma3-4b"]
+    new = {k: v for k, v in old.items() if not k.startswith("rope")} | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        }
+    }
+    assert read_config(old) == read_config(new)
+    nested = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": old}
+    assert read_config(nested) == read_config(old)
+    assert read_config(old).kinds[:7] == ("local",) * 5 + ("global", "local")
+
+
+def test_partial_rotary_factor_and_rotary_dim_agree() -> None:
+    values = RELEASED["llada2-mini"]
+    without = {k: v for k, v in values.items() if k != "rotary_dim"}
+    assert read_config(values).rope == read_config(without).rope == RopeConfig(theta=6e5, rotary_dim=64)
+
+
+def test_absent_keys_take_the_family_s_default_and_are_noted() -> None:
+    hints = Hints()
+    config = read_config(RELEASED["llada2-mini"], hints)
+    assert config.qk_norm and config.tokens.eos == (156892,)
+    notes = "\n".join(hints.notes)
+    assert "use_qk_norm" in notes and "mask_token_id" in notes and "156895" in notes
+
+
+def test_priority_of_special_ids() -> None:
+    values = RELEASED["dream-7b"] | {"mask_token_id": 5, "pad_token_id": 7}
+    assert read_config(values, Hints(mask=9)).tokens.mask == 9
+    hints = Hints(generation={"mask_token_id": 8, "eos_token_id": [3, 4]}, added_tokens={"<|mask|>": 6})
+    config = read_config(values, hints)
+    assert (config.tokens.mask, config.tokens.eos, config.tokens.pad) == (8, (3, 4), 7)
+    assert any("generation_config.json says 8, config.json 5" in note for note in hints.notes)
+    del values["mask_token_id"]
+    assert read_config(values, Hints(added_tokens={"<|mask|>": 6})).tokens.mask == 6
+
+
+def test_block_size_of_sdar_is_stated_never_guessed() -> None:
+    bare = {k: v for k, v in RELEASED["sdar-8b"].items() if k != "block_size"}
+    assert read_config(bare, Hints(block_size=16)).block_size == 16
+    assert read_config(bare, Hints(source="JetLM/SDAR-8B-Chat")).block_size == 4
+
+
+def test_both_forms_of_a2d() -> None:
+    values = RELEASED["a2d-qwen3-0.6b"]
+    block = read_config(values, Hints(source="dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1"))
+    assert (block.attention, block.block_size) == ("block_causal", 32)
+    assert read_config(values, Hints(block_size=8)).block_size == 8
+    assert read_config(values, Hints(block_size=8, attention="full")).attention == "full"
+    llama = RELEASED["llama3.2-1b"] | {"architectures": ["A2DLlamaLMHeadModel"], "mask_token_id": 11}
+    assert read_config(llama).tokens.mask == 11
+    with pytest.raises(ConfigUnsupported, match="a2d"):
+        read_config(values | {"architectures": [], "model_type": "a2d-gpt"}, family="a2d")
+
+
+def test_native_round_trip() -> None:
+    for config in CONFIGS.values():
+        values = {"architectures": ["JaxDLM"], "model_type": "jaxdlm", "jaxdlm": config.to_json()}
+        assert read_config(values) == config
+    values = {"architectures": ["JaxDLM"], "jaxdlm": CONFIGS["block"].to_json()}
+    assert read_config(values, Hints(block_size=2)).block_size == 2
+    assert BASE.family in FAMILIES

@@ -1,0 +1,135 @@
+"""Proposals and confidences: known answers, NumPy in float64, and the laws of the draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import InputError, chain, guidance, log_prob, margin, neg_entropy, sample, uniform
+from jaxdlm.rules.sample import highest, nucleus
+from tests.rules.hand import apply, logits, row
+
+VIEW = row([True] * 4)
+RNG = np.random.default_rng(2)
+RAW = jnp.asarray(RNG.normal(0, 3, (4, 9)), jnp.float32)
+
+
+def softmax(x):
+    e = np.exp(np.asarray(x, np.float64) - np.max(x, axis=-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_greedy_takes_the_first_of_the_best():
+    draft = apply(sample(), jnp.float32([[0, 2, 1], [5, 5, 5], [0, 1, 1], [-1, -2, -3]]), VIEW)
+    np.testing.assert_array_equal(draft.token, [1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("measure", "oracle"),
+    [
+        (log_prob, lambda p: np.log(p.max(1))),
+        (margin, lambda p: np.sort(p, 1)[:, -1] - np.sort(p, 1)[:, -2]),
+        (neg_entropy, lambda p: (p * np.log(p)).sum(1)),
+    ],
+)
+def test_measures_against_float64(measure, oracle):
+    np.testing.assert_allclose(
+        apply(sample(measure=measure), RAW, VIEW).score, oracle(softmax(RAW)), rtol=2e-6, atol=1e-6
+    )
+
+
+def test_probability_of_any_token_not_only_the_best():
+    token = jnp.int32([3, 0, 8, 5])
+    expected = np.log(softmax(RAW))[np.arange(4), np.asarray(token)]
+    np.testing.assert_allclose(log_prob(RAW, token, VIEW, None), expected, rtol=1e-5)
+
+
+def test_measures_survive_banned_tokens_and_sure_rows():
+    raw = jnp.full((4, 5), -jnp.inf).at[:, 1].set(2.0).at[1:, 3].set(-40.0)
+    for measure in (log_prob, margin, neg_entropy):
+        assert np.isfinite(apply(sample(measure=measure), raw, VIEW).score).all()
+    score = apply(sample(), raw, VIEW).score
+    assert score[0] == 0
+    np.testing.assert_allclose(score[1], -np.exp(-42.0), rtol=1e-5)
+
+
+def test_uniform_is_keyed_by_position_not_by_place():
+    key = jax.random.key(3)
+    a = uniform(RAW, None, VIEW, key)
+    moved = VIEW._replace(position=VIEW.position[::-1])
+    np.testing.assert_array_equal(uniform(RAW, None, moved, key), a[::-1])
+    assert ((a >= 0) & (a < 1)).all()
+    assert len(set(a.tolist())) == 4
+
+
+def test_noise_is_keyed_by_position_not_by_place():
+    rule, flat = sample(1.0), jnp.zeros((4, 50))
+    a = apply(rule, flat, VIEW).token
+    np.testing.assert_array_equal(apply(rule, flat, VIEW._replace(position=VIEW.position[::-1])).token, a[::-1])
+    assert (apply(rule, flat, VIEW, key=1).token != a).any()
+
+
+def test_temperature_as_an_array_of_zero_is_greedy():
+    a, b = apply(sample(), RAW, VIEW), apply(sample(jnp.float32(0)), RAW, VIEW)
+    np.testing.assert_array_equal(a.token, b.token)
+    np.testing.assert_array_equal(a.score, b.score)
+
+
+@pytest.mark.parametrize("heat", [0.5, 1.0, 2.0])
+def test_draws_follow_softmax_of_the_tempered_logits(heat):
+    """One row of four tokens in 8000 columns: every share within four standard deviations."""
+    raw, n = np.array([1.0, 0.0, -1.0, 0.5]), 8000
+    token = apply(sample(heat), jnp.asarray(np.tile(raw, (n, 1)), jnp.float32), row([True] * n)).token
+    share, p = np.bincount(token, minlength=4) / n, softmax(raw / heat)
+    assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
+
+
+def test_nucleus_keeps_the_token_that_crosses():
+    raw = jnp.asarray(np.log([[0.4, 0.3, 0.2, 0.1]] * 3), jnp.float32)
+    kept = [np.isfinite(nucleus(raw, p))[0].tolist() for p in (0.0, 0.39, 0.41, 0.75, 1.0)]
+    assert kept == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+
+
+@pytest.mark.parametrize(("k", "kept"), [(1, 1), (3, 3), (9, 9), (20, 9), (0, 9)])
+def test_top_k_keeps_k(k, kept):
+    assert (np.isfinite(highest(RAW, k)).sum(1) == kept).all()
+
+
+def test_filtered_tokens_are_never_drawn():
+    for key in range(5):
+        token = np.asarray(apply(sample(3.0, top_k=2), RAW, VIEW, key=key).token)
+        assert all(t in np.argsort(-RAW[i])[:2] for i, t in enumerate(token))
+
+
+def test_tempered_scores_read_the_filtered_distribution():
+    plain = apply(sample(2.0, top_k=1), RAW, VIEW).score
+    tempered = apply(sample(2.0, top_k=1, tempered=True), RAW, VIEW).score
+    np.testing.assert_array_equal(tempered, np.zeros(4))
+    np.testing.assert_allclose(plain, np.log(softmax(RAW).max(1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"top_p": 1.1},
+        {"top_p": -1},
+        {"top_k": -1},
+        {"top_k": 1.5},
+    ],
+)
+def test_bad_arguments(arguments):
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        sample(**arguments)
+
+
+def test_hand_made_confidences_come_back():
+    confidence = [0.9, 0.3, 0.5, 0.99]
+    score = apply(chain(sample()), logits(confidence), VIEW).score
+    np.testing.assert_allclose(np.exp(score), confidence, rtol=1e-5)
+
+
+def test_a_chain_asks_for_unconditional_logits_where_a_member_does():
+    assert chain(guidance(1.0), sample()).uncond
+    assert not chain(sample()).uncond

@@ -1,0 +1,105 @@
+"""Decodes against recorded runs of the papers' official code: tokens, forwards and commit steps, all of them.
+
+One line per recording: the policy that it stands for, from the parameters of a case. Cases with the same parameters,
+length and block are one batch of ragged prompts, so each recording also checks that neighbours do not matter.
+"""
+
+import functools
+import json
+import pathlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import jaxdlm
+from jaxdlm import policies
+
+FOLDER = pathlib.Path(__file__).parent / "golden"
+RECIPES = policies.RECIPES
+
+
+class Recording(NamedTuple):
+    name: str
+    policy: Callable[[dict], Any]
+    cache: str = "none"
+    forwards: str = "nfe"  # the entry of a case that counts forwards
+
+
+RECORDINGS = [
+    Recording("llada_low_confidence", lambda p: RECIPES["low_confidence"](steps=p["steps"])),
+    Recording(
+        "llada_low_confidence_cfg", lambda p: RECIPES["low_confidence"](steps=p["steps"], cfg_scale=p["cfg_scale"])
+    ),
+    Recording("fastdllm_threshold", lambda p: RECIPES["threshold"](p["threshold"])),
+    Recording("fastdllm_factor", lambda p: RECIPES["factor"](p["factor"], official=True)),
+    Recording("dream_entropy", lambda p: RECIPES["entropy"](steps=p["steps"])),
+    Recording("dream_maskgit_plus", lambda p: RECIPES["maskgit_plus"](steps=p["steps"])),
+    Recording("dream_topk_margin", lambda p: RECIPES["topk_margin"](steps=p["steps"])),
+    Recording("localleap", lambda p: RECIPES["local_leap"](p["threshold"], p["relaxed_threshold"], p["radius"])),
+    Recording(
+        "credit_decoding",
+        lambda p: RECIPES["credit"](p["alpha"], p["beta"], p["gamma"], p["threshold"], official=True),
+    ),
+    Recording("dparallel_llada", lambda p: RECIPES["dparallel"](p["threshold"])),
+    Recording("dparallel_dream", lambda p: RECIPES["dparallel"](p["threshold"], official=True)),
+    Recording("prophet", lambda p: exits_early(**p)),
+    Recording(
+        "ccd_release",
+        lambda p: RECIPES["ccd_ds" if p["seek_mode"] else "ccd"]("release", p["steps"], expand_ratio=p["expand_ratio"]),
+    ),
+    Recording("fastdllm_prefix_cache", lambda p: in_parallel(**p), "prefix"),
+    Recording("fastdllm_dual_cache", lambda p: in_parallel(**p), "dual"),
+    Recording("llada2_block_diffusion", lambda p: RECIPES["llada2"](p["steps"], p["threshold"], p["minimal_topk"])),
+    Recording("sdar_block_diffusion", lambda p: stepwise(**p), "block_exact"),
+]
+
+
+def in_parallel(threshold: float | None, factor: float | None):
+    if factor is not None:
+        return RECIPES["factor"](factor, official=True)
+    return RECIPES["low_confidence"]() if threshold is None else RECIPES["threshold"](threshold)
+
+
+def stepwise(denoising_steps: int, strategy: str, threshold: float | None):
+    return RECIPES["sdar"](denoising_steps, strategy, 0.85 if threshold is None else threshold)
+
+
+def exits_early(steps: int, thresholds: dict, answer_start: int, constraints: dict | None):
+    bars = tuple(thresholds[stage] for stage in ("early", "mid", "late"))
+    return RECIPES["prophet"](steps=steps, answer_start=answer_start, thresholds=bars, official=True)
+
+
+def prefilled(case: dict, mask: int) -> list[int]:
+    """Prophet's suffix words stand in the canvas from the start."""
+    words = case["params"].get("constraints") or {}
+    return [words.get(str(column), mask) for column in range(case["gen_length"])]
+
+
+@functools.cache
+def load(checkpoint: str):
+    return jaxdlm.load(FOLDER / checkpoint)
+
+
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+def test_the_recorded_run_is_reproduced(recording):
+    record = json.loads((FOLDER / f"{recording.name}.json").read_text())
+    groups = defaultdict(list)
+    for case in record["cases"]:
+        groups[json.dumps([case["gen_length"], case["block_length"], case["params"]])].append(case)
+    for cases in groups.values():
+        first = cases[0]
+        out = jaxdlm.decode(
+            load(record["header"]["checkpoint"]), [case["prompt"] for case in cases], recording.policy(first["params"]),
+            recording.cache, max_new=first["gen_length"], block=first["block_length"] or first["gen_length"],
+            canvas=[prefilled(case, record["header"]["mask_token_id"]) for case in cases],
+        )  # fmt: skip
+        for row, case in enumerate(cases):
+            where = f"{recording.name} {case['id']}"
+            end = len(case["output"])  # LLaDA2's ends with its end-of-text token
+            np.testing.assert_array_equal(out.tokens[row, :end], case["output"], where)
+            commits = [-1 if at is None else at for at in case["commit_step"]]  # None: given
+            np.testing.assert_array_equal(out.commit_step[row, :end], commits, where)
+            assert out.forwards[row] == case[recording.forwards], where

@@ -1,0 +1,102 @@
+"""Imports go only downward, and heavy or optional packages only where they are used. Read from the source, not run."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
+
+# A module may import its own layer's package and anything on a lower line; siblings on one line stay apart.
+LAYERS = [
+    {"errors", "typing"},
+    {"core"},
+    {"quant"},
+    {"rules", "caches", "steppers", "models"},
+    {"sharding"},
+    {"policies", "speculative", "guided"},
+    {"_decode", "chat", "text", "checkpoint", "load", "io", "train", "eval", "batch", "plan"},
+    {"viz", "cli", "__main__"},
+]
+# Siblings that one sentence justifies.
+ALLOWED = {
+    ("text", "chat"): "a prompt is rendered before it is encoded",
+    ("text", "checkpoint"): "tokenizer files are read with the same suspicion as weights",
+    ("load", "text"): "a loaded model brings its tokenizer",
+    ("load", "checkpoint"): "weights are streamed from the checkpoint reader",
+    ("train", "eval"): "recipes draw their data from the generators of the benchmark",
+    ("cli", "viz"): "--watch and --html",
+    ("__main__", "cli"): "",
+}
+ABOVE_LIBRARY = {"eval", "batch", "plan", "train"}  # applications: they use decode and load, and never each other's
+NEVER = {"torch", "transformers", "tensorflow", "sentencepiece"}
+LAZY = {"tokenizers", "jinja2", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval"}
+
+
+def imports(tree: ast.AST, *, top_level: bool) -> list[str]:
+    """Dotted names imported in a module: all of them, or only those that run when it is imported."""
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module and not child.level:
+                found.append(child.module)
+                found.extend(f"{child.module}.{alias.name}" for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.level:
+                raise AssertionError(f"line {child.lineno}: relative import")
+            if top_level and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if top_level and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+def area(module: str) -> str | None:
+    """`jaxdlm.core.loop` -> `core`; None for the package itself or for another package."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "jaxdlm" and len(parts) > 1 else None
+
+
+def level(name: str) -> int | None:
+    return next((index for index, layer in enumerate(LAYERS) if name in layer), None)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_imports_go_down(file):
+    relative = file.relative_to(ROOT).with_suffix("")
+    own = relative.parts[1]
+    if own == "__init__":
+        return  # the public names, re-exported
+    assert level(own) is not None, f"{own}: add it to LAYERS"
+    for name in imports(ast.parse(file.read_text()), top_level=True):
+        other = area(name)
+        if other is None or other == own or level(other) is None:
+            continue
+        down = level(other) < level(own)
+        application = own in ABOVE_LIBRARY and other not in ABOVE_LIBRARY and level(other) == level(own)
+        assert down or application or (own, other) in ALLOWED, f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_heavy_packages(file):
+    tree = ast.parse(file.read_text())
+    every = {name.split(".")[0] for name in imports(tree, top_level=False)}
+    at_import = {name.split(".")[0] for name in imports(tree, top_level=True)}
+    assert not every & NEVER
+    assert not at_import & LAZY, "import it inside the function that needs it"
+
+
+def test_import_is_light():
+    """`import jaxdlm` loads none of the lazy packages (but rich, which flax loads)."""
+    unwanted = (NEVER | LAZY) - {"rich"}
+    code = f"import sys, jaxdlm; print(sorted(set(sys.modules) & {unwanted!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,239 @@
+"""Models by every kind of name: logits against transformers, pads without influence, errors that name the thing."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm.checkpoint.safetensors import write_safetensors
+from jaxdlm.errors import InputError
+from jaxdlm.load import EMBEDDED, checkpoint_tokenizer, load
+from jaxdlm.models import ModelConfig, RopeConfig, TokenIds, init_params
+from jaxdlm.models.params import path_name
+from jaxdlm.models.released import RELEASED
+from tests import helpers
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+CONFIG = ModelConfig(
+    family="jaxdlm",
+    vocab_size=40,
+    num_layers=2,
+    hidden_size=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=8,
+    intermediate_size=24,
+    max_position=32,
+    norm_eps=1e-6,
+    rope=RopeConfig(theta=1e4),
+    tie_embeddings=True,
+    attention="full",
+    prediction="same",
+    noise="mask",
+    tokens=TokenIds(mask=1, pad=0, bos=3, eos=(2,)),
+    param_dtype="float32",
+)
+
+
+def native(folder, config=CONFIG, change=lambda name, array: array):
+    """A folder in the library's own format with random weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves = jax.tree_util.tree_leaves_with_path(init_params(config, jax.random.key(0), loud=True))
+    arrays = {path_name(path): change(path_name(path), np.array(leaf)) for path, leaf in leaves}
+    write_safetensors(folder / "model.safetensors", arrays)
+    values = {"architectures": ["JaxDLM"], "model_type": "jaxdlm", "jaxdlm": config.to_json()}
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture
+def lm(tmp_path):
+    return load(native(tmp_path / "native"))
+
+
+def llama(folder):
+    """A Hugging Face folder written by transformers, and its oracle."""
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        rope_theta=1e4,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = transformers.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0, 0.15)
+    model.save_pretrained(folder)
+    return model
+
+
+def test_hub_folder_equals_transformers_on_ragged_rows(tmp_path):
+    oracle = llama(tmp_path)
+    lm = load(tmp_path)
+    rows = [[1, 5, 9, 60, 3], [1, 7], [4, 4, 4, 2]]
+    got = np.asarray(lm.logits(rows))
+    assert got.shape == (3, 5, 64)
+    assert got.dtype == np.float32
+    for row, ids in enumerate(rows):
+        with torch.no_grad():
+            expected = oracle(torch.tensor([ids])).logits[0].numpy()
+        np.testing.assert_allclose(got[row, : len(ids)], expected, atol=1e-4)
+    assert lm.tokenizer is None
+    assert lm.config.attention == "causal"
+    assert lm.defaults["eos_token_id"] == 2
+
+
+@pytest.mark.parametrize("attention", ["full", "block_causal", "causal"])
+def test_a_row_is_the_same_alone_and_among_longer_ones(tmp_path, attention):
+    lm = load(native(tmp_path, dataclasses.replace(CONFIG, attention=attention, block_size=4)))
+    rows = [[3, 9, 11], list(range(20, 31)), [7]]
+    together = np.asarray(lm.logits(rows))
+    for row, ids in enumerate(rows):
+        np.testing.assert_allclose(together[row, : len(ids)], lm.logits([ids])[0], atol=1e-5)
+    np.testing.assert_array_equal(lm.logits(jnp.asarray([rows[1]])), lm.logits(rows[1:2]))
+
+
+def test_weights_spread_over_a_mesh(tmp_path):
+    folder = native(tmp_path)
+    mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    spread = load(folder, mesh=mesh)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(spread.params)} == {4}
+    np.testing.assert_allclose(spread.logits([[3, 9, 11]]), load(folder).logits([[3, 9, 11]]), atol=1e-5)
+
+
+def test_dtype_of_the_weights(tmp_path):
+    folder = native(tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(load(folder).params)} == {jnp.dtype("float32")}
+    lm = load(folder, dtype="bfloat16")
+    assert lm.params["embed"].dtype == jnp.bfloat16
+    assert lm.config.param_dtype == "bfloat16"
+    assert lm.logits([[3]]).dtype == jnp.float32
+
+
+def test_tokenizer_comes_along(tmp_path):
+    native(tmp_path)
+    helpers.word_level(tmp_path, ("Alan", "Fox"), jaxdlm_examples=["Alan"])
+    (tmp_path / "generation_config.json").write_text('{"max_new_tokens": 16}')
+    lm = load(tmp_path)
+    assert lm.tokenizer.decode(lm.tokenizer.encode_prompt("Alan Fox")) == "Alan Fox"
+    assert lm.tokenizer.eos == (2,)
+    assert checkpoint_tokenizer(str(tmp_path)).examples == ("Alan",)
+    assert lm.defaults["max_new_tokens"] == 16
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_models(name):
+    lm = load(name)
+    assert lm.name == name
+    assert lm.params["embed"].dtype == jnp.float32
+    ids = lm.tokenizer.encode_prompt(lm.tokenizer.examples[0])
+    assert np.isfinite(lm.logits([ids])).all()
+
+
+def test_shape_without_weights(monkeypatch):
+    small = {
+        "architectures": ["LLaDAModelLM"], "d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 24,
+        "vocab_size": 40, "embedding_size": 40, "rope_theta": 1e4, "max_sequence_length": 32, "mask_token_id": 1,
+    }  # fmt: skip
+    monkeypatch.setitem(RELEASED, "small", small)
+    lm = load("shape:small:float32")
+    assert lm.params["embed"].dtype == jnp.float32
+    assert lm.config.param_dtype == "float32"
+    assert lm.tokenizer is None
+    assert np.isfinite(lm.logits([[3, 4]])).all()
+    assert load("shape:small").params["embed"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(tmp_path, bad):
+    def spoil(name, array):
+        if name == "segments/0/0/wq":
+            array[1, 0, 0, 0] = bad
+        return array
+
+    with pytest.raises(InputError, match=r"tensor segments/0/0/wq holds NaN or infinity"):
+        load(native(tmp_path, change=spoil))
+
+
+def test_not_finite_hub_tensor_is_named_with_its_layer(tmp_path):
+    model = llama(tmp_path)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"tensor model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        load(tmp_path)
+
+
+def test_unknown_names(tmp_path):
+    with pytest.raises(InputError, match=r"did you mean 'tiny-draft'.*tiny, tiny-ar, tiny-draft"):
+        load("tiny-drafd")
+    with pytest.raises(InputError, match="did you mean 'llada-8b'"):
+        load("shape:lada-8b")
+    with pytest.raises(InputError, match="dtype 'float8'"):
+        load("shape:llada-8b:float8")
+    with pytest.raises(InputError, match="dtype 'int8'"):
+        load("tiny", dtype="int8")
+    with pytest.raises(InputError, match=r"no config\.json"):
+        load(tmp_path)
+    with pytest.raises(InputError, match="is a file"):
+        (tmp_path / "x").touch()
+        load(tmp_path / "x")
+    with pytest.raises(InputError, match="is remote"):
+        load("gs://bucket/model")
+
+
+def test_hub_without_connection(monkeypatch):
+    import huggingface_hub
+
+    def offline(name, *, revision, allow_patterns):
+        assert not {"*.py", "*.bin"} & set(allow_patterns)
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(InputError, match=r"'owner/model', and the Hub did not give it .*no route to host") as caught:
+        load("owner/model")
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_id_is_fetched_with_its_revision(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    native(tmp_path)
+    asked = []
+
+    def fetch(name, *, revision, allow_patterns):
+        asked.append((name, revision))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert load("owner/model", revision="v1").name == "owner/model"
+    assert asked == [("owner/model", "v1")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no row"),
+        ([[]], "empty"),
+        ([[1], [40]], r"row 1 of token_ids holds id 40, outside 0\.\.39"),
+        ([[-1]], "id -1"),
+        ([[1.5]], "float64"),
+        ([[1] * 33], "33 ids, the model reads 32"),
+    ],
+)
+def test_bad_token_ids(lm, rows, message):
+    with pytest.raises(InputError, match=message):
+        lm.logits(rows)

@@ -1,0 +1,61 @@
+"""The sharding table on four virtual devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxdlm.errors import InputError
+from jaxdlm.models import Backbone, init_params
+from jaxdlm.models.params import ParamSpec, named_specs
+from jaxdlm.models.registry import released_config
+from jaxdlm.sharding import RULES, batch_sharding, make_mesh, param_shardings, partition
+from tests.models.configs import CONFIGS
+
+
+def test_make_mesh() -> None:
+    mesh = make_mesh({"data": 2, "tensor": -1})
+    assert dict(mesh.shape) == {"data": 2, "tensor": 2}
+    assert dict(make_mesh({"tensor": 2}).shape) == {"tensor": 2}
+    for wrong in ({"data": 8}, {"data": -1, "tensor": -1}, {"data": 0}):
+        with pytest.raises(InputError, match="devices"):
+            make_mesh(wrong)
+
+
+def test_partition_rules() -> None:
+    mesh = make_mesh({"fsdp": 2, "tensor": 2})
+    wq = ParamSpec((3, 8, 4, 5), ("layers", "embed", "heads", None), "matrix")
+    assert partition(wq, mesh) == PartitionSpec(None, "fsdp", "tensor", None)
+    odd = ParamSpec((3, 8, 3, 5), ("layers", "embed", "kv_heads", None), "matrix")
+    assert partition(odd, mesh) == PartitionSpec(None, "fsdp", None, None)
+    assert partition(wq, make_mesh({"data": 4})) == PartitionSpec(None, None, None, None)
+    twice = ParamSpec((4, 4), ("vocab", "ffn"), "matrix")
+    assert partition(twice, mesh) == PartitionSpec("tensor", None)
+
+
+@pytest.mark.parametrize("name", ["llada-8b", "llada2-mini", "diffusion-gemma-26b", "gemma3-4b"])
+def test_every_large_leaf_of_a_released_model_is_split(name: str) -> None:
+    config = released_config(name)
+    mesh = make_mesh({"fsdp": 2, "tensor": 2})
+    for path, spec in named_specs(config):
+        assert {axis for axis in spec.axes if axis} <= set(RULES) | {"layers"}, path
+        if np.prod(spec.shape) > 2e7:
+            assert any(partition(spec, mesh)), path
+
+
+@pytest.mark.parametrize("name", ["full", "grouped_moe", "prefix_canvas"])
+def test_a_sharded_forward_equals_the_plain_one(name: str) -> None:
+    config = CONFIGS[name]
+    model, mesh = Backbone(config), make_mesh({"data": 2, "tensor": 2})
+    params = init_params(config, jax.random.key(0), loud=True)
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, 60, (4, 9)), jnp.int32)
+    position = jnp.tile(jnp.arange(9, dtype=jnp.int32)[None], (4, 1))
+
+    @jax.jit
+    def logits(params, tokens):
+        return model.head(params, model.apply(params, tokens, position, jnp.ones((4, 9), bool)).hidden)
+
+    split = jax.device_put(params, param_shardings(config, mesh))
+    sharded = logits(split, jax.device_put(tokens, batch_sharding(mesh)))
+    np.testing.assert_allclose(sharded, logits(params, tokens), atol=1e-4)

@@ -1,0 +1,234 @@
+"""Ids against transformers on small tokenizers of every style; control tokens out of a user's reach."""
+
+import json
+
+import pytest
+
+from jaxdlm import text
+from jaxdlm.errors import InputError
+from tests import helpers
+
+transformers = pytest.importorskip("transformers")
+
+QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>")
+LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|mdm_mask|>")
+MOE = ("<|endoftext|>", "<role>", "</role>", "<|role_end|>", "<|mask|>")
+TURNS = (
+    "{{ bos_token }}{% for m in messages %}<turn> {{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<turn> assistant {% endif %}"
+)
+STYLES = {
+    "chatml": lambda folder: helpers.byte_level(folder, QWEN, helpers.CHATML, eos_token="<|im_end|>"),
+    "llama3": lambda folder: helpers.byte_level(
+        folder, LLAMA, helpers.HEADERS, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", mask_token="<|mdm_mask|>"
+    ),
+    "roles": lambda folder: helpers.byte_level(folder, MOE, helpers.ROLES, eos_token="<|endoftext|>"),
+    "metaspace-first": lambda folder: helpers.metaspace(folder, TURNS, "first"),
+    "metaspace-always": lambda folder: helpers.metaspace(folder, TURNS, "always"),
+}
+CHATS = {
+    "one": [{"role": "user", "content": "How many clips?"}],
+    "spaces": [{"role": "user", "content": "  two words \n"}],
+    "turns": [
+        {"role": "system", "content": "You are terse."},
+        {"role": "user", "content": "def f(x):\n    return x"},
+        {"role": "assistant", "content": "41 + 1 = 42"},
+        {"role": "user", "content": "naïve ① 中文?"},
+    ],
+}
+
+
+@pytest.fixture(params=STYLES)
+def folder(request, tmp_path):
+    return STYLES[request.param](tmp_path / request.param)
+
+
+@pytest.fixture
+def oracle(folder):
+    return transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_chat_equals_transformers(folder, oracle, chat):
+    expected = oracle.apply_chat_template(CHATS[chat], add_generation_prompt=True, return_dict=False)
+    assert text.Tokenizer.from_folder(folder).encode_chat(CHATS[chat]) == expected
+
+
+@pytest.mark.parametrize("chat", CHATS)
+def test_plain_text_and_decode_equal_transformers(folder, oracle, chat):
+    tokenizer = text.Tokenizer.from_folder(folder)
+    for message in CHATS[chat]:
+        ids = tokenizer.encode(message["content"])
+        assert ids == oracle.encode(message["content"])
+        assert tokenizer.decode(ids) == oracle.decode(ids, skip_special_tokens=True)
+
+
+def test_control_literals_of_a_user_are_letters(folder):
+    """Alone, glued to words, cut in two around the template's own words, in a role, after trimming."""
+    tokenizer = text.Tokenizer.from_folder(folder)
+    benign = [{"role": "user", "content": "X"}]
+    controls = tokenizer.control - {tokenizer.backend.token_to_id(tokenizer.aliases.get("<unk>", "none"))}
+    count = sum(token in controls for token in tokenizer.encode_chat(benign))
+    for literal in tokenizer.aliases:
+        for words in (literal, f"a{literal}b", f"  {literal} ", literal * 3, literal[:-1], literal[1:], literal + "\n"):
+            assert not (set(tokenizer.encode(words)) - {tokenizer.bos}) & controls
+            chat = tokenizer.encode_chat([{"role": "user", "content": words}])
+            assert sum(token in controls for token in chat) == count
+            assert literal not in {tokenizer.backend.id_to_token(token) for token in chat}
+
+
+def test_letters_of_a_literal_survive(tmp_path):
+    tokenizer = text.Tokenizer.from_folder(STYLES["chatml"](tmp_path))
+    words = "say <|mask|><|im_end|> twice"
+    assert tokenizer.decode(tokenizer.encode(words)) == words
+    assert words in tokenizer.decode(token for token in tokenizer.encode_chat([{"role": "user", "content": words}]))
+
+
+@pytest.mark.parametrize(
+    ("before", "words", "after"), [("<", "|mask|>", ""), ("", "<|mask|", ">"), ("<", " |im_end|", ">")]
+)
+def test_a_literal_cannot_be_assembled_across_the_template(tmp_path, before, words, after):
+    """What the template writes around the words, trimmed, would spell a control token together with them."""
+    template = before + "{{ messages[0].content | trim }}" + after
+    tokenizer = text.Tokenizer.from_folder(helpers.byte_level(tmp_path, QWEN, template))
+    ids = tokenizer.encode_chat([{"role": "user", "content": words}])
+    assert not set(ids) & tokenizer.control
+    assert tokenizer.decode(ids) == before + words.strip() + after
+
+
+def test_a_role_may_be_completed_by_the_template(tmp_path):
+    folder = helpers.byte_level(
+        tmp_path, ("<|user|>", "<|end|>"), "<|{{ messages[0].role }}|>{{ messages[0].content }}"
+    )
+    tokenizer = text.Tokenizer.from_folder(folder)
+    ids = tokenizer.encode_chat([{"role": "user", "content": "user"}])
+    assert [token for token in ids if token in tokenizer.control] == [
+        tokenizer.backend.token_to_id(tokenizer.aliases["<|user|>"])
+    ]
+
+
+def test_no_second_bos(tmp_path):
+    folder = helpers.metaspace(tmp_path, "{{ bos_token }}" + TURNS, "first")
+    tokenizer = text.Tokenizer.from_folder(folder)
+    ids = tokenizer.encode_chat(CHATS["one"])
+    assert ids[0] == tokenizer.bos
+    assert ids.count(tokenizer.bos) == 1
+    assert tokenizer.encode("How many").count(tokenizer.bos) == 1
+
+
+def test_leading_bos_of_families_that_need_it(tmp_path):
+    folder = helpers.byte_level(tmp_path, QWEN, helpers.CHATML, bos_token="<|endoftext|>")
+    tokenizer = text.Tokenizer.from_folder(folder, lead_bos=True)
+    for ids in (tokenizer.encode("How many"), tokenizer.encode_chat(CHATS["one"])):
+        assert ids[0] == tokenizer.bos
+        assert ids.count(tokenizer.bos) == 1
+
+
+def test_mask_that_no_file_calls_special(tmp_path):
+    """The model's configuration knows the mask id; its literal in a text must not become it."""
+    tokenizer = helpers.byte_level(tmp_path, QWEN[:3], helpers.CHATML, eos_token="<|im_end|>")
+    spec = json.loads((tokenizer / "tokenizer.json").read_text())
+    mask = max(entry["id"] for entry in spec["added_tokens"]) + 1
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    spec["added_tokens"].append({"id": mask, "content": "<|mdm_mask|>", **plain})
+    (tokenizer / "tokenizer.json").write_text(json.dumps(spec))
+    loaded = text.Tokenizer.from_folder(tokenizer, mask=mask)
+    assert mask not in loaded.encode("a <|mdm_mask|> b")
+    assert mask not in loaded.encode_chat([{"role": "user", "content": "a <|mdm_mask|> b"}])
+    assert loaded.decode([mask, *loaded.encode("b")]) == "b"
+
+
+def test_vocab_and_merges_without_tokenizer_json(tmp_path):
+    """Qwen2's files without tokenizer.json (Dream and SDAR ship so): same ids as transformers' class."""
+    whole = helpers.byte_level(tmp_path / "whole", QWEN, helpers.CHATML)
+    spec = json.loads((whole / "tokenizer.json").read_text())
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "vocab.json").write_text(json.dumps(spec["model"]["vocab"]))
+    merges = ["#version: 0.2", *(" ".join(merge) for merge in spec["model"]["merges"])]
+    (parts / "merges.txt").write_text("\n".join(merges))
+    decoder = {str(entry["id"]): {k: v for k, v in entry.items() if k != "id"} for entry in spec["added_tokens"]}
+    settings = {"added_tokens_decoder": decoder, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    settings |= {"chat_template": helpers.CHATML, "tokenizer_class": "Qwen2Tokenizer"}
+    (parts / "tokenizer_config.json").write_text(json.dumps(settings))
+    oracle = transformers.Qwen2TokenizerFast.from_pretrained(parts)
+    tokenizer = text.Tokenizer.from_folder(parts)
+    for chat in CHATS.values():
+        expected = oracle.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        assert tokenizer.encode_chat(chat) == expected
+    assert tokenizer.eos == (oracle.eos_token_id,)
+    assert tokenizer.pad == oracle.pad_token_id
+
+
+WORDS = ("reverse", ":", "[", "]", ",", "Alan", "Fox", "Kate", "Gray", "def", "f", "(", "x", ")", "return", "+")
+
+
+@pytest.fixture
+def closed(tmp_path):
+    examples = ["reverse : [ Alan Fox ]", "reverse : [ Kate ]", "reverse : [ 12 ]", "reverse : [ 3 ]"]
+    return text.Tokenizer.from_folder(
+        helpers.word_level(tmp_path, WORDS, jaxdlm_examples=examples, jaxdlm_prompt_lengths=[8, 16])
+    )
+
+
+@pytest.mark.parametrize(
+    "words", ["reverse : [ Alan Fox , Kate Gray ]", "def f ( x ) :\n    return x + 1402", "[ 17 ]"]
+)
+def test_words_round_trip(closed, words):
+    """decode(encode(text)) == text, where a line may start with the four-space indent word."""
+    if "    " in words:
+        ids = [
+            closed.backend.token_to_id(word) for word in ("def", "f", "(", "x", ")", ":", "\n", "    ", "return", "x")
+        ]
+        ids += [closed.backend.token_to_id(word) for word in ("+", "1", "4", "0", "2")]
+    else:
+        ids = closed.encode(words)
+    assert closed.decode(ids) == words
+
+
+def test_unknown_word_is_named_with_prompts_that_work(closed):
+    with pytest.raises(InputError, match=r"unknown word 'Zebra7'.*'reverse : \[ Alan Fox \]'.*'reverse : \[ 12 \]'"):
+        closed.encode_chat([{"role": "user", "content": "reverse : [ Alan Zebra7 ]"}])
+    with pytest.raises(InputError, match="unknown word '<mask>'"):
+        closed.encode("reverse : <mask> ]")
+    with pytest.raises(InputError, match="unknown word 'Zebra'"):
+        closed.encode("reverse : [ Alan, Zebra, Fox ]".replace(", ", " , "))
+
+
+def test_chat_is_padded_to_the_listed_lengths(closed):
+    ids = closed.encode_chat([{"role": "user", "content": "reverse : [ 3 ]"}])
+    assert len(ids) == 8
+    assert ids[0] == closed.bos
+    longer = closed.encode_chat([{"role": "user", "content": "reverse : [ 37 ]"}])
+    assert len(longer) == 16
+    assert longer[9:] == [closed.pad] * 7
+    with pytest.raises(InputError, match="at most 16"):
+        closed.encode_chat([{"role": "user", "content": "reverse : [ 37 ] " * 5}])
+
+
+def test_decode_stops_at_end_of_text_and_drops_control_tokens(closed):
+    ids = closed.encode("Alan Fox")
+    eos = closed.eos[0]
+    mask = closed.backend.token_to_id(closed.aliases["<mask>"])
+    assert closed.decode([*ids[:1], mask, *ids[1:], eos, *ids]) == "Alan Fox"
+
+
+@pytest.mark.parametrize("empty", ["", "  \n"])
+def test_empty_prompts(closed, empty):
+    with pytest.raises(InputError, match="prompt is empty"):
+        closed.encode(empty)
+    with pytest.raises(InputError, match="prompt is empty"):
+        closed.encode_chat([{"role": "user", "content": empty}])
+
+
+def test_bad_prompts_name_the_place(closed, tmp_path):
+    with pytest.raises(InputError, match=r"private character U\+100000 at 2"):
+        closed.encode("a " + chr(text.ALIAS))
+    with pytest.raises(InputError, match="surrogate"):
+        closed.encode("Alan \ud800")
+    with pytest.raises(InputError, match="message 0"):
+        closed.encode_chat([{"content": "no role"}])
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer\.json.*not valid JSON"):
+        text.Tokenizer.from_folder(tmp_path)
+    assert text.Tokenizer.from_folder(tmp_path / "none") is None
