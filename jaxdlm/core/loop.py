@@ -21,12 +21,9 @@ def width(policy: Rule, geometry: Geometry) -> int:
 def init(
     rows: Rows, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
 ) -> Carry:
-    """The carry before the first forward; `rows.policy` is filled in here, blocks without open columns are skipped."""
+    """The carry before the first forward."""
     batch, columns = rows.tokens.shape[0], width(policy, geometry)
-    state = policy.init(columns, model.config.vocab_size)
-    per_row = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *jnp.shape(x))), state)
-    rows = rows._replace(policy=per_row, block=first_open(rows, geometry), done=rows.done | ~rows.pending.any(1))
-    rows = rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
+    rows = enter(rows, model=model, policy=policy, geometry=geometry)
     both = doubled(rows, model, geometry) if policy.uncond else rows
     blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
     trace = Trace(
@@ -36,6 +33,14 @@ def init(
     )
     state = cache.init(Context(model, params, geometry, columns), both)
     return Carry(rows, state, trace, jnp.int32(0))
+
+
+def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows:
+    """Rows ready for their first forward: `policy` is filled in, blocks without open columns are skipped."""
+    state = policy.init(width(policy, geometry), model.config.vocab_size)
+    per_row = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows.done.shape[0], *jnp.shape(x))), state)
+    rows = rows._replace(policy=per_row, block=first_open(rows, geometry), done=rows.done | ~rows.pending.any(1))
+    return rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
 
 
 def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
