@@ -1,22 +1,35 @@
-"""Trains an embedded model: `python scripts/train.py --recipe tiny --output DIR [--minutes M | --steps N] [--resume]`.
+"""Trains an embedded model, or a part that speeds one up.
 
-Writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that `jaxdlm.load` reads.
+    python scripts/train.py --recipe tiny --output DIR [--minutes M | --steps N] [--resume]
+    python scripts/train.py --recipe learn2pd --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
+
+A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
+`jaxdlm.load` reads. `learn2pd` writes DIR/learn2pd.safetensors, its record and its curve.
 """
 
 import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+from jaxdlm.errors import InputError
+from jaxdlm.load import EMBEDDED, load
+from jaxdlm.sharding import make_mesh
+from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
+from jaxdlm.train.recipes import learn2pd
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
+# parts of a model that is there already: (loaded model, folder, texts, seed, ...) -> a record
+PARTS = {"learn2pd": learn2pd.train}
+
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train an embedded model.")
-    parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="tiny", choices=sorted([*RECIPES, *PARTS]))
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="stop after this much wall clock; the schedule follows it")
     parser.add_argument("--steps", type=int, help="default: the recipe's")
@@ -24,11 +37,35 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from DIR/checkpoint")
     parser.add_argument("--measure", type=int, default=200, help="held-out examples per task; 0: none")
     parser.add_argument("--smoke", action="store_true", help="copy and shuffle only, about a minute")
+    parser.add_argument("--model", default="tiny", help="what a part is trained for: as in jaxdlm.load")
+    parser.add_argument("--prompts", type=Path, help="JSONL with a 'prompt' per line; default: the benchmark's own")
+    parser.add_argument("--mesh", help="spread the model over devices, for example data=2,tensor=4")
+    parser.add_argument("--rows", type=int, help="prompts to use; default: the recipe's")
     return parser.parse_args()
 
 
-def main() -> None:
-    args = arguments()
+def mesh_of(text: str | None) -> Any:
+    """ "data=2,tensor=4" as a mesh over the devices that are there."""
+    if text is None:
+        return None
+    try:
+        axes = {name: int(size) for name, size in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise InputError(f"--mesh {text!r}: write it as data=2,tensor=4") from None
+    return make_mesh(axes)
+
+
+def train_part(args: argparse.Namespace) -> None:
+    if args.prompts is None and args.model not in EMBEDDED:
+        raise InputError(f"--model {args.model} needs --prompts FILE: the benchmark's words are the embedded models'")
+    lm = load(args.model, mesh=mesh_of(args.mesh))
+    options = {} if args.rows is None else {"rows": args.rows}
+    texts = None if args.prompts is None else prompts.read(args.prompts)
+    record = PARTS[args.recipe](lm, args.output, texts=texts, seed=args.seed, **options)
+    print(f"{args.recipe} for {args.model}: {record} -> {args.output}", file=sys.stderr)
+
+
+def train_model(args: argparse.Namespace) -> None:
     chosen = recipe("smoke" if args.smoke else args.recipe, args.seed)
     budget = Budget(args.steps or chosen.steps, args.minutes)
     state = train(chosen, args.output, budget, resume=args.resume)
@@ -39,6 +76,14 @@ def main() -> None:
     shutil.copy(args.output / "curve.jsonl", folder / "curve.jsonl")
     (folder / "curve.svg").write_text(curve_picture(args.output / "curve.jsonl"))
     print(f"{chosen.name}: {int(state.step)} steps, {float(state.tokens):.3g} tokens -> {folder}", file=sys.stderr)
+
+
+def main() -> None:
+    args = arguments()
+    try:
+        (train_part if args.recipe in PARTS else train_model)(args)
+    except InputError as error:
+        sys.exit(f"train.py: {error}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every parameter, declared once: shape, logical axes, initial distribution. Shapes, shardings and inits follow."""
 
+import hashlib
 import math
 import zlib
 from collections.abc import Callable, Iterator
@@ -201,3 +202,17 @@ def is_spec(node: Any) -> bool:
 def path_name(path: tuple[Any, ...]) -> str:
     """A key path of jax.tree_util as a name: "segments/0/0/wq"."""
     return "/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)
+
+
+def fingerprint(params: PyTree) -> str:
+    """What a part trained for these weights is bound to: a hash of every leaf's path, shape and up to 64 values.
+
+    Values are rounded to bfloat16, so that a model loaded in float32 and in bfloat16 has one fingerprint.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        flat = leaf.reshape(-1)
+        picked = flat[np.linspace(0, flat.size - 1, min(64, flat.size)).astype(np.int32)]
+        digest.update(f"{path_name(path)} {leaf.shape} ".encode())
+        digest.update(np.asarray(picked.astype(jnp.bfloat16)).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,5 +1,7 @@
 """A trained filter says which proposals are final, and the canvas ends with the text (arXiv 2509.25188)."""
 
+import functools
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,8 @@ from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Float32, Key
 
+ASSETS = pathlib.Path(__file__).parents[1] / "assets"
+
 
 class FilterWeights(NamedTuple):
     """A two-layer perceptron over the K columns of a block, 2 K^2 + 2 K numbers."""
@@ -21,6 +25,31 @@ class FilterWeights(NamedTuple):
     b1: Float32[Array, "K"]
     w2: Float32[Array, "K K"]
     b2: Float32[Array, "K"]
+
+
+def answers_of(weights: FilterWeights, c: Float32[Array, "... K"]) -> Float32[Array, "... K"]:
+    """W2 relu(W1 c + b1) + b2: the logit, per column, that its proposal is final."""
+    hidden = jnp.einsum("hk,...k->...h", weights.w1, c)
+    hidden = jax.nn.relu(hidden + weights.b1.reshape((1,) * (hidden.ndim - 1) + (-1,)))
+    logit = jnp.einsum("kh,...h->...k", weights.w2, hidden)
+    return logit + weights.b2.reshape((1,) * (logit.ndim - 1) + (-1,))
+
+
+@functools.cache
+def shipped_filter(name: str = "tiny") -> FilterWeights:
+    """The filter that this package ships for an embedded model, made by `scripts/train.py --recipe learn2pd`.
+
+    name: an embedded model, or the path of a learn2pd.safetensors file. Raises InputError where there is none.
+    """
+    from safetensors.numpy import load_file
+
+    path = pathlib.Path(name) if name.endswith(".safetensors") else ASSETS / name / "learn2pd.safetensors"
+    if not path.is_file():
+        raise InputError(f"no filter is shipped for {name!r}: train one with scripts/train.py --recipe learn2pd")
+    stored = load_file(str(path))
+    if set(stored) != set(FilterWeights._fields):
+        raise InputError(f"{path} holds {sorted(stored)}: a filter has {', '.join(FilterWeights._fields)}")
+    return FilterWeights(*(stored[leaf] for leaf in FilterWeights._fields))  # NumPy: a cached tracer would leak
 
 
 @struct.dataclass
@@ -33,13 +62,13 @@ class Learned(Stage):
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "score", rule="learned_filter")
         width, trained = draft.logits.shape[0], self.weights.b1.shape[0]
-        if width != trained:
+        if width > trained or (width < trained and row.blocks > 1):
             raise InputError(
                 f"block={width}: this filter was trained for blocks of {trained}: decode with block={trained}"
             )
         c = jnp.where(row.exists, jnp.exp(draft.score), 0.0)  # written columns too: training saw them
-        hidden = jax.nn.relu(self.weights.w1 @ c + self.weights.b1)
-        yes = jax.nn.sigmoid(self.weights.w2 @ hidden + self.weights.b2) > self.tau
+        c = jnp.pad(c, (0, trained - width))  # a canvas shorter than the block is a block that was cut
+        yes = (jax.nn.sigmoid(answers_of(self.weights, c)) > self.tau)[:width]
         return draft._replace(commit=row.open & (yes | best(draft.score, row.open, 1))), state
 
 
@@ -48,12 +77,13 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
 
     c_i is the probability of the proposal at every column of the block, written ones included, 0 past the row's canvas.
     Args:
-        weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188). None are
-            shipped: a filter belongs to the model that it was trained on.
+        weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188);
+            `shipped_filter("tiny")` for the embedded model. A filter belongs to the model that it was trained on.
         tau: 0.96 for LLaDA, 0.9 for Dream in arXiv 2509.25188. From 1 on: one column per forward.
     Departures from released code: probabilities in float32, not in the model's type; the progress guarantee is one
     column per forward whatever the number of steps. Raises InputError for arrays of other shapes, tau < 0, or, when
-    traced, a block of another length than K.
+    traced, a block longer than K, or
+    a shorter one that is not the whole canvas.
     """
     if len(weights) != 4:
         raise InputError(f"weights has {len(weights)} arrays: must be four, w1, b1, w2, b2")

@@ -36,7 +36,7 @@ class Recipe:
     """What one training run is made of.
 
     loss_fn(model, params, batch) -> scalar; batch_at(seed, step) -> batch, a pure function; optimizer: a gradient
-    transformation at unit learning rate, scaled by peak_lr and the schedule (linear warm-up, cosine to 5 %).
+    transformation at unit learning rate, scaled by peak_lr and the schedule (linear warm-up, cosine to `floor`).
     trainable: regex of parameter paths that learn (the rest is frozen).
     """
 
@@ -49,14 +49,15 @@ class Recipe:
     steps: int
     peak_lr: float = 1e-2
     warmup: int = 200
+    floor: float = 0.05
     trainable: str = ".*"
     seed: int = 0
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """peak · min(1, step / warm-up) · (0.05 + 0.95 · (1 + cos(π · progress)) / 2), progress in 0..1."""
+    """peak · min(1, step / warm-up) · (floor + (1 - floor) · (1 + cos(π · progress)) / 2), progress in 0..1."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return recipe.peak_lr * min(1.0, (step + 1) / max(1, recipe.warmup)) * (0.05 + 0.95 * cosine)
+    return recipe.peak_lr * min(1.0, (step + 1) / max(1, recipe.warmup)) * (recipe.floor + (1 - recipe.floor) * cosine)
 
 
 def muon(params: PyTree) -> optax.GradientTransformation:

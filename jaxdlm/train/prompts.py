@@ -1,0 +1,35 @@
+"""Prompts that a model is distilled on: the benchmark's training split, or lines of a JSONL file."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxdlm.errors import InputError
+from jaxdlm.eval.task import TASKS, Example
+from jaxdlm.train.measure import LEARNABLE
+
+
+def benchmark(count: int, seed: int, *, canvas: int, names: Sequence[str] = LEARNABLE) -> list[Example]:
+    """`count` problems of the training split whose answers fit `canvas` columns, the tasks in turn."""
+    fitting = [name for name in names if TASKS[name].canvas <= canvas]
+    rng = random.Random(f"prompts:{seed}:{canvas}")
+    return [TASKS[fitting[i % len(fitting)]].generate(rng, "train", template=rng.randrange(3)) for i in range(count)]
+
+
+def read(path: Path) -> list[str | list[int]]:
+    """The "prompt" of every line of a JSONL file, a text or token ids. Raises InputError that names the line."""
+    if not path.is_file():
+        raise InputError(f"{path} is no file: give one JSON object per line, each with a text under 'prompt'")
+    found: list[str | list[int]] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: no JSON ({error.msg})") from None
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not row["prompt"]:
+            raise InputError(f"{path}, line {number}: must be an object with a text or token ids under 'prompt'")
+        found.append(row["prompt"])
+    if not found:
+        raise InputError(f"{path} holds no prompt")
+    return found
