@@ -1,6 +1,6 @@
 """Decoding diffusion language models in JAX."""
 
-from jaxdlm import policies, viz
+from jaxdlm import policies, speculative, viz
 from jaxdlm._decode import Output, decode
 from jaxdlm.caches.none import NoCache
 from jaxdlm.core.carry import Draft, Row, Status
@@ -26,5 +26,5 @@ __all__ = [
     "LM", "Chain", "Draft", "FilterWeights", "InputError", "NoCache", "Output", "Row", "Rule", "Stage", "Status",
     "best", "chain", "coherent", "credit", "decode", "entropy_threshold", "eotp", "factor", "guidance", "gumbel_max",
     "inverse_cdf", "learned_filter", "load", "local_leap", "log_prob", "margin", "need", "neg_entropy", "policies",
-    "prophet", "ranks", "sample", "stable", "stop_at_eos", "threshold", "time_grid", "top_k", "uniform", "viz",
+    "prophet", "ranks", "sample", "speculative", "stable", "stop_at_eos", "threshold", "time_grid", "top_k", "uniform", "viz",
 ]  # fmt: skip

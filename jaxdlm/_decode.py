@@ -18,6 +18,11 @@ from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
+from jaxdlm.load import load
+from jaxdlm.speculative import state as draft_state
+from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.methods import check as check_pair
+from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.typing import Array, PyTree
 
 SMALLEST_BUCKET = 16
@@ -38,6 +43,8 @@ class Output:
         score: float32[B, max_new], the policy's score of that token then (samplers of probability: its logarithm).
         status: per row how it ended, a `Status`.
         steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
+        accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
+        drafted, draft_forwards: int32[B], draft tokens that the target read, and forwards of the draft.
     """
 
     text: list[str] | None
@@ -47,6 +54,9 @@ class Output:
     score: np.ndarray | None
     status: list[Status]
     steps: np.ndarray | None = None
+    accepted: np.ndarray | None = None
+    drafted: np.ndarray | None = None
+    draft_forwards: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +87,9 @@ def decode(
 
     Args:
         lm: from `jaxdlm.load`. prompts: list of str, of token-id lists, or of chats ([{"role", "content"}]).
-        policy: a name in `policies.RECIPES`, or a rule. cache: a name in `policies.CACHES`, or a cache.
+        policy: a name in `policies.RECIPES`, a rule, or what `jaxdlm.speculative` makes (autoregressive models; their
+            keys and values are always cached, and `cache` and `block` mean nothing there).
+        cache: a name in `policies.CACHES`, or a cache.
         max_new: generated columns. block: block length, default 32 (block-causal models: what they were trained with);
             the last block may be shorter; larger than max_new: one block.
             Block-causal models count blocks from position 0, so the prompt's tail shares its block with the answer, and
@@ -93,6 +105,10 @@ def decode(
     Raises InputError for anything that cannot be decoded, before the first forward.
     """
     policy, cache = resolve_policy(policy), resolve_cache(cache)
+    if isinstance(policy, Speculation):
+        if infill or canvas is not None:
+            raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
+        return continue_rows(lm, prompts, policy, max_new=max_new, seed=seed, ids=ids, save=save, raw=raw)
     if infill:
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
     ends = [len(row) for row in canvas] if infill and canvas is not None else None
@@ -114,13 +130,15 @@ def _run(
     return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
 
 
-def resolve_policy(policy: Any) -> Rule:
-    """A recipe by name, or the rule itself."""
+def resolve_policy(policy: Any) -> Rule | Speculation:
+    """A recipe by name, or the rule itself; a draft given by name is loaded."""
     if isinstance(policy, str):
         if policy not in policies.RECIPES:
             raise InputError(f"unknown policy {policy!r}{_near(policy, policies.RECIPES)}")
         policy = policies.RECIPES[policy]()
-    if not isinstance(policy, Rule):
+    if isinstance(policy, Unloaded):
+        policy = policy.build(load(policy.name))
+    if not isinstance(policy, Rule | Speculation):
         raise InputError(f"policy {policy!r} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)")
     return policy
 
@@ -147,7 +165,10 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
     if save not in SAVES:
         raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
     if config.noise != "mask" or config.tokens.mask is None:
-        raise InputError(f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model")
+        raise InputError(
+            f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
+            f"takes policy='autoregressive' or 'speculative'"
+        )
     needs = getattr(cache, "attention", config.attention)
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
@@ -176,9 +197,8 @@ def lay_out(
     config = lm.config
     aligned = config.attention == "block_causal"
     block = (config.block_size if aligned else DEFAULT_BLOCK) if block is None else block
-    for name, value in (("max_new", max_new), ("block", block)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise InputError(f"{name}={value}: must be a whole number, at least 1")
+    _whole("max_new", max_new)
+    _whole("block", block)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
     block = int(block) if aligned else min(int(block), int(max_new))
@@ -320,6 +340,62 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
         status=[Status(int(code)) for code in rows.status],
         steps=steps,
     )
+
+
+def continue_rows(
+    lm: Any, prompts: Sequence[Any], policy: Speculation, *, max_new: int, seed: int, ids: Any, save: str, raw: bool
+) -> Output:
+    """`decode` for autoregressive models: prompts are padded on the right, so that columns are positions."""
+    rows, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw)
+    if save not in SAVES:
+        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
+    check_pair(lm, policy, max_new, int(rows.start.max()))
+    carry = generate(rows, lm.model, lm.params, policy, bucket, max_new, save)
+    rows, trace = jax.device_get((carry.rows._replace(key=()), carry.trace))
+    ids_ = lm.config.tokens
+    column = rows.start[:, None] + np.arange(max_new)[None, :]
+    tokens = np.take_along_axis(rows.tokens, column, axis=1)
+    tokens = np.where(column < rows.length[:, None], tokens, ids_.eos[0] if ids_.eos else ids_.pad).astype(np.int32)
+    return Output(
+        text=None if lm.tokenizer is None else [lm.tokenizer.decode(row.tolist()) for row in tokens],
+        tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
+        status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
+        accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
+        draft_forwards=rows.draft_step,
+    )  # fmt: skip
+
+
+def lay_out_rows(
+    lm: Any, prompts: Sequence[Any], *, max_new: int, seed: int, ids: Any, raw: bool
+) -> tuple[draft_state.Rows, int]:
+    """(rows, columns of the prompt bucket): prompts from column 0, then room for max_new tokens."""
+    texts, bucket = read_prompts(lm, prompts, max_new, raw)
+    tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+    start = np.array([len(text) for text in texts], np.int32)
+    zero = jnp.zeros(len(texts), jnp.int32)
+    rows = draft_state.Rows(
+        tokens=jnp.asarray(tokens), length=jnp.asarray(start), start=jnp.asarray(start),
+        stop=jnp.asarray(start + max_new), key=_keys(seed, ids, len(texts)), done=jnp.zeros(len(texts), bool),
+        status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
+    )  # fmt: skip
+    return rows, bucket
+
+
+def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
+    """Token ids of every prompt, and the bucket (16, 32, 64, ...) that the longest one fits."""
+    _whole("max_new", max_new)
+    if isinstance(prompts, str) or not len(prompts):
+        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
+    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
+    longest = max(SMALLEST_BUCKET, *(len(text) for text in texts))
+    return texts, 1 << int(longest - 1).bit_length()
+
+
+def _whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name}={value}: must be a whole number, at least 1")
 
 
 __all__ = ["Batch", "Output", "decode"]

@@ -22,6 +22,7 @@ from jaxdlm.rules.schedule import time_grid
 from jaxdlm.rules.schedule import top_k as commit_top_k
 from jaxdlm.rules.threshold import factor as commit_factor
 from jaxdlm.rules.threshold import threshold as commit_threshold
+from jaxdlm.speculative import methods as drafts
 
 CACHES: dict[str, Callable[..., Any]] = {
     "none": NoCache,
@@ -205,7 +206,7 @@ class Entry(NamedTuple):
     idea: str
 
 
-RECIPES: dict[str, Callable[..., Rule]] = {
+RECIPES: dict[str, Callable[..., Any]] = {
     "low_confidence": low_confidence,
     "random": random,
     "maskgit_plus": maskgit_plus,
@@ -222,6 +223,9 @@ RECIPES: dict[str, Callable[..., Rule]] = {
     "ccd_ds": ccd_ds,
     "llada2": llada2,
     "sdar": sdar,
+    # for autoregressive models
+    "autoregressive": drafts.autoregressive,
+    "speculative": drafts.speculative,
 }
 
 BLOCKWISE = ("none", "prefix", "dual", "block_exact")  # caches for recipes that see one block
@@ -243,4 +247,8 @@ TABLE: tuple[Entry, ...] = (
     Entry("ccd_ds", "2512.02044", False, "no", ("none",), "all that stayed coherent over forwards"),
     Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
     Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
+    Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),
+    Entry(
+        "speculative", "2211.17192", False, "yes", (), "draft tokens that the target would have written, and one more"
+    ),
 )

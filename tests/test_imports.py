@@ -27,6 +27,8 @@ ALLOWED = {
     ("text", "checkpoint"): "tokenizer files are read with the same suspicion as weights",
     ("load", "text"): "a loaded model brings its tokenizer",
     ("load", "checkpoint"): "weights are streamed from the checkpoint reader",
+    ("_decode", "load"): "a draft model may be given by name",
+    ("policies", "speculative"): "one table of recipes",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
     ("cli", "viz"): "--watch and --html",
     ("__main__", "cli"): "",

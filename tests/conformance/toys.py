@@ -6,7 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import policies
+from jaxdlm import Rule, policies
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
@@ -47,7 +47,8 @@ def meets(recipe: str, cache: str) -> bool:
     return policies.CACHES[cache]().window == "canvas" or policies.RECIPES[recipe]().view == "block"
 
 
-CROSS = [(recipe, cache) for recipe in policies.RECIPES for cache in policies.CACHES]
+RULES = [recipe for recipe in policies.RECIPES if isinstance(policies.RECIPES[recipe](), Rule)]  # diffusion only
+CROSS = [(recipe, cache) for recipe in RULES for cache in policies.CACHES]
 PAIRS = [pair for pair in CROSS if meets(*pair)]
 REFUSED = [pair for pair in CROSS if not meets(*pair)]
 # Each recipe without a cache and each cache under one recipe: for what does not depend on how the two meet.

@@ -1,0 +1,131 @@
+"""A draft model that writes K independent chains of L tokens behind each row."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from jaxdlm.core.loop import ban
+from jaxdlm.core.model import KV, Model, Past
+from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.state import Proposal, Rows, Verdict
+from jaxdlm.speculative.tree import Tree, chains
+from jaxdlm.speculative.warp import Warp, draw
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
+
+
+class DraftState(NamedTuple):
+    """The draft's keys: L columns by position, then scratch columns for the nodes of the round, depth by depth."""
+
+    kv: KV
+
+
+@struct.dataclass
+class DraftModel:
+    """Vanilla drafting (K = 1) and SpecTr's drafts (K > 1), from one model with one cache per row.
+
+    A round costs L draft forwards: the first reads the two last committed tokens (after a round that was accepted whole
+    the draft has not seen its own last token), each further one the K nodes of the depth before. Their keys lie in
+    scratch columns, the same for all rows; what is accepted moves to its position when the verdict is known.
+    """
+
+    params: PyTree
+    warp: Warp
+    model: Model = struct.field(pytree_node=False)
+    width: int = struct.field(pytree_node=False, default=1)
+    depth: int = struct.field(pytree_node=False, default=4)
+
+    @property
+    def tree(self) -> Tree:
+        return chains(self.width, self.depth)
+
+    @property
+    def forwards(self) -> int:
+        return self.depth
+
+    @property
+    def scratch(self) -> int:
+        return self.width * (self.depth - 1)
+
+    def init(self, rows: Rows, prompt: int) -> DraftState:
+        return DraftState(store.prefill(self.model, self.params, rows.tokens, prompt, extra=self.scratch))
+
+    def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
+        hidden, kv = self.catch_up(state.kv, rows)
+        token, logq = self.choose(hidden[:, -1:], key, jnp.int32(0))
+
+        def deeper(carry: tuple[KV, Array], level: Array) -> tuple[tuple[KV, Array], tuple[Array, Any]]:
+            kv, token = carry
+            hidden, kv = self.extend(kv, rows, token, level)
+            token, logq = self.choose(hidden, key, level)
+            return (kv, token), (token, logq)
+
+        levels = jnp.arange(1, self.depth, dtype=jnp.int32)
+        (kv, _), (tokens, logqs) = jax.lax.scan(deeper, (kv, token), levels)
+        tokens = jnp.concatenate([token[None], tokens])  # [L, B, K]
+        nodes = jnp.moveaxis(tokens, 0, 1).reshape(tokens.shape[1], -1)
+        law = None
+        if logq is not None:
+            law = jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
+            law = law.reshape(law.shape[0], self.tree.size, law.shape[-1])
+        return Proposal(nodes, jnp.ones(nodes.shape, bool), law, self.tree), DraftState(kv)
+
+    def observe(self, state: DraftState, rows: Rows, proposal: Proposal, verdict: Verdict) -> DraftState:
+        """Moves the keys of accepted nodes to their positions; the last depth was never read and has none."""
+        if self.depth == 1:
+            return state
+        base = rows.tokens.shape[1]
+        level = jnp.arange(self.depth - 1, dtype=jnp.int32)[None, :]
+        moved = store.pick(state.kv, base + verdict.path[:, :-1])
+        kept = level < verdict.count[:, None]
+        return DraftState(store.put(state.kv, moved, rows.length[:, None] + level, kept))
+
+    def catch_up(self, kv: KV, rows: Rows) -> tuple[Float[Array, "B 2 D"], KV]:
+        """Reads the last two committed tokens."""
+        position = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
+        past = store.seen(kv, rows.length - 2)
+        tokens = store.take(rows.tokens, position)
+        out = self.model.apply(self.params, tokens, jnp.maximum(position, 0), position >= 0, past)
+        return out.hidden, store.put(kv, out.kv, position)
+
+    def extend(
+        self, kv: KV, rows: Rows, token: Int32[Array, "B K"], level: Int32[Array, ""]
+    ) -> tuple[Float[Array, "B K D"], KV]:
+        """Reads the nodes of one level (1, 2, ...), each behind its own chain."""
+        past, mask = self.behind(kv, rows, level)
+        position = jnp.broadcast_to((rows.length + level - 1)[:, None], token.shape)
+        out = self.model.apply(self.params, token, position, jnp.ones(token.shape, bool), past, mask=mask)
+        column = rows.tokens.shape[1] + (level - 1) * self.width
+        write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, 2)  # noqa: E731
+        return out.hidden, jax.tree.map(write, kv, out.kv)
+
+    def behind(self, kv: KV, rows: Rows, level: Int32[Array, ""]) -> tuple[Past, Bool[Array, "B K S_K"] | None]:
+        """What the nodes of a level see: committed columns, and the scratch columns of their own chain."""
+        batch, base = rows.tokens.shape
+        depth = np.arange(self.scratch) // self.width
+        committed = store.seen(kv, rows.length)
+        scratch = rows.length[:, None] + jnp.asarray(depth, jnp.int32)[None, :]
+        position = jnp.concatenate([committed.position[:, :base], scratch], axis=1)
+        written = jnp.broadcast_to(jnp.asarray(depth)[None, :] < level - 1, scratch.shape)
+        past = Past(kv, position, jnp.concatenate([committed.valid[:, :base], written], axis=1))
+        if self.width == 1:  # positions alone order a chain
+            return past, None
+        own = np.arange(self.scratch)[None, :] % self.width == np.arange(self.width)[:, None]
+        mask = np.concatenate([np.ones((self.width, base), bool), own, np.eye(self.width, dtype=bool)], axis=1)
+        return past, jnp.broadcast_to(jnp.asarray(mask)[None], (batch, *mask.shape))
+
+    def choose(
+        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""]
+    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None]:
+        """A token per chain, and the law it was drawn from (None where nothing is drawn)."""
+        logits = ban(self.model.head(self.params, hidden), self.model)
+        if self.warp.greedy:
+            best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            return jnp.broadcast_to(best, (best.shape[0], self.width)), None
+        logq = self.warp.log_prob(logits)
+        logq = jnp.broadcast_to(logq, (logq.shape[0], self.width, logq.shape[2]))
+        chain = jnp.arange(self.width, dtype=jnp.int32) + level * self.width
+        one = jax.vmap(lambda logq, key, node: draw(logq, jax.random.fold_in(key, node)), (0, None, 0))
+        return jax.vmap(one, (0, 0, None))(logq, key, chain), logq

@@ -1,0 +1,53 @@
+"""Keys and values stored by position: column j holds position j, and rolling back is forgetting a length.
+
+A column is visible only below the length that the reader names, so what lies above it (rejected tokens, pads of a
+prompt) needs no clearing: it is written again before any query can see it. Nothing is ever moved.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.core.model import KV, Model, Past
+from jaxdlm.typing import Array, Bool, Int32, PyTree
+
+
+def prefill(model: Model, params: PyTree, tokens: Int32[Array, "B L"], prompt: int, extra: int = 0) -> KV:
+    """The cache of L + extra columns with the first `prompt` columns of each row read; pads on the right do no harm."""
+    rows, columns = tokens.shape
+    position = jnp.broadcast_to(jnp.arange(prompt, dtype=jnp.int32)[None, :], (rows, prompt))
+    out = model.apply(params, tokens[:, :prompt], position, jnp.ones((rows, prompt), bool))
+    pad = [(0, 0), (0, 0), (0, columns + extra - prompt), (0, 0), (0, 0)]
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, pad), out.kv)
+
+
+def seen(kv: KV, length: Int32[Array, "B"]) -> Past:
+    """The stored columns below `length` of each row."""
+    columns = jax.tree.leaves(kv.k)[0].shape[2]
+    position = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None, :], (length.shape[0], columns))
+    return Past(kv, position, position < length[:, None])
+
+
+def put(kv: KV, new: KV, column: Int32[Array, "B T"], keep: Bool[Array, "B T"] | None = None) -> KV:
+    """`kv` with T columns per row written by index; those outside the cache, or not to `keep`, are dropped."""
+    columns = jax.tree.leaves(kv.k)[0].shape[2]
+    lost = column < 0 if keep is None else (column < 0) | ~keep
+    column = jnp.where(lost, columns, column)
+    row = jnp.arange(column.shape[0])[:, None]
+    return jax.tree.map(lambda old, part: old.at[:, row, column].set(part.astype(old.dtype), mode="drop"), kv, new)
+
+
+def pick(kv: KV, index: Int32[Array, "B T"]) -> KV:
+    """T columns of each row."""
+    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index[None, :, :, None, None], axis=2), kv)
+
+
+def tree_mask(rows: int, columns: int, above: np.ndarray) -> Bool[Array, "B T S_T"]:
+    """T tokens see all S stored columns, and of each other those on or above them."""
+    seen = np.concatenate([np.ones((above.shape[0], columns), bool), above], axis=1)
+    return jnp.broadcast_to(jnp.asarray(seen)[None], (rows, *seen.shape))
+
+
+def take(x: Int32[Array, "B L"], index: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
+    """x[b, index[b, t]], index clipped into the row."""
+    return jnp.take_along_axis(x, jnp.clip(index, 0, x.shape[1] - 1), axis=1)

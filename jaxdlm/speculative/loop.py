@@ -1,0 +1,204 @@
+"""The draft-and-target loop: propose, one target forward, accept, keep the accepted keys, until every row is done.
+
+Rows accept different numbers of tokens. Each has its own length, and everything else follows from it: positions,
+what is visible, and what is overwritten next. No row waits for another and nothing is padded again.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.core.carry import Status, Trace
+from jaxdlm.core.loop import ban
+from jaxdlm.core.model import KV, Model
+from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
+from jaxdlm.speculative.tree import Tree
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+
+DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
+
+
+def init(
+    rows: Rows, *, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
+) -> Carry:
+    """The carry before the first round: prompts (their first `prompt` columns) read by target and drafter."""
+    blank = jnp.full((rows.done.shape[0], max_new), -1, jnp.int32)
+    trace = Trace(
+        commit_step=None if save == "none" else blank,
+        score=None if save == "none" else jnp.zeros(blank.shape, jnp.float32),
+        tokens=jnp.zeros((blank.shape[0], max_new, max_new), jnp.int32) if save == "steps" else None,
+    )
+    kv = store.prefill(model, params, rows.tokens, prompt)
+    return Carry(rows, kv, policy.drafter.init(rows, prompt), trace, jnp.int32(0))
+
+
+def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
+    """Rounds until every row is done or `until` rounds were made; the same carry may go in again."""
+
+    def live(c: Carry) -> Bool[Array, ""]:
+        return (c.loops < until) & jnp.any(~c.rows.done)
+
+    return jax.lax.while_loop(live, functools.partial(step, **fixed), carry)
+
+
+def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> Carry:
+    """One round; rows that are done keep every bit."""
+    rows, drafter = carry.rows, policy.drafter
+    proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
+    proposal = bounded(proposal, rows)
+    logits, fresh = read(carry, proposal, model=model, params=params)
+    carry, verdict = settle(carry, proposal, logits, fresh, model=model, policy=policy)
+    return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict))
+
+
+def bounded(proposal: Proposal, rows: Rows) -> Proposal:
+    """Nodes that could not be committed within the row's limit are not submitted."""
+    room = (rows.stop - rows.length)[:, None]
+    depth = jnp.asarray(proposal.tree.node_depth)[None, :]
+    return proposal.replace(valid=proposal.valid & (depth + int(proposal.tree.bonus) <= room))
+
+
+def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
+    """A key per row and round: the length of the row grows in every round, so no key is used twice."""
+    fold = jax.random.fold_in
+    return jax.vmap(lambda key, n: fold(fold(key, n), stage))(rows.key, rows.length)
+
+
+def read(carry: Carry, proposal: Proposal, *, model: Model, params: PyTree) -> tuple[Float32[Array, "B 1_R V"], KV]:
+    """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
+    rows, tree = carry.rows, proposal.tree
+    root = rows.length[:, None] - 1
+    nodes = np.asarray(tree.read)
+    tokens = jnp.concatenate([store.take(rows.tokens, root), proposal.token[:, nodes]], axis=1)
+    position = root + jnp.asarray(np.concatenate([[0], tree.node_depth[nodes]]).astype(np.int32))[None, :]
+    valid = jnp.concatenate([jnp.ones_like(root, bool), proposal.valid[:, nodes]], axis=1)
+    past = store.seen(carry.kv, rows.length - 1)
+    mask = None
+    if not tree.is_chain:  # positions alone order a chain
+        above = np.ones((1 + len(nodes), 1 + len(nodes)), bool)
+        above[1:, 1:] = tree.above[np.ix_(nodes, nodes)]
+        mask = store.tree_mask(tokens.shape[0], past.position.shape[1], above)
+    out = model.apply(params, tokens, position, valid, past, mask=mask)
+    return ban(model.head(params, out.hidden), model), out.kv
+
+
+def settle(
+    carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, *, model: Model, policy: Speculation
+) -> tuple[Carry, Verdict]:
+    """Accepts, commits, and keeps the keys of what stays."""
+    rows, tree = carry.rows, proposal.tree
+    verdict = judge(logits, proposal, stage_keys(rows, ACCEPT), policy)
+    bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf), axis=(1, 2))
+    kv = keep(carry.kv, fresh, rows, verdict, tree)
+    new, tokens, count = commit(rows, proposal, verdict, bad, policy, model)
+    trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
+    return Carry(new, kv, carry.drafter, trace, carry.loops + 1), verdict
+
+
+def judge(logits: Float32[Array, "B 1_R V"], proposal: Proposal, key: Key[Array, "B"], policy: Speculation) -> Verdict:
+    """The law of acceptance on each row; models of one tokenizer may be padded to vocabularies of different size."""
+    law = logits if policy.law_reads_logits else policy.warp.log_prob(logits)
+    if proposal.logq is not None:
+        size = max(law.shape[-1], proposal.logq.shape[-1])
+        law, proposal = fit(law, size), proposal.replace(logq=fit(proposal.logq, size))
+    return jax.vmap(policy.law)(law, proposal, key)
+
+
+def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:
+    """Filled with -inf up to `size` words."""
+    missing = size - logp.shape[-1]
+    return logp if not missing else jnp.pad(logp, [(0, 0), (0, 0), (0, missing)], constant_values=-jnp.inf)
+
+
+def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
+    """Writes the keys of the root and of the accepted path; of a chain all, since what is rejected is invisible."""
+    if not tree.is_chain:
+        place = np.zeros(tree.size, np.int32)
+        place[tree.read] = 1 + np.arange(len(tree.read))
+        path = jnp.asarray(place)[verdict.path]
+        fresh = store.pick(fresh, jnp.concatenate([jnp.zeros_like(path[:, :1]), path], axis=1))
+    count = jax.tree.leaves(fresh.k)[0].shape[2]
+    return store.put(kv, fresh, rows.length[:, None] - 1 + jnp.arange(count, dtype=jnp.int32)[None, :])
+
+
+def ends(model: Model) -> np.ndarray:
+    """Ids that end a text."""
+    ids = model.config.tokens
+    return np.asarray(ids.eos if ids.turn_end is None else (*ids.eos, ids.turn_end), np.int32)
+
+
+def commit(
+    rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation, model: Model
+) -> tuple[Rows, Int32[Array, "B 1_D"], Int32[Array, "B"]]:
+    """Accepted tokens and the bonus, cut behind the first end of text and at the row's limit."""
+    path = store.take(proposal.token, verdict.path) if proposal.tree.size else verdict.path
+    place = jnp.arange(path.shape[1] + 1, dtype=jnp.int32)[None, :]
+    padded = jnp.concatenate([path, jnp.zeros_like(verdict.bonus)[:, None]], axis=1)
+    tokens = jnp.where(place == verdict.count[:, None], verdict.bonus[:, None], padded)
+    count = jnp.minimum(verdict.count + verdict.emit.astype(jnp.int32), rows.stop - rows.length)
+    final = (place < count[:, None]) & jnp.isin(tokens, jnp.asarray(ends(model)))
+    stopped = jnp.any(final, axis=1)
+    count = jnp.where(stopped, jnp.argmax(final, axis=1).astype(jnp.int32) + 1, count)
+    count = jnp.where(rows.done | bad, 0, count)
+    column = jnp.where(place < count[:, None], rows.length[:, None] + place, rows.tokens.shape[1])
+    text = rows.tokens.at[jnp.arange(count.shape[0])[:, None], column].set(tokens, mode="drop")
+    full = rows.length + count >= rows.stop
+    status = jnp.where(stopped, int(Status.EOS), jnp.where(full, int(Status.FINISHED), rows.status))
+    new = rows._replace(
+        tokens=text,
+        length=rows.length + count,
+        done=stopped | full | bad,
+        status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
+        step=rows.step + 1,
+        draft_step=rows.draft_step + policy.drafter.forwards,
+        drafted=rows.drafted + jnp.sum(proposal.valid, axis=1, dtype=jnp.int32),
+        accepted=rows.accepted + jnp.minimum(verdict.count, count),
+    )
+    return freeze(rows.done, rows, new), tokens, count
+
+
+def freeze(done: Bool[Array, "B"], old: Rows, new: Rows) -> Rows:
+    """Old where the row is done, else new, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(done.reshape(-1, *(1,) * (a.ndim - 1)), a, b), old, new)
+
+
+def record(
+    trace: Trace, old: Rows, new: Rows, tokens: Array, count: Array, verdict: Verdict, proposal: Proposal, logits: Array
+) -> Trace:
+    """Which target forward committed a column, and log softmax(logits) of its token there; written by index."""
+    if trace.commit_step is None:
+        return trace
+    limit = trace.commit_step.shape[1]
+    place = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
+    column = jnp.where(place < count[:, None], (old.length - old.start)[:, None] + place, limit)
+    row = jnp.arange(tokens.shape[0])[:, None]
+    at = jnp.broadcast_to(old.step[:, None], column.shape)
+    score = spoken(tokens, verdict, proposal.tree, logits)
+    trace = trace._replace(
+        commit_step=trace.commit_step.at[row, column].set(at, mode="drop"),
+        score=None if trace.score is None else trace.score.at[row, column].set(score, mode="drop"),
+    )
+    if trace.tokens is None:
+        return trace
+    written = jnp.arange(limit, dtype=jnp.int32)[None, :]
+    text = store.take(new.tokens, new.start[:, None] + written)
+    text = jnp.where(new.start[:, None] + written < new.length[:, None], text, 0)
+    slot = jnp.where(old.done, limit, old.step)
+    return trace._replace(tokens=trace.tokens.at[row[:, 0], slot].set(text, mode="drop"))
+
+
+def spoken(tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree, logits: Array) -> Float32[Array, "B 1_D"]:
+    """log softmax(logits)[token], each token by the row that speaks for it: the root's, then the path's."""
+    place = np.zeros(tree.size + 1, np.int32)
+    place[1 + tree.read] = 1 + np.arange(len(tree.read))
+    path = jnp.asarray(place)[1 + verdict.path] if tree.size else verdict.path
+    row = jnp.concatenate([jnp.zeros_like(verdict.count)[:, None], path], axis=1)
+    total = jax.nn.logsumexp(logits, axis=2)
+    index = row * logits.shape[2] + tokens
+    flat = logits.reshape(logits.shape[0], -1)
+    return jnp.take_along_axis(flat, index, axis=1) - jnp.take_along_axis(total, row, axis=1)

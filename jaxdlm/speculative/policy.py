@@ -1,0 +1,44 @@
+"""A draft-and-target policy: a drafter, the law of acceptance, and the law that the target is sampled from."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import struct
+
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.warp import Warp
+
+
+class Source(NamedTuple):
+    """What must agree between a draft model and its target."""
+
+    name: str
+    vocab_size: int
+    max_position: int
+    words: int  # hash of the tokenizer's words with their ids; 0 without a tokenizer
+
+
+@struct.dataclass
+class Speculation:
+    """What `decode` runs on an autoregressive target; made by the factories of `jaxdlm.speculative`.
+
+    slots: rows decoded at a time; finished ones make room for the next prompts (0: all prompts at once).
+    """
+
+    drafter: Any
+    warp: Warp
+    law: verify.Law = struct.field(pytree_node=False, default=verify.greedy)
+    draft: Source | None = struct.field(pytree_node=False, default=None)
+    slots: int = struct.field(pytree_node=False, default=0)
+
+    @property
+    def law_reads_logits(self) -> bool:
+        """Only the best token matters, so nothing is normalised."""
+        return self.law is verify.greedy
+
+
+class Unloaded(NamedTuple):
+    """A policy whose draft model is given by name: `build(lm)` makes it once the model is loaded."""
+
+    name: str
+    build: Callable[[Any], Speculation]

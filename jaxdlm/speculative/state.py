@@ -1,0 +1,83 @@
+"""What the draft-and-target loop carries, and the three records that its parts exchange."""
+
+from typing import Any, NamedTuple, Protocol
+
+from flax import struct
+
+from jaxdlm.core.carry import Trace
+from jaxdlm.core.model import KV
+from jaxdlm.speculative.tree import Tree
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+
+
+class Rows(NamedTuple):
+    """Per-row carry; every leaf has leading B. Column = position: rows start at column 0 and are padded on the right."""
+
+    tokens: Int32[Array, "B L"]
+    length: Int32[Array, "B"]  # n: committed tokens, prompt included
+    start: Int32[Array, "B"]  # prompt tokens
+    stop: Int32[Array, "B"]  # prompt tokens + max_new
+    key: Key[Array, "B"]
+    done: Bool[Array, "B"]
+    status: Int32[Array, "B"]
+    step: Int32[Array, "B"]  # target forwards this row took part in
+    draft_step: Int32[Array, "B"]  # draft forwards
+    drafted: Int32[Array, "B"]  # tokens submitted to the target
+    accepted: Int32[Array, "B"]  # of those, committed
+
+
+@struct.dataclass
+class Proposal:
+    """What a drafter submits to one target forward, for all rows. Number of nodes N and `tree` are static.
+
+    token: the draft tokens. valid: nodes that are submitted (fewer: the row drafted less); a node counts only where its
+    parent does. logq: log-probabilities that each token was drawn from, row i for node i; None: not drawn at random
+    (the law of a node is certainty). tree: who continues whom.
+    """
+
+    token: Int32[Array, "B N"]
+    valid: Bool[Array, "B N"]
+    logq: Float32[Array, "B N V"] | None
+    tree: Tree = struct.field(pytree_node=False)
+
+
+class Verdict(NamedTuple):
+    """What a law of acceptance decides, leaves per row: `count` nodes along `path` stay, then `bonus` follows.
+
+    emit: whether there is a bonus (PEARL's chunks that are accepted whole have none).
+    """
+
+    path: Int32[Array, "B D"]  # node at depth 1, 2, ...; meaningless from `count` on
+    count: Int32[Array, "B"]
+    bonus: Int32[Array, "B"]
+    emit: Bool[Array, "B"]
+
+
+class Drafter(Protocol):
+    """Proposes tokens for all rows at once; a `flax.struct.dataclass` whose weights are leaves.
+
+    tree: of its proposals. forwards: draft forwards per `propose`. init: the state before the first round, with the
+    prompts read. propose: `key` is fresh for each row and round. observe: `rows` as they were when it proposed, and
+    what became of the proposal; brings its caches in step with the committed tokens. Whether a node is valid may depend
+    on tokens above it, never on its own token: withholding a token after looking at it changes the law.
+    """
+
+    @property
+    def tree(self) -> Tree: ...
+
+    @property
+    def forwards(self) -> int: ...
+
+    def init(self, rows: Rows, prompt: int) -> PyTree: ...
+
+    def propose(self, state: Any, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]: ...
+
+    def observe(self, state: Any, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree: ...
+
+
+class Carry(NamedTuple):
+    rows: Rows
+    kv: KV  # of the target: column j holds position j, meaningful below length - 1
+    drafter: PyTree
+    trace: Trace
+    loops: Int32[Array, ""]

@@ -1,0 +1,191 @@
+"""Laws of acceptance, each once: which draft tokens stay, and the token that follows them. Written for one row.
+
+logits or logp Float32[1 + R, V]: row 0 speaks for the children of the root, row 1 + r for those of the r-th node that
+the target read (`Tree.read`). P is the target's law, Q the law that a node was drawn from.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.speculative.state import Proposal, Verdict
+from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.warp import draw
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key
+
+Law = Callable[[Array, Proposal, Array], Verdict]
+
+
+def speaker(tree: Tree) -> np.ndarray:
+    """int32[N]: the row of logits that speaks for each node, its parent's."""
+    row = np.zeros(1 + tree.size, np.int32)
+    row[1 + tree.read] = 1 + np.arange(len(tree.read))
+    return row[1 + np.asarray(tree.parent, np.int32)] if tree.size else np.zeros(0, np.int32)
+
+
+def longest(tree: Tree, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[Array, ""], Int32[Array, ""]]:
+    """(path, its length, its last node or -1) of the deepest node that is ok with all above it; lowest on a tie."""
+    if tree.size == 0:
+        return jnp.zeros(0, jnp.int32), jnp.int32(0), jnp.int32(-1)
+    reached = jnp.all(ok[None, :] | ~jnp.asarray(tree.above), axis=1)
+    depth = jnp.where(reached, jnp.asarray(tree.node_depth), 0)
+    end = jnp.where(jnp.any(reached), jnp.argmax(depth), -1).astype(jnp.int32)
+    return jnp.asarray(tree.paths)[end + 1], jnp.max(depth), end
+
+
+def after(tree: Tree, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
+    """The row of logits that speaks for what follows node `end` (-1: the root), and whether the target read it."""
+    row = np.full(1 + tree.size, -1, np.int32)
+    row[0] = 0
+    row[1 + tree.read] = 1 + np.arange(len(tree.read))
+    found = jnp.asarray(row)[end + 1]
+    return jnp.maximum(found, 0), found >= 0
+
+
+def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
+    """A node stays iff it is argmax P behind its parent; then argmax P. Output = greedy decoding of the target."""
+    tree, best = proposal.tree, jnp.argmax(logits, axis=1).astype(jnp.int32)
+    ok = proposal.valid & (proposal.token == best[speaker(tree)])
+    path, count, end = longest(tree, ok)
+    row, read = after(tree, end)
+    return Verdict(path, count, best[row], read)
+
+
+def rejection(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
+    """A node x stays iff u · Q(x) < P(x), u ~ U[0, 1); then a token ~ max(0, P - Q), or ~ P behind the last node.
+
+    Chains only. The committed tokens have the target's law (arXiv 2211.17192, 2302.01318). Strict `<`: a token with
+    P(x) = 0 never stays.
+    """
+    tree, (accept, bonus) = proposal.tree, jax.random.split(key)
+    assert tree.is_chain, "rejection sampling walks a chain; for several chains use k_sequence"
+    node = jnp.arange(tree.size, dtype=jnp.int32)
+    u = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(accept, i), (), jnp.float32))(node)
+    q = jnp.ones(tree.size) if proposal.logq is None else jnp.exp(proposal.logq[node, proposal.token])
+    ok = proposal.valid & (u * q < jnp.exp(logp[speaker(tree), proposal.token]))
+    path, count, end = longest(tree, ok)
+    row, read = after(tree, end)
+    following = jnp.minimum(end + 1, max(tree.size - 1, 0))  # the node that was refused, if one was
+    refused = jnp.bool_(False) if tree.size == 0 else (end + 1 < tree.size) & proposal.valid[following]
+    rest = logp[row] if tree.size == 0 else _residual(logp[row], proposal, following, refused)
+    return Verdict(path, count, draw(rest, bonus), read)
+
+
+def _residual(logp: Array, proposal: Proposal, node: Array, refused: Array) -> Float32[Array, "V"]:
+    """log max(0, P - Q) where a node was refused, else log P; log P as well where nothing is left by rounding."""
+    p = jnp.exp(logp)
+    certain = jnp.arange(p.shape[0]) == proposal.token[node]
+    q = certain.astype(jnp.float32) if proposal.logq is None else jnp.exp(proposal.logq[node])
+    rest = jnp.maximum(p - q, 0)
+    use = refused & (jnp.sum(rest) > 0)
+    return jnp.where(use, jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1.0)), -jnp.inf), logp)
+
+
+def typical(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
+    """A node x stays iff P(x) > min(0.09, 0.3 · exp(-H(P))); then a token ~ P. Lossy (Medusa, arXiv 2401.10774)."""
+    tree = proposal.tree
+    row = speaker(tree)
+    p = jnp.exp(logp)
+    entropy = -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
+    bound = jnp.minimum(TYPICAL_FLOOR, TYPICAL_SCALE * jnp.exp(-entropy))
+    path, count, end = longest(tree, proposal.valid & (p[row, proposal.token] > bound[row]))
+    following, read = after(tree, end)
+    return Verdict(path, count, draw(logp[following], key), read)
+
+
+TYPICAL_FLOOR, TYPICAL_SCALE = 0.09, 0.3  # Medusa's posterior threshold and alpha = sqrt of it
+
+
+class Transport(NamedTuple):
+    """K-SEQ for one token: division factor rho, its acceptance mass beta per candidate, total acceptance."""
+
+    rho: Float32[Array, ""]
+    beta: Float32[Array, ""]
+    accept: Float32[Array, ""]
+
+
+def transport(p: Float32[Array, "V"], q: Float32[Array, "V"], k: Float32[Array, ""]) -> Transport:
+    """The smallest rho in [1, k] with 1 - (1 - beta)^k <= rho · beta, beta = sum min(q, p / rho), by bisection.
+
+    30 halvings, and the upper end: below rho the residual would be negative somewhere and the law biased; above it only
+    acceptance is lost.
+    """
+    k = jnp.asarray(k, jnp.float32)
+
+    def total(rho: Array) -> tuple[Array, Array]:
+        beta = jnp.minimum(jnp.sum(jnp.minimum(q, p / rho)), 1.0)
+        certain = beta >= 1.0
+        rest = jnp.where(certain, 0.0, jnp.exp(k * jnp.log1p(-jnp.where(certain, 0.0, beta))))
+        return beta, 1.0 - rest
+
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = (low + high) / 2
+        beta, accept = total(middle)
+        short = accept > middle * beta
+        return jnp.where(short, middle, low), jnp.where(short, high, middle)
+
+    _, rho = jax.lax.fori_loop(0, 30, halve, (jnp.float32(1), jnp.maximum(k, 1.0)))
+    rho = jnp.where(k <= 1, 1.0, rho)
+    beta, accept = total(rho)
+    return Transport(rho, beta, accept)
+
+
+def choose(
+    logp: Float32[Array, "V"], logq: Float32[Array, "V"], token: Int32[Array, "K"], alive: Bool[Array, "K"],
+    key: Key[Array, ""],
+) -> Int32[Array, ""]:  # fmt: skip
+    """One token with law P out of candidates drawn independently from Q: the first x with u · rho · Q(x) < P(x), else
+    one ~ max(0, P - min(Q, P / rho) · accept / beta) (SpecTr's K-SEQ, arXiv 2310.15141)."""
+    p, q = jnp.exp(logp), jnp.exp(logq)
+    plan = transport(p, q, jnp.sum(alive).astype(jnp.float32))
+    uniform, rest = jax.random.split(key)
+    u = jax.vmap(lambda m: jax.random.uniform(jax.random.fold_in(uniform, m), (), jnp.float32))(
+        jnp.arange(token.shape[0], dtype=jnp.int32)
+    )
+    ok = alive & (u * plan.rho * q[token] < p[token])
+    mass = jnp.maximum(p - jnp.minimum(q, p / plan.rho) * plan.accept / jnp.maximum(plan.beta, 1e-30), 0)
+    mass = jnp.where(jnp.sum(mass) > 0, mass, p)
+    other = draw(jnp.where(mass > 0, jnp.log(jnp.where(mass > 0, mass, 1.0)), -jnp.inf), rest)
+    return jnp.where(jnp.any(ok), token[jnp.argmax(ok)], other)
+
+
+def k_sequence(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
+    """SpecTr over K chains: at each depth one token is chosen from the live chains, those that carry it live on.
+
+    A chain lives by the equality of tokens, however the token was chosen. Chains of one tree `chains(K, L)`, drawn
+    independently; logq is needed.
+    """
+    tree, logq = proposal.tree, proposal.logq
+    assert logq is not None, "k_sequence needs the law that the nodes were drawn from"
+    width = tree.parent.count(-1)
+    level = proposal.token.reshape(-1, width)
+    valid = proposal.valid.reshape(-1, width)
+    row = speaker(tree).reshape(-1, width)
+
+    def descend(carry: tuple[Array, Array, Array], depth: Array) -> tuple[tuple[Array, Array, Array], Array]:
+        alive, count, bonus = carry
+        open_ = alive & valid[depth]
+        chain = jnp.argmax(alive)
+        stop = ~jnp.any(open_)  # nothing is submitted here: the token comes from P itself
+        own = jnp.where(stop, -jnp.inf, 0.0) + logq[depth * width + jnp.argmax(open_)]
+        here = jax.random.fold_in(key, depth)
+        chosen = choose(logp[jnp.asarray(row)[depth, chain]], own, level[depth], open_, here)
+        kept = open_ & (level[depth] == chosen)
+        going = jnp.any(alive)  # false: an earlier depth has ended the walk
+        bonus = jnp.where(going, chosen, bonus)
+        count = count + jnp.any(kept).astype(jnp.int32)
+        return (kept, count, bonus), jnp.argmax(kept).astype(jnp.int32) + depth * width
+
+    begin = (jnp.ones(width, bool), jnp.int32(0), jnp.int32(0))
+    (alive, count, bonus), path = jax.lax.scan(descend, begin, jnp.arange(level.shape[0], dtype=jnp.int32))
+    whole = jnp.any(alive)
+    end = jnp.where(whole, jnp.argmax(alive) + tree.size - width, -1)
+    last, read = after(tree, end)
+    more = draw(logp[last], jax.random.fold_in(key, tree.size))
+    # the nodes of the path must belong to one chain: that of any chain alive at the last depth reached
+    deepest = path[jnp.maximum(count - 1, 0)] if tree.size else jnp.int32(0)
+    return Verdict(jnp.asarray(tree.paths)[deepest + 1], count, jnp.where(whole, more, bonus), ~whole | read)

@@ -1,0 +1,57 @@
+"""From logits to the law that tokens are drawn from: temperature, then top-k, then top-p."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.rules.argument import number
+from jaxdlm.rules.sample import highest, nucleus
+from jaxdlm.typing import Array, Float32, Int32, Key
+
+
+@struct.dataclass
+class Warp:
+    """See `warp`."""
+
+    temperature: Any = 0.0
+    top_k: Any = None
+    top_p: Any = None
+    greedy: bool = struct.field(pytree_node=False, default=True)
+
+    def log_prob(self, logits: Float32[Array, "... V"]) -> Float32[Array, "... V"]:
+        """log p; at T = 0 all mass on the best token (the lowest id on a tie)."""
+        flat = logits.reshape(-1, logits.shape[-1])
+        best = jnp.argmax(flat, axis=1, keepdims=True)
+        certain = jnp.where(jnp.arange(flat.shape[1])[None, :] == best, jnp.float32(0), -jnp.inf)
+        if self.greedy:
+            return certain.reshape(logits.shape)
+        heat = jnp.asarray(self.temperature, jnp.float32)
+        shaped = flat / jnp.where(heat > 0, heat, 1.0)
+        if self.top_k is not None:
+            shaped = highest(shaped, self.top_k)
+        if self.top_p is not None:
+            shaped = nucleus(shaped, self.top_p)
+        return jnp.where(heat > 0, jax.nn.log_softmax(shaped, axis=1), certain).reshape(logits.shape)
+
+
+def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
+    """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p.
+
+    temperature: T >= 0, 0 (default): the best token with certainty. top_k: 0 or None: all. top_p: in [0, 1].
+    Raises InputError for values outside these ranges.
+    """
+    greedy = isinstance(temperature, int | float) and temperature == 0
+    return Warp(
+        number(temperature, "temperature", low=0),
+        number(top_k, "top_k", low=0, whole=True),
+        number(top_p, "top_p", low=0, high=1),
+        greedy,
+    )
+
+
+def draw(logp: Float32[Array, "V"], key: Key[Array, ""]) -> Int32[Array, ""]:
+    """argmax(log p + Gumbel): a token drawn from p, up to any factor of p."""
+    noise = jax.random.gumbel(key, logp.shape, jnp.float32, mode="high")
+    return jnp.argmax(logp + noise).astype(jnp.int32)

@@ -1,0 +1,178 @@
+"""Draft and target: the tokens of plain greedy decoding for every draft, row, batch and piece."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import InputError, Status, decode, speculative
+from jaxdlm._decode import lay_out_rows
+from jaxdlm.speculative import loop
+from jaxdlm.speculative.decode import generate
+from tests.conformance.test_loop import equal, whiles
+from tests.speculative.toys import END, MAX_NEW, PROMPTS, expected, model, near
+
+TARGET = model(3)
+DRAFTS = {"wrong": model(8, layers=1), "near": near(TARGET, 0.02), "equal": TARGET}
+K = 3
+RUN = {"max_new": MAX_NEW, "seed": 5}
+
+
+def policy(draft: str, **arguments):
+    return speculative.speculative(DRAFTS[draft], k=K, **arguments)
+
+
+def test_autoregressive_is_greedy_decoding_without_a_cache():
+    out = decode(TARGET, PROMPTS, policy="autoregressive", **RUN)
+    np.testing.assert_array_equal(out.tokens, expected(3))
+    written = [MAX_NEW if s is Status.FINISHED else list(row).index(END) + 1 for row, s in zip(out.tokens, out.status)]
+    np.testing.assert_array_equal(out.forwards, written)
+    assert (out.accepted == 0).all() and (out.draft_forwards == 0).all()
+    for row, count in enumerate(written):
+        np.testing.assert_array_equal(out.commit_step[row], [*range(count), *[-1] * (MAX_NEW - count)])
+
+
+@pytest.mark.parametrize("draft", DRAFTS)
+def test_speculative_writes_the_same_tokens(draft):
+    out = decode(TARGET, PROMPTS, policy=policy(draft), **RUN)
+    np.testing.assert_array_equal(out.tokens, expected(3))
+    plain = decode(TARGET, PROMPTS, policy="autoregressive", **RUN)
+    assert out.status == plain.status
+    np.testing.assert_allclose(out.score, plain.score, rtol=1e-4, atol=1e-4)
+    written = (plain.commit_step >= 0).sum(1)
+    assert (out.forwards <= written).all() and (out.draft_forwards == K * out.forwards).all()
+    assert (out.drafted >= np.round(out.accepted * out.forwards)).all()
+    if draft == "equal":
+        np.testing.assert_array_equal(out.forwards, -(-written // (K + 1)))
+    if draft == "near":
+        assert 0 < out.accepted.mean() < K, "this draft must be neither perfect nor useless"
+
+
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_a_row_does_not_depend_on_its_batch(heat):
+    """Alone, permuted, beside others; bitwise the same randomness."""
+    run = {"policy": policy("near", temperature=jnp.float32(heat)), **RUN}
+    batch = decode(TARGET, PROMPTS, **run)
+    order = [3, 0, 4, 1, 2]
+    permuted = decode(TARGET, [PROMPTS[i] for i in order], ids=order, **run)
+    for place, row in enumerate(order):
+        np.testing.assert_array_equal(permuted.tokens[place], batch.tokens[row])
+        np.testing.assert_array_equal(permuted.commit_step[place], batch.commit_step[row])
+    for row in (1, 3):
+        alone = decode(TARGET, [PROMPTS[row]], ids=[row], **run)
+        np.testing.assert_array_equal(alone.tokens[0], batch.tokens[row])
+        assert alone.forwards[0] == batch.forwards[row]
+    if heat:
+        assert (decode(TARGET, PROMPTS, **run | {"seed": 6}).tokens != batch.tokens).any()
+    else:
+        np.testing.assert_array_equal(batch.tokens, expected(3))
+
+
+def prepared(rule, prompts=PROMPTS):
+    rows, prompt = lay_out_rows(TARGET, prompts, max_new=MAX_NEW, seed=5, ids=None, raw=False)
+    fixed = {"model": TARGET.model, "params": TARGET.params, "policy": rule}
+    return rows, fixed, {"prompt": prompt, "max_new": MAX_NEW, "save": "steps"}
+
+
+def test_one_while_and_pieces_are_the_whole():
+    rows, fixed, sizes = prepared(policy("near", temperature=jnp.float32(1)))
+    lm_model = fixed.pop("model")
+    run = lambda rows, fixed: generate.__wrapped__(rows, lm_model, **fixed, **sizes)  # noqa: E731
+    assert whiles(jax.make_jaxpr(run)(rows, fixed).jaxpr) == 1
+
+    advance = jax.jit(lambda carry, until, fixed: loop.run(carry, until, model=lm_model, **fixed))
+    begin = jax.jit(lambda rows, fixed: loop.init(rows, model=lm_model, **fixed, **sizes))(rows, fixed)
+    whole, pieces = advance(begin, 99, fixed), begin
+    for until in (1, 2, 5, 99):
+        pieces = advance(pieces, until, fixed)
+    equal(pieces, whole)
+    written = whole.trace.tokens[:, -1]  # the canvas after the last forward
+    assert written.shape == (len(PROMPTS), MAX_NEW)
+
+
+def test_nothing_is_traced_again():
+    rule = lambda heat: policy("near", temperature=jnp.float32(heat))  # noqa: E731
+    decode(TARGET, PROMPTS, policy=rule(1.0), **RUN)
+    before = generate._cache_size()
+    decode(TARGET, [p[::-1] for p in PROMPTS], policy=rule(0.3), max_new=MAX_NEW, seed=8, ids=[9, 8, 7, 6, 5])
+    assert generate._cache_size() == before
+
+
+def test_stale_columns_are_invisible():
+    """Whatever lies in a cache at or above the length that was read never reaches a query."""
+    rows, fixed, sizes = prepared(policy("near"))
+    carry = loop.init(rows, **fixed, **sizes)
+
+    def poison(kv, valid):
+        def spoil(x):
+            column = jnp.arange(x.shape[2])[None, None, :, None, None]
+            return jnp.where(column < valid[None, :, None, None, None], x, 1e3)
+
+        return jax.tree.map(spoil, kv)
+
+    run = jax.jit(lambda carry: loop.run(carry, 99, **fixed))
+    dirty = carry._replace(
+        kv=poison(carry.kv, rows.length - 1),
+        drafter=carry.drafter._replace(kv=poison(carry.drafter.kv, rows.length - 2)),
+    )
+    np.testing.assert_array_equal(run(dirty).rows.tokens, run(carry).rows.tokens)
+
+
+def test_the_drafts_cache_is_that_of_a_fresh_forward():
+    """After every round both caches hold exactly the keys of the committed tokens, the last accepted included."""
+    rows, fixed, sizes = prepared(policy("near"))
+    carry = loop.init(rows, **fixed, **sizes)
+    once = jax.jit(lambda carry: loop.step(carry, **fixed))
+    for _ in range(4):
+        carry = once(carry)
+        for kv, lm, lag in ((carry.kv, TARGET, 1), (carry.drafter.kv, DRAFTS["near"], 2)):
+            position = jnp.broadcast_to(jnp.arange(rows.tokens.shape[1]), rows.tokens.shape).astype(jnp.int32)
+            fresh = lm.model.apply(lm.params, carry.rows.tokens, position, jnp.ones(position.shape, bool)).kv
+            for mine, theirs in zip(jax.tree.leaves(kv), jax.tree.leaves(fresh)):
+                for row in np.flatnonzero(~np.asarray(carry.rows.done)):
+                    n = int(carry.rows.length[row]) - lag
+                    np.testing.assert_allclose(mine[:, row, :n], theirs[:, row, :n], rtol=1e-4, atol=1e-5)
+
+
+BAD = [
+    ({"k": 0}, "k=0: must be a whole number from 1 to 64"),
+    ({"k": 65}, "k=65"),
+    ({"k": True}, "k=True"),
+    ({"k": MAX_NEW + 1}, f"draft of {MAX_NEW + 1} tokens is longer than the {MAX_NEW}.*lower the draft length"),
+    ({"draft": 7}, "no model: pass jaxdlm.load"),
+    ({"draft": model(4, vocab=29)}, "29 words.*23 words.*different vocabularies.*target's tokenizer"),
+    ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
+    ({"top_p": 1.5}, "top_p=1.5: must be between 0 and 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD, ids=[str(change)[:30] for change, _ in BAD])
+def test_bad_input_is_refused_before_the_first_forward(change, message):
+    before = generate._cache_size()
+    with pytest.raises(InputError, match=message) as caught:
+        decode(TARGET, PROMPTS, policy=speculative.speculative(**{"draft": DRAFTS["near"], **change}), **RUN)
+    assert "\n" not in str(caught.value)
+    assert generate._cache_size() == before
+
+
+def test_models_and_policies_that_do_not_meet_are_refused():
+    from tests.conformance.toys import model as masked
+
+    with pytest.raises(InputError, match=r"diffusion model.*needs an autoregressive target"):
+        decode(masked("same"), PROMPTS, policy="autoregressive", **RUN)
+    with pytest.raises(InputError, match="takes policy='autoregressive'"):
+        decode(TARGET, PROMPTS, policy="threshold", **RUN)
+    with pytest.raises(InputError, match="leave infill and canvas out"):
+        decode(TARGET, PROMPTS, policy="autoregressive", infill=True, **RUN)
+
+
+def test_a_row_with_broken_logits_ends_alone():
+    broken = dict(TARGET.params)
+    broken["embed"] = TARGET.params["embed"].at[17].set(jnp.nan)  # only one prompt holds this token
+    lm = type(TARGET)(TARGET.model, broken, None, "broken")
+    out = decode(lm, PROMPTS, policy=policy("near"), **RUN)
+    assert [s is Status.NONFINITE for s in out.status].count(True) >= 1
+    assert out.status[3] is Status.NONFINITE
+    healthy = [row for row, s in enumerate(out.status) if s is not Status.NONFINITE]
+    assert healthy
+    np.testing.assert_array_equal(out.tokens[healthy], expected(3)[healthy])

@@ -1,0 +1,62 @@
+"""Random causal models over a small vocabulary, and slow decoders that know no cache, no loop and no batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.load import LM
+from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.models.config import RopeConfig, TokenIds
+from jaxdlm.models.params import init_params
+
+VOCAB, END, MAX_NEW = 23, 1, 12
+PROMPTS = ([3, 9, 4, 2], [7], [2, 11, 5, 8, 13, 6, 12], [21, 4, 4, 17, 20, 2, 9, 3, 18, 7], [12, 3])
+
+
+@functools.cache
+def model(seed: int, layers: int = 2, vocab: int = VOCAB, end: int = END) -> LM:
+    config = ModelConfig(
+        family="llama", vocab_size=vocab, num_layers=layers, hidden_size=24, num_heads=2, num_kv_heads=1, head_dim=12,
+        intermediate_size=32, max_position=128, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="causal",
+        prediction="next", noise="none", tokens=TokenIds(pad=0, eos=(end,)), param_dtype="float32",
+    )  # fmt: skip
+    return LM(Backbone(config), init_params(config, jax.random.key(seed), loud=True), None, f"toy-{seed}")
+
+
+def near(lm: LM, noise: float, seed: int = 9) -> LM:
+    """A draft that often agrees: the model itself with noise on its weights."""
+    leaves, tree = jax.tree.flatten(lm.params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [leaf + noise * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+    return LM(lm.model, jax.tree.unflatten(tree, moved), None, f"{lm.name}-near")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _rows(model, params, tokens):
+    """Logits of one row of 32 columns, without any cache."""
+    position = jnp.arange(tokens.shape[0], dtype=jnp.int32)[None]
+    return model.head(params, model.apply(params, tokens[None], position, jnp.ones_like(position, bool)).hidden)[0]
+
+
+def next_logits(lm: LM, tokens: list[int]) -> np.ndarray:
+    padded = np.zeros(32, np.int32)
+    padded[: len(tokens)] = tokens
+    return np.asarray(_rows(lm.model, lm.params, jnp.asarray(padded)))[len(tokens) - 1]
+
+
+def greedy_decode(lm: LM, prompt: list[int], max_new: int = MAX_NEW, end: int = END) -> list[int]:
+    """Greedy decoding, each token from a forward over everything; the columns after the end read END."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + max_new:
+        tokens.append(int(next_logits(lm, tokens).argmax()))
+        if tokens[-1] == end:
+            break
+    written = tokens[len(prompt) :]
+    return written + [end] * (max_new - len(written))
+
+
+@functools.cache
+def expected(seed: int) -> np.ndarray:
+    return np.array([greedy_decode(model(seed), prompt) for prompt in PROMPTS])
