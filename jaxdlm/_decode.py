@@ -16,7 +16,7 @@ from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule
+from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.load import load
 from jaxdlm.speculative import state as draft_state
@@ -174,6 +174,10 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
     if policy.view == "canvas" and cache.window == "block":
         raise InputError(f"{policy!r} looks at the whole canvas, this cache recomputes one block: use cache='none'")
+    if isinstance(policy, Stepper) and not getattr(cache, "versions", False):
+        raise InputError(
+            f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
+        )
 
 
 def lay_out(
@@ -227,7 +231,7 @@ def lay_out(
         tokens=jnp.asarray(tokens), pending=jnp.asarray(pending), given=jnp.asarray(~pending),
         pads=jnp.asarray(bucket + tails - lengths), stop=jnp.asarray(stop), key=_keys(seed, ids, len(texts)),
         done=jnp.zeros(len(texts), bool), status=jnp.asarray(count), block=jnp.asarray(count),
-        step=jnp.asarray(count), tick=jnp.asarray(count), policy=(),
+        forwards=jnp.asarray(count), step=jnp.asarray(count), tick=jnp.asarray(count), policy=(),
     )  # fmt: skip
     return Batch(rows, geometry, tails)
 
@@ -334,7 +338,7 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
     return Output(
         text=text,
         tokens=tokens,
-        forwards=rows.step,
+        forwards=rows.forwards,
         commit_step=generated(trace.commit_step),
         score=generated(trace.score),
         status=[Status(int(code)) for code in rows.status],

@@ -1,5 +1,6 @@
 """Paper-named recipes: each a chain of rules. `RECIPES` and `TABLE` serve decode, tests and documents alike."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from jaxdlm.rules.schedule import top_k as commit_top_k
 from jaxdlm.rules.threshold import factor as commit_factor
 from jaxdlm.rules.threshold import threshold as commit_threshold
 from jaxdlm.speculative import methods as drafts
+from jaxdlm.steppers.freedave import freedave as draft_and_verify
 
 CACHES: dict[str, Callable[..., Any]] = {
     "none": NoCache,
@@ -136,11 +138,10 @@ def prophet(
     host: a recipe's name or a rule. Those of `SCHEDULED` get `steps`, and progress is counted in forwards; with any
     other host it is the share of columns written. answer_start: canvas column; default the last columns.
     """
-    if isinstance(host, str) and (host not in RECIPES or host == "prophet"):
-        raise InputError(f"host={host!r}: must be a rule or one of {', '.join(n for n in RECIPES if n != 'prophet')}")
     counted = isinstance(host, str) and host in SCHEDULED
     if isinstance(host, str):
-        host = RECIPES[host](steps=steps) if counted else RECIPES[host]()
+        build = _named(host, "prophet")
+        host = build(steps=steps) if counted else build()
     progress = "forwards" if counted else "decoded"
     return leave_early(host, steps, answer_start, answer_length, thresholds, progress=progress, official=official)
 
@@ -171,6 +172,29 @@ def _ccd(mode: str, steps: Any, depth: int, top_v: int, expand_ratio: Any, confi
     published = coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v)
     proposal = sample(measure=neg_entropy if confidence == "entropy" else log_prob)
     return chain(proposal, released if mode == "release" else published)
+
+
+def freedave(
+    draft_steps: int = 4, host: Any = "low_confidence", steps: Any = None, temperature: Any = 0.0,
+    official: bool = False,
+) -> Rule:  # fmt: skip
+    """FreeDave: the host's own tokens in fewer forwards, its next steps drafted and verified together (2510.00294).
+
+    host: a recipe's name, which gets `steps` and `temperature` where it takes them, or a rule. "threshold" is
+    FreeDave++. official: the release's acceptance, which is not lossless with such a host.
+    """
+    if isinstance(host, str):
+        build = _named(host, "freedave")
+        takes = inspect.signature(build).parameters
+        host = build(**{k: v for k, v in {"steps": steps, "temperature": temperature}.items() if k in takes})
+    return draft_and_verify(host, draft_steps, official=official)
+
+
+def _named(host: str, own: str) -> Callable[..., Rule]:
+    """The recipe that a host's name stands for; `own` is the recipe that asks."""
+    if host not in RECIPES or host == own:
+        raise InputError(f"host={host!r}: must be a rule or one of {', '.join(n for n in RECIPES if n != own)}")
+    return RECIPES[host]
 
 
 def llada2(steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, temperature: Any = 0.0) -> Rule:
@@ -221,6 +245,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "prophet": prophet,
     "ccd": ccd,
     "ccd_ds": ccd_ds,
+    "freedave": freedave,
     "llada2": llada2,
     "sdar": sdar,
     # for autoregressive models
@@ -245,6 +270,9 @@ TABLE: tuple[Entry, ...] = (
     Entry("prophet", "2508.19982", False, "no", ("none",), "everything once the answer is clear"),
     Entry("ccd", "2512.02044", False, "no", ("none",), "the column that stayed coherent over forwards"),
     Entry("ccd_ds", "2512.02044", False, "no", ("none",), "all that stayed coherent over forwards"),
+    Entry(
+        "freedave", "2510.00294", False, "yes, to its host", BLOCKWISE, "the host's next steps that its drafts foresaw"
+    ),
     Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
     Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
     Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),

@@ -103,3 +103,56 @@ def test_the_recorded_run_is_reproduced(recording):
             commits = [-1 if at is None else at for at in case["commit_step"]]  # None: given
             np.testing.assert_array_equal(out.commit_step[row, :end], commits, where)
             assert out.forwards[row] == case[recording.forwards], where
+
+
+def forwards_of_rounds(rounds: np.ndarray, block: int) -> tuple[np.ndarray, int]:
+    """(the forward that verified each column, forwards in all) from FreeDave's rounds.
+
+    A block begins with a forward that verifies nothing; its last round is free when one column was left.
+    """
+    at, spent = np.zeros_like(rounds), 0
+    for first in range(0, len(rounds), block):
+        here = rounds[first : first + block]
+        at[first : first + block] = spent + 1 + here - here.min()
+        spent += 1 + len(set(here)) - int((here == here.max()).sum() == 1)
+    return at, spent
+
+
+def test_freedave_is_reproduced():
+    """Ours writes the last verified version's own step at once, the released code at the next round: one forward later.
+
+    Which column of a round that is, the static run says: the first of the round in its order.
+    """
+    record = json.loads((FOLDER / "freedave.json").read_text())
+    lm, groups = load(record["header"]["checkpoint"]), defaultdict(list)
+    for case in record["cases"]:
+        groups[json.dumps([case["gen_length"], case["block_length"], case["params"]])].append(case)
+    for cases in groups.values():
+        length, block, params = cases[0]["gen_length"], cases[0]["block_length"], cases[0]["params"]
+        tau, run = params["confidence_threshold"], {"max_new": length, "block": block}
+        run["cache"] = "dual" if params["dual_cache"] else "prefix"
+        host = RECIPES["low_confidence"]() if tau is None else RECIPES["threshold"](tau)
+        prompts = [case["prompt"] for case in cases]
+        static = jaxdlm.decode(lm, prompts, host, **run)
+        policy = RECIPES["freedave"](params["draft_steps"], host, official=tau is not None)
+        out = jaxdlm.decode(lm, prompts, policy, **run)
+        for row, case in enumerate(cases):
+            where = f"freedave {case['id']} {params}"
+            np.testing.assert_array_equal(out.tokens[row], case["output"], where)
+            assert out.forwards[row] == case["nfe"], where
+            assert static.forwards[row] == case["static_nfe"], where
+            rounds = np.array(case["official_round"])
+            at, spent = forwards_of_rounds(rounds, block)
+            assert spent == case["nfe"], where
+            if tau is None:
+                np.testing.assert_array_equal(static.tokens[row], case["output"], where)
+                order = static.commit_step[row]
+                opens = [order[column] == order[rounds == rounds[column]].min() for column in range(length)]
+                np.testing.assert_array_equal(out.commit_step[row], at - np.array(opens), where)
+            else:
+                early = at - out.commit_step[row]
+                assert set(early) <= {0, 1}, where
+                for number in set(rounds):
+                    assert early[rounds == number].max() == 1, where
+                static_output = case["output"] if case["static_output"] is None else case["static_output"]
+                np.testing.assert_array_equal(static.tokens[row], static_output, where)

@@ -27,6 +27,7 @@ class DualCache:
 
     always: ClassVar[bool] = False
     window: ClassVar[str] = "block"
+    versions: ClassVar[bool] = True
     refresh_every: Any = None
 
     def init(self, context: Context, rows: Rows) -> KV:

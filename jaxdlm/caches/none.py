@@ -16,6 +16,7 @@ class NoCache:
 
     always: ClassVar[bool] = True
     window: ClassVar[str] = "canvas"
+    versions: ClassVar[bool] = True
 
     def init(self, context: Context, rows: Rows) -> PyTree:
         return ()

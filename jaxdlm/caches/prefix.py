@@ -28,6 +28,7 @@ class PrefixCache:
 
     always: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
+    versions: ClassVar[bool] = True
     refresh_every: Any = None
 
     def init(self, context: Context, rows: Rows) -> KV:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows
@@ -27,7 +28,9 @@ def some(
 ) -> ModelOutput:
     """A forward over columns first .. first + count of each row.
 
-    Their own keys are seen where `fresh`; everywhere else the stored ones are. `fresh` lies inside the range.
+    Their own keys are seen where `fresh`; everywhere else the stored ones are. `fresh` lies inside the range. Versions
+    of a row stand one after the other in one row of the forward, over one copy of the keys, blind to each other; the
+    keys that come back are then of no use.
     """
     position, exists = context.columns(rows)
     index = first[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
@@ -35,8 +38,20 @@ def some(
     def take(x: Array) -> Array:
         return jnp.take_along_axis(x, index, axis=1)
 
+    own = (take(rows.tokens), take(position), take(exists & fresh))
     past = Past(kv, position, exists & ~fresh)
-    return context.model.apply(context.params, take(rows.tokens), take(position), take(exists & fresh), past)
+    versions = context.versions
+    if versions == 1:
+        return context.model.apply(context.params, *own, past)
+    own = tuple(rearrange(x, "(b n) t -> b (n t)", n=versions) for x in own)
+    past = Past(kv, position[::versions], (exists & ~fresh)[::versions])
+    version = jnp.arange(versions * count) // count
+    mask = jnp.concatenate(
+        [jnp.ones((versions * count, position.shape[1]), bool), version[:, None] == version[None, :]], axis=1
+    )
+    mask = jnp.broadcast_to(mask, (own[0].shape[0], *mask.shape))
+    out = context.model.apply(context.params, *own, past, mask=mask)
+    return out._replace(hidden=rearrange(out.hidden, "b (n t) d -> (b n) t d", n=versions))
 
 
 def put(kv: KV, new: KV, first: Int32[Array, "B"]) -> KV:

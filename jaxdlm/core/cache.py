@@ -11,10 +11,14 @@ from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
 class Context:
-    """What a cache may use: the model with its weights, the static columns, and the columns that are asked for."""
+    """What a cache may use: the model with its weights, the static columns, and the columns that are asked for.
 
-    def __init__(self, model: Model, params: PyTree, geometry: Geometry, width: int) -> None:
+    versions: rows come in groups of so many that differ in tokens alone and share one state.
+    """
+
+    def __init__(self, model: Model, params: PyTree, geometry: Geometry, width: int, versions: int = 1) -> None:
         self.model, self.params, self.geometry, self.width = model, params, geometry, width
+        self.versions = versions
 
     def columns(self, rows: Rows) -> tuple[Int32[Array, "B L"], Bool[Array, "B L"]]:
         """True positions and which columns exist (neither a left pad nor past the row's canvas)."""
@@ -42,11 +46,12 @@ class Cache(Protocol):
     """Rows of hidden states for a window, with or without stored keys and values.
 
     always: every forward recomputes everything (there is no `step`). window: "block" or "canvas", the widest view of
-    rules that it can serve.
+    rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a row.
     """
 
     always: ClassVar[bool]
     window: ClassVar[str]
+    versions: ClassVar[bool]
 
     def init(self, context: Context, rows: Rows) -> PyTree: ...
 
@@ -58,22 +63,41 @@ class Cache(Protocol):
 
 
 def forward(
-    cache: Cache, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree
+    cache: Cache,
+    context: Context,
+    rows: Rows,
+    start: Int32[Array, "B"],
+    state: PyTree,
+    versions: Int32[Array, "B N L"] | None = None,
 ) -> tuple[Window, Bool[Array, "B"]]:
     """One forward for the batch, and the rows that take part in it.
 
     A row that is due for a refresh waits until every live row is due, so that one refresh serves all; the others step
     on. When a row refreshes depends on its own clock alone, so its tokens do not depend on its neighbours.
+    With `versions` of the tokens, the hidden rows of each stand side by side, B N in all; a refresh reads the rows as
+    they are, and all versions get what it found.
     """
     live = ~rows.done
+    many, starts = rows, start
+    if versions is not None:
+        context = Context(context.model, context.params, context.geometry, context.width, versions.shape[1])
+        many, starts = spread(rows, versions), jnp.repeat(start, versions.shape[1])
     if cache.always:
-        return cache.refresh(context, rows, start, state), live
+        return cache.refresh(context, many, starts, state), live
     due = cache.due(rows) & live
     rebuild = jnp.all(due == live)
-    window = jax.lax.cond(
-        rebuild,
-        lambda s: cache.refresh(context, rows, start, s),
-        lambda s: cache.step(context, rows, start, s),
-        state,
-    )
+
+    def refresh(state: PyTree) -> Window:
+        single = Context(context.model, context.params, context.geometry, context.width)
+        window = cache.refresh(single, rows, start, state)
+        return window._replace(hidden=jnp.repeat(window.hidden, context.versions, axis=0))
+
+    window = jax.lax.cond(rebuild, refresh, lambda s: cache.step(context, many, starts, s), state)
     return window, live & (rebuild | ~due)
+
+
+def spread(rows: Rows, versions: Int32[Array, "B N L"]) -> Rows:
+    """One row for each version of each row; what a cache does not read stays behind."""
+    count = versions.shape[1]
+    many = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), rows._replace(policy=(), key=()))
+    return many._replace(tokens=versions.reshape(-1, versions.shape[2]))

@@ -53,8 +53,9 @@ class Rows(NamedTuple):
     done: Bool[Array, "B"]
     status: Int32[Array, "B"]
     block: Int32[Array, "B"]
-    step: Int32[Array, "B"]  # forwards this row took part in
-    tick: Int32[Array, "B"]  # the same since its block began
+    forwards: Int32[Array, "B"]  # forwards this row took part in
+    step: Int32[Array, "B"]  # steps of its policy: as many, unless a stepper makes several out of one forward
+    tick: Int32[Array, "B"]  # steps since its block began
     policy: PyTree
 
 

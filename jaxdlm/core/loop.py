@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdlm.core.cache import Cache, Context, forward
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Status, Trace
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule
+from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 
@@ -24,7 +24,7 @@ def init(
     """The carry before the first forward."""
     batch, columns = rows.tokens.shape[0], width(policy, geometry)
     rows = enter(rows, model=model, policy=policy, geometry=geometry)
-    both = doubled(rows, model, geometry) if policy.uncond else rows
+    both = doubled(rows, model, geometry)[0] if policy.uncond else rows
     blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
     trace = Trace(
         commit_step=None if save == "none" else blank,
@@ -52,22 +52,38 @@ def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
     return jax.lax.while_loop(live, functools.partial(step, **fixed), carry)
 
 
-def step(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
-    """One forward and what the policy makes of it; rows that do not take part keep every bit."""
-    rows, columns = carry.rows, width(policy, geometry)
+def step(carry: Carry, **fixed: Any) -> Carry:
+    """One forward and what comes of it; rows that do not take part keep every bit."""
+    policy = fixed["policy"]
+    return policy.advance(carry, **fixed) if isinstance(policy, Stepper) else single(carry, **fixed)
+
+
+def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
+    """One forward, one step of the policy."""
+    rows = carry.rows
     start = window_start(rows, policy, geometry)
-    logits, uncond, state, active = window_logits(carry, start, model, params, policy, cache, geometry)
+    logits, uncond, state, active = window_logits(
+        rows, start, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry
+    )
+    new, changed, score = decide(rows, logits, uncond, start, model=model, policy=policy, geometry=geometry)
+    new = freeze(active, new._replace(forwards=rows.forwards + 1), rows)
+    trace = record(carry.trace, rows, new, active, changed, score, start, geometry)
+    return Carry(new, state, trace, carry.loops + 1)
+
+
+def decide(
+    rows: Rows, logits: Array, uncond: Array | None, start: Array, *, model: Model, policy: Rule, geometry: Geometry
+) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
+    """The policy on each row and its window's logits: (rows after the step, columns written, their scores)."""
     limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
 
     def one(row: Rows, logits: Array, uncond: Array | None, start: Array) -> tuple[Rows, Array, Array]:
-        view = look(row, start, columns, geometry, model)
+        view = look(row, start, logits.shape[0], geometry, model)
         draft, kept = policy.apply(Draft(logits, uncond), row.policy, view, jax.random.fold_in(row.key, row.step))
         bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf))
         return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
 
-    new, changed, score = jax.vmap(one)(rows, logits, uncond, start)
-    trace = record(carry.trace, rows, new, active, changed, score, start, geometry)
-    return Carry(freeze(active, new, rows), state, trace, carry.loops + 1)
+    return jax.vmap(one)(rows, logits, uncond, start)
 
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
@@ -78,26 +94,44 @@ def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "
 
 
 def window_logits(
-    carry: Carry, start: Array, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry
+    rows: Rows,
+    start: Array,
+    state: PyTree,
+    versions: Int32[Array, "B N L"] | None = None,
+    *,
+    model: Model,
+    params: PyTree,
+    policy: Rule,
+    cache: Cache,
+    geometry: Geometry,
 ) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None, PyTree, Bool[Array, "B"]]:
-    """Logits of the window only, the ids that may not be proposed at -inf; and who takes part in this forward."""
-    rows = carry.rows
+    """Logits of the window only, the ids that may not be proposed at -inf; and who takes part in this forward.
+
+    With `versions` of the rows' tokens there are B N rows of logits, the versions of a row side by side.
+    """
     context = Context(model, params, geometry, width(policy, geometry))
     if policy.uncond:
-        both = doubled(rows, model, geometry)
-        window, active = forward(cache, context, both, jnp.concatenate([start, start]), carry.cache)
-        logits = ban(model.head(params, window.hidden), model)
+        rows, versions = doubled(rows, model, geometry, versions)
+        start = jnp.concatenate([start, start])
+    window, active = forward(cache, context, rows, start, state, versions)
+    logits = ban(model.head(params, window.hidden), model)
+    if policy.uncond:
         given, uncond = jnp.split(logits, 2)
-        return given, uncond, window.state, active[: rows.done.shape[0]]
-    window, active = forward(cache, context, rows, start, carry.cache)
-    return ban(model.head(params, window.hidden), model), None, window.state, active
+        return given, uncond, window.state, active[: active.shape[0] // 2]
+    return logits, None, window.state, active
 
 
-def doubled(rows: Rows, model: Model, geometry: Geometry) -> Rows:
-    """The rows, then the same rows with everything that was given replaced by the mask token."""
+def doubled(
+    rows: Rows, model: Model, geometry: Geometry, versions: Int32[Array, "B N L"] | None = None
+) -> tuple[Rows, Int32[Array, "B N L"] | None]:
+    """The rows, then the same rows with everything that was given replaced by the mask token; versions likewise."""
     column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :]
-    hidden = jnp.where(rows.given & (column >= rows.pads[:, None]), model.config.tokens.mask, rows.tokens)
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, rows._replace(tokens=hidden))
+    given = rows.given & (column >= rows.pads[:, None])
+    hidden = jnp.where(given, model.config.tokens.mask, rows.tokens)
+    twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, rows._replace(tokens=hidden))
+    if versions is None:
+        return twice, None
+    return twice, jnp.concatenate([versions, jnp.where(given[:, None], model.config.tokens.mask, versions)])
 
 
 def ban(logits: Array, model: Model) -> Array:
@@ -188,14 +222,14 @@ def record(
     index = jnp.arange(changed.shape[1], dtype=jnp.int32)[None, :] + start[:, None] - geometry.prompt
     index = jnp.where(active[:, None] & changed, index, geometry.canvas)
     row = jnp.arange(changed.shape[0])[:, None]
-    at = jnp.broadcast_to(old.step[:, None], index.shape)
+    at = jnp.broadcast_to(old.forwards[:, None], index.shape)
     trace = trace._replace(
         commit_step=trace.commit_step.at[row, index].set(at, mode="drop"),
         score=None if trace.score is None else trace.score.at[row, index].set(score, mode="drop"),
     )
     if trace.tokens is None:
         return trace
-    slot = jnp.where(active, old.step, trace.tokens.shape[1])
+    slot = jnp.where(active, old.forwards, trace.tokens.shape[1])
     tokens = trace.tokens.at[row[:, 0], slot].set(new.tokens[:, geometry.prompt :], mode="drop")
     return trace._replace(tokens=tokens)
 

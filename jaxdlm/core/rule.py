@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.carry import Carry, Draft, Geometry, Row
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key, PyTree
 
@@ -30,6 +30,16 @@ class Rule(Protocol):
     def apply(self, draft: Draft, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Draft, PyTree]: ...
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int: ...
+
+
+@runtime_checkable
+class Stepper(Rule, Protocol):
+    """A policy that decides itself what one forward is spent on; `core.loop.step` hands the carry over to it.
+
+    As a rule it is its host: `view`, `uncond`, `init` and `forwards` say what the loop must provide.
+    """
+
+    def advance(self, carry: Carry, **fixed: Any) -> Carry: ...
 
 
 class Stage:
@@ -87,6 +97,10 @@ def chain(*rules: Any) -> Chain:
     for rule in rules:
         if not isinstance(rule, Rule):
             raise InputError(f"chain(...) got {rule!r}, which is no rule: pass rules such as sample(), threshold(0.9)")
+        if isinstance(rule, Stepper):
+            raise InputError(
+                f"{type(rule).__name__} steps on its own and is no stage: put the chain inside it, as its host"
+            )
         flat.extend(rule.rules if isinstance(rule, Chain) else [rule])
     if not flat:
         raise InputError("chain() needs at least one rule, for example chain(sample(), threshold(0.9))")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Geometry, Row, Status
-from jaxdlm.core.rule import Rule, Stage, need
+from jaxdlm.core.rule import Rule, Stage, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
@@ -123,6 +123,8 @@ def prophet(
     """
     if not isinstance(host, Rule):
         raise InputError(f"host {host!r} is no rule: pass a whole policy such as chain(sample(), top_k(64))")
+    if isinstance(host, Stepper):
+        raise InputError(f"host={type(host).__name__} steps on its own: put prophet inside it, as its host")
     if len(thresholds) != 3:
         raise InputError(f"thresholds={thresholds}: must be three numbers, early, middle, late")
     if progress not in ("forwards", "decoded"):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import Rule, policies
+from jaxdlm.core.rule import Stepper
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
@@ -42,9 +43,10 @@ def policy(recipe: str, heat: float | None = None, **arguments):
 
 def meets(recipe: str, cache: str) -> bool:
     """Whether the cache serves as many columns as the recipe looks at, and models with full attention."""
-    if getattr(policies.CACHES[cache](), "attention", "full") != "full":
+    kept, rule = policies.CACHES[cache](), policies.RECIPES[recipe]()
+    if getattr(kept, "attention", "full") != "full" or (isinstance(rule, Stepper) and not kept.versions):
         return False
-    return policies.CACHES[cache]().window == "canvas" or policies.RECIPES[recipe]().view == "block"
+    return kept.window == "canvas" or rule.view == "block"
 
 
 RULES = [recipe for recipe in policies.RECIPES if isinstance(policies.RECIPES[recipe](), Rule)]  # diffusion only

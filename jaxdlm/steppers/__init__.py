@@ -1,0 +1,1 @@
+"""Steppers, one per file: what one forward is spent on."""
