@@ -1,4 +1,4 @@
-"""The whole decode of an 8B model compiles for TPUs and fits their memory; needs libtpu, no TPU."""
+"""Whole decodes of released sizes compile for TPUs and fit their memory; needs libtpu, no TPU."""
 
 import json
 import math
@@ -10,26 +10,25 @@ import sys
 
 import pytest
 
+from jaxdlm.models.params import count_params
+from jaxdlm.models.registry import released_config
+
 pytest.importorskip("libtpu")
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPT = ROOT / "benchmarks" / "tpu_memory.py"
 GIB = 2**30
-WEIGHTS = 8_015_581_184 * 2  # LLaDA 8B in bfloat16
 VOCAB, ROWS, COLUMNS, BLOCK, LAYERS = 126464, 8, 512, 32, 32
 
 
-def compile_for(topology, folder):
-    """Figures and program text. In a process of its own: libtpu serves one at a time and would claim this one's JAX."""
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "PYTHONPATH": str(ROOT)}
+def plan(folder, *options):
+    """The JSON of `jaxdlm plan` and the program. In a process of its own: libtpu would claim this one's JAX."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("XLA_FLAGS", None)
     program = folder / "program.txt"
-    options = ["--models", "llada-8b", "--topologies", topology, "--json", "--hlo", str(program)]
-    result = subprocess.run(
-        [sys.executable, str(SCRIPT), *options], env=env, capture_output=True, text=True, timeout=600, check=False
-    )
+    command = [sys.executable, "-m", "jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.splitlines()[-1]), program.read_text()
+    return json.loads(result.stdout), program.read_text()
 
 
 def largest(program, dtype):
@@ -38,20 +37,42 @@ def largest(program, dtype):
     return max(math.prod(int(size) for size in shape.split(",")) for shape in shapes)
 
 
+def total(found, name):
+    """(count, bytes) of a kind of collective in one kind of forward."""
+    calls = [one for one in found["forwards"][name]["collective_calls"] if one["bytes"] > 10_000]
+    return sum(one["count"] for one in calls), sum(one["bytes"] for one in calls)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "tensor"), [("v5e:2x4", 4), ("v5p:2x2x1", 2), ("v6e:2x4", 4)])
 def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys):
-    need, program = compile_for(topology, tmp_path)
-    total = sum(need[name] for name in ("arguments", "temporaries", "output", "program"))
+    options = ["--model", "llada-8b", "--topology", topology, "--mesh", f"data=2,tensor={tensor}"]
+    found, program = plan(tmp_path, *options, "--batch", str(ROWS), "--length", str(COLUMNS), "--block", str(BLOCK))
+    need, limit = found["bytes"], found["bytes_available"]
     with capsys.disabled():
-        parts = ", ".join(
-            f"{name} {need[name] / GIB:.3f}" for name in ("arguments", "temporaries", "output", "program")
-        )
-        print(f"\n{topology}, {need['mesh']}: {total / GIB:.2f} of {need['limit'] / GIB:.0f} GiB per chip ({parts})")
-    share = WEIGHTS / tensor
-    assert share <= need["arguments"] < 1.01 * share, "the weights are split over the tensor axis, nothing is twice"
-    assert total < need["limit"]
+        parts = ", ".join(f"{name} {size / GIB:.3f}" for name, size in need.items() if name != "total")
+        print(f"\n{topology}: {need['total'] / GIB:.2f} of {limit / GIB:.2f} GiB per chip ({parts})")
+    share = count_params(released_config("llada-8b")) * 2 / tensor
+    assert share <= need["weights"] < 1.01 * share, "the weights are split over the tensor axis, nothing is twice"
+    assert need["rows"] < 1_000_000
+    assert need["total"] < limit and found["fits"]
     # the head reads one block of a chip's rows: never float32 logits of all columns, nor of the whole vocabulary
     rows = ROWS // 2
     allowed = max(rows * BLOCK * VOCAB // tensor, rows * LAYERS // tensor * COLUMNS**2)
     assert largest(program, "f32") <= allowed < rows * COLUMNS * VOCAB // tensor
+    # a layer reduces twice, the embedding once; nothing large crosses between groups of rows
+    assert total(found, "every") == (2 * LAYERS + 1, (2 * LAYERS + 1) * rows * COLUMNS * 4096 * 2)
+
+
+@pytest.mark.slow
+def test_decode_of_a_16b_mixture_of_experts_compiles_with_its_cache(tmp_path):
+    """Every leaf lies as the converter's sharding table says: four chips hold a copy, each a quarter."""
+    options = ["--model", "llada2-mini", "--topology", "v5e:2x4", "--cache", "block_exact"]
+    found, _ = plan(tmp_path, *options, "--mesh", "data=2,tensor=4", "--batch", "8", "--policy", "llada2")
+    share = count_params(released_config("llada2-mini")) * 2 / 4
+    assert share <= found["bytes"]["weights"] < 1.01 * share
+    config = released_config("llada2-mini")
+    stored = 2 * config.num_layers * 4 * (found["prompt"] + 256 + 32) * config.num_kv_heads * config.head_dim * 2 // 4
+    assert 0.9 * stored < found["bytes"]["cache"] <= stored
+    assert found["fits"] and found["bytes"]["total"] < found["bytes_available"]
+    assert found["forwards"]["other"]["floor"] < found["forwards"]["first"]["floor"]

@@ -1,0 +1,255 @@
+"""`jaxdlm plan`: fit, time and money of a decode on a TPU slice, as a table or as JSON."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jaxdlm.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxdlm.plan.aot import Job
+    from jaxdlm.plan.search import Found, Largest
+
+OK = 0
+GIB, MIB = 2**30, 2**20
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the `plan` command."""
+    command = commands.add_parser(
+        "plan",
+        help="fit and time on a TPU slice that is not here",
+        description="Compiles the whole decode for a TPU slice (no TPU needed) and says what it needs and costs.",
+    )
+    command.add_argument("--model", required=True, help="a released size, as llada-8b or shape:llada-8b")
+    command.add_argument("--topology", required=True, metavar="T", help="slice, as v5e:2x4, v5p:2x2x1, v6e:16x16")
+    command.add_argument("--batch", type=int, metavar="B", help="rows at once (default: 8 per copy of the weights)")
+    command.add_argument("--length", type=int, default=512, metavar="L", help="prompt and answer (default: 512)")
+    command.add_argument("--max-new", type=int, metavar="N", help="columns of the answer (default: half of --length)")
+    command.add_argument("--block", type=int, metavar="N", help="block length (default: that of decode)")
+    command.add_argument("--policy", default="threshold", metavar="NAME[,key=value...]", help="(default: threshold)")
+    command.add_argument("--cache", default="none", metavar="NAME", help="key/value cache (default: none)")
+    command.add_argument("--dtype", default="bfloat16", help="of the weights (default: bfloat16)")
+    command.add_argument("--mesh", metavar="data=D,tensor=T", help="(default: as few chips per copy as fit)")
+    command.add_argument(
+        "--tokens-per-forward", type=float, default=1.0, metavar="X", help="per row, as measured (default: 1)"
+    )
+    command.add_argument("--tokens", type=float, default=1e6, metavar="N", help="size of the job (default: 1e6)")
+    command.add_argument("--price", type=float, metavar="P", help="money per chip-hour")
+    command.add_argument("--no-search", action="store_true", help="do not look for the largest batch")
+    command.add_argument("--hlo", metavar="FILE", help="write the compiled program here")
+    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    command.set_defaults(run=plan)
+
+
+def plan(args: argparse.Namespace) -> int:
+    """The `plan` command."""
+    from jaxdlm.plan.aot import alone, prepare
+    from jaxdlm.plan.chips import chip_of
+    from jaxdlm.plan.search import choose, largest_batch, on_mesh, read_mesh, slice_mesh
+
+    chip, job = chip_of(args.topology), read_job(args)
+    axes = read_mesh(args.mesh, args.topology) if args.mesh else None
+    prepare()
+
+    def report(line: str) -> None:
+        print(f"# {line}", file=sys.stderr, flush=True)
+
+    with alone():
+        if axes is None:
+            found = choose(job, args.topology, args.batch, report)
+        else:
+            found = on_mesh(job, slice_mesh(args.topology, axes), args.batch, chip.hbm, report)
+        largest = None if args.no_search else largest_batch(found, chip.hbm, report)
+    result = summary(args, found, largest)
+    if args.hlo and found.fits:
+        with open(args.hlo, "w") as file:
+            file.write(found.outcome.text)  # type: ignore[union-attr]
+    if args.json:
+        print(json.dumps(result))
+    else:
+        show(result)
+    return OK
+
+
+def read_job(args: argparse.Namespace) -> "Job":
+    """Checks the arguments; raises InputError, one line each."""
+    from jaxdlm.cli import read_policy
+    from jaxdlm.load import DTYPES, SHAPE
+    from jaxdlm.plan.aot import Job
+
+    max_new = args.length // 2 if args.max_new is None else args.max_new
+    if not 0 < max_new < args.length:
+        raise InputError(f"--max-new {max_new}: must lie between 1 and --length {args.length} less one prompt column")
+    for name in ("batch", "tokens_per_forward", "tokens"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be greater than 0")
+    if args.length > 2**20:
+        raise InputError(f"--length {args.length}: no released model reads more than {2**20} columns")
+    if args.price is not None and not 0 <= args.price < float("inf"):
+        raise InputError(f"--price {args.price}: must not be negative")
+    if args.dtype not in DTYPES:
+        raise InputError(f"--dtype {args.dtype!r}: one of {', '.join(DTYPES)}")
+    job = Job(
+        model=args.model.removeprefix(SHAPE),
+        batch=args.batch or 1,
+        prompt=args.length - max_new,
+        max_new=max_new,
+        block=args.block,
+        policy=read_policy(args.policy, {}),
+        cache=args.cache,
+        dtype=args.dtype,
+    )
+    block = job.layout.geometry.block
+    if args.tokens_per_forward > block:
+        raise InputError(f"--tokens-per-forward {args.tokens_per_forward}: a forward commits at most a block, {block}")
+    return job
+
+
+def summary(args: argparse.Namespace, found: "Found", largest: "Largest | None") -> dict[str, Any]:
+    """Everything that is known about the job, as plain values."""
+    from jaxdlm.plan.aot import Compiled
+    from jaxdlm.plan.chips import chip_of
+    from jaxdlm.plan.search import weights_per_chip
+
+    job, chip, geometry = found.job, chip_of(args.topology), found.job.layout.geometry
+    result: dict[str, Any] = {
+        "model": job.model,
+        "topology": args.topology,
+        "chips": found.mesh.size,
+        "mesh": dict(found.mesh.shape),
+        "batch": job.batch,
+        "prompt": geometry.prompt,
+        "max_new": job.max_new,
+        "block": geometry.block,
+        "policy": args.policy,
+        "cache": args.cache,
+        "dtype": job.dtype,
+        "fits": found.fits,
+        "bytes_available": chip.hbm,
+        "largest_batch": None if largest is None else dataclasses.asdict(largest),
+    }
+    if not isinstance(found.outcome, Compiled):
+        needed = {"weights": weights_per_chip(job, found.mesh), "total": found.outcome.needed}
+        return result | {"bytes": needed}
+    memory = found.outcome.memory
+    result["bytes"] = dataclasses.asdict(memory) | {"total": memory.total}
+    result["compile_seconds"] = found.outcome.seconds
+    return result | speed(args, found, memory.cache)
+
+
+def speed(args: argparse.Namespace, found: "Found", cache_bytes: int) -> dict[str, Any]:
+    """Collectives, times and cost of a job that fits."""
+    from jaxdlm import _decode
+    from jaxdlm.plan import collectives, cost
+    from jaxdlm.plan.chips import chip_of
+
+    job, chip, text = found.job, chip_of(args.topology), found.outcome.text  # type: ignore[union-attr]
+    always = _decode.resolve_cache(job.cache).always
+    kinds = {"every": 1} if always else {"first": 1, "other": 0}  # forwards of a block -> arm of the cache's condition
+    counted = {kind: collectives.count(text, arm) for kind, arm in kinds.items()}
+    worked = {kind: cost.work(job, found.mesh, refresh=kind != "other", cache_bytes=cache_bytes) for kind in kinds}
+    times = {kind: cost.time(worked[kind], counted[kind], chip) for kind in kinds}
+    forwards = job.layout.geometry.block / args.tokens_per_forward
+
+    def average(part: str) -> float:
+        each = [getattr(times[kind], part) for kind in kinds]
+        return cost.mean(each[0], each[-1], forwards)
+
+    bill = cost.bill(
+        average("predicted"),
+        batch=job.batch,
+        chips=found.mesh.size,
+        tokens_per_forward=args.tokens_per_forward,
+        tokens=args.tokens,
+        price=args.price,
+    )
+    return {
+        "forwards": {
+            kind: dataclasses.asdict(times[kind])
+            | {"floor": times[kind].floor, "predicted": times[kind].predicted}
+            | {"flops": worked[kind].flops, "weight_bytes": worked[kind].weight_bytes}
+            | {"collective_calls": [dataclasses.asdict(one) for one in counted[kind]]}
+            for kind in kinds
+        },
+        "floor_seconds": average("floor"),
+        "predicted_seconds": average("predicted"),
+        "tokens_per_forward": args.tokens_per_forward,
+        "tokens": args.tokens,
+    } | dataclasses.asdict(bill)
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table for people."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    mesh = " × ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
+    console.print(f"[bold]{result['model']}[/] ({result['dtype']}) on [bold]{result['topology']}[/], {mesh}")
+    console.print(
+        f"{result['batch']} rows of {result['prompt']} + {result['max_new']} columns, block {result['block']}, "
+        f"policy {result['policy']}, cache {result['cache']}\n"
+    )
+    _show_memory(console, result)
+    if "forwards" in result:
+        _show_collectives(console, result)
+        _show_times(console, result)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
+
+
+def _show_memory(console: Any, result: dict[str, Any]) -> None:
+    table = _table("memory per chip", "GiB")
+    for kind, size in result["bytes"].items():
+        table.add_row(
+            kind, "not said" if size is None else f"{size / GIB:.3f}", style="bold" if kind == "total" else ""
+        )
+    table.add_row("available", f"{result['bytes_available'] / GIB:.3f}")
+    console.print(table)
+    console.print("[green]fits[/]" if result["fits"] else "[red]does not fit[/]", end="")
+    largest = result["largest_batch"]
+    if largest and largest["fits"]:
+        beyond = f"; {largest['fails']} rows do not" if largest["fails"] else ""
+        console.print(f"; the largest batch compiled that fits: [bold]{largest['fits']}[/] rows{beyond}", end="")
+    elif largest:
+        console.print("; no batch fits on this mesh", end="")
+    console.print("\n")
+
+
+def _show_collectives(console: Any, result: dict[str, Any]) -> None:
+    table = _table("collectives per forward", "forward", "chips", "count", "MiB per chip")
+    for kind, forward in result["forwards"].items():
+        for one in forward["collective_calls"]:
+            numbers = (str(one["group"]), str(one["count"]), f"{one['bytes'] / MIB:.3f}")
+            table.add_row(one["kind"], kind, *numbers)
+    console.print(table if table.row_count else "no collectives")
+    console.print()
+
+
+def _show_times(console: Any, result: dict[str, Any]) -> None:
+    parts = ("compute", "weights", "cache", "collectives", "floor", "predicted")
+    table = _table("ms per forward at published peaks", *parts)
+    for kind, forward in result["forwards"].items():
+        table.add_row(kind, *(f"{1e3 * forward[part]:.3f}" for part in parts))
+    if len(result["forwards"]) > 1:
+        table.add_row("mean", *[""] * 4, *(f"{1e3 * result[f'{part}_seconds']:.3f}" for part in ("floor", "predicted")))
+    console.print(table)
+    console.print()
+    table = _table(f"at {result['tokens_per_forward']:g} tokens per row and forward, all rows busy", "")
+    table.add_row("tokens/s", f"{result['tokens_per_second']:,.0f}")
+    table.add_row(f"chip-hours for {result['tokens']:g} tokens", f"{result['chip_hours']:.4g}")
+    table.add_row("chip-hours per million tokens", f"{result['chip_hours_per_million']:.4g}")
+    if result["price"] is not None:
+        table.add_row(f"money for {result['tokens']:g} tokens", f"{result['price']:.4g}")
+        table.add_row("money per million tokens", f"{result['price_per_million']:.4g}")
+    console.print(table)
