@@ -37,12 +37,6 @@ def largest(program, dtype):
     return max(math.prod(int(size) for size in shape.split(",")) for shape in shapes)
 
 
-def total(found, name):
-    """(count, bytes) of a kind of collective in one kind of forward."""
-    calls = [one for one in found["forwards"][name]["collective_calls"] if one["bytes"] > 10_000]
-    return sum(one["count"] for one in calls), sum(one["bytes"] for one in calls)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("topology", "tensor"), [("v5e:2x4", 4), ("v5p:2x2x1", 2), ("v6e:2x4", 4)])
 def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys):
@@ -60,8 +54,11 @@ def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys
     rows = ROWS // 2
     allowed = max(rows * BLOCK * VOCAB // tensor, rows * LAYERS // tensor * COLUMNS**2)
     assert largest(program, "f32") <= allowed < rows * COLUMNS * VOCAB // tensor
-    # a layer reduces twice, the embedding once; nothing large crosses between groups of rows
-    assert total(found, "every") == (2 * LAYERS + 1, (2 * LAYERS + 1) * rows * COLUMNS * 4096 * 2)
+    # a layer reduces twice, the embedding once; beside that only figures of the policy, and nothing leaves its group
+    calls = found["forwards"]["every"]["collective_calls"]
+    reduced = (2 * LAYERS + 1) * rows * COLUMNS * 4096 * 2
+    assert reduced <= sum(one["bytes"] for one in calls) < 1.001 * reduced
+    assert {one["group"] for one in calls} == {tensor}
 
 
 @pytest.mark.slow
