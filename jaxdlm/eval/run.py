@@ -1,0 +1,219 @@
+"""Decodes the benchmark under every setting and scores each row."""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdlm import _decode, policies
+from jaxdlm.core import loop
+from jaxdlm.errors import InputError
+from jaxdlm.eval import cost, metrics
+from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
+from jaxdlm.eval.task import TASKS, Example, make
+from jaxdlm.eval.tasks.base import WRONG, Score
+
+SMALLEST_CANVAS = 16
+BASELINE = "low_confidence"  # one token per step, no cache: what every speed-up is measured against
+CACHED = ("threshold", BASELINE)  # policies whose caches are swept unless others are asked for
+
+
+class Unit(NamedTuple):
+    """One policy with its settings and cache on one task."""
+
+    policy: str
+    settings: Settings
+    cache: str
+    cache_settings: Settings
+    task: str
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.policy, canonical(self.settings), cache_label(self.cache, self.cache_settings), self.task
+
+
+def cache_label(name: str, settings: Settings) -> str:
+    return ",".join([name, *(f"{key}={value}" for key, value in settings.items())])
+
+
+def baseline(task: str) -> Unit:
+    return Unit(BASELINE, {}, "none", {}, task)
+
+
+class Grid(NamedTuple):
+    """What is run, and what is left out and why."""
+
+    units: list[Unit]
+    skipped: dict[str, str]
+
+
+def grid(chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], canvas: int | None) -> Grid:
+    """Every setting of every policy, baseline first; a setting that cannot be built is left out with its reason."""
+    units, skipped = [baseline(task) for task in tasks], {}
+    by_default = all(choice.settings is None for choice in chosen) and len(chosen) == len(policies.RECIPES)
+    for cache in caches:
+        for choice in chosen:
+            for task in tasks:
+                columns = canvas_of(task, canvas)
+                reason = refused(choice.name, cache.name)
+                if reason and not (cache.name != "none" and by_default):
+                    skipped[f"{choice.name} with {cache.name}"] = reason
+                if reason or (cache.name != "none" and by_default and choice.name not in CACHED):
+                    continue
+                for settings in choice.settings or (sweep(choice.name, columns) if cache.name == "none" else [{}]):
+                    for cache_settings in cache.settings or cache_sweep(cache.name, columns):
+                        units.append(Unit(choice.name, settings, cache.name, cache_settings, task))
+    return Grid(list({unit.key: unit for unit in units}.values()), skipped)
+
+
+def refused(policy: str, cache: str) -> str | None:
+    """Why a policy cannot be built, or does not work with a cache; None where it can."""
+    entry = next((entry for entry in policies.TABLE if entry.name == policy), None)
+    if entry is not None and cache not in entry.caches:
+        return f"works with {', '.join(entry.caches)}"
+    try:
+        policies.RECIPES[policy]()
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def canvas_of(task: str, canvas: int | None) -> int:
+    """Columns to generate: as asked, else the task's own, at least 16."""
+    return max(SMALLEST_CANVAS, TASKS[task].canvas) if canvas is None else canvas
+
+
+class Bench(NamedTuple):
+    """What stays the same over a run. canvas, block None: the task's canvas, one block."""
+
+    lm: Any
+    examples: Mapping[str, list[Example]]
+    canvas: int | None
+    block: int | None
+    seed: int
+    batch: int
+
+    def geometry(self, task: str) -> tuple[int, int]:
+        columns = canvas_of(task, self.canvas)
+        return columns, min(columns, self.block or columns)
+
+
+def bench(
+    lm: Any, tasks: Sequence[str], *, n: int, split: str, seed: int, canvas: int | None, block: int | None, batch: int
+) -> Bench:
+    """The examples of every task; a task whose answers do not fit the canvas is refused."""
+    for task in tasks:
+        if canvas is not None and canvas < TASKS[task].canvas:
+            raise InputError(f"--max-new {canvas}: task {task!r} needs {TASKS[task].canvas} columns")
+    return Bench(lm, {task: make(task, n, split, seed) for task in tasks}, canvas, block, seed, min(batch, n))
+
+
+class Stopwatch:
+    """Wall and CPU seconds of a with block, those of tracing and compiling taken off the former."""
+
+    PREFIX = "/jax/core/compile/"
+
+    def __enter__(self) -> "Stopwatch":
+        self.compiling = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._heard)
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        return self
+
+    def _heard(self, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith(self.PREFIX):
+            self.compiling += seconds
+
+    def __exit__(self, *_: Any) -> None:
+        wall = time.perf_counter() - self._wall
+        self.cpu = time.process_time() - self._cpu
+        self.seconds = max(0.0, wall - self.compiling)
+        jax.monitoring.unregister_event_duration_listener(self._heard)
+
+
+def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
+    """Rows of a unit, in the order of its examples; those in `skip` are decoded with the rest but not returned.
+
+    Batches have one size (the last one is filled up), so a unit adds no shape. Raises InputError where the policy
+    does not work with the model.
+    """
+    examples = bench.examples[unit.task]
+    for first in range(0, len(examples), bench.batch):
+        part = examples[first : first + bench.batch]
+        if all(example.id in skip for example in part):
+            continue
+        filled = part + [part[-1]] * (bench.batch - len(part))
+        for row, example in zip(_decoded(bench, unit, filled), part):
+            if example.id not in skip:
+                yield row
+
+
+def decode(bench: Bench, unit: Unit, examples: Sequence[Example]) -> tuple[Any, Stopwatch]:
+    """(Output, its time) of some examples as one batch."""
+    columns, block = bench.geometry(unit.task)
+    policy = policies.RECIPES[unit.policy](**unit.settings) if unit.settings else unit.policy
+    cache = policies.CACHES[unit.cache](**unit.cache_settings)
+    prompts, ids = [example.prompt for example in examples], [_number(example.id) for example in examples]
+    with Stopwatch() as watch:
+        out = _decode.decode(
+            bench.lm, prompts, policy=policy, cache=cache, max_new=columns, block=block, seed=bench.seed, ids=ids
+        )
+    return out, watch
+
+
+def _decoded(bench: Bench, unit: Unit, examples: Sequence[Example]) -> Iterator[dict[str, Any]]:
+    out, watch = decode(bench, unit, examples)
+    ends = bench.lm.config.tokens.eos
+    counted = metrics.tokens_to_end(out.tokens, ends)
+    cached, positions = _work(bench, unit, examples, out)
+    for index, example in enumerate(examples):
+        score = check(bench.lm, example, out.tokens[index], out.text[index] if out.text else None)
+        length = int(counted[index])
+        yield {
+            "kind": "row", "id": example.id, "task": example.task, "knobs": example.knobs, "template": example.template,
+            "split": example.split, "policy": unit.policy, "settings": unit.settings,
+            "cache": cache_label(unit.cache, unit.cache_settings), "seed": bench.seed, "prompt": example.prompt,
+            "text": out.text[index] if out.text else None, "tokens": out.tokens[index, :length].tolist(),
+            "answer": example.answer, "correct": score.correct, "strict": score.strict, "valid": score.valid,
+            "n_tokens": length, "columns": out.tokens.shape[1], "forwards": int(out.forwards[index]),
+            "forwards_cached": int(cached[index]), "draft_forwards": 0, "positions": int(positions[index]),
+            "commit_step": out.commit_step[index, :length].tolist(), "status": str(out.status[index]),
+            "seconds": round(watch.seconds / len(examples), 7), "batch": len(examples),
+        }  # fmt: skip
+
+
+def check(lm: Any, example: Example, tokens: np.ndarray, text: str | None) -> Score:
+    """The task's judgement; by ids where the model speaks the benchmark's vocabulary, else by text. Never raises."""
+    own = lm.tokenizer is not None and lm.tokenizer.closed
+    try:
+        return TASKS[example.task].check(example, tokens.tolist() if own else (text or ""))
+    except (InputError, ValueError, KeyError, IndexError):
+        return WRONG
+
+
+def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(forwards that were cached, token positions), per row."""
+    columns, block = bench.geometry(unit.task)
+    cache = policies.CACHES[unit.cache](**unit.cache_settings)
+    policy = policies.RECIPES[unit.policy](**unit.settings)
+    batch = _decode.lay_out(
+        bench.lm, [example.prompt for example in examples], max_new=columns, block=block, seed=0, ids=None
+    )
+    full, part = cost.positions_per_forward(
+        bench.lm.model, bench.lm.params, cache, batch.rows, batch.geometry, loop.width(policy, batch.geometry)
+    )
+    cached = cost.forwards_cached(cache, out.commit_step, out.forwards, block)
+    positions = (out.forwards - cached) * full + cached * part
+    return cached, positions * (2 if policy.uncond else 1)
+
+
+def _number(name: str) -> int:
+    """32 bits of an example's id: the key of its row's randomness, wherever and whenever it is decoded."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
+def load_average() -> list[float] | None:
+    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -1,0 +1,158 @@
+"""Which settings of a method are compared: one knob each, from its slowest and safest end to its fastest.
+
+`SWEEPS` names the knob where a recipe has several; any other recipe is swept over the first argument that `KNOBS`
+knows, so that a new recipe is evaluated without an entry here. Numbers are leaves of a rule, so the settings of a
+sweep share one compiled program.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxdlm import policies
+from jaxdlm.errors import InputError
+
+Settings = dict[str, Any]
+PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+
+
+def per_step(canvas: int) -> list[int]:
+    """`steps` for k = 1, 2, 3, 4, 8 and all columns per forward."""
+    return [max(1, -(-canvas // k)) for k in (1, 2, 3, 4, 8, canvas)]
+
+
+KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
+    "tau": lambda canvas: PROBABILITIES,
+    "factor": lambda canvas: (0.4, 0.7, 1.0, 1.3, 1.6, 1.9),
+    "threshold": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8),  # nats
+    "gamma": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
+    "entropy_bound": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
+    "draft_steps": lambda canvas: (1, 2, 3, 4, 6, 8),
+    "steps": per_step,
+    "refresh_every": lambda canvas: (1, 2, 3, 4, 8, 16),
+}
+
+
+def _prophet(canvas: int) -> list[Settings]:
+    """The published thresholds times a factor; the answer is the whole canvas, as no task announces where it begins."""
+    factors = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)
+    return [
+        {"answer_start": 0, "answer_length": canvas, "thresholds": tuple(f * bar for bar in (7.5, 5.0, 2.5))}
+        for f in factors
+    ]
+
+
+def _credit(canvas: int) -> list[Settings]:
+    return [{"tau": tau} for tau in PROBABILITIES]
+
+
+def _local_leap(canvas: int) -> list[Settings]:
+    """(kappa, tau): the paper's anchor 0.9 with several relaxed thresholds, and stricter anchors."""
+    pairs = ((0.99, 0.95), (0.95, 0.9), (0.9, 0.85), (0.9, 0.75), (0.9, 0.65), (0.8, 0.6), (0.7, 0.5))
+    return [{"kappa": kappa, "tau": tau} for kappa, tau in pairs]
+
+
+def _ccd_ds(canvas: int) -> list[Settings]:
+    """The paper's algorithm with its four columns at most per forward and with more, and the release's."""
+    half, quarter = max(1, canvas // 2), max(1, canvas // 4)
+    paper = ({"top_v": 4}, {"top_v": 4, "steps": half}, {"top_v": 8}, {"top_v": 8, "steps": half})
+    wide = ({"top_v": 16, "steps": half}, {"top_v": 16, "steps": quarter})
+    return [*paper, *wide, *({"mode": "release", "expand_ratio": r} for r in (2.0, 4.0, 8.0))]
+
+
+SWEEPS: dict[str, Callable[[int], list[Settings]]] = {
+    "prophet": _prophet,
+    "credit": _credit,
+    "local_leap": _local_leap,
+    "ccd_ds": _ccd_ds,
+    "sdar": lambda canvas: [{"tau": tau} for tau in PROBABILITIES],
+    "llada2": lambda canvas: [{"tau": tau} for tau in PROBABILITIES],
+}
+
+
+def sweep(name: str, canvas: int) -> list[Settings]:
+    """Settings of a recipe on a canvas of that many columns, no two alike; [{}] for one without a knob."""
+    if name in SWEEPS:
+        return SWEEPS[name](canvas)
+    return _by_knob(policies.RECIPES[name], canvas)
+
+
+def cache_sweep(name: str, canvas: int) -> list[Settings]:
+    """Settings of a cache: its refresh interval where it has one, as it stands where it has none."""
+    return _by_knob(policies.CACHES[name], canvas)
+
+
+def _by_knob(factory: Callable[..., Any], canvas: int) -> list[Settings]:
+    arguments = inspect.signature(factory).parameters
+    knob = next((knob for knob in KNOBS if knob in arguments), None)
+    if knob is None:
+        return [{}]
+    return [{knob: value} for value in dict.fromkeys(KNOBS[knob](canvas))]
+
+
+class Choice(NamedTuple):
+    """A recipe or a cache with the settings to run; settings None: its standard sweep."""
+
+    name: str
+    settings: tuple[Settings, ...] | None
+
+
+def choices(words: str, known: Mapping[str, Any], thing: str) -> list[Choice]:
+    """`"threshold,local_leap,kappa=[0.8,0.9],radius=4"` -> threshold's sweep, and two settings of local_leap.
+
+    A part with `=` belongs to the name before it, as in --policy; a list is several settings, several lists are all
+    their combinations. `all` is every known name. Raises InputError for an unknown name or argument.
+    """
+    from jaxdlm import cli  # the one reader of NAME,key=value: above this module, so not at import
+
+    found: list[Choice] = []
+    for group in _groups(cli._split(words)):
+        name, arguments = cli.parse_policy(",".join(group))
+        if name == "all" and not arguments:
+            found += [Choice(each, None) for each in known]
+            continue
+        if name not in known:
+            raise InputError(f"unknown {thing} {name!r}{cli.closest(name, known)}: one of {', '.join(known)}")
+        _check_arguments(name, arguments, known[name], thing)
+        found.append(Choice(name, _combinations(arguments) if arguments else None))
+    return list(dict.fromkeys(found)) if all(c.settings is None for c in found) else found
+
+
+def _groups(parts: Sequence[str]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    for part in parts:
+        if "=" in part and groups:
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return groups
+
+
+def _check_arguments(name: str, arguments: Settings, factory: Callable[..., Any], thing: str) -> None:
+    takes = inspect.signature(factory).parameters
+    for argument in arguments:
+        if argument not in takes and not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+            raise InputError(f"{thing} {name!r} takes no {argument!r}: it takes {', '.join(takes) or 'no arguments'}")
+
+
+def _combinations(arguments: Settings) -> tuple[Settings, ...]:
+    values = [value if isinstance(value, list) else [value] for value in arguments.values()]
+    return tuple(dict(zip(arguments, each)) for each in itertools.product(*values))
+
+
+def label(name: str, settings: Settings) -> str:
+    """`local_leap,kappa=0.9,radius=4`: what --policy would be given."""
+    return ",".join([name, *(f"{key}={_word(value)}" for key, value in settings.items())])
+
+
+def _word(value: Any) -> str:
+    return f"({','.join(f'{x:g}' for x in value)})" if isinstance(value, tuple) else f"{value}"
+
+
+def canonical(settings: Settings) -> str:
+    """One string per settings, whatever the order of the keys and whether they come from JSON."""
+    return json.dumps(settings, sort_keys=True, default=list)

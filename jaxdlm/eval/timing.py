@@ -1,0 +1,76 @@
+"""Wall clock of policies against one token per forward, in turn, on compiled and warmed programs."""
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, canvas_of, decode
+from jaxdlm.eval.sweeps import canonical, label
+
+WARM, REPEATS = 3, 5
+
+
+def chosen(summary: Mapping[str, Any], pooled: str) -> list[Unit]:
+    """One setting per policy and cache: the fastest without a loss, else the method's defaults."""
+    units = []
+    for curve in summary["curves"]:
+        if curve["task"] != pooled:
+            continue
+        points = [p for p in summary["points"] if (p["policy"], p["task"]) == (curve["policy"], pooled)]
+        points = [p for p in points if p["cache"].split(",")[0] == curve["cache"]]
+        want = curve["no_loss"]
+        best = next(
+            (p for p in points if want and (p["label"], p["cache"]) == (want["label"], want["cache"])), points[0]
+        )
+        name, *pairs = best["cache"].split(",")
+        settings = {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
+        units.append(Unit(best["policy"], best["settings"], name, settings, ""))
+    return units
+
+
+def mixed(bench: Bench, tasks: Sequence[str], size: int) -> tuple[str, list[Any]]:
+    """(a task that sets the canvas, `size` examples in turn over the tasks that share it)."""
+    columns = canvas_of(tasks[0], bench.canvas)
+    same = [task for task in tasks if canvas_of(task, bench.canvas) == columns]
+    rows = [bench.examples[task][i % len(bench.examples[task])] for i in range(size) for task in same]
+    return same[0], rows[:size]
+
+
+def measure(
+    bench: Bench, units: Sequence[Unit], tasks: Sequence[str], batches: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Per unit and batch size: median and quartiles of time(one token per forward) / time(policy)."""
+    for size in batches:
+        task, examples = mixed(bench, tasks, size)
+        slow = baseline(task)
+        slow_out, _ = decode(bench, slow, examples)
+        for unit in units:
+            unit = unit._replace(task=task)
+            out, _ = decode(bench, unit, examples)
+            times = _in_turn(bench, slow, unit, examples)
+            ratio = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75])
+            yield {
+                "label": label(unit.policy, unit.settings), "policy": unit.policy, "settings": canonical(unit.settings),
+                "cache": cache_label(unit.cache, unit.cache_settings), "batch": size,
+                "speedup": {name: round(float(value), 3) for name, value in zip(("p25", "p50", "p75"), ratio)},
+                "seconds": round(float(np.median(times[:, 1])), 6),
+                "speedup_forwards": round(float(slow_out.forwards.sum() / out.forwards.sum()), 3),
+                "loop_forwards": int(out.forwards.max()), "repeats": len(times),
+                "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+            }  # fmt: skip
+
+
+def _in_turn(bench: Bench, slow: Unit, fast: Unit, examples: Sequence[Any]) -> np.ndarray:
+    """Seconds [repeats, (slow, fast)]; the whole call, from prompts to text."""
+
+    def once(unit: Unit) -> float:
+        begin = time.perf_counter()
+        decode(bench, unit, examples)
+        return time.perf_counter() - begin
+
+    for _ in range(WARM - 1):
+        once(fast)
+    return np.array([[once(slow), once(fast)] for _ in range(REPEATS)])
