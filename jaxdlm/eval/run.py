@@ -64,10 +64,16 @@ def grid(chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str
                     skipped[f"{choice.name} with {cache.name}"] = reason
                 if reason or (cache.name != "none" and by_default and choice.name not in CACHED):
                     continue
-                for settings in choice.settings or (sweep(choice.name, columns) if cache.name == "none" else [{}]):
+                for settings in choice.settings or _swept(choice.name, cache.name, columns):
                     for cache_settings in cache.settings or cache_sweep(cache.name, columns):
                         units.append(Unit(choice.name, settings, cache.name, cache_settings, task))
     return Grid(list({unit.key: unit for unit in units}.values()), skipped)
+
+
+def _swept(policy: str, cache: str, columns: int) -> list[Settings]:
+    """The standard sweep; with a cache, whose own settings are swept, the defaults. The baseline runs once."""
+    settings = sweep(policy, columns) if cache == "none" else [{}]
+    return [s for s in settings if policy != BASELINE or s.get("steps") != columns]
 
 
 def refused(policy: str, cache: str) -> str | None:

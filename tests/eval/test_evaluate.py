@@ -1,0 +1,140 @@
+"""`jaxdlm eval` end to end on the embedded model: rows, summary, report, resuming."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from jaxdlm import cli
+from jaxdlm.eval import cost, rows, run, summary
+
+ARGUMENTS = [
+    "eval",
+    "--policies",
+    "threshold,tau=[0.7,0.9]",
+    "--tasks",
+    "reverse,shuffle",
+    "--n",
+    "6",
+    "--timing",
+    "none",
+]
+TIMES = ("seconds", "speedup_batch_wall")
+
+
+def evaluate(folder, *more):
+    assert cli.main([*ARGUMENTS, *more, "--output", str(folder)]) == cli.OK
+    return rows.read(folder / "rows.jsonl")
+
+
+def without_times(found):
+    return [{k: v for k, v in each.items() if k not in TIMES} for each in found]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("eval")
+    evaluate(made)
+    return made
+
+
+def test_rows_hold_what_was_decoded(folder):
+    meta, found = rows.read(folder / "rows.jsonl")
+    assert meta["schema"] == 1 and meta["model"] == "tiny" and meta["split"] == "test"
+    assert len(found) == 2 * 3 * 6
+    for row in found:
+        assert row["n_tokens"] == len(row["tokens"]) == len(row["commit_step"])
+        assert row["tokens"].index(2) == row["n_tokens"] - 1 if 2 in row["tokens"] else True
+        assert 1 <= row["forwards"] <= row["columns"] == 16
+    slow = [row for row in found if row["policy"] == "low_confidence"]
+    assert len(slow) == 12 and all(row["forwards"] == 16 for row in slow)
+
+
+def test_the_summary_follows_from_the_rows(folder):
+    written = json.loads((folder / "summary.json").read_text())
+    meta, found = rows.read(folder / "rows.jsonl")
+    again = json.loads(summary.dump(summary.summarise(meta, found, skipped={})))
+    for part in ("gates", "points", "curves"):
+        assert again[part] == written[part]
+    by = {(p["label"], p["task"]): p for p in written["points"]}
+    point = by["threshold,tau=0.9", "reverse"]
+    mine = [r for r in found if r["task"] == "reverse" and r["settings"] == {"tau": 0.9}]
+    assert point["tpf"] == pytest.approx(sum(r["n_tokens"] for r in mine) / sum(r["forwards"] for r in mine), abs=1e-5)
+    assert point["speedup_forwards"] == pytest.approx(96 / sum(r["forwards"] for r in mine), abs=1e-5)
+    assert by["threshold,tau=0.9", "all"]["n"] == 12
+    assert set(point["templates"]) == {"0", "1", "2"}
+
+
+def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
+    """Cut in the middle of a line: what was written stays, the rest is the same but for the times."""
+    text = (folder / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text[: len(text) * 2 // 3])
+    kept = len(rows.read(tmp_path / "rows.jsonl")[1])
+    _, found = evaluate(tmp_path)
+    assert 0 < kept < len(found)
+    key = lambda row: (json.dumps(row["settings"]), row["id"])  # noqa: E731
+    _, whole = rows.read(folder / "rows.jsonl")
+    assert sorted(without_times(found), key=key) == sorted(without_times(whole), key=key)
+    assert (tmp_path / "rows.jsonl").read_text().startswith(text[: len(text) * 2 // 3])
+
+
+def test_the_report_holds_everything(folder):
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") >= 3 and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "threshold" in page and "No loss" in page
+    ET.fromstring((folder / "curves.svg").read_text())
+
+
+def test_another_run_is_refused(folder, capsys):
+    assert cli.main([*ARGUMENTS, "--seed", "5", "--output", str(folder)]) == cli.BAD_INPUT
+    assert "seed=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "more, named",
+    [
+        (["--tasks", "revers"], "revers"),
+        (["--tasks", "code"], "--run-code"),
+        (["--n", "0"], "--n"),
+        (["--timing", "0"], "--timing"),
+        (["--cache", "dul"], "did you mean 'dual'"),
+        (["--max-new", "4"], "needs 16"),
+    ],
+)
+def test_bad_input(more, named, tmp_path, capsys):
+    assert cli.main([*ARGUMENTS, *more, "--output", str(tmp_path)]) == cli.BAD_INPUT
+    assert named in capsys.readouterr().err
+
+
+def test_cached_forwards_are_those_of_the_cache():
+    """Counted from commit steps, and by noting every call of the cache."""
+    lm = jd.load("tiny")
+    bench = run.bench(lm, ["reverse"], n=4, split="test", seed=0, canvas=16, block=8, batch=4)
+    for interval in (None, 2):
+        unit = run.Unit("threshold", {}, "dual", {} if interval is None else {"refresh_every": interval}, "reverse")
+        for row in run.run(bench, unit):
+            out, _ = run.decode(bench, unit, [e for e in bench.examples["reverse"] if e.id == row["id"]])
+            ticks = ticks_by_hand(out.commit_step[0], int(out.forwards[0]), 8)
+            full = sum(tick == 0 if interval is None else tick % interval == 0 for tick in ticks)
+            assert row["forwards_cached"] == row["forwards"] - full
+            assert row["positions"] == full * 48 + row["forwards_cached"] * 8
+
+
+def ticks_by_hand(steps, forwards, block):
+    ticks, begin = [], 0
+    for at in range(forwards):
+        before = [max(steps[a : a + block]) for a in range(0, len(steps), block)]
+        current = sum(end < at for end in np.maximum.accumulate(before))
+        begin = 0 if current == 0 else max(np.maximum.accumulate(before)[:current]) + 1
+        ticks.append(at - begin)
+    return ticks
+
+
+def test_positions_of_a_forward():
+    lm = jd.load("tiny")
+    batch = jd._decode.lay_out(lm, ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=4, seed=0, ids=None)
+    for name, expected in (("none", (48, 48)), ("dual", (48, 4)), ("prefix", (48, 16))):
+        cache = jd.policies.CACHES[name]()
+        assert cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, 4) == expected
