@@ -1,0 +1,1 @@
+"""Batch generation that survives anything: `jaxdlm batch`."""

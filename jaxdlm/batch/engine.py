@@ -1,0 +1,250 @@
+"""Requests in, results out: groups rows by the columns they need and keeps the slots of the device filled."""
+
+import dataclasses
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm._decode import DEFAULT_BLOCK, SMALLEST_BUCKET, blocked, decode
+from jaxdlm.batch import slots
+from jaxdlm.batch.rows import Request
+from jaxdlm.core.carry import Geometry, Status
+from jaxdlm.errors import InputError
+from jaxdlm.rules.per_row import PerRow, has_number, per_row, with_number
+
+AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
+SECONDS = 2.0  # what one queue may take, so that finished rows do not wait long on the device
+
+
+class Result(NamedTuple):
+    """How a row came out."""
+
+    tokens: np.ndarray  # int32[max_new]
+    forwards: int
+    status: str
+
+
+Sink = Callable[[Request, Result], None]
+
+
+@dataclasses.dataclass
+class Counts:
+    """What the device has done."""
+
+    trips: int = 0  # forwards of one replica's slots
+    busy: int = 0  # row forwards
+    slots: int = 1
+
+    @property
+    def use(self) -> float:
+        """Share of slot forwards that moved a row on."""
+        return self.busy / (self.trips * self.slots) if self.trips else 0.0
+
+
+class Group(NamedTuple):
+    """Rows that share a program: a function of the row and the job alone."""
+
+    geometry: Geometry
+    heated: bool  # some rows draw, each at its own temperature; the others never do
+
+
+class Slots:
+    """Runs rows through `jaxdlm.batch.slots`; see `run`."""
+
+    def __init__(self, lm: Any, policy: Any, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int):
+        config = lm.config
+        self.aligned = config.attention == "block_causal"
+        block = (config.block_size if self.aligned else DEFAULT_BLOCK) if block is None else block
+        self.block = int(block) if self.aligned else min(int(block), max_new)
+        self.lm, self.model, self.cache = lm, blocked(lm.model, self.block), cache
+        self.max_new, self.mesh, self.slots = max_new, mesh, slots
+        self.replicas = mesh.shape["data"]
+        self.policy = policy
+        self.counts = Counts(slots=slots)
+        self._size = slots * self.replicas  # rows of the next queue
+        self._open: dict[int, Request] = {}
+        self._under_way: deque[tuple[float, Group, Any]] = deque()
+        self._group: Group | None = None
+        self._pool: Any = None
+
+    # ------------------------------------------------------------------------------------------------- groups
+
+    def group(self, request: Request) -> Group:
+        """Columns in powers of two: the prompt's from 16 on, the canvas from the job's max_new on."""
+        tail = len(request.tokens) % self.block if self.aligned else 0
+        bucket = 1 << (max(SMALLEST_BUCKET, len(request.tokens) - tail) - 1).bit_length()
+        bucket = -(-bucket // self.block) * self.block if self.aligned else bucket
+        spare = self.block - 1 if self.aligned else 0
+        blocks = -(-(self.max_new + spare) // self.block)
+        while blocks * self.block < request.max_new + spare:
+            blocks *= 2
+        return Group(Geometry(bucket, self.block, blocks), bool(request.temperature))
+
+    def rule(self, group: Group, request: Request | None = None) -> Any:
+        """The policy of a group: with a temperature per row, or as it was given."""
+        return per_row(self.policy.heated) if group.heated else self.policy.plain
+
+    # -------------------------------------------------------------------------------------------------- queues
+
+    def _queue(self, requests: Sequence[Request], group: Group) -> tuple[Any, Any]:
+        """Requests dealt to the replicas in turn."""
+        geometry, size, ids = group.geometry, self.slots, self.lm.config.tokens
+        shape = (self.replicas, size)
+        tokens = np.full((*shape, geometry.length), ids.pad, np.int32)
+        pads, first, stop, seed, owner = (np.zeros(shape, np.int32) for _ in range(5))
+        number = np.zeros(shape, np.float32) if group.heated else None
+        key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
+        for index, request in enumerate(requests):
+            at = index % self.replicas, index // self.replicas
+            count[at[0]] += 1
+            length = len(request.tokens)
+            tail = length % self.block if self.aligned else 0
+            end = tail + request.max_new
+            end = -(-end // self.block) * self.block if self.aligned else end
+            begin = geometry.prompt + tail
+            tokens[at][begin - length : begin] = request.tokens
+            tokens[at][begin : geometry.prompt + end] = ids.mask
+            pads[at], first[at], stop[at] = begin - length, tail, end
+            seed[at], key[at], owner[at] = request.seed, request.key, request.row
+            if number is not None:
+                number[at] = request.temperature
+        return slots.place(slots.Queue(tokens, pads, first, stop, seed, key, owner, number), count, self.mesh)
+
+    def _send(self, requests: Sequence[Request], group: Group, *, drain: bool = False) -> None:
+        """Starts a queue on the device and returns at once."""
+        waiting, count = self._queue(requests, group)
+        where = {"model": self.model, "geometry": group.geometry, "mesh": self.mesh}
+        parts = (self.lm.params, self.rule(group), self.cache)
+        if self._pool is None:
+            self._pool = slots.start(*parts, **where, slots=self.slots)
+        self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
+        self._open |= {request.row: request for request in requests}
+        self._under_way.append((time.monotonic(), group, harvest))
+
+    def _receive(self, sink: Sink) -> None:
+        """Waits for the oldest queue and hands on what finished."""
+        sent, group, harvest = self._under_way.popleft()
+        harvest = jax.device_get(harvest)
+        if self._under_way:  # a steady state: the next one began when this one ended
+            self._pace(time.monotonic() - sent, int(harvest.count.sum()))
+        self.counts.trips += int(harvest.trips.sum())
+        self.counts.busy += int(harvest.busy.sum())
+        for replica in range(self.replicas):
+            for index in range(int(harvest.count[replica])):
+                request = self._open.pop(int(harvest.owner[replica, index]))
+                tail = len(request.tokens) % self.block if self.aligned else 0
+                tokens = harvest.tokens[replica, index, tail : tail + request.max_new]
+                status = Status(int(harvest.status[replica, index]))
+                sink(request, Result(tokens, int(harvest.forwards[replica, index]), str(status)))
+
+    def _pace(self, seconds: float, rows: int) -> None:
+        most = self.slots * self.replicas
+        wanted = int(rows * SECONDS * AHEAD / max(seconds, 1e-3))
+        self._size = max(self.replicas, min(most, wanted))
+
+    def _drain(self, sink: Sink) -> None:
+        """Finishes every row that has a slot."""
+        if self._group is not None:
+            self._send([], self._group, drain=True)
+        while self._under_way:
+            self._receive(sink)
+
+    def _enter(self, group: Group, sink: Sink) -> None:
+        """Makes way for another group; its slots are new, its program may have been compiled before."""
+        if group == self._group:
+            return
+        self._drain(sink)
+        self._group, self._pool, self._size = group, None, self.slots * self.replicas
+
+    def run(self, feed: "queue.Queue[list[Request] | None]", sink: Sink, stopped: Callable[[], bool]) -> None:
+        """Works off windows of requests until None comes.
+
+        The slots stay filled from one window to the next; they run empty only between groups, at the end, or when
+        the feed is late.
+        """
+        waiting: dict[Group, deque[Request]] = {}
+        while not stopped():
+            try:
+                window = feed.get_nowait()
+            except queue.Empty:
+                if self._under_way:
+                    self._receive(sink)
+                    continue
+                self._drain(sink)
+                window = feed.get()
+            if window is None:
+                break
+            for request in window:
+                waiting.setdefault(self.group(request), deque()).append(request)
+            for group in sorted(waiting, key=lambda group: group != self._group):
+                self._enter(group, sink)
+                while waiting[group] and not stopped():
+                    some = [waiting[group].popleft() for _ in range(min(self._size, len(waiting[group])))]
+                    self._send(some, group)
+                    if len(self._under_way) > AHEAD - 1:
+                        self._receive(sink)
+            waiting = {group: rest for group, rest in waiting.items() if rest}
+        if not stopped():
+            self._drain(sink)
+
+
+class Chunks:
+    """Whole batches through `decode`, for policies that are no rules (autoregressive, draft and target)."""
+
+    def __init__(self, lm: Any, policy: Any, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int):
+        self.lm, self.policy, self.cache, self.block, self.slots = lm, policy, cache, block, slots
+        self.counts = Counts(slots=slots)
+
+    def run(self, feed: "queue.Queue[list[Request] | None]", sink: Sink, stopped: Callable[[], bool]) -> None:
+        """Works off windows of requests until None comes; rows that ask for the same settings share a batch."""
+        while (window := feed.get()) is not None:
+            groups: dict[Any, list[Request]] = {}
+            for request in window:
+                groups.setdefault((request.max_new, request.seed, request.temperature), []).append(request)
+            for (max_new, seed, heat), requests in groups.items():
+                for begin in range(0, len(requests), self.slots):
+                    if stopped():
+                        return
+                    self._chunk(requests[begin : begin + self.slots], max_new, seed, heat, sink)
+
+    def _chunk(self, requests: Sequence[Request], max_new: int, seed: int, heat: float | None, sink: Sink) -> None:
+        policy = self.policy.plain if not heat else with_number(self.policy.heated, "temperature", jnp.float32(heat))
+        fill = [requests[0]] * (self.slots - len(requests))  # one shape, one program
+        out = decode(
+            self.lm, [request.tokens for request in [*requests, *fill]], policy, self.cache, max_new, self.block, seed,
+            [request.key for request in [*requests, *fill]], "none",
+        )  # fmt: skip
+        self.counts.trips += int(out.forwards.max())
+        self.counts.busy += int(out.forwards[: len(requests)].sum())
+        for index, request in enumerate(requests):
+            sink(request, Result(out.tokens[index], int(out.forwards[index]), str(out.status[index])))
+
+
+class Policies(NamedTuple):
+    """A policy as it was asked for, and with a temperature that is data; None where it has none."""
+
+    plain: Any
+    heated: Any
+
+
+def policies(words: str) -> Policies:
+    """Both forms of `NAME[,key=value...]`."""
+    from jaxdlm._decode import resolve_policy
+    from jaxdlm.policies import RECIPES, parse
+
+    name, arguments = parse(words)
+    plain = resolve_policy(RECIPES[name](**arguments))
+    try:
+        heated = resolve_policy(RECIPES[name](**arguments | {"temperature": np.float32(1)}))
+    except (TypeError, InputError):
+        return Policies(plain, None)
+    return Policies(plain, heated if has_number(heated, "temperature") else None)
+
+
+__all__ = ["Chunks", "Counts", "PerRow", "Policies", "Result", "Slots", "policies"]

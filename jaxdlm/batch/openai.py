@@ -1,0 +1,73 @@
+"""The OpenAI batch schema: requests in (`custom_id`, `body`), responses out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxdlm.errors import InputError
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+# settings of a body that change no token here; any other one is refused rather than ignored
+HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
+    "logprobs": (False, 0), "stop": ([],), "tools": ([],), "echo": (False,), "logit_bias": ({},),
+}  # fmt: skip
+LENGTHS = ("max_completion_tokens", "max_tokens")
+
+
+def is_request(value: Mapping[str, Any]) -> bool:
+    return "custom_id" in value or "body" in value
+
+
+def is_chat(value: Mapping[str, Any]) -> bool:
+    body = value.get("body")
+    return isinstance(body, Mapping) and "messages" in body
+
+
+def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The row in our own names. Raises InputError for what cannot be honoured."""
+    body = value.get("body")
+    if not isinstance(value.get("custom_id"), str) or not isinstance(body, Mapping):
+        raise InputError(f"{where}: a batch request needs custom_id (a string) and body (an object)")
+    if value.get("url", CHAT) not in (CHAT, COMPLETION):
+        raise InputError(f"{where}: url {value['url']!r:.60} is not served: one of {CHAT}, {COMPLETION}")
+    lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
+    prompt = body.get("prompt")
+    known = {"messages", "prompt", "temperature", "seed", *LENGTHS, *HARMLESS}
+    for name, setting in body.items():
+        if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
+            raise InputError(f"{where}: body.{name} is not supported: leave it out")
+    return {
+        "messages": body.get("messages"),
+        "prompt": prompt if isinstance(prompt, str) else None,
+        "tokens": prompt if isinstance(prompt, list) else None,
+        "max_new": lengths[0] if lengths else None,
+        "seed": body.get("seed"),
+        "temperature": body.get("temperature"),
+    }
+
+
+def response(
+    identity: Any, number: str, model: str, text: str | None, reason: str, prompt: int, written: int, chat: bool
+) -> dict[str, Any]:
+    """A line of a batch output file. `created` is 0: a row depends on nothing but its request."""
+    if chat:
+        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    else:
+        choice = {"index": 0, "text": text, "finish_reason": reason}
+    body = {
+        "id": f"cmpl-{number}",
+        "object": "chat.completion" if chat else "text_completion",
+        "created": 0,
+        "model": model,
+        "choices": [choice],
+        "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
+    }
+    answer = {"status_code": 200, "request_id": f"req-{number}", "body": body}
+    return {"id": f"batch_req_{number}", "custom_id": identity, "response": answer, "error": None}
+
+
+def failure(identity: Any, number: str, message: str) -> dict[str, Any]:
+    """The line of a request that was refused."""
+    error = {"code": "invalid_request", "message": message}
+    return {"id": f"batch_req_{number}", "custom_id": identity, "response": None, "error": error}

@@ -1,0 +1,161 @@
+"""One line of the input -> one request, or one refusal; nothing that a line holds can harm another line."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdlm._decode import encode
+from jaxdlm.batch import openai
+from jaxdlm.errors import InputError
+
+PROMPTS = ("prompt", "messages", "tokens")
+LARGEST = 2**31 - 1
+
+
+class Raw(NamedTuple):
+    """A row of the input as it was read."""
+
+    row: int  # place among the rows of the input, from 0
+    line: int  # place in the file, from 1, for messages
+    value: bytes | Mapping[str, Any]  # JSON text, or a row of a table
+    last: bool = False  # the file ends here, without a line end
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A row that can be decoded."""
+
+    row: int
+    id: Any
+    key: int  # uint32 that keys the row's randomness, together with the seed
+    tokens: np.ndarray
+    max_new: int
+    seed: int
+    temperature: float | None
+    chat: bool = True  # of the OpenAI schema: chat or plain completion
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row that cannot; `message` names the line and the fix."""
+
+    row: int
+    line: int
+    id: Any
+    message: str
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a row gets that does not say."""
+
+    max_new: int
+    seed: int
+    raw: bool = False
+    temperature: bool = True  # whether the policy has one
+
+
+def randomness_key(identity: Any) -> int:
+    """uint32 of an id: whole numbers of 32 bits are themselves, as in `decode(ids=...)`; others by SHA-256."""
+    if isinstance(identity, int) and -(2**31) <= identity < 2**32:
+        return identity & 0xFFFFFFFF
+    return int.from_bytes(hashlib.sha256(str(identity).encode("utf-8", "surrogatepass")).digest()[:4], "little")
+
+
+def parse(raw: Raw) -> Mapping[str, Any]:
+    """The object of a row. Raises InputError, with the line."""
+    if not isinstance(raw.value, bytes):
+        return raw.value
+    try:
+        text = raw.value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"line {raw.line} is not UTF-8 at byte {error.start}: save the file as UTF-8") from None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        cut = "; the file ends inside it, so it was probably cut off" if raw.last else ""
+        raise InputError(f"line {raw.line} is not JSON ({_short(error)}){cut}: write one object per line") from None
+    if not isinstance(value, dict):
+        raise InputError(f'line {raw.line} is JSON, but no object: write {{"id": ..., "prompt": ...}}')
+    return value
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:80] or type(error).__name__
+
+
+def identity(value: Mapping[str, Any], raw: Raw) -> Any:
+    """The row's id: `custom_id`, `id`, or its number. Raises InputError."""
+    name = "custom_id" if openai.is_request(value) else "id"
+    found = value.get(name)
+    if found is None:
+        return raw.row
+    if isinstance(found, bool) or not isinstance(found, str | int):
+        raise InputError(f"line {raw.line}: {name} {found!r:.60} is neither a string nor a whole number")
+    return found
+
+
+def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -> Request | Refusal:
+    """A request ready to decode, or why not. duplicates: row -> line that had its id first."""
+    found: Any = raw.row
+    try:
+        value = parse(raw)
+        found = identity(value, raw)
+        if raw.row in duplicates:
+            raise InputError(f"line {raw.line}: id {found!r} stands on line {duplicates[raw.row]} already: rename one")
+        return _request(value, found, raw, lm, defaults)
+    except InputError as error:
+        message = str(error).replace(f"prompt {raw.row}", f"line {raw.line}: the prompt", 1)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        message = f"line {raw.line}: the row does not read ({_short(error)})"
+    return Refusal(raw.row, raw.line, found, " ".join(message.split()))
+
+
+def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: Defaults) -> Request:
+    where = f"line {raw.line}"
+    chat = True
+    if openai.is_request(value):
+        chat = openai.is_chat(value)
+        value = openai.fields(value, where)
+    given = [name for name in PROMPTS if value.get(name) is not None]
+    if len(given) != 1:
+        have = " and ".join(given) or "none"
+        raise InputError(f"{where} has {have} of prompt, messages, tokens: give exactly one")
+    prompt = value[given[0]]
+    if given[0] == "prompt" and not isinstance(prompt, str):
+        raise InputError(f"{where}: prompt is no string: token ids go under tokens, chats under messages")
+    if given[0] != "prompt" and not isinstance(prompt, list | tuple | np.ndarray):
+        raise InputError(f"{where}: {given[0]} is no list")
+    if given[0] == "messages" and not all(isinstance(message, dict) for message in prompt):
+        raise InputError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}')
+    if given[0] == "tokens" and any(isinstance(token, bool) for token in prompt):
+        raise InputError(f"{where}: tokens holds a truth value: token ids are whole numbers")
+    max_new = _whole(value, "max_new", defaults.max_new, 1, where)
+    seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
+    heat = _temperature(value.get("temperature"), defaults, where)
+    tokens = encode(lm, prompt, raw.row, max_new, defaults.raw)
+    return Request(raw.row, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, chat)
+
+
+def _whole(value: Mapping[str, Any], name: str, default: int, low: int, where: str) -> int:
+    number = value.get(name)
+    if number is None:
+        return default
+    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= LARGEST:
+        raise InputError(f"{where}: {name} {number!r:.40} must be a whole number of at least {low}")
+    return number
+
+
+def _temperature(number: Any, defaults: Defaults, where: str) -> float | None:
+    if number is None:
+        return None
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+        raise InputError(f"{where}: temperature {number!r:.40} must be a number of at least 0")
+    if not defaults.temperature:
+        raise InputError(f"{where}: this policy has no temperature: leave it out, or choose a policy that takes one")
+    return float(np.float32(number))

@@ -1,0 +1,201 @@
+"""A fixed set of rows on each device: a finished row leaves its slot to the next waiting one, inside the loop.
+
+The host hands over queues of waiting rows and gets back what has finished; it takes no part in the exchange, so a
+queue can be sent while the one before it is still being worked on, and the device never waits. Replicas of the model
+(the `data` axis of the mesh) have slots and queues of their own and share no collective.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdlm.core import loop
+from jaxdlm.core.cache import Cache, Context
+from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
+from jaxdlm.core.keys import row_keys
+from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Rule
+from jaxdlm.rules.per_row import Own
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+FREE = -1
+NOTHING = Trace(None, None, None)
+
+
+class Queue(NamedTuple):
+    """Waiting rows."""
+
+    tokens: Int32[Array, "Q L"]
+    pads: Int32[Array, "Q"]
+    first: Int32[Array, "Q"]  # canvas columns before it belong to the prompt
+    stop: Int32[Array, "Q"]  # canvas columns from here on do not exist
+    seed: Int32[Array, "Q"]
+    id: Array  # uint32[Q]; keys the randomness, together with the seed
+    owner: Int32[Array, "Q"]  # which row of the job this is
+    number: Float32[Array, "Q"] | None  # what `per_row` reads
+
+
+class Pool(NamedTuple):
+    """What stays on the device from one queue to the next."""
+
+    rows: Rows
+    cache: PyTree
+    owner: Int32[Array, "S"]  # the row of the job in each slot, or FREE
+
+
+class Harvest(NamedTuple):
+    """Rows that finished while a queue was taken in; the first `count` entries, in the order of finishing."""
+
+    owner: Int32[Array, "N"]
+    tokens: Int32[Array, "N C"]
+    forwards: Int32[Array, "N"]
+    status: Int32[Array, "N"]
+    count: Int32[Array, ""]
+    trips: Int32[Array, ""]  # forwards of the whole set of slots
+    busy: Int32[Array, ""]  # sum over trips of the rows that took part
+
+
+class State(NamedTuple):
+    pool: Pool
+    head: Int32[Array, ""]  # waiting rows that were admitted
+    harvest: Harvest
+
+
+def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Rows:
+    """The rows of a queue before their first forward."""
+    column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :] - geometry.prompt
+    pending = (column >= queue.first[:, None]) & (column < queue.stop[:, None])
+    zero = jnp.zeros_like(queue.pads)
+    rows = Rows(
+        tokens=queue.tokens, pending=pending, given=~pending, pads=queue.pads, stop=queue.stop,
+        key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, tick=zero, policy=(),
+    )  # fmt: skip
+    rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
+    if queue.number is None:
+        return rows
+    return rows._replace(policy=Own(queue.number, rows.policy.state))
+
+
+def pick(where: Bool[Array, "S"], new: Any, old: Any) -> Any:
+    """New where asked for, else old, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(where.reshape(-1, *(1,) * (b.ndim - 1)), a, b), new, old)
+
+
+def admit(pool: Pool, head: Array, count: Array, queue: Queue, ready: Rows) -> tuple[Pool, Int32[Array, ""]]:
+    """Fills free slots, lowest first, with waiting rows in their order."""
+    free = pool.owner == FREE
+    index = head + jnp.cumsum(free.astype(jnp.int32)) - 1
+    take = free & (index < count)
+    index = jnp.clip(index, 0, queue.owner.shape[0] - 1)
+    rows = pick(take, jax.tree.map(lambda x: x[index], ready), pool.rows)
+    owner = jnp.where(take, queue.owner[index], pool.owner)
+    return pool._replace(rows=rows, owner=owner), head + jnp.sum(take, dtype=jnp.int32)
+
+
+def collect(pool: Pool, harvest: Harvest, geometry: Geometry) -> tuple[Pool, Harvest]:
+    """Moves finished rows out of their slots."""
+    finished = pool.rows.done & (pool.owner != FREE)
+    place = harvest.count + jnp.cumsum(finished.astype(jnp.int32)) - 1
+    place = jnp.where(finished, place, harvest.owner.shape[0])
+    put = lambda kept, new: kept.at[place].set(new, mode="drop")  # noqa: E731
+    harvest = harvest._replace(
+        owner=put(harvest.owner, pool.owner),
+        tokens=put(harvest.tokens, pool.rows.tokens[:, geometry.prompt :]),
+        forwards=put(harvest.forwards, pool.rows.step),
+        status=put(harvest.status, pool.rows.status),
+        count=harvest.count + jnp.sum(finished, dtype=jnp.int32),
+    )
+    return pool._replace(owner=jnp.where(finished, FREE, pool.owner)), harvest
+
+
+def serve(
+    pool: Pool, queue: Queue, count: Array, drain: Array, params: PyTree, policy: Rule, cache: Cache, *,
+    model: Model, geometry: Geometry,
+) -> tuple[Pool, Harvest]:  # fmt: skip
+    """Works until the first `count` rows of the queue have a slot; with `drain` until every row is done."""
+    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
+    ready = waiting(queue, model, policy, geometry)
+    size = pool.owner.shape[0] + queue.owner.shape[0]
+    zero = jnp.int32(0)
+    none = jnp.full(size, FREE, jnp.int32)
+    blank = Harvest(none, jnp.zeros((size, geometry.canvas), jnp.int32), none, none, zero, zero, zero)
+
+    def live(state: State) -> Bool[Array, ""]:
+        return (state.head < count) | (drain & jnp.any(state.pool.owner != FREE))
+
+    def trip(state: State) -> State:
+        pool, head, harvest = state
+        room = jnp.any(pool.owner == FREE) & (head < count)
+        pool, head = jax.lax.cond(
+            room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
+        )
+        new = loop.step(Carry(pool.rows, state.pool.cache, NOTHING, zero), **fixed)
+        busy = jnp.sum(new.rows.step) - jnp.sum(pool.rows.step)
+        harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
+        pool, harvest = jax.lax.cond(
+            jnp.any(new.rows.done & (pool.owner != FREE)),
+            lambda p, h: collect(p, h, geometry),
+            lambda p, h: (p, h),
+            pool._replace(rows=new.rows),
+            harvest,
+        )
+        return State(pool._replace(cache=new.cache), head, harvest)
+
+    end = jax.lax.while_loop(live, trip, State(pool, zero, blank))
+    return end.pool, end.harvest
+
+
+def empty(params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int) -> Pool:
+    """Free slots."""
+    zero = jnp.zeros(slots, jnp.int32)
+    queue = Queue(
+        jnp.full((slots, geometry.length), model.config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
+        zero + 1, zero, zero.astype(jnp.uint32), zero, None,
+    )  # fmt: skip
+    rows = waiting(queue, model, policy, geometry)
+    both = loop.doubled(rows, model, geometry) if policy.uncond else rows
+    state = cache.init(Context(model, params, geometry, loop.width(policy, geometry)), both)
+    return Pool(rows._replace(done=zero == 0), state, zero + FREE)
+
+
+def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
+    """`function` on each replica: the first `inputs` arguments and the results have a leading axis over `data`."""
+
+    def one(*args: Any) -> Any:
+        own = jax.tree.map(lambda x: x[0], args[:inputs])
+        return jax.tree.map(lambda x: x[None], function(*own, *args[inputs:]))
+
+    split, same = PartitionSpec("data"), PartitionSpec()
+    return jax.shard_map(
+        one, mesh=mesh, in_specs=(*[split] * inputs, *[same] * whole), out_specs=split, axis_names={"data"},
+        check_vma=False,
+    )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=("model", "geometry", "slots", "mesh"))
+def start(
+    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh
+) -> Pool:
+    """Free slots on every replica."""
+    make = functools.partial(empty, model=model, geometry=geometry, slots=slots)
+    return _per_replica(make, mesh, 0, 3)(params, policy, cache)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "geometry", "mesh"), donate_argnames=("pool",))
+def advance(
+    pool: Pool, queue: Queue, count: Array, drain: Array, params: PyTree, policy: Rule, cache: Cache, *,
+    model: Model, geometry: Geometry, mesh: Mesh,
+) -> tuple[Pool, Harvest]:  # fmt: skip
+    """`serve` on every replica; each leaves when its own queue has been taken in."""
+    work = functools.partial(serve, model=model, geometry=geometry)
+    return _per_replica(work, mesh, 3, 4)(pool, queue, count, drain, params, policy, cache)
+
+
+def place(queue: Queue, count: np.ndarray, mesh: Mesh) -> tuple[Queue, Array]:
+    """Host arrays with a leading axis over replicas, each part on its own devices."""
+    spread = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.device_put((queue, count), spread)

@@ -1,0 +1,110 @@
+"""The input file: rows in order, its fingerprint, and which ids come twice. JSON lines (plain or gzip) or Parquet."""
+
+import contextlib
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxdlm.batch.rows import Raw, identity, parse
+from jaxdlm.errors import InputError
+
+STEP = 1 << 22  # bytes of Parquet that are hashed at a time
+
+
+@dataclass(frozen=True)
+class Index:
+    """What one pass over the input finds."""
+
+    rows: int
+    sha256: str
+    duplicates: dict[int, int] = field(default_factory=dict)  # row -> line that had its id first
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[Any]:
+    """The bytes of a file, local or remote, unzipped. Raises InputError where they cannot be read."""
+    import fsspec
+
+    try:
+        with fsspec.open(path, "rb", compression="infer") as file:
+            yield file
+    except InputError:
+        raise
+    except (EOFError, zlib.error) as error:
+        raise InputError(f"input {path} is damaged ({' '.join(str(error).split())}): copy it again") from None
+    except (OSError, ValueError, ImportError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"input {path} cannot be read ({reason}): check the path and the permissions") from None
+
+
+class JsonLines:
+    """One object per line; blank lines are no rows."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def rows(self, first: int = 0, digest: Any = None) -> Iterator[Raw]:
+        """Rows from `first` on; `digest` takes in every byte."""
+        row = 0
+        with opened(self.path) as file:
+            for number, line in enumerate(file, start=1):
+                if digest is not None:
+                    digest.update(line)
+                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+                if not text.strip():
+                    continue
+                if row >= first:
+                    yield Raw(row, number, text, not line.endswith(b"\n"))
+                row += 1
+
+
+class Parquet:
+    """One row of the table per row; columns as the fields of a JSON row."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def rows(self, first: int = 0, digest: Any = None) -> Iterator[Raw]:
+        try:
+            import pyarrow.parquet as parquet
+        except ImportError:
+            raise InputError("reading Parquet needs pyarrow: pip install 'jaxdlm[parquet]'") from None
+        row = 0
+        with opened(self.path) as file:
+            if digest is not None:
+                while piece := file.read(STEP):
+                    digest.update(piece)
+                file.seek(0)
+            for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
+                for value in batch.to_pylist() if row + batch.num_rows > first else [None] * batch.num_rows:
+                    if row >= first:
+                        yield Raw(row, row + 1, {k: v for k, v in value.items() if v is not None})
+                    row += 1
+
+
+def source(path: str) -> JsonLines | Parquet:
+    """The reader for a path, by its ending."""
+    return Parquet(path) if path.endswith(".parquet") else JsonLines(path)
+
+
+def scan(path: str) -> Index:
+    """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has."""
+    digest, rows = hashlib.sha256(), 0
+    first: dict[str, int] = {}
+    duplicates: dict[int, int] = {}
+    for raw in source(path).rows(digest=digest):
+        rows += 1
+        try:
+            name = json.dumps(identity(parse(raw), raw))
+        except InputError:
+            continue  # it will be refused for that
+        if name in first:
+            duplicates[raw.row] = first[name]
+        else:
+            first[name] = raw.line
+    if not rows:
+        raise InputError(f"input {path} has no rows: write one JSON object per line")
+    return Index(rows, digest.hexdigest(), duplicates)

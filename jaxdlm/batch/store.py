@@ -1,0 +1,159 @@
+"""A folder of objects, local or in a bucket, with what every object store offers and nothing more.
+
+An object appears whole or not at all, may be made on condition that it is absent, and is never appended to or
+renamed. Local files get the same by a temporary file, fsync, and a link or a replace of that one file.
+"""
+
+import contextlib
+import itertools
+import os
+import pathlib
+from typing import Any, Protocol
+
+from jaxdlm.errors import InputError
+
+TEMPORARY = ".partial-"
+
+
+class Store(Protocol):
+    """Objects by name; names use `/`."""
+
+    where: str
+
+    def put(self, name: str, data: bytes) -> None:
+        """Makes or replaces an object."""
+        ...
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Makes an object unless there is one; whether it was made."""
+        ...
+
+    def get(self, name: str) -> bytes | None: ...
+
+    def delete(self, name: str) -> None: ...
+
+    def names(self) -> set[str]:
+        """All objects."""
+        ...
+
+
+class Folder:
+    """A local folder."""
+
+    def __init__(self, path: str) -> None:
+        self.where = path
+        self.root = pathlib.Path(path).expanduser()
+        self._count = itertools.count()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output {path} cannot be made ({error.strerror}): choose another folder") from None
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise InputError(f"output {path} is read-only: make it writable, or choose another folder")
+
+    def _whole(self, name: str, data: bytes) -> tuple[pathlib.Path, pathlib.Path]:
+        """(a temporary file beside the object that holds the data, the object's path)."""
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(self._count)}")
+        try:
+            with open(partial, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return partial, path
+
+    def put(self, name: str, data: bytes) -> None:
+        partial, path = self._whole(name, data)
+        os.replace(partial, path)
+        self._settle(path)
+
+    def create(self, name: str, data: bytes) -> bool:
+        if (self.root / name).exists():
+            return False
+        partial, path = self._whole(name, data)
+        try:
+            os.link(partial, path)  # unlike a replace, fails where there is one
+        except FileExistsError:
+            return False
+        finally:
+            partial.unlink(missing_ok=True)
+        self._settle(path)
+        return True
+
+    def _settle(self, path: pathlib.Path) -> None:
+        """The name itself survives a power cut, too."""
+        with contextlib.suppress(OSError):  # some file systems do not sync folders
+            handle = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def delete(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def names(self) -> set[str]:
+        found = (path for path in self.root.rglob("*") if not path.name.startswith(".") and path.is_file())
+        return {path.relative_to(self.root).as_posix() for path in found}
+
+    def tidy(self) -> None:
+        """Removes what a killed writer left half written; call it only when nobody else writes here."""
+        for path in self.root.rglob(f"{TEMPORARY}*"):
+            path.unlink(missing_ok=True)
+
+
+class Bucket:
+    """A prefix of an object store, through fsspec (gs://, s3://, az://, memory://, ...)."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.where = url
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"output {url}: {' '.join(str(error).split())}") from None
+        self._root = root.rstrip("/")
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def put(self, name: str, data: bytes) -> None:
+        self._fs.pipe_file(self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(self._path(name), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def get(self, name: str) -> bytes | None:
+        try:
+            return self._fs.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+
+    def delete(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
+
+    def names(self) -> set[str]:
+        self._fs.invalidate_cache()
+        found: Any = self._fs.find(self._root)
+        return {path.removeprefix(f"{self._root}/") for path in found}
+
+
+def store(where: str) -> Store:
+    """The store of a path or URL. Raises InputError where it cannot be written."""
+    return Bucket(where) if "://" in where else Folder(where)
