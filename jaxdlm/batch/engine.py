@@ -5,7 +5,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,7 @@ from jaxdlm._decode import DEFAULT_BLOCK, SMALLEST_BUCKET, blocked, decode
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
 from jaxdlm.core.carry import Geometry, Status
-from jaxdlm.errors import InputError
-from jaxdlm.rules.per_row import PerRow, has_number, per_row, with_number
+from jaxdlm.rules.per_row import per_row, with_number
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
 SECONDS = 2.0  # what one queue may take, so that finished rows do not wait long on the device
@@ -33,6 +32,14 @@ class Result(NamedTuple):
 Sink = Callable[[Request, Result], None]
 
 
+class Feed(Protocol):
+    """Windows of requests; None: there are no more. `get_nowait` raises queue.Empty where there is none yet."""
+
+    def get(self) -> list[Request] | None: ...
+
+    def get_nowait(self) -> list[Request] | None: ...
+
+
 @dataclasses.dataclass
 class Counts:
     """What the device has done."""
@@ -47,17 +54,31 @@ class Counts:
         return self.busy / (self.trips * self.slots) if self.trips else 0.0
 
 
+class Policies(NamedTuple):
+    """A policy in the forms that rows may ask for; the last two are None where it has no temperature."""
+
+    plain: Any  # as the job states it
+    cold: Any  # temperature 0: nothing is drawn
+    heated: Any  # temperature as an array
+
+    def form(self, temperature: float | None) -> str:
+        """The form that a row with this temperature runs under."""
+        return "plain" if temperature is None else "heated" if temperature > 0 else "cold"
+
+
 class Group(NamedTuple):
     """Rows that share a program: a function of the row and the job alone."""
 
     geometry: Geometry
-    heated: bool  # some rows draw, each at its own temperature; the others never do
+    form: str
 
 
 class Slots:
     """Runs rows through `jaxdlm.batch.slots`; see `run`."""
 
-    def __init__(self, lm: Any, policy: Any, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int):
+    def __init__(
+        self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
+    ):
         config = lm.config
         self.aligned = config.attention == "block_causal"
         block = (config.block_size if self.aligned else DEFAULT_BLOCK) if block is None else block
@@ -65,11 +86,11 @@ class Slots:
         self.lm, self.model, self.cache = lm, blocked(lm.model, self.block), cache
         self.max_new, self.mesh, self.slots = max_new, mesh, slots
         self.replicas = mesh.shape["data"]
-        self.policy = policy
+        self.policies = policies
         self.counts = Counts(slots=slots)
         self._size = slots * self.replicas  # rows of the next queue
         self._open: dict[int, Request] = {}
-        self._under_way: deque[tuple[float, Group, Any]] = deque()
+        self._under_way: deque[tuple[float, Any]] = deque()
         self._group: Group | None = None
         self._pool: Any = None
 
@@ -84,11 +105,11 @@ class Slots:
         blocks = -(-(self.max_new + spare) // self.block)
         while blocks * self.block < request.max_new + spare:
             blocks *= 2
-        return Group(Geometry(bucket, self.block, blocks), bool(request.temperature))
+        return Group(Geometry(bucket, self.block, blocks), self.policies.form(request.temperature))
 
-    def rule(self, group: Group, request: Request | None = None) -> Any:
-        """The policy of a group: with a temperature per row, or as it was given."""
-        return per_row(self.policy.heated) if group.heated else self.policy.plain
+    def _rule(self, group: Group) -> Any:
+        rule = getattr(self.policies, group.form)
+        return per_row(rule) if group.form == "heated" else rule
 
     # -------------------------------------------------------------------------------------------------- queues
 
@@ -98,7 +119,7 @@ class Slots:
         shape = (self.replicas, size)
         tokens = np.full((*shape, geometry.length), ids.pad, np.int32)
         pads, first, stop, seed, owner = (np.zeros(shape, np.int32) for _ in range(5))
-        number = np.zeros(shape, np.float32) if group.heated else None
+        number = np.zeros(shape, np.float32) if group.form == "heated" else None
         key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
         for index, request in enumerate(requests):
             at = index % self.replicas, index // self.replicas
@@ -120,16 +141,16 @@ class Slots:
         """Starts a queue on the device and returns at once."""
         waiting, count = self._queue(requests, group)
         where = {"model": self.model, "geometry": group.geometry, "mesh": self.mesh}
-        parts = (self.lm.params, self.rule(group), self.cache)
+        parts = (self.lm.params, self._rule(group), self.cache)
         if self._pool is None:
             self._pool = slots.start(*parts, **where, slots=self.slots)
         self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
         self._open |= {request.row: request for request in requests}
-        self._under_way.append((time.monotonic(), group, harvest))
+        self._under_way.append((time.monotonic(), harvest))
 
     def _receive(self, sink: Sink) -> None:
         """Waits for the oldest queue and hands on what finished."""
-        sent, group, harvest = self._under_way.popleft()
+        sent, harvest = self._under_way.popleft()
         harvest = jax.device_get(harvest)
         if self._under_way:  # a steady state: the next one began when this one ended
             self._pace(time.monotonic() - sent, int(harvest.count.sum()))
@@ -162,7 +183,7 @@ class Slots:
         self._drain(sink)
         self._group, self._pool, self._size = group, None, self.slots * self.replicas
 
-    def run(self, feed: "queue.Queue[list[Request] | None]", sink: Sink, stopped: Callable[[], bool]) -> None:
+    def run(self, feed: Feed, sink: Sink, stopped: Callable[[], bool]) -> None:
         """Works off windows of requests until None comes.
 
         The slots stay filled from one window to the next; they run empty only between groups, at the end, or when
@@ -197,24 +218,29 @@ class Slots:
 class Chunks:
     """Whole batches through `decode`, for policies that are no rules (autoregressive, draft and target)."""
 
-    def __init__(self, lm: Any, policy: Any, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int):
-        self.lm, self.policy, self.cache, self.block, self.slots = lm, policy, cache, block, slots
+    def __init__(
+        self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
+    ):
+        self.lm, self.policies, self.cache, self.block, self.slots = lm, policies, cache, block, slots
         self.counts = Counts(slots=slots)
 
-    def run(self, feed: "queue.Queue[list[Request] | None]", sink: Sink, stopped: Callable[[], bool]) -> None:
+    def run(self, feed: Feed, sink: Sink, stopped: Callable[[], bool]) -> None:
         """Works off windows of requests until None comes; rows that ask for the same settings share a batch."""
         while (window := feed.get()) is not None:
             groups: dict[Any, list[Request]] = {}
             for request in window:
-                groups.setdefault((request.max_new, request.seed, request.temperature), []).append(request)
-            for (max_new, seed, heat), requests in groups.items():
+                bucket = (max(SMALLEST_BUCKET, len(request.tokens)) - 1).bit_length()
+                settings = request.max_new, request.seed, request.temperature, bucket
+                groups.setdefault(settings, []).append(request)
+            for (max_new, seed, heat, _), requests in groups.items():
                 for begin in range(0, len(requests), self.slots):
                     if stopped():
                         return
                     self._chunk(requests[begin : begin + self.slots], max_new, seed, heat, sink)
 
     def _chunk(self, requests: Sequence[Request], max_new: int, seed: int, heat: float | None, sink: Sink) -> None:
-        policy = self.policy.plain if not heat else with_number(self.policy.heated, "temperature", jnp.float32(heat))
+        policy = getattr(self.policies, self.policies.form(heat))
+        policy = with_number(policy, "temperature", np.float32(heat)) if heat else policy
         fill = [requests[0]] * (self.slots - len(requests))  # one shape, one program
         out = decode(
             self.lm, [request.tokens for request in [*requests, *fill]], policy, self.cache, max_new, self.block, seed,
@@ -224,27 +250,3 @@ class Chunks:
         self.counts.busy += int(out.forwards[: len(requests)].sum())
         for index, request in enumerate(requests):
             sink(request, Result(out.tokens[index], int(out.forwards[index]), str(out.status[index])))
-
-
-class Policies(NamedTuple):
-    """A policy as it was asked for, and with a temperature that is data; None where it has none."""
-
-    plain: Any
-    heated: Any
-
-
-def policies(words: str) -> Policies:
-    """Both forms of `NAME[,key=value...]`."""
-    from jaxdlm._decode import resolve_policy
-    from jaxdlm.policies import RECIPES, parse
-
-    name, arguments = parse(words)
-    plain = resolve_policy(RECIPES[name](**arguments))
-    try:
-        heated = resolve_policy(RECIPES[name](**arguments | {"temperature": np.float32(1)}))
-    except (TypeError, InputError):
-        return Policies(plain, None)
-    return Policies(plain, heated if has_number(heated, "temperature") else None)
-
-
-__all__ = ["Chunks", "Counts", "PerRow", "Policies", "Result", "Slots", "policies"]

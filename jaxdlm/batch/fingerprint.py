@@ -13,6 +13,8 @@ import numpy as np
 from jaxdlm.models.params import path_name
 from jaxdlm.typing import Array
 
+SMALL = 16  # numbers that are shown one by one
+
 
 @jax.jit
 def _sum(leaf: Array) -> Array:
@@ -33,7 +35,7 @@ def digest(value: Any) -> str:
 
 def weights(params: Any) -> str:
     """Checksum of all weights, taken where they lie."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
+    leaves = jax.tree_util.tree_leaves_with_path(jax.tree.map(jnp.asarray, params))
     sums = [(path_name(path), list(leaf.shape), str(leaf.dtype), _sum(leaf)) for path, leaf in leaves]
     return digest([[*rest, np.asarray(value).tolist()] for *rest, value in sums])
 
@@ -42,8 +44,8 @@ def describe(tree: Any) -> dict[str, Any]:
     """A policy or cache: its numbers by path, and its structure."""
     numbers = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        numbers[jax.tree_util.keystr(path)] = array.tolist() if array.size <= 16 else digest(array.tolist())
+        small = np.size(leaf) <= SMALL
+        numbers[jax.tree_util.keystr(path)] = np.asarray(leaf).tolist() if small else weights(leaf)
     structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree_util.tree_structure(tree)))
     return {"numbers": numbers, "structure": structure}
 

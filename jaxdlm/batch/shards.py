@@ -9,17 +9,21 @@ STAMP is the fingerprint of the job: what another job has left counts for nothin
 alone, so whoever writes a shard, and however often, writes the same bytes.
 """
 
+import functools
 import hashlib
 import json
 import re
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from jaxdlm.batch.store import Store
 
 SUCCESS, JOB, PARTS = "_SUCCESS", "job.json", "parts/"
-OURS = re.compile(r"rows-\d{5,}-of-\d{5,}(\.jsonl|\.[0-9a-f]{12}\.done)|parts/.*|claims/.*|workers/.*|_SUCCESS|job\.json")
+OURS = re.compile(
+    r"rows-\d{5,}-of-\d{5,}(\.jsonl|\.[0-9a-f]{12}\.done)|parts/.*|claims/.*|workers/.*|_SUCCESS|job\.json"
+)
 
 
 class Line:
@@ -31,8 +35,19 @@ class Line:
         self.data, self.error = data, error
 
 
+def exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
+    """One thread at a time."""
+
+    @functools.wraps(method)
+    def alone(self: "Shards", *args: Any) -> Any:
+        with self.lock:
+            return method(self, *args)
+
+    return alone
+
+
 class Shards:
-    """What is finished and what is committed; one thread uses it."""
+    """What is finished and what is committed, for any number of threads."""
 
     def __init__(self, store: Store, rows: int, size: int, stamp: str, writer: str) -> None:
         self.store, self.rows, self.size, self.stamp, self.writer = store, rows, size, stamp, writer
@@ -42,6 +57,7 @@ class Shards:
         self._parts: dict[str, set[int]] = {}  # part -> its shards that are not committed
         self._fresh: list[int] = []  # rows that no part holds
         self._number = 0
+        self.lock = threading.RLock()
 
     def name(self, shard: int) -> str:
         return f"rows-{shard:05d}-of-{self.count:05d}"
@@ -52,11 +68,13 @@ class Shards:
     def span(self, shard: int) -> range:
         return range(shard * self.size, min((shard + 1) * self.size, self.rows))
 
+    @exclusive
     def missing(self, shard: int) -> list[int]:
         """Rows of a shard that are still to be done."""
         held = self.held.get(shard, {})
         return [row for row in self.span(shard) if row not in held]
 
+    @exclusive
     def look(self, names: set[str]) -> None:
         """Takes in what the store has: commits and parts, this job's only."""
         for shard in range(self.count):
@@ -83,6 +101,7 @@ class Shards:
                 self.held.setdefault(shard, {}).setdefault(row, Line(data, bool(error)))
                 self._parts[name].add(shard)
 
+    @exclusive
     def add(self, row: int, line: Line) -> None:
         """Keeps a finished row; the last one of a shard commits it."""
         shard = row // self.size
@@ -108,7 +127,8 @@ class Shards:
         self.store.put(self.marker(shard), _json(about))
         self._settled(shard)
 
-    def complete(self, shards: Iterator[int] | range) -> None:
+    @exclusive
+    def complete(self, shards: Iterable[int]) -> None:
         """Commits shards whose every row was in parts."""
         for shard in shards:
             if shard not in self.committed and not self.missing(shard):
@@ -124,6 +144,7 @@ class Shards:
                 if not open_shards:
                     self.store.delete(name)
 
+    @exclusive
     def flush(self) -> None:
         """Puts finished rows that no object holds into a part."""
         if not self._fresh:
@@ -139,6 +160,7 @@ class Shards:
         self.store.put(name, _json(about) + body)
         self._parts[name] = {row // self.size for row in rows}
 
+    @exclusive
     def finish(self) -> bool:
         """Whether every shard is committed; then the end is marked, and what only the way there needed is removed."""
         names = self.store.names()

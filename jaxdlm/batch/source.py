@@ -79,7 +79,7 @@ class Parquet:
                     digest.update(piece)
                 file.seek(0)
             for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
-                for value in batch.to_pylist() if row + batch.num_rows > first else [None] * batch.num_rows:
+                for value in batch.to_pylist() if row + batch.num_rows > first else [{}] * batch.num_rows:
                     if row >= first:
                         yield Raw(row, row + 1, {k: v for k, v in value.items() if v is not None})
                     row += 1
