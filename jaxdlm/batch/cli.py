@@ -156,6 +156,7 @@ def read_policies(words: str) -> Any:
     from jaxdlm._decode import resolve_policy
     from jaxdlm.batch.engine import Policies
     from jaxdlm.cli import read_policy
+    from jaxdlm.core.rule import Stepper
     from jaxdlm.rules.per_row import has_number
 
     plain = resolve_policy(read_policy(words, {}))
@@ -164,4 +165,6 @@ def read_policies(words: str) -> Any:
         heated = resolve_policy(read_policy(words, {"temperature": np.float32(1)}))
     except InputError:
         return Policies(plain, None, None)
-    return Policies(plain, cold, heated) if has_number(heated, "temperature") else Policies(plain, None, None)
+    if isinstance(heated, Stepper) or not has_number(heated, "temperature"):
+        return Policies(plain, None, None)
+    return Policies(plain, cold, heated)

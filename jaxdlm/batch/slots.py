@@ -72,7 +72,8 @@ def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Row
     zero = jnp.zeros_like(queue.pads)
     rows = Rows(
         tokens=queue.tokens, pending=pending, given=~pending, pads=queue.pads, stop=queue.stop,
-        key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, tick=zero, policy=(),
+        key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
+        tick=zero, policy=(),
     )  # fmt: skip
     rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
     if queue.number is None:
@@ -105,7 +106,7 @@ def collect(pool: Pool, harvest: Harvest, geometry: Geometry) -> tuple[Pool, Har
     harvest = harvest._replace(
         owner=put(harvest.owner, pool.owner),
         tokens=put(harvest.tokens, pool.rows.tokens[:, geometry.prompt :]),
-        forwards=put(harvest.forwards, pool.rows.step),
+        forwards=put(harvest.forwards, pool.rows.forwards),
         status=put(harvest.status, pool.rows.status),
         count=harvest.count + jnp.sum(finished, dtype=jnp.int32),
     )
@@ -134,7 +135,7 @@ def serve(
             room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
         )
         new = loop.step(Carry(pool.rows, state.pool.cache, NOTHING, zero), **fixed)
-        busy = jnp.sum(new.rows.step) - jnp.sum(pool.rows.step)
+        busy = jnp.sum(new.rows.forwards) - jnp.sum(pool.rows.forwards)
         harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
         pool, harvest = jax.lax.cond(
             jnp.any(new.rows.done & (pool.owner != FREE)),
@@ -157,7 +158,7 @@ def empty(params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry:
         zero + 1, zero, zero.astype(jnp.uint32), zero, None,
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
-    both = loop.doubled(rows, model, geometry) if policy.uncond else rows
+    both = loop.doubled(rows, model, geometry)[0] if policy.uncond else rows
     state = cache.init(Context(model, params, geometry, loop.width(policy, geometry)), both)
     return Pool(rows._replace(done=zero == 0), state, zero + FREE)
 
