@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, PyTree
 
@@ -83,6 +84,13 @@ class QuantizedLeaf:
             picked.codes.reshape(self.codes.shape[0], -1), picked.scale.reshape(self.scale.shape[0], -1)
         )
         return jnp.moveaxis(flat, 0, -1).reshape(*index.shape, self.tail[-1]).astype(dtype)
+
+    def outputs(self, first: Array, tiling: Tiling) -> QuantizedLeaf:
+        """The part of a matrix that makes the outputs of a tile (they are the columns of the codes)."""
+        outputs = tiling.run * tiling.stripes
+        tail = (outputs, self.tail[1]) if self.axes == (-1,) else (self.tail[0], outputs)
+        codes, scale = (take_tile(x, x.ndim - 1, first, tiling) for x in (self.codes, self.scale))
+        return self.replace(codes=codes, scale=scale, tail=tail)
 
     def _values(self, codes: Array, scale: Array) -> Array:
         top = 2 ** (self.bits - 1) - 1

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
@@ -91,6 +91,8 @@ class Draft(NamedTuple):
     cut: Int32[Array, ""] | None = None  # first window column that no longer exists; above W: no cut
     halt: Bool[Array, ""] | bool = False  # this row is finished
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
+    readout: Any = None  # the same logits tile by tile (core.readout.Readout); None: they are cheap
+    finite: Bool[Array, ""] | None = None  # what a rule that read them so found of the raw logits: no NaN, no +inf
 
 
 class Trace(NamedTuple):

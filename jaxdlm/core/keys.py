@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry2x32_p
 
 from jaxdlm.typing import Array, Float32, Int32, Key
 
@@ -11,14 +12,30 @@ def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]
     return jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seed, ids)
 
 
-def column_gumbel(key: Key[Array, ""], position: Int32[Array, "W"], vocab: int) -> Float32[Array, "W V"]:
-    """Standard Gumbel noise, one draw of V per column keyed by its true position.
+def column_gumbel(
+    key: Key[Array, ""], position: Int32[Array, "W"], vocab: int | Int32[Array, "V"]
+) -> Float32[Array, "W V"]:
+    """Standard Gumbel noise of the ids 0..vocab-1, or of the given ids: each a hash of key, true position and id.
 
-    Independent of window, bucket and cache. The high-precision mode avoids the truncated tail of the default, which
-    biases low-temperature sampling (arXiv 2409.02908).
+    Independent of window, bucket, cache, and of which other ids are asked for in the same call, so that a pass over
+    tiles of the vocabulary draws the same noise as one over all of it. -log(-log1p(-u)) with 46 bits of u below 1/2: a
+    uniform of 23 bits truncates the upper tail, which biases low-temperature sampling (arXiv 2409.02908).
     """
-    draw = lambda p: jax.random.gumbel(jax.random.fold_in(key, p), (vocab,), jnp.float32, mode="high")  # noqa: E731
-    return jax.vmap(draw)(position)
+    ids = jnp.arange(vocab, dtype=jnp.uint32) if isinstance(vocab, int) else vocab.astype(jnp.uint32)
+
+    def draw(position: Array) -> Array:
+        words = jax.random.key_data(jax.random.fold_in(key, position))
+        return threefry2x32_p.bind(words[0], words[1], jnp.zeros_like(ids), ids)
+
+    high, low = (_unit(bits) for bits in jax.vmap(draw)(position))
+    tiny = jnp.finfo(jnp.float32).tiny
+    u = jnp.where(high >= 0.5, high, high + 2**-23 * low + tiny)
+    return -jnp.log(-jnp.log1p(-u))
+
+
+def _unit(bits: Array) -> Float32[Array, "..."]:
+    """The upper 23 of 32 random bits as a number in [0, 1)."""
+    return (bits >> 9).astype(jnp.int32).astype(jnp.float32) * jnp.float32(2**-23)
 
 
 def column_uniform(key: Key[Array, ""], position: Int32[Array, "W"]) -> Float32[Array, "W"]:

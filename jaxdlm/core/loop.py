@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxdlm.core.cache import Cache, Context, forward
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Status, Trace
 from jaxdlm.core.model import Model
+from jaxdlm.core.readout import Readout, ban
 from jaxdlm.core.rule import Rule, Stepper
-from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 
 def width(policy: Rule, geometry: Geometry) -> int:
@@ -62,28 +63,48 @@ def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: C
     """One forward, one step of the policy."""
     rows = carry.rows
     start = window_start(rows, policy, geometry)
-    logits, uncond, state, active = window_logits(
+    hidden, state, active = window_hidden(
         rows, start, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry
     )
-    new, changed, score = decide(rows, logits, uncond, start, model=model, policy=policy, geometry=geometry)
+    logits, uncond = heads(hidden, model=model, params=params, policy=policy)
+    # what no rule asks for is never computed, because nothing depends on it: the logits, or the readout of them
+    read = None if policy.uncond or model.tiling.count == 1 else hidden
+    new, changed, score = decide(
+        rows, logits, uncond, start, read, params=params, model=model, policy=policy, geometry=geometry
+    )
     new = freeze(active, new._replace(forwards=rows.forwards + 1), rows)
     trace = record(carry.trace, rows, new, active, changed, score, start, geometry)
     return Carry(new, state, trace, carry.loops + 1)
 
 
 def decide(
-    rows: Rows, logits: Array, uncond: Array | None, start: Array, *, model: Model, policy: Rule, geometry: Geometry
+    rows: Rows,
+    logits: Array,
+    uncond: Array | None,
+    start: Array,
+    hidden: Float[Array, "B W D"] | None = None,
+    *,
+    params: PyTree = None,
+    model: Model,
+    policy: Rule,
+    geometry: Geometry,
 ) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
-    """The policy on each row and its window's logits: (rows after the step, columns written, their scores)."""
+    """The policy on each row and its window's logits: (rows after the step, columns written, their scores).
+
+    With the `hidden` rows that they were read from, rules may read them tile by tile (`Readout`).
+    """
     limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
 
-    def one(row: Rows, logits: Array, uncond: Array | None, start: Array) -> tuple[Rows, Array, Array]:
+    def one(
+        row: Rows, logits: Array, uncond: Array | None, hidden: Array | None, start: Array
+    ) -> tuple[Rows, Array, Array]:
         view = look(row, start, logits.shape[0], geometry, model)
-        draft, kept = policy.apply(Draft(logits, uncond), row.policy, view, jax.random.fold_in(row.key, row.step))
-        bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf))
+        draft = Draft(logits, uncond, readout=None if hidden is None else Readout(hidden, logits, params, model))
+        draft, kept = policy.apply(draft, row.policy, view, jax.random.fold_in(row.key, row.step))
+        bad = ~(finite(logits) if draft.finite is None else draft.finite)
         return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
 
-    return jax.vmap(one)(rows, logits, uncond, start)
+    return jax.vmap(one)(rows, logits, uncond, hidden, start)
 
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
@@ -93,7 +114,7 @@ def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "
     return geometry.prompt + geometry.block * rows.block
 
 
-def window_logits(
+def window_hidden(
     rows: Rows,
     start: Array,
     state: PyTree,
@@ -104,21 +125,38 @@ def window_logits(
     policy: Rule,
     cache: Cache,
     geometry: Geometry,
-) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None, PyTree, Bool[Array, "B"]]:
-    """Logits of the window only, the ids that may not be proposed at -inf; and who takes part in this forward.
+) -> tuple[Float[Array, "B W D"], PyTree, Bool[Array, "B"]]:
+    """Hidden rows of the window, and who takes part in this forward.
 
-    With `versions` of the rows' tokens there are B N rows of logits, the versions of a row side by side.
+    With `versions` of the rows' tokens there are B N rows, the versions of a row side by side; where the policy wants
+    unconditional logits, as many again without the prompt.
     """
     context = Context(model, params, geometry, width(policy, geometry))
     if policy.uncond:
         rows, versions = doubled(rows, model, geometry, versions)
         start = jnp.concatenate([start, start])
     window, active = forward(cache, context, rows, start, state, versions)
-    logits = ban(model.head(params, window.hidden), model)
-    if policy.uncond:
-        given, uncond = jnp.split(logits, 2)
-        return given, uncond, window.state, active[: active.shape[0] // 2]
-    return logits, None, window.state, active
+    return window.hidden, window.state, active[: active.shape[0] // 2] if policy.uncond else active
+
+
+def heads(
+    hidden: Float[Array, "B W D"], *, model: Model, params: PyTree, policy: Rule
+) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None]:
+    """Logits of hidden rows, the ids that may not be proposed at -inf; and the unconditional ones."""
+    logits = ban(model.head(params, hidden), model)
+    if not policy.uncond:
+        return logits, None
+    given, uncond = jnp.split(logits, 2)
+    return given, uncond
+
+
+def window_logits(
+    rows: Rows, start: Array, state: PyTree, versions: Int32[Array, "B N L"] | None = None, **fixed: Any
+) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None, PyTree, Bool[Array, "B"]]:
+    """`heads` of `window_hidden`: (logits, unconditional ones, the cache's state, who takes part)."""
+    hidden, state, active = window_hidden(rows, start, state, versions, **fixed)
+    logits, uncond = heads(hidden, **{name: fixed[name] for name in ("model", "params", "policy")})
+    return logits, uncond, state, active
 
 
 def doubled(
@@ -134,15 +172,9 @@ def doubled(
     return twice, jnp.concatenate([versions, jnp.where(given[:, None], model.config.tokens.mask, versions)])
 
 
-def ban(logits: Array, model: Model) -> Array:
-    """-inf for the mask token and for ids that the tokenizer does not have: neither is ever text."""
-    ids = model.config.tokens
-    if ids.tokenizer_size is not None and ids.tokenizer_size < logits.shape[-1]:
-        known = jnp.arange(logits.shape[-1]) < ids.tokenizer_size
-        logits = jnp.where(known[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
-    if ids.mask is not None:
-        logits = logits.at[..., ids.mask].set(-jnp.inf)
-    return logits
+def finite(logits: Array) -> Bool[Array, ""]:
+    """Neither NaN nor +inf; -inf is a token that may not be proposed."""
+    return jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf))
 
 
 def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model) -> Row:

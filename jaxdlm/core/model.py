@@ -1,6 +1,10 @@
 """What decoding needs from a model: two pure functions over a parameter tree, and the shape of their results."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
 
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
@@ -34,12 +38,68 @@ class ModelOutput(NamedTuple):
     kv: KV
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """How the vocabulary is read in parts of about `width` ids.
+
+    stripes: equal runs of ids that lie on different devices (the tensor axis); a tile takes `run` ids out of each, so
+    that every device has its share of every tile. A vocabulary that they do not divide is one stripe.
+    """
+
+    vocab: int
+    width: int = 8192
+    stripes: int = 1
+
+    @property
+    def span(self) -> int:
+        """Ids per stripe."""
+        return self.vocab // self.stripes
+
+    @property
+    def run(self) -> int:
+        """Ids of one stripe in a tile: tiles of about equal length, in whole lanes (128) unless they are shorter."""
+        count = max(1, round(self.vocab / self.width))
+        lanes = min(128, max(1, self.width // self.stripes))
+        return min(self.span, -(-self.span // (count * lanes)) * lanes)
+
+    @property
+    def count(self) -> int:
+        """Tiles."""
+        return -(-self.span // self.run)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the last tile begins inside the one before it."""
+        return self.span % self.run != 0
+
+    def first(self, begin: Int32[Array, ""]) -> Int32[Array, ""]:
+        """Where the tile from `begin` on lies in its stripe: earlier, where it would reach past the end."""
+        return jnp.minimum(begin, self.span - self.run)
+
+    def ids(self, first: Int32[Array, ""]) -> Int32[Array, "T"]:
+        """The ids of a tile, ascending."""
+        stripe = jnp.arange(self.stripes, dtype=jnp.int32)[:, None] * self.span
+        return (stripe + first + jnp.arange(self.run, dtype=jnp.int32)[None]).reshape(-1)
+
+
+def take_tile(x: Array, axis: int, first: Int32[Array, ""], tiling: Tiling) -> Array:
+    """The ids of a tile out of an array that has the whole vocabulary on this axis."""
+    if tiling.stripes == 1:  # no reshape: it could be a copy where a stripe is no whole number of lanes
+        return jax.lax.dynamic_slice_in_dim(x, first, tiling.run, axis)
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    stripes = x.reshape(*before, tiling.stripes, tiling.span, *after)
+    return jax.lax.dynamic_slice_in_dim(stripes, first, tiling.run, axis + 1).reshape(*before, -1, *after)
+
+
 @runtime_checkable
 class Model(Protocol):
     """A frozen, hashable object (a static argument of jit); all weights live in `params`."""
 
     @property
     def config(self) -> "ModelConfig": ...
+
+    @property
+    def tiling(self) -> Tiling: ...
 
     def apply(
         self,
@@ -58,6 +118,11 @@ class Model(Protocol):
         """
         ...
 
-    def head(self, params: PyTree, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
-        """Logits of the given rows, always float32."""
+    def head(
+        self, params: PyTree, hidden: Float[Array, "... D"], first: Int32[Array, ""] | None = None
+    ) -> Float32[Array, "... V"]:
+        """Logits of the given rows, always float32; with `first` those of `tiling.ids(first)` only.
+
+        A `tiling` of one tile is never asked for a part.
+        """
         ...

@@ -29,8 +29,12 @@ class _Counter:
         self.tokens = max(self.tokens, tokens.shape[1])
         return self.model.apply(params, tokens, *args, **kwargs)
 
-    def head(self, params: PyTree, hidden: Any) -> Any:
-        return self.model.head(params, hidden)
+    @property
+    def tiling(self) -> Any:
+        return self.model.tiling
+
+    def head(self, params: PyTree, hidden: Any, first: Any = None) -> Any:
+        return self.model.head(params, hidden, first)
 
 
 def positions_per_forward(

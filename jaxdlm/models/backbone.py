@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import KV, ModelOutput, Past
+from jaxdlm.core.model import KV, ModelOutput, Past, Tiling
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import attention, mlp, read, rms_norm
+from jaxdlm.models.layers import attention, columns, mlp, read, rms_norm
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
 from jaxdlm.models.moe import experts
 from jaxdlm.models.rope import Rotation, rotation
@@ -23,9 +23,13 @@ class Backbone:
     A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
     `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
     self-conditioning input.
+    tile: ids per part when decoding reads the head in parts. stripes: devices that the head's vocabulary lies on
+    (`sharding.striped`).
     """
 
     config: ModelConfig
+    tile: int = 8192
+    stripes: int = 1
 
     def apply(
         self,
@@ -74,11 +78,23 @@ class Backbone:
         allow = canvas_masks(self.config, position, valid, past, mask)
         return self._stack(params, x, position, allow, past, "canvas")
 
-    def head(self, params: PyTree, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
+    @property
+    def tiling(self) -> Tiling:
+        stripes = self.stripes if self.config.vocab_size % self.stripes == 0 else 1
+        return Tiling(self.config.vocab_size, self.tile, stripes)
+
+    def head(
+        self, params: PyTree, hidden: Float[Array, "... D"], first: Int32[Array, ""] | None = None
+    ) -> Float32[Array, "... V"]:
         """Logits in float32: hidden · lm_head (or embedᵀ when tied) · logit_scale, then cap · tanh(· / cap)."""
         config = self.config
         name, form = ("embed", "...d,vd->...v") if config.tie_embeddings else ("lm_head", "...d,dv->...v")
-        logits = jnp.einsum(form, hidden, read(params[name], hidden.dtype), preferred_element_type=jnp.float32)
+        weight = (
+            params[name]
+            if first is None
+            else columns(params[name], 0 if config.tie_embeddings else 1, first, self.tiling)
+        )
+        logits = jnp.einsum(form, hidden, read(weight, hidden.dtype), preferred_element_type=jnp.float32)
         if config.logit_scale is not None:
             logits = logits * config.logit_scale
         if config.final_softcap is not None:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm.core.model import KV, ModelOutput, Past
+from jaxdlm.core.model import KV, ModelOutput, Past, Tiling
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
@@ -61,9 +61,15 @@ class TableDenoiser:
         stored = jnp.broadcast_to(tokens.astype(jnp.float32)[None, :, :, None, None], (1, *tokens.shape, 1, 2))
         return ModelOutput(hidden, KV(((stored,),), ((stored,),)))
 
-    def head(self, params: PyTree, hidden: Float[Array, "... D"]) -> Float32[Array, "... V"]:
+    @property
+    def tiling(self) -> Tiling:
+        return Tiling(self.config.vocab_size)
+
+    def head(
+        self, params: PyTree, hidden: Float[Array, "... D"], first: Int32[Array, ""] | None = None
+    ) -> Float32[Array, "... V"]:
         """The rows themselves."""
-        return hidden
+        return hidden if first is None else jnp.take(hidden, self.tiling.ids(first), axis=-1)
 
     def _law(self, params: PyTree, tokens: Array, position: Array, valid: Array) -> Float32[Array, "B G V"]:
         table, weight = params["table"], params["weight"]

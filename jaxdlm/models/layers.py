@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.rope import Rotation, rotate
-from jaxdlm.typing import Array, Bool, Float
+from jaxdlm.typing import Array, Bool, Float, Int32
 
 ACTIVATE = {
     "silu": jax.nn.silu,
@@ -24,6 +25,13 @@ def read(leaf: Any, dtype: Any) -> Array:
     if hasattr(leaf, "dequantize"):
         return leaf.dequantize(dtype)
     return leaf.astype(dtype)
+
+
+def columns(leaf: Any, axis: int, first: Int32[Array, ""], tiling: Tiling) -> Any:
+    """The part of a weight [D, V] or [V, D] that speaks for the ids of a tile; `axis` is that of the vocabulary."""
+    if hasattr(leaf, "dequantize"):
+        return leaf.outputs(first, tiling)
+    return take_tile(leaf, axis, first, tiling)
 
 
 def rms_norm(x: Float[Array, "... D"], weight: Array | None, config: ModelConfig) -> Float[Array, "... D"]:

@@ -157,8 +157,12 @@ class Observed:
         self.calls.append((tokens.shape[1], tokens.shape[1] + stored))
         return self.model.apply(params, tokens, position, valid, past, **rest)
 
-    def head(self, params: PyTree, hidden: Any) -> Any:
-        return self.model.head(params, hidden)
+    @property
+    def tiling(self) -> Any:
+        return self.model.tiling
+
+    def head(self, params: PyTree, hidden: Any, first: Any = None) -> Any:
+        return self.model.head(params, hidden, first)
 
 
 # ------------------------------------------------------------------------------------------------ tokens and money

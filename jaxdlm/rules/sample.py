@@ -9,6 +9,7 @@ from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.keys import column_gumbel, column_uniform
+from jaxdlm.core.readout import Readout, Summary, given, summarise, untouched
 from jaxdlm.core.rule import Stage
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -18,29 +19,40 @@ Draw = Callable[[Array, Row, Array], Array]
 
 
 def log_prob(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
-    """log softmax(logits)[token], accurate near 0: for the best token -log1p(sum of the others' ratios).
+    """log softmax(logits)[token], accurate near 0: (l - m) - log1p(sum of the others' ratios to the best).
 
     A probability would round to 1.0 from 1 - 6e-8 on and leave the order of sure columns to chance.
     """
-    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)
-    others = jnp.where(jnp.arange(logits.shape[1])[None, :] == token[:, None], -jnp.inf, logits)
-    top = jnp.maximum(jnp.max(others, axis=1, keepdims=True), chosen)
-    rest = jnp.sum(jnp.exp(others - top), axis=1)
-    own = jnp.exp(chosen - top)[:, 0]
-    return -jnp.log1p(rest / jnp.maximum(own, jnp.finfo(jnp.float32).tiny))
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+    return _log_prob(summarise(given(logits))._replace(own=chosen))
 
 
 def margin(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
     """p_(1) - p_(2)."""
-    top, _ = jax.lax.top_k(logits, 2)
-    total = jax.nn.logsumexp(logits, axis=1)
-    return jnp.exp(top[:, 0] - total) - jnp.exp(top[:, 1] - total)
+    return _margin(summarise(given(logits)))
 
 
 def neg_entropy(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
     """sum p log p, nats."""
-    logp = jax.nn.log_softmax(logits, axis=1)
-    return jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=1)
+    return _neg_entropy(summarise(given(logits)))
+
+
+def _log_prob(found: Summary) -> Float32[Array, "W"]:
+    return found.own - found.top - jnp.log1p(found.rest)
+
+
+def _margin(found: Summary) -> Float32[Array, "W"]:
+    return -jnp.expm1(found.second - found.top) / (1 + found.rest)
+
+
+def _neg_entropy(found: Summary) -> Float32[Array, "W"]:
+    return found.weighted / (1 + found.rest) - jnp.log1p(found.rest)
+
+
+# measures that one pass over the vocabulary gives: a forward that needs no more never holds its logits
+SUMMARISED: dict[Measure, Callable[[Summary], Array]] = {
+    log_prob: _log_prob, margin: _margin, neg_entropy: _neg_entropy,
+}  # fmt: skip
 
 
 def uniform(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
@@ -92,19 +104,49 @@ class Sample(Stage):
     greedy: bool = struct.field(pytree_node=False, default=True)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        logits, shaped = draft.logits, draft.logits
-        if not self.greedy:
-            heat = jnp.asarray(self.temperature, jnp.float32)
-            shaped = logits / jnp.where(heat > 0, heat, 1.0)
+        source = untouched(draft)
+        filtered = self.top_p is not None or self.top_k is not None
+        if source is None or filtered or not (self.greedy or self.draw is gumbel_max):
+            return self._whole(draft, row, key), state
+        if self.measure not in SUMMARISED and self.measure is not uniform:
+            return self._whole(draft, row, key), state
+        return self._tiled(source, draft, row, key), state
+
+    def _whole(self, draft: Draft, row: Row, key: Array) -> Draft:
+        """From the logits of the whole vocabulary."""
+        logits, shaped = draft.logits, self._shape(draft.logits)
         if self.top_p is not None:
             shaped = nucleus(shaped, self.top_p)
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
         token = jnp.argmax(shaped, axis=1).astype(jnp.int32)
         if not self.greedy:
-            token = jnp.where(heat > 0, self.draw(shaped, row, key), token)
+            token = jnp.where(jnp.asarray(self.temperature) > 0, self.draw(shaped, row, key), token)
         score = self.measure(shaped if self.tempered else logits, token, row, key)
-        return draft._replace(token=token, score=score), state
+        return draft._replace(token=token, score=score)
+
+    def _tiled(self, source: Readout, draft: Draft, row: Row, key: Array) -> Draft:
+        """The same in one pass over the tiles of the vocabulary."""
+
+        def rank(logits: Array, ids: Array) -> Array:
+            shaped = logits if self.tempered else self._shape(logits)
+            if self.greedy:
+                return shaped
+            noisy = shaped + column_gumbel(key, row.position, ids)
+            return jnp.where(jnp.asarray(self.temperature) > 0, noisy, shaped)
+
+        found = summarise(source, self._shape if self.tempered else None, rank)
+        score = (
+            uniform(draft.logits, found.token, row, key) if self.measure is uniform else SUMMARISED[self.measure](found)
+        )
+        return draft._replace(token=found.token, score=score, finite=jnp.all(found.finite))
+
+    def _shape(self, logits: Array) -> Array:
+        """l / T; l at T = 0."""
+        if self.greedy:
+            return logits
+        heat = jnp.asarray(self.temperature, jnp.float32)
+        return logits / jnp.where(heat > 0, heat, 1.0)
 
 
 def sample(

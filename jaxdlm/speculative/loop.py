@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.carry import Status, Trace
-from jaxdlm.core.loop import ban
 from jaxdlm.core.model import KV, Model
+from jaxdlm.core.readout import ban
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict

@@ -1,0 +1,161 @@
+"""Reading the head tile by tile: what a rule needs of the logits, without ever holding a row of the vocabulary whole.
+
+Per column, with l the logits, v* the first of the best and m = l[v*]:
+
+    rest = Σ_{v ≠ v*} exp(l_v - m),   weighted = Σ_v exp(l_v - m) · (l_v - m),   second = max_{v ≠ v*} l_v.
+
+Two tiles merge into the statistics of their union (`merge`), so that one pass over the head's weights is enough.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft
+from jaxdlm.core.model import Model, Tiling, take_tile
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
+
+
+class Summary(NamedTuple):
+    """What one pass leaves per column: the proposed token, its logit, and statistics of all logits."""
+
+    token: Int32[Array, "... W"]  # arg-max of what was ranked; ties: the lowest id
+    rank: Float32[Array, "... W"]  # its rank
+    own: Float32[Array, "... W"]  # its logit
+    top: Float32[Array, "... W"]
+    second: Float32[Array, "... W"]
+    rest: Float32[Array, "... W"]
+    weighted: Float32[Array, "... W"]
+    finite: Bool[Array, "... W"]  # no NaN, no +inf
+
+
+@struct.dataclass
+class Readout:
+    """The logits of a window as hidden states and the head that reads them. `logits` is the array it stands for: once
+    a rule has put another one into the draft, the readout no longer speaks for it."""
+
+    hidden: Float[Array, "W D"]
+    logits: Float32[Array, "W V"]
+    params: PyTree
+    model: Model = struct.field(pytree_node=False)
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.model.tiling
+
+    @property
+    def window(self) -> int:
+        return self.hidden.shape[0]
+
+    def tile(self, first: Int32[Array, ""]) -> Float32[Array, "W T"]:
+        return ban(self.model.head(self.params, self.hidden, first), self.model, self.tiling.ids(first))
+
+
+@struct.dataclass
+class Given:
+    """Logits that are there, read in the same tiles."""
+
+    logits: Float32[Array, "W V"]
+    tiling: Tiling = struct.field(pytree_node=False)
+
+    @property
+    def window(self) -> int:
+        return self.logits.shape[0]
+
+    def tile(self, first: Int32[Array, ""]) -> Float32[Array, "W T"]:
+        if self.tiling.count == 1:
+            return self.logits
+        return take_tile(self.logits, 1, first, self.tiling)
+
+
+def given(logits: Float32[Array, "W V"], tiling: Tiling | None = None) -> Given:
+    """Logits as a source; the tiles are those of a model with this vocabulary, unless others are given."""
+    return Given(logits, Tiling(logits.shape[1]) if tiling is None else tiling)
+
+
+def untouched(draft: Draft) -> Readout | None:
+    """The draft's readout, if its logits are still those that the readout stands for."""
+    return draft.readout if draft.readout is not None and draft.readout.logits is draft.logits else None
+
+
+def summarise(source: Readout | Given, shape: Any = None, rank: Any = None) -> Summary:
+    """One pass over the tiles.
+
+    Args: shape: logits -> the logits that the statistics are of; rank: (shaped logits, ids) -> what the token
+    is the arg-max of. Both elementwise in the vocabulary; default: the logits themselves.
+    """
+    tiling = source.tiling
+
+    def read(begin: Int32[Array, ""]) -> Summary:
+        first = tiling.first(begin)
+        ids, logits = tiling.ids(first), source.tile(first)
+        shaped = logits if shape is None else shape(logits)
+        ranked = shaped if rank is None else rank(shaped, ids)
+        fine = jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf), axis=-1)
+        if tiling.overlaps:  # the last tile begins early: what was read before does not count again
+            new = (ids % tiling.span >= begin)[None]
+            shaped, ranked = (jnp.where(new, x, -jnp.inf) for x in (shaped, ranked))
+        return _statistics(shaped, ranked, ids, fine)
+
+    if tiling.count == 1:
+        return read(jnp.int32(0))
+
+    def trip(so_far: Summary, begin: Array) -> tuple[Summary, None]:
+        return merge(so_far, read(begin)), None
+
+    begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
+    return jax.lax.scan(trip, _empty(source.window), begins)[0]
+
+
+def _empty(window: int) -> Summary:
+    """The summary of no ids at all."""
+    low, none = jnp.full(window, -jnp.inf, jnp.float32), jnp.zeros(window, jnp.float32)
+    token, fine = jnp.zeros(window, jnp.int32), jnp.ones(window, bool)
+    return Summary(token=token, rank=low, own=low, top=low, second=low, rest=none, weighted=none, finite=fine)
+
+
+def _statistics(shaped: Array, ranked: Array, ids: Array, fine: Array) -> Summary:
+    """The summary of one tile [W, T]. Picks by arg-max are masked maxima: unlike gathers they fuse with the rest."""
+    place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[None]
+    chosen = place == jnp.argmax(ranked, axis=-1)[:, None]
+    best = place == jnp.argmax(shaped, axis=-1)[:, None]
+    top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
+    gap = others - jnp.where(top == -jnp.inf, 0.0, top)[:, None]
+    ratio = jnp.exp(gap)
+    return Summary(
+        token=jnp.max(jnp.where(chosen, ids[None], 0), axis=-1), rank=jnp.max(ranked, axis=-1),
+        own=jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1), top=top, second=jnp.max(others, axis=-1),
+        rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1), finite=fine,
+    )  # fmt: skip
+
+
+def merge(a: Summary, b: Summary) -> Summary:
+    """The summary of two disjoint sets of ids."""
+    wins = (b.rank > a.rank) | ((b.rank == a.rank) & (b.token < a.token))
+    over = b.top > a.top
+    pick = lambda x, y: jnp.where(over, y, x)  # noqa: E731
+    high, low = pick(a.top, b.top), pick(b.top, a.top)
+    gap = jnp.where(low == -jnp.inf, -jnp.inf, low - high)
+    scale = jnp.exp(gap)
+    lesser = pick(b.rest, a.rest)
+    moved = scale * (pick(b.weighted, a.weighted) + jnp.where(scale > 0, gap, 0.0) * (1 + lesser))
+    return Summary(
+        token=jnp.where(wins, b.token, a.token), rank=jnp.where(wins, b.rank, a.rank),
+        own=jnp.where(wins, b.own, a.own), top=high, second=jnp.maximum(low, jnp.maximum(a.second, b.second)),
+        rest=pick(a.rest, b.rest) + scale * (1 + lesser), weighted=pick(a.weighted, b.weighted) + moved,
+        finite=a.finite & b.finite,
+    )  # fmt: skip
+
+
+def ban(logits: Array, model: Model, ids: Int32[Array, "T"] | None = None) -> Array:
+    """-inf for the mask token and for ids that the tokenizer does not have: neither is ever text."""
+    known = model.config.tokens
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32) if ids is None else ids
+    text = jnp.ones(ids.shape, bool)
+    if known.tokenizer_size is not None and known.tokenizer_size < model.config.vocab_size:
+        text = ids < known.tokenizer_size
+    if known.mask is not None:
+        text = text & (ids != known.mask)
+    return jnp.where(text[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
