@@ -1,0 +1,154 @@
+"""One pass over tiles of the vocabulary finds what the whole logits say: tokens exactly, statistics bit for bit."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import chain, decode, log_prob, margin, neg_entropy, sample, threshold, uniform
+from jaxdlm.core.carry import Draft
+from jaxdlm.core.keys import column_gumbel
+from jaxdlm.core.model import Tiling
+from jaxdlm.core.readout import Readout, ban, given, merge, summarise
+from jaxdlm.load import LM
+from jaxdlm.models import Backbone
+from jaxdlm.models.config import TokenIds
+from jaxdlm.models.params import init_params
+from jaxdlm.quant import quantize_params
+from tests.conformance.toys import model
+from tests.rules.hand import row
+
+VOCAB, W, KNOWN, MASK = 300, 5, 290, 289
+TILINGS = [Tiling(VOCAB, 64), Tiling(VOCAB, 60), Tiling(VOCAB, 64, 4), Tiling(VOCAB, 97)]
+VIEW = row([True] * W)
+KEY = jax.random.key(4)
+
+
+def raw(seed: int = 0):
+    """Random logits with ties at the top of two columns, banned ids and a sure column."""
+    logits = np.random.default_rng(seed).normal(0, 3, (W, VOCAB)).astype(np.float32)
+    logits[0, [7, 130, 255]] = 20
+    logits[1, [299, 64]] = 11
+    logits[2, 100] = 60
+    logits[:, 200:270] = -np.inf
+    return jnp.asarray(logits)
+
+
+def oracle(logits):
+    """The statistics of each column in float64, from their definitions."""
+    wide = np.asarray(logits, np.float64)
+    token = wide.argmax(1)
+    top = wide.max(1)
+    others = wide.copy()
+    others[np.arange(W), token] = -np.inf
+    ratio = np.exp(wide - top[:, None])
+    weighted = np.where(ratio > 0, ratio * np.where(ratio > 0, wide - top[:, None], 0), 0).sum(1)
+    return {"token": token, "top": top, "own": top, "second": others.max(1),
+            "rest": np.exp(others - top[:, None]).sum(1), "weighted": weighted}  # fmt: skip
+
+
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+def test_every_id_is_in_one_tile_and_the_summary_is_that_of_all(tiling):
+    found = summarise(given(raw(), tiling))
+    for name, expected in oracle(raw()).items():
+        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, err_msg=name)
+    begins = range(0, tiling.count * tiling.run, tiling.run)
+    seen = [i for b in begins for i in np.asarray(tiling.ids(tiling.first(b))) if i % tiling.span >= b]
+    assert sorted(seen) == list(range(VOCAB))
+
+
+def test_merging_with_nothing_changes_no_bit():
+    one = summarise(given(raw()))
+    empty = summarise(given(jnp.full((W, VOCAB), -jnp.inf)))
+    for pair in ((one, empty), (empty, one)):
+        merged = merge(*pair)
+        for name in ("token", "own", "top", "second", "rest", "weighted"):
+            np.testing.assert_array_equal(getattr(merged, name), getattr(one, name), err_msg=name)
+
+
+def test_nan_and_infinity_are_found_in_any_tile():
+    for bad in (jnp.nan, jnp.inf):
+        found = summarise(given(raw().at[3, 150].set(bad), TILINGS[0]))
+        np.testing.assert_array_equal(found.finite, [True, True, True, False, True])
+    assert summarise(given(raw(), TILINGS[0])).finite.all()
+
+
+def test_noise_of_an_id_does_not_depend_on_the_others():
+    position = jnp.arange(3, dtype=jnp.int32)
+    whole, ids = column_gumbel(KEY, position, VOCAB), jnp.int32([250, 3, 17])
+    np.testing.assert_array_equal(column_gumbel(KEY, position, ids), whole[:, ids])
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A random backbone with 300 words, of which 290 are known, read in tiles of 64."""
+    config = model("same").config
+    config = dataclasses.replace(
+        config, vocab_size=VOCAB, tokens=TokenIds(mask=MASK, pad=0, eos=(5,), tokenizer_size=KNOWN)
+    )
+    return config, init_params(config, jax.random.key(2), loud=True)
+
+
+def draft_of(config, params, tiled: bool, stripes: int = 1) -> Draft:
+    backbone = Backbone(config, tile=64, stripes=stripes)
+    hidden = jnp.asarray(np.random.default_rng(1).normal(0, 2, (W, config.hidden_size)), jnp.float32)
+    logits = ban(backbone.head(params, hidden), backbone)
+    return Draft(logits, readout=Readout(hidden, logits, params, backbone) if tiled else None)
+
+
+@pytest.mark.parametrize(("variant", "stripes"), [("capped", 1), ("tied and quantised", 4)])
+def test_proposals_and_confidences_are_those_of_the_whole_logits(toy, variant, stripes):
+    config, params = toy
+    if variant == "capped":
+        config = dataclasses.replace(config, final_softcap=3.0, logit_scale=0.5)
+    else:
+        config = dataclasses.replace(config, tie_embeddings=True)
+        params = quantize_params(params, 8, include=("embed", "lm_head"))[0]
+    rules = [
+        sample(heat, measure=measure, tempered=tempered)
+        for heat, tempered in ((0.0, False), (jnp.float32(0.7), True))
+        for measure in (log_prob, margin, neg_entropy, uniform)
+    ]
+
+    @jax.jit
+    def drafts(params):
+        pair = [draft_of(config, params, tiled, stripes) for tiled in (True, False)]
+        return [[rule.apply(draft, (), VIEW, KEY)[0]._replace(readout=None) for draft in pair] for rule in rules]
+
+    for tiled, whole in drafts(params):
+        np.testing.assert_array_equal(tiled.token, whole.token)
+        np.testing.assert_allclose(tiled.score, whole.score, rtol=3e-6, atol=1e-7)
+        assert tiled.finite and (tiled.token < KNOWN).all() and (tiled.token != MASK).all()
+
+
+def test_tiles_of_the_head_and_tiles_of_its_logits_agree_bit_for_bit(toy):
+    """The reductions have one order; only the matrix product is made in parts."""
+    config, params = toy
+    draft = jax.jit(lambda p: draft_of(config, p, True)._asdict())(params)
+    tiling = draft["readout"].tiling
+    head, logits = (jax.jit(summarise)(source) for source in (draft["readout"], given(draft["logits"], tiling)))
+    jax.tree.map(np.testing.assert_array_equal, head, logits)
+
+
+def test_a_rule_that_changes_the_logits_is_heard(toy):
+    """The readout speaks for the model's logits only."""
+    config, params = toy
+    draft = draft_of(config, params, True)
+    changed = draft._replace(logits=draft.logits.at[:, 17].set(99.0))
+    np.testing.assert_array_equal(sample().apply(changed, (), VIEW, KEY)[0].token, 17)
+
+
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_a_decode_in_tiles_writes_the_same_text(toy, heat):
+    config, params = toy
+    prompts = [[3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6]]
+    policy = chain(sample(jnp.float32(heat)), threshold(0.6))  # one program per tiling
+    outs = [
+        decode(LM(Backbone(config, tile), params, None, "toy"), prompts, policy, max_new=8, block=4, save="commit")
+        for tile in (64, 8192)
+    ]
+    np.testing.assert_array_equal(outs[0].tokens, outs[1].tokens)
+    np.testing.assert_array_equal(outs[0].commit_step, outs[1].commit_step)
+    np.testing.assert_allclose(outs[0].score, outs[1].score, rtol=1e-5, atol=1e-7)
