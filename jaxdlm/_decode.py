@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import policies
-from jaxdlm.core import loop
+from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status
 from jaxdlm.core.keys import row_keys
@@ -169,6 +169,7 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
             f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
             f"takes policy='autoregressive' or 'speculative'"
         )
+    compose.complete(policy)
     needs = getattr(cache, "attention", config.attention)
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")

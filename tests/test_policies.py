@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 
-from jaxdlm import InputError, Rule, chain, policies, sample, threshold
+from jaxdlm import InputError, Rule, chain, policies, sample, stop_at_eos, threshold
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import parameters
 
@@ -62,7 +62,7 @@ def test_origin_has_no_ranking_to_temper():
 
 
 def test_chain_is_associative_and_refuses_what_is_no_rule():
-    one, two, three = sample(), threshold(0.9), threshold(0.5)
+    one, two, three = sample(), threshold(0.9), stop_at_eos()
     assert chain(chain(one, two), three) == chain(one, chain(two, three)) == chain(one, two, three)
     with pytest.raises(InputError, match="at least one rule"):
         chain()

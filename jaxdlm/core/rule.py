@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxdlm.core import compose
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key, PyTree
@@ -47,10 +48,16 @@ class Stage:
 
     view: "block" (the window is the row's block) or "canvas" (all generated columns).
     forwards: an upper bound on the forwards that a row may need.
+    reads, writes: fields of the draft; None: not said, so `chain` cannot check. A field in both is changed, one that is
+    only written is replaced. makes, expects: what the score is, where the rule makes or compares it.
     """
 
     view: ClassVar[str] = "block"
     uncond: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...] | None] = None
+    makes: ClassVar[str | None] = None
+    expects: ClassVar[str | None] = None
 
     def init(self, window: int, vocab: int) -> PyTree:
         return ()
@@ -73,6 +80,11 @@ class Chain(Stage):
     def uncond(self) -> bool:  # type: ignore[override]
         return any(rule.uncond for rule in self.rules)
 
+    @property
+    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        parts = [rule.writes for rule in self.rules]
+        return None if None in parts else tuple({field: None for part in parts for field in part or ()})
+
     def init(self, window: int, vocab: int) -> PyTree:
         return tuple(rule.init(window, vocab) for rule in self.rules)
 
@@ -91,7 +103,8 @@ class Chain(Stage):
 def chain(*rules: Any) -> Chain:
     """One rule out of several; nested chains are flattened, so that `chain` is associative.
 
-    Raises InputError when called with nothing, or with something that is not a rule.
+    Raises InputError when called with nothing, with something that is not a rule, or with rules that contradict each
+    other: two that replace each other's choice, one before what it needs, a score of another kind than it compares.
     """
     flat: list[Any] = []
     for rule in rules:
@@ -104,13 +117,13 @@ def chain(*rules: Any) -> Chain:
         flat.extend(rule.rules if isinstance(rule, Chain) else [rule])
     if not flat:
         raise InputError("chain() needs at least one rule, for example chain(sample(), threshold(0.9))")
+    compose.order(flat)
     return Chain(tuple(flat))
 
 
 def need(draft: Draft, *fields: str, rule: str) -> None:
     """Raises InputError at trace time when an earlier rule of the chain did not set a field."""
-    makers = {"token": "sample(...)", "score": "sample(...)", "commit": "a selection such as threshold(0.9)"}
     for field in fields:
         if getattr(draft, field) is None:
-            maker = makers.get(field, "a rule that sets it")
+            maker = compose.MAKERS.get(field, "a rule that sets it")
             raise InputError(f"{rule} needs draft.{field}: put {maker} before it in the chain")

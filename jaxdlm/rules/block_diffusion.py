@@ -1,11 +1,12 @@
 """Selections of block-diffusion models (LLaDA2, arXiv 2512.15745; SDAR, arXiv 2510.06303), and where they stop."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row, Status
+from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -19,10 +20,17 @@ ORDERS = ("score", "position")
 class BlockSchedule(Stage):
     """See `block_diffusion`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+
     steps: Any = None
     tau: Any = None
     minimal_topk: Any = 1
     order: str = struct.field(pytree_node=False, default="score")
+
+    @property
+    def expects(self) -> str | None:  # type: ignore[override]
+        return None if self.tau is None else LOG_PROB
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "score", rule="block_diffusion")
@@ -70,6 +78,10 @@ def block_diffusion(
 class EntropyBound(Stage):
     """See `entropy_bound`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = NEG_ENTROPY
+
     gamma: Any
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
@@ -94,6 +106,9 @@ def entropy_bound(gamma: Any = 0.1) -> EntropyBound:
 class StopAfterBlock(Stage):
     """See `stop_after_block`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("token", "commit", "cut", "halt", "status")
+    writes: ClassVar[tuple[str, ...] | None] = ("cut", "halt", "status")
+
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "commit", rule="stop_after_block")
         if not row.ids.eos:
@@ -104,6 +119,7 @@ class StopAfterBlock(Stage):
         ends = row.active & ~row.given & jnp.isin(after, jnp.asarray(row.ids.eos, jnp.int32))
         found = finished & jnp.any(ends)
         cut = jnp.where(found, jnp.argmax(ends) + 1, row.tokens.shape[0] + 1).astype(jnp.int32)
+        cut = cut if draft.cut is None else jnp.minimum(cut, draft.cut)
         status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
         return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
 

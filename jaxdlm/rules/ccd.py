@@ -1,6 +1,6 @@
 """Put off columns whose prediction is not coherent over the last forwards (CCD, arXiv 2512.02044)."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ class History(NamedTuple):
 @struct.dataclass
 class Coherent(Stage):
     """See `coherent`. State: `History`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
 
     steps: Any = None
     eps: Any = None
@@ -141,6 +144,9 @@ class Saved(NamedTuple):
 @struct.dataclass
 class Stable(Stage):
     """See `stable`. State: `Saved`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
 
     steps: Any = None
     expand_ratio: Any = 4.0

@@ -1,12 +1,13 @@
 """Tokens that keep winning gather credit, which raises their logits (CreditDecoding, arXiv 2510.06133)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -18,6 +19,9 @@ SLACK = 1e-5  # probabilities this close to the row's best count as tied with it
 @struct.dataclass
 class Credit(Stage):
     """See `credit`. State: the credit of every token in every column of the block."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
 
     alpha: Any
     beta: Any
@@ -62,6 +66,10 @@ def credit(alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, *, adaptive: bo
 @struct.dataclass
 class TiedThreshold(Stage):
     """See `tied_threshold`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = LOG_PROB
 
     tau: Any
 

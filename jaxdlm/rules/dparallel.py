@@ -1,12 +1,13 @@
 """Commit every column whose distribution has low entropy (dParallel, arXiv 2509.26488)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -24,6 +25,10 @@ def shifted_neg_entropy(
 @struct.dataclass
 class EntropyThreshold(Stage):
     """See `entropy_threshold`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = NEG_ENTROPY
 
     threshold: Any
     strict: bool = struct.field(pytree_node=False, default=False)

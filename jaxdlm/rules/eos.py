@@ -1,6 +1,6 @@
 """Stop a row once its text has ended."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
@@ -15,6 +15,9 @@ from jaxdlm.typing import Array, Key
 class StopAtEos(Stage):
     """See `stop_at_eos`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("token", "commit", "cut", "halt", "status")
+    writes: ClassVar[tuple[str, ...] | None] = ("cut", "halt", "status")
+
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "commit", rule="stop_at_eos")
         commit = jnp.asarray(draft.commit, bool)
@@ -28,6 +31,7 @@ class StopAtEos(Stage):
         found = jnp.any(first)
         end = jnp.argmax(first).astype(jnp.int32) + 1
         cut = jnp.where(found, end, row.tokens.shape[0] + 1).astype(jnp.int32)
+        cut = cut if draft.cut is None else jnp.minimum(cut, draft.cut)
         status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
         return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
 

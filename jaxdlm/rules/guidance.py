@@ -16,6 +16,9 @@ from jaxdlm.typing import Array, Key
 class Guidance(Stage):
     """See `guidance`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
+
     scale: Any
     uncond: ClassVar[bool] = True
 

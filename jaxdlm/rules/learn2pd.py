@@ -2,13 +2,14 @@
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -56,6 +57,11 @@ def shipped_filter(name: str = "tiny") -> FilterWeights:
 class Learned(Stage):
     """See `learned_filter`."""
 
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = LOG_PROB
+    called: ClassVar[str] = "learned_filter"
+
     weights: FilterWeights
     tau: Any
 
@@ -97,6 +103,10 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
 @struct.dataclass
 class EndOfText(Stage):
     """See `eotp`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score", "commit", "cut")
+    writes: ClassVar[tuple[str, ...] | None] = ("cut",)
+    called: ClassVar[str] = "eotp"
 
     aggressive: bool = struct.field(pytree_node=False, default=False)
 

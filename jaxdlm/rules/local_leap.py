@@ -1,12 +1,13 @@
 """A lower threshold near columns that are already sure (LocalLeap, arXiv 2510.07081)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -26,6 +27,10 @@ def near(anchor: Bool[Array, "W"], radius: Int32[Array, ""] | int) -> Bool[Array
 @struct.dataclass
 class LocalLeap(Stage):
     """See `local_leap`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = LOG_PROB
 
     kappa: Any
     tau: Any

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Row, Status
 from jaxdlm.core.rule import Rule, Stage, Stepper, need
 from jaxdlm.errors import InputError
@@ -30,6 +31,9 @@ def answer_gap(logits: Float32[Array, "W V"], exists: Bool[Array, "W"], start: A
 @struct.dataclass
 class Prophet(Stage):
     """See `prophet`. State: the host's."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "hold", "halt", "status")
 
     host: Any
     thresholds: tuple[Any, Any, Any]
@@ -63,6 +67,7 @@ class Prophet(Stage):
             token=jnp.where(leave, best, kept.token),
             commit=jnp.where(leave, row.pending & row.exists, kept.commit),
             hold=jnp.asarray(kept.hold, bool) | self.idle(row),
+            reopen=None if kept.reopen is None else kept.reopen & ~leave,
             halt=leave | jnp.asarray(kept.halt, bool),
             status=jnp.where(leave, int(Status.EXIT), jnp.asarray(kept.status, jnp.int32)),
         ), state
@@ -125,6 +130,7 @@ def prophet(
         raise InputError(f"host {host!r} is no rule: pass a whole policy such as chain(sample(), top_k(64))")
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__} steps on its own: put prophet inside it, as its host")
+    compose.complete(host, "prophet's host")
     if len(thresholds) != 3:
         raise InputError(f"thresholds={thresholds}: must be three numbers, early, middle, late")
     if progress not in ("forwards", "decoded"):

@@ -1,13 +1,14 @@
 """Proposal and confidence: which token each column would take, and how sure the model is."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.readout import Readout, Summary, given, summarise, untouched
 from jaxdlm.core.rule import Stage
@@ -91,9 +92,17 @@ def highest(logits: Float32[Array, "W V"], top_k: Any) -> Float32[Array, "W V"]:
     return jnp.where((rank < top_k) | (jnp.asarray(top_k) <= 0), logits, -jnp.inf)
 
 
+KINDS: dict[Measure, str] = {
+    log_prob: LOG_PROB, neg_entropy: NEG_ENTROPY, margin: "a gap of probabilities", uniform: "a random number",
+}  # fmt: skip
+
+
 @struct.dataclass
 class Sample(Stage):
     """See `sample`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "score")
 
     temperature: Any = 0.0
     top_p: Any = None
@@ -102,6 +111,10 @@ class Sample(Stage):
     draw: Draw = struct.field(pytree_node=False, default=gumbel_max)
     tempered: bool = struct.field(pytree_node=False, default=False)
     greedy: bool = struct.field(pytree_node=False, default=True)
+
+    @property
+    def makes(self) -> str | None:  # type: ignore[override]
+        return KINDS.get(self.measure)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         source = untouched(draft)

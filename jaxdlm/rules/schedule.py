@@ -1,6 +1,6 @@
 """Fixed numbers of commits per forward: LLaDA's uniform split, Dream's time grid."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,9 @@ from jaxdlm.typing import Array, Int32, Key
 @struct.dataclass
 class TopK(Stage):
     """See `top_k`. State: open columns when the block began."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
 
     steps: Any = None
 
@@ -46,6 +49,9 @@ def top_k(steps: Any = None) -> TopK:
 @struct.dataclass
 class TimeGrid(Stage):
     """See `time_grid`. State: open columns when the block began."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
 
     steps: Any
     eps: Any

@@ -1,11 +1,12 @@
 """Commit every column that is sure enough, and always the surest (Fast-dLLM, arXiv 2505.22618)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best, ranks
@@ -15,6 +16,10 @@ from jaxdlm.typing import Array, Key
 @struct.dataclass
 class Threshold(Stage):
     """See `threshold`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = LOG_PROB
 
     tau: Any
 
@@ -36,6 +41,10 @@ def threshold(tau: Any = 0.9) -> Threshold:
 @struct.dataclass
 class Factor(Stage):
     """See `factor`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "score")
+    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    expects: ClassVar[str | None] = LOG_PROB
 
     f: Any
     official: bool = struct.field(pytree_node=False, default=False)

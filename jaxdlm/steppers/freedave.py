@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import struct
 
-from jaxdlm.core import loop
+from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows
 from jaxdlm.core.model import Model
@@ -52,6 +52,10 @@ class FreeDave(Stage):
     @property
     def uncond(self) -> bool:  # type: ignore[override]
         return self.host.uncond
+
+    @property
+    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return self.host.writes
 
     def init(self, window: int, vocab: int) -> State:
         drafts = Drafts(jnp.zeros((self.draft_steps - 1, window), jnp.int32), jnp.asarray(False))
@@ -217,6 +221,7 @@ def freedave(host: Any, draft_steps: int = 4, *, official: bool = False) -> Free
         raise InputError(f"host={host!r}: must be a rule such as chain(sample(), top_k())")
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__}: must be a chain of rules, not a policy that steps on its own")
+    compose.complete(host, "freedave's host")
     if isinstance(draft_steps, bool | str) or not isinstance(draft_steps, int | float) or not draft_steps >= 1:
         raise InputError(f"draft_steps={draft_steps!r}: must be a whole number, at least 1")
     if draft_steps != int(draft_steps):
