@@ -1,15 +1,17 @@
 """Trains an embedded model, or a part that speeds one up.
 
     python scripts/train.py --recipe tiny --output DIR [--minutes M | --steps N] [--resume]
-    python scripts/train.py --recipe learn2pd --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
+    python scripts/train.py --recipe learn2pd --output DIR
+    python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads. `learn2pd` writes DIR/learn2pd.safetensors, its record and its curve.
+`jaxdlm.load` reads, and so does `dparallel`. `learn2pd` writes DIR/learn2pd.safetensors, its record and its curve.
 """
 
 import argparse
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import learn2pd
+from jaxdlm.train.recipes import dparallel, learn2pd
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
-# parts of a model that is there already: (loaded model, folder, texts, seed, ...) -> a record
-PARTS = {"learn2pd": learn2pd.train}
+# what is trained for a model that is there already, and the options that it takes besides prompts and a seed
+PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
+    "learn2pd": (learn2pd.run, ("rows", "canvas", "steps")),
+    "dparallel": (dparallel.run, ("rows", "canvas", "steps", "minutes", "rank")),
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -41,6 +46,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompts", type=Path, help="JSONL with a 'prompt' per line; default: the benchmark's own")
     parser.add_argument("--mesh", help="spread the model over devices, for example data=2,tensor=4")
     parser.add_argument("--rows", type=int, help="prompts to use; default: the recipe's")
+    parser.add_argument("--canvas", type=int, help="columns that --prompts are answered on; default 256")
+    parser.add_argument("--rank", type=int, help="of the low-rank update; 0: all weights; default 32 with --prompts")
     return parser.parse_args()
 
 
@@ -58,10 +65,13 @@ def mesh_of(text: str | None) -> Any:
 def train_part(args: argparse.Namespace) -> None:
     if args.prompts is None and args.model not in EMBEDDED:
         raise InputError(f"--model {args.model} needs --prompts FILE: the benchmark's words are the embedded models'")
-    lm = load(args.model, mesh=mesh_of(args.mesh))
-    options = {} if args.rows is None else {"rows": args.rows}
-    texts = None if args.prompts is None else prompts.read(args.prompts)
-    record = PARTS[args.recipe](lm, args.output, texts=texts, seed=args.seed, **options)
+    function, names = PARTS[args.recipe]
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.prompts is not None:
+        options["texts"] = prompts.read(args.prompts)
+    if args.recipe == "dparallel":
+        options |= {"mesh": mesh_of(args.mesh), "source": None if args.model in EMBEDDED else Path(args.model)}
+    record = function(load(args.model, mesh=mesh_of(args.mesh)), args.output, seed=args.seed, **options)
     print(f"{args.recipe} for {args.model}: {record} -> {args.output}", file=sys.stderr)
 
 

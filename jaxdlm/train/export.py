@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jaxdlm.checkpoint.spec import TOKENIZER_FILES
 from jaxdlm.eval import task as tasks
 from jaxdlm.eval.tasks import vocab
+from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import path_name
 from jaxdlm.train.data import PROMPT_LENGTHS
 from jaxdlm.train.step import Recipe, State
@@ -107,25 +110,37 @@ def curve_picture(curve: Path) -> str:
     )
 
 
-def export(
-    recipe: Recipe, state: State, folder: Path, *, accuracy: Any = None, gates: Any = None, notes: str = ""
-) -> None:
-    """Writes config.json, model.safetensors (bfloat16), tokenizer files, generation_config.json and recipe.json."""
+def export_params(config: ModelConfig, params: PyTree, folder: Path, source: Path | None = None) -> None:
+    """Writes config.json, model.safetensors (bfloat16, named by path), tokenizer files and generation_config.json.
+
+    source: the folder of the checkpoint that was trained on, whose tokenizer files are copied; None: the benchmark's.
+    """
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = recipe.model.config
-    save_file(flat(state.params), str(folder / "model.safetensors"), metadata={"format": "jaxdlm"})
+    save_file(flat(params), str(folder / "model.safetensors"), metadata={"format": "jaxdlm"})
     _write(
         folder / "config.json",
         {"architectures": ["JaxDLM"], "model_type": "jaxdlm", "torch_dtype": "bfloat16", "jaxdlm": config.to_json()},
     )
+    if source is not None:
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, folder / name)
+        return
     (folder / "tokenizer.json").write_text(tokenizer_json() + "\n")
     _write(folder / "tokenizer_config.json", tokenizer_config(tasks.examples(12)))
     _write(
         folder / "generation_config.json",
         {"bos_token_id": vocab.BOS, "eos_token_id": vocab.EOS, "pad_token_id": vocab.PAD, "max_new_tokens": 128},
     )
+
+
+def export(
+    recipe: Recipe, state: State, folder: Path, *, accuracy: Any = None, gates: Any = None, notes: str = ""
+) -> None:
+    """Writes config.json, model.safetensors (bfloat16), tokenizer files, generation_config.json and recipe.json."""
+    export_params(recipe.model.config, state.params, folder)
     _write(
         folder / "recipe.json",
         {

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxdlm.core.model import Model
 from jaxdlm.models.params import path_name
+from jaxdlm.sharding import batch_sharding
 from jaxdlm.typing import Array, PyTree
 
 Batch = dict[str, Any]
@@ -36,8 +38,9 @@ class Recipe:
     """What one training run is made of.
 
     loss_fn(model, params, batch) -> scalar; batch_at(seed, step) -> batch, a pure function; optimizer: a gradient
-    transformation at unit learning rate, scaled by peak_lr and the schedule (linear warm-up, cosine to `floor`).
-    trainable: regex of parameter paths that learn (the rest is frozen).
+    transformation at unit learning rate, scaled by peak_lr and the schedule (linear warm-up, cosine to 5 %).
+    trainable: regex of parameter paths that learn (the rest is frozen). mesh: devices to train on, where `init` has
+    spread the parameters over one; None: every device holds everything, and rows are split where they divide.
     """
 
     name: str
@@ -49,15 +52,15 @@ class Recipe:
     steps: int
     peak_lr: float = 1e-2
     warmup: int = 200
-    floor: float = 0.05
     trainable: str = ".*"
     seed: int = 0
+    mesh: Mesh | None = None
 
 
 def learning_rate(recipe: Recipe, step: int, progress: float) -> float:
-    """peak · min(1, step / warm-up) · (floor + (1 - floor) · (1 + cos(π · progress)) / 2), progress in 0..1."""
+    """peak · min(1, step / warm-up) · (0.05 + 0.95 · (1 + cos(π · progress)) / 2), progress in 0..1."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return recipe.peak_lr * min(1.0, (step + 1) / max(1, recipe.warmup)) * (recipe.floor + (1 - recipe.floor) * cosine)
+    return recipe.peak_lr * min(1.0, (step + 1) / max(1, recipe.warmup)) * (0.05 + 0.95 * cosine)
 
 
 def muon(params: PyTree) -> optax.GradientTransformation:
@@ -120,8 +123,13 @@ def placement(rows: int) -> tuple[Any, Any]:
     return jax.sharding.NamedSharding(mesh, spec("data")), jax.sharding.NamedSharding(mesh, spec())
 
 
-def place(state: State, batch: Batch) -> tuple[State, Batch]:
-    """State copied to, and rows split over, the devices of `placement`; no copy where they are there already."""
+def place(state: State, batch: Batch, mesh: Mesh | None = None) -> tuple[State, Batch]:
+    """State copied to, and rows split over, the devices of `placement`; no copy where they are there already.
+
+    With a mesh the state stays where it lies, and rows are split over the mesh's data axes.
+    """
+    if mesh is not None:
+        return state, {name: jax.device_put(value, batch_sharding(mesh)) for name, value in batch.items()}
     split, whole = placement(batch["tokens"].shape[0])
     return jax.device_put(state, whole), {name: jax.device_put(value, split) for name, value in batch.items()}
 
@@ -166,7 +174,7 @@ def train(recipe: Recipe, folder: Path, budget: Budget, *, resume: bool = False,
     losses: list[Array] = []
     for step in _steps(int(state.step), budget, start):
         rate = learning_rate(recipe, step, budget.progress(step, time.time() - start if budget.minutes else 0.0))
-        state, batch = place(state, recipe.batch_at(recipe.seed, step))
+        state, batch = place(state, recipe.batch_at(recipe.seed, step), recipe.mesh)
         state, loss = step_fn(state, batch, jnp.float32(rate))
         losses.append(loss)
         if (step + 1) % every == 0:

@@ -168,7 +168,9 @@ def fit(
     train, validation = (jax.tree.map(jnp.asarray, records[side]) for side in ("train", "validation"))
 
     @jax.jit
-    def run(weights: FilterWeights, opt: Any) -> tuple[FilterWeights, Any, Array, Array]:
+    def some(
+        weights: FilterWeights, opt: Any, train: Records, validation: Records
+    ) -> tuple[FilterWeights, Any, Array, Array]:
         def epoch(carry: Any, _: None) -> tuple[Any, Array]:
             weights, opt = carry
             value, grads = jax.value_and_grad(loss)(weights, train)
@@ -183,7 +185,7 @@ def fit(
     opt, kept = optimizer.init(weights), weights
     curve: list[dict[str, Any]] = []
     for count in range(every, epochs + 1, every):
-        weights, opt, at_train, at_validation = run(weights, opt)
+        weights, opt, at_train, at_validation = some(weights, opt, train, validation)
         row = {"epoch": count, "loss": round(float(at_train), 6), "validation": round(float(at_validation), 6)}
         row |= errors(weights, records["validation"], 0.9)
         if not curve or row["validation"] < min(old["validation"] for old in curve):
@@ -205,7 +207,7 @@ def save(weights: FilterWeights, path: Path, lm: Any) -> None:
 CANVASES = ((0.55, 32), (0.40, 16), (0.05, 128))
 
 
-def train(
+def run(
     lm: Any,
     folder: Path,
     *,
@@ -213,12 +215,12 @@ def train(
     rows: int = 2560,
     canvas: int = 256,
     block: int = 32,
-    epochs: int = 10_000,
+    steps: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Collects, fits and writes folder/{learn2pd.safetensors, learn2pd.json, curve.jsonl}; returns the record.
 
-    texts: prompts for one canvas of `canvas` columns; None: the benchmark's training split on `CANVASES`.
+    texts: prompts for one canvas of `canvas` columns; None: the benchmark's training split on `CANVASES`. steps: epochs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if texts is None:
@@ -231,7 +233,7 @@ def train(
     else:
         records = collect(lm, list(texts)[:rows], canvas=canvas, block=block)
     sides = split(records, seed)
-    weights, curve = fit(sides, block=block, epochs=epochs, seed=seed)
+    weights, curve = fit(sides, block=block, epochs=steps, seed=seed)
     save(weights, folder / "learn2pd.safetensors", lm)
     (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     record = {
@@ -242,7 +244,7 @@ def train(
         "block": block,
         "prompts": len(np.unique(records.prompt)),
         "records": {side: len(part.c) for side, part in sides.items()},
-        "epochs": epochs,
+        "epochs": steps,
         "seed": seed,
         "parameters": int(sum(leaf.size for leaf in weights)),
         "validation": min(curve, key=lambda row: row["validation"]),

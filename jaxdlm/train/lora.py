@@ -1,0 +1,59 @@
+"""Low-rank updates (LoRA) of the projections of a model, as a tree of their own beside the frozen weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.params import ParamSpec, init_leaf, named_specs, path_name
+from jaxdlm.sharding import partition
+from jaxdlm.typing import Array, PyTree
+
+INPUTS = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}  # input dimensions after the layer axis
+
+
+def specs(config: ModelConfig, rank: int) -> dict[str, tuple[ParamSpec, ParamSpec]]:
+    """Path of every projection -> (A [R, in..., rank], B [R, rank, out...])."""
+    found = {}
+    for path, spec in named_specs(config):
+        inputs = INPUTS.get(path.rsplit("/", 1)[-1])
+        if inputs is None:
+            continue
+        shape, axes, cut = spec.shape, spec.axes, 1 + inputs
+        a = ParamSpec((*shape[:cut], rank), (*axes[:cut], None), "matrix", spec.fan_in, "float32")
+        b = ParamSpec((shape[0], rank, *shape[cut:]), (axes[0], None, *axes[cut:]), "bias", dtype="float32")
+        found[path] = (a, b)
+    return found
+
+
+def init(config: ModelConfig, rank: int, key: Array, mesh: Mesh | None = None) -> dict[str, dict[str, Array]]:
+    """A ~ N(0, 1/fan_in), B = 0, both float32: the model starts as it is. Each leaf is made on its shards."""
+    tree = {}
+    for path, pair in specs(config, rank).items():
+        made = {}
+        for name, spec in zip("ab", pair, strict=True):
+
+            def make(key: Array, path: str = f"{path}/{name}", spec: ParamSpec = spec) -> Array:
+                return init_leaf(config, path, spec, key, init="train", dtype=None)
+
+            sharding = None if mesh is None else NamedSharding(mesh, partition(spec, mesh))
+            made[name] = jax.jit(make, out_shardings=sharding)(key)
+        tree[path.replace("/", ".")] = made
+    return tree
+
+
+def merge(params: PyTree, deltas: dict[str, dict[str, Array]], scale: float) -> PyTree:
+    """W + scale · A B for every projection that has a pair; scale is alpha / rank."""
+
+    def one(path: tuple[Any, ...], leaf: Array) -> Array:
+        pair = deltas.get(path_name(path).replace("/", "."))
+        if pair is None:
+            return leaf
+        layers, rank = pair["b"].shape[:2]
+        a, b = pair["a"].reshape(layers, -1, rank), pair["b"].reshape(layers, rank, -1)
+        delta = jnp.einsum("lir,lro->lio", a, b).reshape(leaf.shape)
+        return leaf + (scale * delta).astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)

@@ -1,0 +1,237 @@
+"""Certainty-forcing distillation (dParallel, arXiv 2509.26488): a masked model on its own greedy answers.
+
+Every sample gives two views: a block of the answer with a random half of its columns masked, and with the other half;
+what comes before the block is clean, what comes after it is masked and carries no loss. End-of-text fill is answer.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from jaxdlm import _decode
+from jaxdlm.core.model import Model
+from jaxdlm.errors import InputError
+from jaxdlm.eval.task import TASKS
+from jaxdlm.train import lora
+from jaxdlm.train import prompts as sources
+from jaxdlm.train.export import export_params
+from jaxdlm.train.losses import certainty_forcing
+from jaxdlm.train.step import Budget, Recipe, train
+from jaxdlm.typing import Array, PyTree
+
+
+class Pool(NamedTuple):
+    """Distillation samples of one shape: prompts padded on the left, the teacher's answers with end-of-text fill."""
+
+    prompt: np.ndarray  # int32[N, P]
+    pads: np.ndarray  # int32[N]
+    answer: np.ndarray  # int32[N, G]
+    block: int
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """`rows` prompts answered on `columns` columns; `pad`: more end-of-text up to that many columns."""
+
+    columns: int
+    rows: int
+    pad: int | None = None
+
+
+# the embedded benchmark: its usual canvas, the one of the puzzles, and a long one
+CANVASES = (Canvas(16, 2048), Canvas(32, 512), Canvas(32, 256, pad=128))
+TOKENS_PER_STEP = 3072
+
+
+def teach(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, pad: int | None = None, batch: int = 64) -> Pool:
+    """The model's own answers, one token per forward in blocks, greedy."""
+    prompts, pads, answers = [], [], []
+    for start in range(0, len(texts), batch):
+        chunk = list(texts[start : start + batch])
+        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
+        out = _decode.decode(lm, filled, "low_confidence", max_new=canvas, block=block, save="none")
+        laid = _decode.lay_out(lm, filled, max_new=canvas, block=block, seed=0, ids=None)
+        prompts.append(np.asarray(laid.rows.tokens)[: len(chunk), : laid.geometry.prompt])
+        pads.append(np.asarray(laid.rows.pads)[: len(chunk)])
+        answers.append(out.tokens[: len(chunk)])
+    width = max(part.shape[1] for part in prompts)  # chunks may have different buckets: the widest fits all
+    shift = [width - part.shape[1] for part in prompts]
+    fill = lm.config.tokens.pad
+    prompt = np.concatenate(
+        [np.pad(part, ((0, 0), (more, 0)), constant_values=fill) for part, more in zip(prompts, shift, strict=True)]
+    )
+    answer = np.concatenate(answers)
+    if pad is not None:
+        answer = np.pad(answer, ((0, 0), (0, pad - canvas)), constant_values=lm.config.tokens.eos[0])
+    return Pool(prompt, np.concatenate([p + more for p, more in zip(pads, shift, strict=True)]), answer, block)
+
+
+def benchmark_pools(lm: Any, seed: int, canvases: Sequence[Canvas] = CANVASES, block: int = 32) -> list[Pool]:
+    """Answers on the benchmark's training split; wrong ones are removed, as in the paper."""
+    pools = []
+    for number, canvas in enumerate(canvases):
+        examples = sources.benchmark(canvas.rows, seed + number, canvas=canvas.columns)
+        examples = [e for e in examples if len(lm.tokenizer.encode_prompt(e.prompt)) <= 32]  # one prompt bucket
+        texts = [example.prompt for example in examples]
+        pool = teach(lm, texts, canvas=canvas.columns, block=min(block, canvas.columns), pad=canvas.pad)
+        right = [
+            TASKS[example.task].check(example, row.tolist()).correct
+            for example, row in zip(examples, pool.answer, strict=True)
+        ]
+        pools.append(Pool(pool.prompt[right], pool.pads[right], pool.answer[right], pool.block))
+    return pools
+
+
+def views(
+    answer: np.ndarray, block: int, rng: np.random.Generator, mask: int, q: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens int32[2B, G], masked bool[2B, G]): the two views of each row, all first views first.
+
+    Per row: a block n uniform over the canvas; inside it m ~ Bernoulli(q) is masked in the first view, the rest of it
+    in the second. Departures from released code: n and m are drawn per row, and never the empty block behind the end.
+    """
+    rows, canvas = answer.shape
+    column = np.arange(canvas)[None, :]
+    start = block * rng.integers(0, -(-canvas // block), rows)[:, None]
+    inside = (column >= start) & (column < start + block)
+    m = inside & (rng.random((rows, canvas)) < q)
+    masked = np.concatenate([m, inside & ~m])
+    hidden = masked | np.concatenate([column >= start + block] * 2)
+    return np.where(hidden, mask, np.concatenate([answer] * 2)).astype(np.int32), masked
+
+
+def batch_of(pool: Pool, rows: int, rng: np.random.Generator, mask: int, q: float = 0.5) -> dict[str, np.ndarray]:
+    """Batch of `certainty_forcing`: `rows` samples of a pool, two views each."""
+    chosen = rng.integers(0, len(pool.answer), rows)
+    tokens, masked = views(pool.answer[chosen], pool.block, rng, mask, q)
+    twice = np.concatenate([chosen, chosen])
+    return {
+        "tokens": np.concatenate([pool.prompt[twice], tokens], axis=1),
+        "pads": pool.pads[twice],
+        "target": pool.answer[twice],
+        "masked": masked,
+    }
+
+
+def batches(pools: Sequence[Pool], mask: int, tokens: int, q: float = 0.5) -> Any:
+    """batch_at(seed, step), a pure function: pools in proportion to their samples, about `tokens` columns a batch."""
+    share = np.array([len(pool.answer) for pool in pools]) / sum(len(pool.answer) for pool in pools)
+
+    def batch_at(seed: int, step: int) -> dict[str, np.ndarray]:
+        point = (step * 0.6180339887498949) % 1  # a low-discrepancy walk: every window of steps has the mixture
+        pool = pools[min(int(np.searchsorted(np.cumsum(share), point, side="right")), len(pools) - 1)]
+        rows = max(1, tokens // (2 * (pool.prompt.shape[1] + pool.answer.shape[1])))
+        return batch_of(pool, rows, np.random.default_rng([seed, step]), mask, q)
+
+    return batch_at
+
+
+def adamw(decay: float = 0.01) -> optax.GradientTransformation:
+    """AdamW with clipping at norm 1, at unit learning rate."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale(-1.0)
+    )
+
+
+def low_rank_loss(
+    model: Model, params: PyTree, batch: dict[str, Any], *, scale: float, temperature: float, beta: float
+) -> Array:
+    """`certainty_forcing` of the frozen weights plus the low-rank update."""
+    merged = lora.merge(jax.lax.stop_gradient(params["base"]), params["lora"], scale)
+    return certainty_forcing(model, merged, batch, temperature=temperature, beta=beta)
+
+
+def distillation(
+    lm: Any,
+    batch_at: Any,
+    *,
+    steps: int,
+    seed: int = 0,
+    rank: int = 0,
+    temperature: float = 0.5,
+    beta: float = 2.0,
+    peak_lr: float | None = None,
+    mesh: Any = None,
+) -> Recipe:
+    """The training recipe of a loaded model. rank: of the low-rank update (alpha = rank); 0: all weights learn.
+
+    peak_lr: 2e-5 with a low-rank update (arXiv 2509.26488), 1e-3 for all weights of an embedded model.
+    """
+    if rank:
+        loss: Any = partial(low_rank_loss, scale=1.0, temperature=temperature, beta=beta)
+    else:
+        loss = partial(certainty_forcing, temperature=temperature, beta=beta)
+
+    def init(seed: int) -> PyTree:
+        if not rank:
+            return jax.tree.map(lambda leaf: leaf.copy(), lm.params)  # the step donates its state; the teacher stays
+        # not copied: twice the frozen weights would not fit. The first step takes them over, and lm is spent.
+        return {"base": lm.params, "lora": lora.init(lm.config, rank, jax.random.key(seed), mesh)}
+
+    return Recipe(
+        name="dparallel",
+        model=lm.model,
+        init=init,
+        loss_fn=loss,
+        batch_at=batch_at,
+        optimizer=adamw(),
+        steps=steps,
+        peak_lr=peak_lr or (2e-5 if rank else 1e-3),
+        warmup=max(1, steps // 20),
+        trainable="lora/.*" if rank else ".*",
+        seed=seed,
+        mesh=mesh,
+    )
+
+
+def run(
+    lm: Any,
+    folder: Path,
+    *,
+    texts: Sequence[Any] | None = None,
+    rows: int = 4096,
+    canvas: int = 256,
+    block: int = 32,
+    steps: int = 450,
+    minutes: float | None = None,
+    rank: int | None = None,
+    seed: int = 0,
+    mesh: Any = None,
+    source: Path | None = None,
+) -> dict[str, Any]:
+    """Teaches, distils and writes folder/{curve.jsonl, checkpoint, model}; returns the record.
+
+    texts: prompts for one canvas of `canvas` columns; None: the benchmark's training split on `CANVASES`. rank: of the
+    low-rank update; default 32 with `texts`, else 0 (all weights). source: folder whose tokenizer files are copied.
+    """
+    if lm.config.tokens.mask is None:
+        raise InputError(f"{lm.name} has no mask token: dparallel distils masked diffusion models")
+    rank = (32 if texts is not None else 0) if rank is None else rank
+    if texts is None:
+        pools = benchmark_pools(lm, seed, block=block)
+    else:
+        pools = [teach(lm, list(texts)[:rows], canvas=canvas, block=min(block, canvas), batch=min(64, len(texts)))]
+    batch_at = batches(pools, lm.config.tokens.mask, TOKENS_PER_STEP)
+    recipe = distillation(lm, batch_at, steps=steps, seed=seed, rank=rank, mesh=mesh)
+    state = train(recipe, folder, Budget(steps, minutes), every=min(25, steps))
+    params = lora.merge(state.params["base"], state.params["lora"], 1.0) if rank else state.params
+    record = {
+        "recipe": "dparallel",
+        "command": f"python scripts/train.py --recipe dparallel --steps {int(state.step)} --output DIR",
+        "teacher": lm.name,
+        "seed": seed,
+        "steps": int(state.step),
+        "tokens": int(state.tokens),
+        "samples": [len(pool.answer) for pool in pools],
+        "rank": rank,
+    }
+    export_params(lm.config, params, folder / "model", source)
+    (folder / "model" / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
