@@ -1,0 +1,122 @@
+"""The model of lm-evaluation-harness, with the real package on local tasks: no network, no download."""
+
+import importlib.metadata
+import json
+import math
+
+import lm_eval
+import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import get_model
+
+import jaxdlm as jd
+from jaxdlm.eval import harness
+from jaxdlm.eval.task import make
+
+
+@pytest.fixture(scope="module")
+def model():
+    return harness.register()(
+        model="tiny", policy="threshold+tau=0.9", gen_length=16, block=16, batch_size=8, mc_num=16, greedy=True
+    )
+
+
+def request(kind, *arguments, index=0):
+    return Instance(request_type=kind, doc={}, arguments=arguments, idx=index)
+
+
+def test_it_is_registered():
+    made = harness.register()
+    assert get_model("jaxdlm") is made
+    assert issubclass(harness.JaxDLM, lm_eval.api.model.LM)
+    (entry,) = importlib.metadata.entry_points(group="lm_eval.models", name="jaxdlm")
+    assert entry.load() is made
+
+
+def local_task(folder, rows, **config):
+    """A task of lm_eval whose documents are a local file."""
+    path = folder / "docs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(path)}, "cache_dir": str(folder / "cache")},
+        "test_split": "test", "doc_to_text": "{{question}}", "num_fewshot": 0, "metadata": {"version": 1}, **config,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def no_bar(monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+@pytest.mark.filterwarnings("ignore")  # those of datasets and its kin
+def test_lists_are_reversed(model, tmp_path, no_bar):
+    rows = [{"question": e.prompt, "answer": e.answer} for e in make("reverse", 6)]
+    task = local_task(
+        tmp_path, rows, task="local_reverse", doc_to_target="{{answer}}", output_type="generate_until",
+        generation_kwargs={"until": ["\n\n"], "do_sample": False, "max_gen_toks": 16},
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    )  # fmt: skip
+    found = lm_eval.simple_evaluate(model, tasks=[task], apply_chat_template=True, bootstrap_iters=0)
+    assert found["results"]["local_reverse"]["exact_match,none"] == 1.0
+    assert model.counts["rows"] >= 6
+    assert model.tokens_per_forward > 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_right_list_is_the_likeliest(model, tmp_path, no_bar):
+    rows = []
+    for e in make("reverse", 4):
+        words = e.answer.split()
+        rows.append({"question": e.prompt, "choices": [e.answer, " ".join([*words[:1], words[3], *words[2:]])]})
+    task = local_task(
+        tmp_path, rows, task="local_choice", doc_to_target="0", doc_to_choice="{{choices}}",
+        output_type="multiple_choice", metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    )  # fmt: skip
+    found = lm_eval.simple_evaluate(model, tasks=[task], apply_chat_template=True, bootstrap_iters=0)
+    assert found["results"]["local_choice"]["acc,none"] == 1.0
+    assert len(model.errors) == 8 and not any(error < 0 for error in model.errors)
+
+
+def test_answers_do_not_depend_on_the_batch(model):
+    asked = [e.prompt for e in make("shuffle", 5)]
+    chats = [model.apply_chat_template([{"role": "user", "content": text}]) for text in asked]
+    options = {"until": [], "max_gen_toks": 16, "do_sample": True, "temperature": 0.7}
+    requests = [request("generate_until", chat, options) for chat in chats]
+    together = model.generate_until(requests)
+    assert model.generate_until(requests[::-1])[::-1] == together
+    assert model.generate_until(requests[3:4]) == together[3:4]
+
+
+def test_greedy_means_what_one_token_per_forward_writes(model):
+    (example,) = make("reverse", 1)
+    chat = model.apply_chat_template([{"role": "user", "content": example.prompt}])
+    wrong = example.answer.replace("[", "(", 1)
+    (good, is_greedy), (bad, not_greedy) = model.loglikelihood(
+        [request("loglikelihood", chat, example.answer), request("loglikelihood", chat, wrong)]
+    )
+    assert is_greedy and not not_greedy and good > bad
+    assert math.isfinite(model.loglikelihood_rolling([request("loglikelihood_rolling", example.answer)])[0])
+
+
+def test_spaces_move_to_the_continuation(model):
+    assert model.pair("[ Kate , ", "Alan ]") == model.pair("[ Kate ,", " Alan ]")
+    assert len(model.pair("", "[ Kate ]").context) == 1, "an empty context is the beginning of text"
+
+
+def test_a_chat_comes_back(model):
+    history = [{"role": "user", "content": "reverse : [ Alan , Kate ]"}, {"role": "assistant", "content": "[ Kate"}]
+    opened = model.prompt_ids(model.apply_chat_template(history[:1]))
+    assert opened == model.lm.tokenizer.encode_chat(history[:1])
+    begun = model.prompt_ids(model.apply_chat_template(history, add_generation_prompt=False))
+    assert begun == opened + model._plain("[ Kate")
+
+
+@pytest.mark.parametrize("until, left", [("b", "a"), (["c", "b"], "a"), ([], "abc"), (None, "abc"), (["", "c"], "ab")])
+def test_cut(until, left):
+    assert harness.cut("abc", until) == left
+
+
+def test_a_wrong_policy_is_named():
+    with pytest.raises(jd.InputError, match="did you mean 'threshold'"):
+        harness.register()(model="tiny", policy="treshold")
