@@ -153,7 +153,7 @@ def test_jobset():
     assert environment["JAX_COMPILATION_CACHE_DIR"].startswith("gs://")
     (text,) = container["args"]
     assert "--distributed" in text
-    check_command(shlex.split(text.split("exec jaxdlm ")[1]))
+    check_command(shlex.split(text.split("exec jaxdlm ")[1].replace("\\\n", " ")))
 
 
 def test_kuberay():
