@@ -3,6 +3,7 @@
 The environment is set before anything imports JAX, so this file imports it last.
 """
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -31,6 +32,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 CHECKED = ["jaxdlm.models"]
+# A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond.
+MOST_MAPS = 30_000
 
 
 def pytest_addoption(parser):
@@ -42,6 +45,14 @@ def pytest_configure(config):
         import jaxtyping
 
         jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops the compiled programs of earlier tests before the process runs out of memory maps."""
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
