@@ -23,6 +23,7 @@ from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
+from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.typing import Array, PyTree
 
 SMALLEST_BUCKET = 16
@@ -355,8 +356,9 @@ def continue_rows(
     if save not in SAVES:
         raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
     check_pair(lm, policy, max_new, int(rows.start.max()))
-    carry = generate(rows, lm.model, lm.params, policy, bucket, max_new, save)
-    rows, trace = jax.device_get((carry.rows._replace(key=()), carry.trace))
+    pooled = 0 < policy.slots < len(rows.start)
+    rows, trace = (generate_pool if pooled else generate)(rows, lm.model, lm.params, policy, bucket, max_new, save)
+    rows, trace = jax.device_get((rows._replace(key=()), trace))
     ids_ = lm.config.tokens
     column = rows.start[:, None] + np.arange(max_new)[None, :]
     tokens = np.take_along_axis(rows.tokens, column, axis=1)

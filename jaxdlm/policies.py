@@ -251,6 +251,12 @@ RECIPES: dict[str, Callable[..., Any]] = {
     # for autoregressive models
     "autoregressive": drafts.autoregressive,
     "speculative": drafts.speculative,
+    "eqspec": drafts.eqspec,
+    "exspec": drafts.exspec,
+    "spectr": drafts.spectr,
+    "pearl": drafts.pearl,
+    "easyspec": drafts.easyspec,
+    "lookup": drafts.lookup,
 }
 
 BLOCKWISE = ("none", "prefix", "dual", "block_exact")  # caches for recipes that see one block

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, ModelOutput, Past, Tiling
+from jaxdlm.models.block import layer
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import attention, columns, mlp, read, rms_norm
+from jaxdlm.models.layers import columns, mlp, read, rms_norm
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
-from jaxdlm.models.moe import experts
+from jaxdlm.models.parallel import grouped
 from jaxdlm.models.rope import Rotation, rotation
-from jaxdlm.models.segments import LayerShape, Segment, segments
+from jaxdlm.models.segments import Segment, segments
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 
@@ -25,11 +26,14 @@ class Backbone:
     self-conditioning input.
     tile: ids per part when decoding reads the head in parts. stripes: devices that the head's vocabulary lies on
     (`sharding.striped`).
+    group: layers whose attention reads the same input, so that it can run at the same time; 1 is the model itself,
+    more are a rough form of it over the same weights, for drafting (see `jaxdlm.models.parallel`).
     """
 
     config: ModelConfig
     tile: int = 8192
     stripes: int = 1
+    group: int = 1
 
     def apply(
         self,
@@ -129,7 +133,11 @@ class Backbone:
         for number, segment in enumerate(segments(config)):
             cached = None if past is None else (past.kv.k[number], past.kv.v[number])
             scalars = params[f"layer_scalar_{mode}"] if config.layer_scalar else None
-            x, (k, v) = _run(config, segment, params["segments"][number], x, turns, allow, cached, scalars)
+            leaves = params["segments"][number]
+            if self.group > 1:
+                x, (k, v) = _run_grouped(config, segment, leaves, x, turns, allow, cached, self.group)
+            else:
+                x, (k, v) = _run(config, segment, leaves, x, turns, allow, cached, scalars)
             keys.append(k)
             values.append(v)
         return ModelOutput(rms_norm(x, params["final_norm"], config), KV(tuple(keys), tuple(values)))
@@ -166,7 +174,7 @@ def _run(
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
             cached = None if past is None else (past[0][p], past[1][p])
-            x, (k, v) = _layer(config, shape, leaves[p], x, turn, seen, cached)
+            x, (k, v) = layer(config, shape, leaves[p], x, turn, seen, cached)
             if scalar is not None:
                 x = x * scalar[p].astype(x.dtype)
             keys.append(k)
@@ -174,6 +182,25 @@ def _run(
         return x, (tuple(keys), tuple(values))
 
     return jax.lax.scan(body, x, (leaves, local, past, scalars), length=segment.repeats)
+
+
+def _run_grouped(
+    config: ModelConfig,
+    segment: Segment,
+    leaves: tuple[dict[str, Any], ...],
+    x: Array,
+    turns: dict[str, Rotation],
+    allow: Allow,
+    past: tuple[Any, Any] | None,
+    group: int,
+) -> tuple[Array, tuple[Any, Any]]:
+    """One segment of equal layers with their attention in groups."""
+    kinds = [config.kinds[number] for number in segment.layers(0)]
+    local = jnp.asarray([kind == "local" for kind in kinds])
+    stored = None if past is None else (past[0][0], past[1][0])
+    see = lambda is_local: _select(set(kinds), is_local, turns, allow)  # noqa: E731
+    x, (k, v) = grouped(config, segment.shapes[0], leaves[0], local, x, see, stored, group)
+    return x, ((k,), (v,))
 
 
 def _select(
@@ -186,31 +213,3 @@ def _select(
         return turns[kind], masks[kind]
     turn = jax.tree.map(lambda a, b: jnp.where(is_local, a, b), turns["local"], turns["global"])
     return turn, jnp.where(is_local, allow.local_, allow.global_)
-
-
-def _layer(
-    config: ModelConfig,
-    shape: LayerShape,
-    leaves: dict[str, Any],
-    x: Array,
-    turn: Rotation,
-    allow: Array,
-    past: tuple[Array, Array] | None,
-) -> tuple[Array, tuple[Array, Array]]:
-    """x + attention, then x + feed-forward, each on a normalised copy (and normalised again where sandwiched)."""
-    mixed, kv = attention(leaves, rms_norm(x, leaves["attn_norm"], config), turn, allow, past, config)
-    if config.sandwich_norm:
-        mixed = rms_norm(mixed, leaves["post_attn_norm"], config)
-    x = x + mixed
-    h = rms_norm(x, leaves["mlp_norm"], config)
-    if shape.ffn == "dense":
-        y = mlp(leaves, h, config)
-    elif shape.ffn == "moe":
-        y = experts(leaves, h, h, config)
-    else:
-        dense = rms_norm(mlp(leaves, h, config), leaves["dense_out_norm"], config)
-        sparse = experts(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)
-        y = dense + rms_norm(sparse, leaves["moe_out_norm"], config)
-    if config.sandwich_norm:
-        y = rms_norm(y, leaves["post_mlp_norm"], config)
-    return x + y, kv

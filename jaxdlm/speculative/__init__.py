@@ -1,5 +1,5 @@
 """Autoregressive decoding, alone or with drafts that a target verifies: `decode(target, prompts, policy=...)`."""
 
-from jaxdlm.speculative.methods import autoregressive, speculative
+from jaxdlm.speculative.methods import autoregressive, easyspec, eqspec, exspec, lookup, pearl, spectr, speculative
 
-__all__ = ["autoregressive", "speculative"]
+__all__ = ["autoregressive", "easyspec", "eqspec", "exspec", "lookup", "pearl", "speculative", "spectr"]

@@ -5,18 +5,20 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from jaxdlm.core.carry import Trace
 from jaxdlm.core.model import Model
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.policy import Speculation
-from jaxdlm.speculative.state import Carry, Rows
+from jaxdlm.speculative.state import Rows
 from jaxdlm.typing import PyTree
 
 
 @functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new", "save"))
 def generate(
     rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
-) -> Carry:
-    """One program: a prefill of target and draft, and one `while`."""
+) -> tuple[Rows, Trace]:
+    """Rows and trace at the end. One program: a prefill of target and draft, and one `while`."""
     fixed = {"model": model, "params": params, "policy": policy}
     carry = loop.init(rows, **fixed, prompt=prompt, max_new=max_new, save=save)
-    return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
+    carry = loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
+    return carry.rows, carry.trace

@@ -1,12 +1,16 @@
 """The published methods by name: each a drafter, a law of acceptance and the target's sampling."""
 
+import dataclasses
 import zlib
 from typing import Any
 
 from jaxdlm.errors import InputError
+from jaxdlm.models.segments import segments
 from jaxdlm.speculative import verify
+from jaxdlm.speculative.drafters.lookup import Lookup
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.drafters.nothing import Nothing
+from jaxdlm.speculative.drafters.pearl import Pearl
 from jaxdlm.speculative.policy import Source, Speculation, Unloaded
 from jaxdlm.speculative.warp import Warp, warp
 
@@ -36,6 +40,103 @@ def speculative(
     law = warp(temperature, top_k, top_p)
     accept = verify.typical if typical else _law(temperature, verify.rejection)
     return _with_draft(draft, lambda lm: Speculation(_chains(lm, law, 1, k), law, accept, source(lm)))
+
+
+def spectr(
+    draft: Any = "tiny-draft", width: int = 4, depth: int = 4, temperature: Any = 0.0, top_k: Any = None,
+    top_p: Any = None,
+) -> Any:  # fmt: skip
+    """SpecTr: `width` independent drafts of `depth` tokens, joined by K-SEQ (arXiv 2310.15141).
+
+    width: K (the paper: up to 8). depth: L (8). One target forward reads all K · L + 1 tokens. At temperature 0 all
+    drafts are the same, and one is made. Raises InputError for values out of range.
+    """
+    _count("width", width, 16)
+    _count("depth", depth, MOST // width)
+    law = warp(temperature, top_k, top_p)
+    width = 1 if law.greedy else width
+    accept = _law(temperature, verify.k_sequence)
+    return _with_draft(draft, lambda lm: Speculation(_chains(lm, law, width, depth), law, accept, source(lm)))
+
+
+def eqspec(draft: Any = "tiny-draft", k: int = 5, official: bool = False) -> Any:
+    """EQSPEC: greedy speculative decoding of a ragged batch, every row equal to its own decode (arXiv 2510.22876).
+
+    The paper moves rows, masks and caches into line after every round; here each row has its own length, so there is
+    nothing to move. k: 5. official: as in the released code, a round that is accepted whole ends with its last draft
+    token, and the token that the target would add is not used. Raises InputError for k out of range.
+    """
+    _count("k", k)
+    return _with_draft(draft, lambda lm: _equal(lm, k, official, 0))
+
+
+def exspec(draft: Any = "tiny-draft", k: int = 5, slots: int = 8, official: bool = False) -> Any:
+    """EXSPEC: as `eqspec` with a pool of prompts, `slots` of them at a time (arXiv 2510.22876).
+
+    The paper puts rows of equal length together so that they need no padding; here any rows go together, and a row that
+    is done makes room for the next prompt. Results depend neither on slots nor on the order. Raises InputError for
+    values out of range.
+    """
+    _count("k", k)
+    _count("slots", slots, 1024)
+    return _with_draft(draft, lambda lm: _equal(lm, k, official, slots))
+
+
+def _equal(lm: Any, k: int, official: bool, slots: int) -> Speculation:
+    drafter = DraftModel(lm.params, warp(), lm.model, 1, k, bonus=not official)
+    return Speculation(drafter, warp(), verify.greedy, source(lm), slots)
+
+
+def pearl(
+    draft: Any = "tiny-draft", chunk: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None
+) -> Any:
+    """PEARL: the draft writes the next chunk while the target verifies the last one (arXiv 2408.11850).
+
+    chunk: draft tokens per round, about the ratio of the two models' times (the paper: 3 to 5). `decode` runs both
+    on one device; `jaxdlm.speculative.two_meshes` runs them on two at the same time. Raises InputError for values out
+    of range.
+    """
+    _count("chunk", chunk)
+    law = warp(temperature, top_k, top_p)
+    accept = _law(temperature, verify.rejection)
+    return _with_draft(draft, lambda lm: Speculation(Pearl(lm.params, law, lm.model, chunk), law, accept, source(lm)))
+
+
+def easyspec(
+    draft: Any = "tiny-draft", k: int = 5, group: int = 4, calibrate: bool = True, temperature: Any = 0.0,
+    top_k: Any = None, top_p: Any = None,
+) -> Any:  # fmt: skip
+    """EasySpec: drafts with layers whose attention runs in parallel, and calibrates their keys (arXiv 2502.02493).
+
+    k: draft tokens (5). group: layers at once (the paper: 4; 1: vanilla drafting). calibrate: read the committed tokens
+    again with the exact draft at the start of every round (the paper's setting). Needs a draft whose layers are all
+    alike. Raises InputError for values out of range or a mixed stack.
+    """
+    _count("k", k)
+    _count("group", group)
+    law = warp(temperature, top_k, top_p)
+    accept = _law(temperature, verify.rejection)
+
+    def build(lm: Any) -> Speculation:
+        runs = segments(lm.config)
+        if len(runs) > 1 or runs[0].period > 1 or lm.config.layer_scalar:
+            raise InputError(f"easyspec groups equal layers, those of {lm.name} differ: use speculative instead")
+        rough = dataclasses.replace(lm.model, group=group)
+        drafter = DraftModel(lm.params, law, lm.model, 1, k, rough=rough, calibrate=bool(calibrate))
+        return Speculation(drafter, law, accept, source(lm))
+
+    return _with_draft(draft, build)
+
+
+def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Speculation:
+    """Prompt lookup: drafts what followed the last tokens where they stood before; no draft model.
+
+    k: draft tokens (10 in the original). ngram: longest match that is looked for (3). Verified by greedy matching or
+    rejection sampling, hence lossless. Raises InputError for values out of range.
+    """
+    _count("k", k)
+    _count("ngram", ngram, 16)
+    return Speculation(Lookup(k, ngram), warp(temperature, top_k, top_p), _law(temperature, verify.rejection))
 
 
 def _law(temperature: Any, sampled: verify.Law) -> verify.Law:

@@ -36,13 +36,16 @@ def longest(tree: Tree, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[
     return jnp.asarray(tree.paths)[end + 1], jnp.max(depth), end
 
 
-def after(tree: Tree, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
-    """The row of logits that speaks for what follows node `end` (-1: the root), and whether the target read it."""
-    row = np.full(1 + tree.size, -1, np.int32)
-    row[0] = 0
+def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
+    """The row of logits that speaks for what follows node `end` (-1: the root), and whether a token follows it now.
+
+    It does where a child was refused; behind a proposal that was accepted whole only with `tree.bonus`.
+    """
+    tree = proposal.tree
+    row = np.zeros(1 + tree.size, np.int32)
     row[1 + tree.read] = 1 + np.arange(len(tree.read))
-    found = jnp.asarray(row)[end + 1]
-    return jnp.maximum(found, 0), found >= 0
+    refused = jnp.any(proposal.valid & (jnp.asarray(tree.parent, jnp.int32) == end)) if tree.size else jnp.bool_(False)
+    return jnp.asarray(row)[end + 1], refused | tree.bonus
 
 
 def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
@@ -50,7 +53,7 @@ def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, 
     tree, best = proposal.tree, jnp.argmax(logits, axis=1).astype(jnp.int32)
     ok = proposal.valid & (proposal.token == best[speaker(tree)])
     path, count, end = longest(tree, ok)
-    row, read = after(tree, end)
+    row, read = after(proposal, end)
     return Verdict(path, count, best[row], read)
 
 
@@ -67,7 +70,7 @@ def rejection(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array,
     q = jnp.ones(tree.size) if proposal.logq is None else jnp.exp(proposal.logq[node, proposal.token])
     ok = proposal.valid & (u * q < jnp.exp(logp[speaker(tree), proposal.token]))
     path, count, end = longest(tree, ok)
-    row, read = after(tree, end)
+    row, read = after(proposal, end)
     following = jnp.minimum(end + 1, max(tree.size - 1, 0))  # the node that was refused, if one was
     refused = jnp.bool_(False) if tree.size == 0 else (end + 1 < tree.size) & proposal.valid[following]
     rest = logp[row] if tree.size == 0 else _residual(logp[row], proposal, following, refused)
@@ -92,7 +95,7 @@ def typical(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, "
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
     bound = jnp.minimum(TYPICAL_FLOOR, TYPICAL_SCALE * jnp.exp(-entropy))
     path, count, end = longest(tree, proposal.valid & (p[row, proposal.token] > bound[row]))
-    following, read = after(tree, end)
+    following, read = after(proposal, end)
     return Verdict(path, count, draw(logp[following], key), read)
 
 
@@ -184,8 +187,8 @@ def k_sequence(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array
     (alive, count, bonus), path = jax.lax.scan(descend, begin, jnp.arange(level.shape[0], dtype=jnp.int32))
     whole = jnp.any(alive)
     end = jnp.where(whole, jnp.argmax(alive) + tree.size - width, -1)
-    last, read = after(tree, end)
+    last, _ = after(proposal, end)
     more = draw(logp[last], jax.random.fold_in(key, tree.size))
     # the nodes of the path must belong to one chain: that of any chain alive at the last depth reached
     deepest = path[jnp.maximum(count - 1, 0)] if tree.size else jnp.int32(0)
-    return Verdict(jnp.asarray(tree.paths)[deepest + 1], count, jnp.where(whole, more, bonus), ~whole | read)
+    return Verdict(jnp.asarray(tree.paths)[deepest + 1], count, jnp.where(whole, more, bonus), ~whole | tree.bonus)

@@ -24,11 +24,15 @@ class DraftState(NamedTuple):
 
 @struct.dataclass
 class DraftModel:
-    """Vanilla drafting (K = 1) and SpecTr's drafts (K > 1), from one model with one cache per row.
+    """Vanilla drafting (K = 1), SpecTr's (K > 1) and EasySpec's (`rough`), from one model with one cache per row.
 
     A round costs L draft forwards: the first reads the two last committed tokens (after a round that was accepted whole
     the draft has not seen its own last token), each further one the K nodes of the depth before. Their keys lie in
     scratch columns, the same for all rows; what is accepted moves to its position when the verdict is known.
+    bonus: whether the target also reads the last depth, see `Tree`.
+    rough: a cheaper form of the model over the same weights, which reads the nodes. Then the first forward reads
+    L + 1 committed tokens instead, with the model itself, so that no rough key outlives its round; `calibrate=False`
+    leaves that out and keeps rough keys.
     """
 
     params: PyTree
@@ -36,10 +40,13 @@ class DraftModel:
     model: Model = struct.field(pytree_node=False)
     width: int = struct.field(pytree_node=False, default=1)
     depth: int = struct.field(pytree_node=False, default=4)
+    bonus: bool = struct.field(pytree_node=False, default=True)
+    rough: Model | None = struct.field(pytree_node=False, default=None)
+    calibrate: bool = struct.field(pytree_node=False, default=True)
 
     @property
     def tree(self) -> Tree:
-        return chains(self.width, self.depth)
+        return chains(self.width, self.depth, bonus=self.bonus)
 
     @property
     def forwards(self) -> int:
@@ -74,7 +81,7 @@ class DraftModel:
 
     def observe(self, state: DraftState, rows: Rows, proposal: Proposal, verdict: Verdict) -> DraftState:
         """Moves the keys of accepted nodes to their positions; the last depth was never read and has none."""
-        if self.depth == 1:
+        if self.depth == 1 or self.again > 2:
             return state
         base = rows.tokens.shape[1]
         level = jnp.arange(self.depth - 1, dtype=jnp.int32)[None, :]
@@ -82,10 +89,15 @@ class DraftModel:
         kept = level < verdict.count[:, None]
         return DraftState(store.put(state.kv, moved, rows.length[:, None] + level, kept))
 
-    def catch_up(self, kv: KV, rows: Rows) -> tuple[Float[Array, "B 2 D"], KV]:
-        """Reads the last two committed tokens."""
-        position = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
-        past = store.seen(kv, rows.length - 2)
+    @property
+    def again(self) -> int:
+        """Committed tokens that the first forward reads."""
+        return self.depth + 1 if self.rough is not None and self.calibrate else 2
+
+    def catch_up(self, kv: KV, rows: Rows) -> tuple[Float[Array, "B A D"], KV]:
+        """Reads the last committed tokens; to read one again changes nothing."""
+        position = rows.length[:, None] - self.again + jnp.arange(self.again, dtype=jnp.int32)[None, :]
+        past = store.seen(kv, rows.length - self.again)
         tokens = store.take(rows.tokens, position)
         out = self.model.apply(self.params, tokens, jnp.maximum(position, 0), position >= 0, past)
         return out.hidden, store.put(kv, out.kv, position)
@@ -96,7 +108,8 @@ class DraftModel:
         """Reads the nodes of one level (1, 2, ...), each behind its own chain."""
         past, mask = self.behind(kv, rows, level)
         position = jnp.broadcast_to((rows.length + level - 1)[:, None], token.shape)
-        out = self.model.apply(self.params, token, position, jnp.ones(token.shape, bool), past, mask=mask)
+        model = self.model if self.rough is None else self.rough
+        out = model.apply(self.params, token, position, jnp.ones(token.shape, bool), past, mask=mask)
         column = rows.tokens.shape[1] + (level - 1) * self.width
         write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, 2)  # noqa: E731
         return out.hidden, jax.tree.map(write, kv, out.kv)

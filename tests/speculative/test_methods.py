@@ -1,0 +1,179 @@
+"""Every method: the target's own greedy tokens, its own law at temperature 1, rows independent of their batch."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from jaxdlm import decode, speculative
+from jaxdlm.speculative import verify
+from tests.speculative.test_loop import TARGET
+from tests.speculative.test_verify import biased
+from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, next_logits
+
+DRAFT = near(TARGET, 0.02)
+WRONG = model(8, layers=1)
+RUN = {"max_new": MAX_NEW, "seed": 5}
+HOT = jnp.float32(1)
+S = speculative
+
+GREEDY = {
+    "eqspec": lambda draft: S.eqspec(draft, k=3),
+    "eqspec official": lambda draft: S.eqspec(draft, k=3, official=True),
+    "exspec": lambda draft: S.exspec(draft, k=3, slots=2),
+    "spectr": lambda draft: S.spectr(draft, width=2, depth=3, temperature=jnp.float32(0)),
+    "pearl": lambda draft: S.pearl(draft, chunk=3),
+    "easyspec": lambda draft: S.easyspec(draft, k=3, group=2),
+    "lookup": lambda draft: S.lookup(k=3, ngram=2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "draft"), [(m, d) for m in GREEDY for d in ("near", "wrong") if (m, d) != ("lookup", "wrong")]
+)
+def test_greedy_tokens_are_those_of_plain_decoding(method, draft):
+    out = decode(TARGET, PROMPTS, policy=GREEDY[method]({"near": DRAFT, "wrong": WRONG}[draft]), **RUN)
+    np.testing.assert_array_equal(out.tokens, expected(3))
+    written = (out.commit_step >= 0).sum(1)
+    assert (out.forwards <= written).all()
+    np.testing.assert_array_equal(np.diff(out.commit_step, axis=1)[:, :3] >= 0, written[:, None] > [1, 2, 3])
+
+
+# ------------------------------------------------------------------------------------------ the law, by enumeration
+
+WORDS, LENGTH, ROWS, START = 4, 3, 12000, [0, 2, 3, 0, 2]
+SMALL = model(11, vocab=WORDS, end=1)
+SMALL_DRAFT = near(SMALL, 0.1)
+
+
+def law_of(lm, heat: float) -> dict[tuple[int, ...], float]:
+    """Probability of every continuation of three tokens; after the end all tokens read END."""
+    out: dict[tuple[int, ...], float] = {}
+    for text in itertools.product(range(WORDS), repeat=LENGTH):
+        if 1 in text and any(token != 1 for token in text[text.index(1) :]):
+            continue
+        mass = 1.0
+        for place, token in enumerate(text[: text.index(1) + 1] if 1 in text else text):
+            logits = next_logits(lm, START + list(text[:place])).astype(np.float64) / heat
+            p = np.exp(logits - logits.max())
+            mass *= p[token] / p.sum()
+        out[text] = mass
+    assert abs(sum(out.values()) - 1) < 1e-6
+    return out
+
+
+SAMPLED = {
+    "autoregressive": lambda t: S.autoregressive(t),
+    "speculative": lambda t: S.speculative(SMALL_DRAFT, k=2, temperature=t),
+    "certain draft": lambda t: S.lookup(k=2, temperature=t),
+    "spectr": lambda t: S.spectr(SMALL_DRAFT, width=3, depth=2, temperature=t),
+}
+
+
+def p_value(policy, heat: float) -> float:
+    out = decode(SMALL, [START] * ROWS, policy=policy, max_new=LENGTH, seed=1, save="none")
+    law = law_of(SMALL, heat)
+    counts = dict.fromkeys(law, 0)
+    for row in out.tokens.tolist():
+        counts[tuple(row)] += 1
+    observed, wanted = np.array(list(counts.values())), np.array(list(law.values())) * ROWS
+    common = wanted >= 5  # the rest together
+    observed = np.append(observed[common], observed[~common].sum())
+    wanted = np.append(wanted[common], wanted[~common].sum())
+    assert len(wanted) > 8
+    return chisquare(observed[wanted > 0], wanted[wanted > 0]).pvalue
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", SAMPLED)
+def test_three_sampled_tokens_have_the_targets_law(method):
+    assert p_value(SAMPLED[method](HOT), 1.0) > 1e-3
+
+
+@pytest.mark.slow
+def test_a_biased_sampler_fails_that_test():
+    policy = SAMPLED["speculative"](HOT).replace(law=biased)
+    assert p_value(policy, 1.0) < 1e-6
+
+
+def test_filters_keep_what_they_say():
+    """top_k = 1 is greedy decoding at any temperature, for target and draft alike."""
+    out = decode(TARGET, PROMPTS, policy=S.speculative(DRAFT, k=3, temperature=HOT, top_k=1), **RUN)
+    np.testing.assert_array_equal(out.tokens, expected(3))
+
+
+# --------------------------------------------------------------------------------------------------- lookup, pooling
+
+
+def test_lookup_finds_the_longest_then_the_earliest_match():
+    from jaxdlm.speculative.drafters.lookup import Lookup
+
+    text = jnp.array([5, 6, 7, 9, 6, 8, 5, 6, 4, 5, 6, 0, 0], jnp.int32)
+    end, found = Lookup(depth=2, ngram=3).match(text, jnp.int32(11))
+    assert (int(end), bool(found)) == (1, True)  # "5 6" at 0 and at 6: the earlier one
+    end, found = Lookup(depth=2, ngram=1).match(text, jnp.int32(11))
+    assert int(end) == 1
+    end, found = Lookup(depth=2, ngram=3).match(text, jnp.int32(9))  # ends in "5 6 4": no 4 before
+    assert not bool(found)
+    assert not bool(Lookup(depth=2).match(text, jnp.int32(1))[1])
+
+
+@pytest.mark.slow
+def test_pooling_depends_on_neither_slots_nor_order():
+    prompts = [p + [i + 2] for i, p in enumerate(PROMPTS * 2)]
+    whole = decode(TARGET, prompts, policy=S.eqspec(DRAFT, k=3), **RUN)
+    order = np.random.default_rng(0).permutation(len(prompts))
+    for slots in (3,):
+        out = decode(TARGET, [prompts[i] for i in order], S.exspec(DRAFT, k=3, slots=slots), ids=order.tolist(), **RUN)
+        for name in ("tokens", "forwards", "commit_step", "accepted", "draft_forwards"):
+            np.testing.assert_array_equal(getattr(out, name), getattr(whole, name)[order])
+        assert out.status == [whole.status[i] for i in order]
+
+
+def realigning(lm, draft, prompts, k, max_new, end):
+    """EQSPEC as its paper runs it, on dense left-padded rows: unpad, append, pad again after every round; no cache."""
+    rows = [list(p) for p in prompts]
+    start = [len(p) for p in prompts]
+    live = lambda b: len(rows[b]) - start[b] < max_new and end not in rows[b][start[b] :]  # noqa: E731
+    rounds = 0
+    while active := [b for b in range(len(rows)) if live(b)]:
+        width = min(k, min(max_new - len(rows[b]) + start[b] for b in active))
+        longest = max(len(rows[b]) for b in active)
+        padded = {b: [None] * (longest - len(rows[b])) + rows[b] for b in active}
+        for b in active:
+            text = [token for token in padded[b] if token is not None]
+            guess = list(text)
+            for _ in range(width):
+                guess.append(int(next_logits(draft, guess).argmax()))
+            chunk = guess[len(text) :]
+            for place, token in enumerate(chunk):
+                right = int(next_logits(lm, text + chunk[:place]).argmax())
+                if right != token or place == width - 1:
+                    chunk = [*chunk[:place], right]
+                    break
+            if end in chunk:
+                chunk = chunk[: chunk.index(end) + 1]
+            rows[b] = text + chunk
+        rounds += 1
+    return [row[n:] for row, n in zip(rows, start)], rounds
+
+
+def test_eqspec_needs_no_realignment():
+    texts, _ = realigning(TARGET, DRAFT, PROMPTS, 3, MAX_NEW, 1)
+    out = decode(TARGET, PROMPTS, policy=S.eqspec(DRAFT, k=3, official=True), **RUN)
+    for row, text in enumerate(texts):
+        assert out.tokens[row, : len(text)].tolist() == text
+    # alone, a row's rounds are the paper's, too
+    for row in (0, 3):
+        _, rounds = realigning(TARGET, DRAFT, [PROMPTS[row]], 3, MAX_NEW, 1)
+        assert out.forwards[row] == rounds
+
+
+def test_law_is_greedy_only_where_the_temperature_is_known():
+    assert S.speculative(DRAFT).law is verify.greedy
+    assert S.speculative(DRAFT, temperature=HOT).law is verify.rejection
+    assert S.spectr(DRAFT, temperature=0.5).law is verify.k_sequence
+    assert S.spectr(DRAFT, width=4).drafter.width == 1
