@@ -105,7 +105,7 @@ def decode(
     logits are not finite ends with Status.NONFINITE; the others are unharmed.
     Raises InputError for anything that cannot be decoded, before the first forward.
     """
-    policy, cache = resolve_policy(policy), resolve_cache(cache)
+    policy, cache = resolve_method(policy), resolve_cache(cache)
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
@@ -131,7 +131,15 @@ def _run(
     return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
 
 
-def resolve_policy(policy: Any) -> Rule | Speculation:
+def resolve_policy(policy: Any) -> Rule:
+    """A recipe for diffusion models by name, or the rule itself."""
+    policy = resolve_method(policy)
+    if isinstance(policy, Speculation):
+        raise InputError("this needs a diffusion policy: draft-and-target policies run through jaxdlm.decode")
+    return policy
+
+
+def resolve_method(policy: Any) -> Rule | Speculation:
     """A recipe by name, or the rule itself; a draft given by name is loaded."""
     if isinstance(policy, str):
         if policy not in policies.RECIPES:

@@ -282,7 +282,11 @@ TABLE: tuple[Entry, ...] = (
     Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
     Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
     Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),
-    Entry(
-        "speculative", "2211.17192", False, "yes", (), "draft tokens that the target would have written, and one more"
-    ),
+    Entry("speculative", "2211.17192", False, "yes", (), "draft tokens that the target agrees with, and one more"),
+    Entry("eqspec", "2510.22876", False, "yes", (), "the same, greedy, for ragged batches"),
+    Entry("exspec", "2510.22876", False, "yes", (), "the same, some prompts of a pool at a time"),
+    Entry("spectr", "2310.15141", False, "yes", (), "the best of several drafts, by optimal transport"),
+    Entry("pearl", "2408.11850", False, "yes", (), "chunks, drafted while the last one is verified"),
+    Entry("easyspec", "2502.02493", False, "yes", (), "as speculative, drafted with layers in parallel"),
+    Entry("lookup", "2304.04487", False, "yes", (), "what followed the last tokens earlier in the text"),
 )

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdlm.core.loop import ban
 from jaxdlm.core.model import KV, Model
+from jaxdlm.core.readout import ban
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
