@@ -19,6 +19,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.load import load
+from jaxdlm.sharding import striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
@@ -116,9 +117,8 @@ def decode(
     batch = lay_out(lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, ends=ends)
     check(lm, policy, cache, save)
     steps = batch.geometry.canvas if save == "steps" else 0
-    carry = _run(
-        batch.rows, blocked(lm.model, batch.geometry.block), lm.params, policy, cache, batch.geometry, save, steps
-    )
+    model = striped(blocked(lm.model, batch.geometry.block), lm.params)
+    carry = _run(batch.rows, model, lm.params, policy, cache, batch.geometry, save, steps)
     return finish(lm, carry, batch, max_new)
 
 

@@ -1,12 +1,16 @@
 """Where each dimension of a parameter lives on a mesh: logical axis names -> mesh axes, one table."""
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
+from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import ParamSpec, map_specs
 from jaxdlm.typing import PyTree
@@ -65,3 +69,20 @@ def param_shardings(config: ModelConfig, mesh: Mesh, rules: Mapping[str, str] = 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over the data axes, everything else whole."""
     return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in BATCH if axis in mesh.shape) or None))
+
+
+def striped(model: Model, params: PyTree) -> Model:
+    """The model with the head's vocabulary in as many stripes as devices share it, so that each reads its own part of
+    every tile (`core.model.Tiling`); the model as it is where the head is whole, or no model with tiles of its own."""
+    if not isinstance(model, Backbone):
+        return model
+    tied = model.config.tie_embeddings
+    leaf = params["embed" if tied else "lm_head"]
+    placed = getattr(getattr(leaf, "codes", leaf), "sharding", None)
+    if not isinstance(placed, NamedSharding):
+        return model
+    # the vocabulary is the first axis of an embedding, the last of a head and of its codes
+    axis = 0 if tied and not hasattr(leaf, "codes") else 1
+    names = placed.spec[axis] if axis < len(placed.spec) else None
+    names = (names,) if isinstance(names, str) else names or ()
+    return dataclasses.replace(model, stripes=math.prod(placed.mesh.shape[name] for name in names))

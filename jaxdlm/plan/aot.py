@@ -18,13 +18,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm import _decode
+from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
 from jaxdlm.plan.chips import GIB, chip_of
-from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings
+from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.typing import PyTree
 
 LOCK = pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-libtpu-{os.getuid()}.lock"
@@ -134,7 +135,7 @@ def compile_decode(job: Job, mesh: Mesh) -> Compiled:
     whole = NamedSharding(mesh, PartitionSpec())
     rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), _decode.resolve_policy(job.policy))
     cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), _decode.resolve_cache(job.cache))
-    run = per_group(job, mesh)
+    run = per_group(job, mesh, striped(job.decoder, params))
     try:
         program = jax.jit(run).lower(rows, params, rule, cache).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -142,11 +143,11 @@ def compile_decode(job: Job, mesh: Mesh) -> Compiled:
     return Compiled(account(program, params), program.as_text(), time.perf_counter() - start)
 
 
-def per_group(job: Job, mesh: Mesh) -> Any:
+def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
     """The decode of `jaxdlm batch`: the groups of chips along `data` run loops of their own and share no collective."""
 
     def run(rows: Any, params: PyTree, rule: Any, cache: Any) -> Any:
-        return _decode._run(rows, job.decoder, params, rule, cache, job.layout.geometry, "commit", 0)
+        return _decode._run(rows, model, params, rule, cache, job.layout.geometry, "commit", 0)
 
     if mesh.shape.get("data", 1) == 1:
         return run
