@@ -1,16 +1,20 @@
 """The sharding table on four virtual devices."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, init_params
 from jaxdlm.models.params import ParamSpec, named_specs
 from jaxdlm.models.registry import released_config
-from jaxdlm.sharding import RULES, batch_sharding, make_mesh, param_shardings, partition
+from jaxdlm.sharding import RULES, batch_sharding, make_mesh, param_shardings, partition, striped
 from tests.models.configs import CONFIGS
 
 
@@ -59,3 +63,30 @@ def test_a_sharded_forward_equals_the_plain_one(name: str) -> None:
     split = jax.device_put(params, param_shardings(config, mesh))
     sharded = logits(split, jax.device_put(tokens, batch_sharding(mesh)))
     np.testing.assert_allclose(sharded, logits(params, tokens), atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
+    """Four devices each read their own stripe of every tile: tokens as on one device, and no weight moves."""
+    config = dataclasses.replace(CONFIGS["full"], vocab_size=512, tie_embeddings=tied)
+    mesh = make_mesh({"tensor": 4})
+    params = init_params(config, jax.random.key(0), loud=True)
+    split = jax.device_put(params, param_shardings(config, mesh))
+    hidden = jnp.asarray(np.random.default_rng(0).normal(0, 1, (5, config.hidden_size)), jnp.float32)
+    plain = Backbone(config, tile=128)
+    model = striped(plain, split)
+    assert model == dataclasses.replace(plain, stripes=4) and striped(plain, params) == plain
+
+    def read(params, hidden, model):
+        return summarise(Readout(hidden, model.head(params, hidden), params, model))
+
+    run = jax.jit(read, static_argnums=2)
+    found, expected = run(split, hidden, model), run(params, hidden, plain)
+    np.testing.assert_array_equal(found.token, expected.token)
+    np.testing.assert_allclose(found.rest, expected.rest, rtol=1e-5)
+    text = run.lower(split, hidden, model).compile().as_text()
+    body = [line for line in text.splitlines() if "while/body" in line]
+    talk = re.compile(r"all-gather|all-reduce|collective-permute|all-to-all")
+    assert len(body) > 10 and not any(map(talk.search, body)), "devices talk in every tile"
+    wrong = run.lower(split, hidden, plain).compile().as_text()
+    assert any(talk.search(line) for line in wrong.splitlines() if "while/body" in line), "the guard sees nothing"

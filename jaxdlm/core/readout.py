@@ -7,6 +7,7 @@ Per column, with l the logits, v* the first of the best and m = l[v*]:
 Two tiles merge into the statistics of their union (`merge`), so that one pass over the head's weights is enough.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -93,41 +94,45 @@ def summarise(source: Readout | Given, shape: Any = None, rank: Any = None) -> S
         ids, logits = tiling.ids(first), source.tile(first)
         shaped = logits if shape is None else shape(logits)
         ranked = shaped if rank is None else rank(shaped, ids)
-        fine = jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf), axis=-1)
+        fine = jnp.isfinite(logits) | (logits == -jnp.inf)
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
             new = (ids % tiling.span >= begin)[None]
             shaped, ranked = (jnp.where(new, x, -jnp.inf) for x in (shaped, ranked))
-        return _statistics(shaped, ranked, ids, fine)
-
-    if tiling.count == 1:
-        return read(jnp.int32(0))
+        # stripes stay apart until the end, so that devices talk once per forward and not once per tile
+        apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
+        return _statistics(*map(apart, (shaped, ranked, jnp.broadcast_to(ids, shaped.shape), fine)))
 
     def trip(so_far: Summary, begin: Array) -> tuple[Summary, None]:
         return merge(so_far, read(begin)), None
 
-    begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
-    return jax.lax.scan(trip, _empty(source.window), begins)[0]
+    if tiling.count == 1:
+        found = read(jnp.int32(0))
+    else:
+        begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
+        found = jax.lax.scan(trip, _empty((source.window, tiling.stripes)), begins)[0]
+    return functools.reduce(merge, [jax.tree.map(lambda x, s=s: x[:, s], found) for s in range(tiling.stripes)])
 
 
-def _empty(window: int) -> Summary:
+def _empty(shape: tuple[int, ...]) -> Summary:
     """The summary of no ids at all."""
-    low, none = jnp.full(window, -jnp.inf, jnp.float32), jnp.zeros(window, jnp.float32)
-    token, fine = jnp.zeros(window, jnp.int32), jnp.ones(window, bool)
+    low, none = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.float32)
+    token, fine = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
     return Summary(token=token, rank=low, own=low, top=low, second=low, rest=none, weighted=none, finite=fine)
 
 
 def _statistics(shaped: Array, ranked: Array, ids: Array, fine: Array) -> Summary:
-    """The summary of one tile [W, T]. Picks by arg-max are masked maxima: unlike gathers they fuse with the rest."""
-    place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[None]
-    chosen = place == jnp.argmax(ranked, axis=-1)[:, None]
-    best = place == jnp.argmax(shaped, axis=-1)[:, None]
+    """The summary of arrays [..., T]. Picks by arg-max are masked maxima: unlike gathers they fuse with the rest."""
+    place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
+    chosen = place == jnp.argmax(ranked, axis=-1)[..., None]
+    best = place == jnp.argmax(shaped, axis=-1)[..., None]
     top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
-    gap = others - jnp.where(top == -jnp.inf, 0.0, top)[:, None]
+    gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
     ratio = jnp.exp(gap)
     return Summary(
-        token=jnp.max(jnp.where(chosen, ids[None], 0), axis=-1), rank=jnp.max(ranked, axis=-1),
+        token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=jnp.max(ranked, axis=-1),
         own=jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1), top=top, second=jnp.max(others, axis=-1),
-        rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1), finite=fine,
+        rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1),
+        finite=jnp.all(fine, axis=-1),
     )  # fmt: skip
 
 
