@@ -1,0 +1,196 @@
+"""Bad lines: one error row each, with the line and the fix, and every other row as if they were not there."""
+
+import gzip
+import json
+import math
+
+import numpy as np
+import pytest
+
+from jaxdlm.batch import openai
+from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, randomness_key, read
+from jaxdlm.batch.source import scan, source
+from jaxdlm.errors import InputError
+from jaxdlm.load import LM, load
+from tests.batch.jobs import job, rows, write
+from tests.batch.jobs import read as output
+from tests.conformance.toys import END, MASK, VOCAB, model
+
+DEFAULTS = Defaults(max_new=8, seed=3)
+TOKENS = [3, 9, 4]
+
+
+def parse(value, lm=None, defaults=DEFAULTS, duplicates=None):
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return read(Raw(4, 7, data), lm or model("same"), defaults, duplicates or {})
+
+
+BAD = {
+    "not JSON": (b"{nonsense", "is not JSON"),
+    "torn": (b'{"id": 1, "tokens": [1, 2', "is not JSON"),
+    "not UTF-8": (b'{"id": "\xff"}', "is not UTF-8 at byte 8"),
+    "deep": (b'{"a":' * 100_000, "is not JSON"),
+    "list": ([1, 2], "no object"),
+    "number": (5, "no object"),
+    "null": (b"null", "no object"),
+    "no prompt": ({"id": 1}, "has none of prompt, messages, tokens"),
+    "two prompts": ({"prompt": "a", "tokens": [1]}, "prompt and tokens"),
+    "empty": ({"tokens": []}, "empty"),
+    "too long": ({"tokens": [1] * 200}, "more than the 128 positions"),
+    "too long with its own max_new": ({"tokens": [1] * 100, "max_new": 29}, "more than the 128 positions"),
+    "no id of the vocabulary": ({"tokens": [1, VOCAB]}, f"token id {VOCAB}"),
+    "negative id": ({"tokens": [1, -1]}, "token id -1"),
+    "huge id": ({"tokens": [10**30]}, "line 7"),
+    "fractions": ({"tokens": [1.5]}, "whole numbers"),
+    "truth": ({"tokens": [1, True]}, "truth value"),
+    "nested": ({"tokens": [[1], [2, 3]]}, "line 7"),
+    "words as tokens": ({"tokens": "abc"}, "no list"),
+    "text without a tokenizer": ({"prompt": "a word"}, "no tokenizer"),
+    "prompt is no string": ({"prompt": 5}, "no string"),
+    "messages are strings": ({"messages": ["hello"]}, "role"),
+    "id is a list": ({"id": [1], "tokens": TOKENS}, "neither a string nor a whole number"),
+    "id is a truth value": ({"id": True, "tokens": TOKENS}, "neither a string"),
+    "max_new is 0": ({"tokens": TOKENS, "max_new": 0}, "max_new 0 must be a whole number of at least 1"),
+    "max_new is a fraction": ({"tokens": TOKENS, "max_new": 1.5}, "max_new 1.5"),
+    "seed is a word": ({"tokens": TOKENS, "seed": "x"}, "seed 'x'"),
+    "cold": ({"tokens": TOKENS, "temperature": -1}, "temperature -1"),
+    "temperature is no number": ({"tokens": TOKENS, "temperature": math.nan}, "temperature nan"),
+    "OpenAI without a body": ({"custom_id": "a"}, "needs custom_id"),
+    "OpenAI with a number as id": ({"custom_id": 5, "body": {}}, "needs custom_id"),
+    "OpenAI elsewhere": ({"custom_id": "a", "url": "/v1/embeddings", "body": {}}, "not served"),
+    "OpenAI with tools": ({"custom_id": "a", "body": {"messages": [], "tools": [1]}}, "body.tools is not supported"),
+    "OpenAI with two answers": ({"custom_id": "a", "body": {"prompt": [3], "n": 2}}, "body.n is not supported"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_line_is_refused_in_one_line(name):
+    value, message = BAD[name]
+    found = parse(value)
+    assert isinstance(found, Refusal)
+    assert found.message.startswith("line 7")
+    assert message in found.message
+    assert "\n" not in found.message and "Traceback" not in found.message
+
+
+def test_good_lines():
+    assert parse({"tokens": TOKENS}).id == 4, "a row without an id goes by its number"
+    own = parse({"id": "x", "tokens": [MASK, END, 0, 3], "max_new": 5, "seed": -1, "temperature": 0.25, "other": []})
+    assert isinstance(own, Request)
+    assert own.tokens.tolist() == [MASK, END, 0, 3], "ids are taken as they are"
+    assert (own.max_new, own.seed, own.temperature) == (5, 2**31 - 1, 0.25)
+    assert (parse({"tokens": TOKENS}).max_new, parse({"tokens": TOKENS}).seed) == (8, 3)
+    assert parse({"tokens": TOKENS}).temperature is None
+    body = {"model": "m", "prompt": TOKENS, "max_tokens": 5, "temperature": 1, "n": 1, "stop": None}
+    openai_row = parse({"custom_id": "a", "method": "POST", "url": openai.COMPLETION, "body": body})
+    assert (openai_row.id, openai_row.max_new, openai_row.temperature, openai_row.chat) == ("a", 5, 1.0, False)
+    refused = parse({"tokens": TOKENS, "temperature": 1}, defaults=Defaults(8, 0, temperature=False))
+    assert "no temperature" in refused.message
+    assert "line 2 already" in parse({"id": 1, "tokens": TOKENS}, duplicates={4: 2}).message
+
+
+def test_words_of_a_user_never_become_control_tokens():
+    lm = load("tiny")
+    prompt = lm.tokenizer.examples[0]
+    same = parse({"prompt": prompt}, lm)
+    assert parse({"messages": [{"role": "user", "content": prompt}]}, lm).tokens.tolist() == same.tokens.tolist()
+    for literal in ("<mask>", "<eos>"):
+        found = parse({"prompt": f"{prompt} {literal}"}, lm)
+        assert isinstance(found, Refusal) or lm.config.tokens.mask not in found.tokens
+    assert "is empty" in parse({"prompt": "  "}, lm).message
+    assert "line 7: the prompt" in parse({"prompt": "xyzzy"}, lm).message
+
+
+def test_randomness_keys():
+    assert randomness_key(5) == 5 and randomness_key(-1) == 2**32 - 1
+    keys = {randomness_key(f"row {i}") for i in range(1000)}
+    assert len(keys) == 1000 and all(0 <= key < 2**32 for key in keys)
+    assert randomness_key(2**40) == randomness_key(str(2**40))
+
+
+def test_reading_a_file(tmp_path):
+    """Blank lines and a byte order mark are no rows; gzip gives the same rows and the same fingerprint."""
+    text = b'\xef\xbb\xbf{"id": 1}\n\n  \n{"id": "1"}\nno\n{"id": 1}\n{"id": 5, "to'
+    (tmp_path / "in.jsonl").write_bytes(text)
+    with gzip.open(tmp_path / "in.jsonl.gz", "wb") as file:
+        file.write(text)
+    index = scan(str(tmp_path / "in.jsonl"))
+    assert index == scan(str(tmp_path / "in.jsonl.gz"))
+    assert index.rows == 5
+    assert index.duplicates == {3: 1}
+    found = list(source(str(tmp_path / "in.jsonl")).rows(2))
+    assert [(raw.row, raw.line, raw.last) for raw in found] == [(2, 5, False), (3, 6, False), (4, 7, True)]
+    assert "cut off" in read(found[-1], model("same"), DEFAULTS, {}).message
+
+
+@pytest.mark.parametrize("name", ["absent", "folder", "empty", "torn.gz", "no.gz", "no.parquet"])
+def test_an_input_that_cannot_be_read(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+    elif name == "empty":
+        path.write_text("\n\n")
+    elif name == "torn.gz":
+        path.write_bytes(gzip.compress(b'{"id": 1}\n' * 1000)[:-12])
+    elif name != "absent":
+        path.write_bytes(b"plain words\n")
+    with pytest.raises(InputError, match=r"input .*(cannot be read|is damaged|has no rows|needs pyarrow)"):
+        scan(str(path))
+
+
+def test_parquet_rows_are_json_rows(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    values = [{"id": f"row {i}", "tokens": [3, i + 1], "max_new": None if i else 5} for i in range(5)]
+    parquet.write_table(arrow.Table.from_pylist(values), tmp_path / "in.parquet", row_group_size=2)
+    found = [read(raw, model("same"), DEFAULTS, {}) for raw in source(str(tmp_path / "in.parquet")).rows(1)]
+    lines = source(write(tmp_path / "in.jsonl", values)).rows(1)
+    for ours, theirs in zip(found, [read(raw, model("same"), DEFAULTS, {}) for raw in lines], strict=True):
+        np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+        assert (ours.id, ours.max_new) == (theirs.id, theirs.max_new)
+    assert scan(str(tmp_path / "in.parquet")).rows == 5
+
+
+def test_bad_lines_leave_the_others_alone(tmp_path):
+    good = rows(9)
+    clean = write(tmp_path / "clean.jsonl", good)
+    assert job(clean, tmp_path / "clean").run() == 0
+    bad = [value if isinstance(value, bytes) else json.dumps(value).encode() for value, _ in BAD.values()]
+    lines = [json.dumps(row).encode() for row in good]
+    mixed = [*bad[:7], *lines[:4], *bad[7:], lines[0], *lines[4:]]
+    (tmp_path / "mixed.jsonl").write_bytes(b"\n".join([*mixed, bad[1]]))
+    assert job(str(tmp_path / "mixed.jsonl"), tmp_path / "mixed").run() == 0
+    found = output(tmp_path / "mixed")
+    assert len(found) == len(mixed) + 1
+    assert [row for row in found if row["status"] != "error"] == output(tmp_path / "clean")
+    assert sum(row["status"] == "error" for row in found) == len(bad) + 2
+    assert "cut off" in found[-1]["error"]
+    marker = json.loads((tmp_path / "mixed" / "_SUCCESS").read_text())
+    assert (marker["rows"], marker["errors"]) == (len(found), len(bad) + 2)
+
+
+def test_special_ids_in_a_prompt_stay(tmp_path):
+    """The mask, the end of text and the pad in a prompt are text that is given: nothing there is written."""
+    asked = [{"tokens": [3, MASK, 9, END, 0, 5]}, {"tokens": [MASK]}, {"tokens": TOKENS}]
+    alone = [{"tokens": TOKENS}]
+    assert job(write(tmp_path / "in.jsonl", asked), tmp_path / "out").run() == 0
+    assert job(write(tmp_path / "one.jsonl", [{"tokens": [1]}, {"tokens": [1]}, *alone]), tmp_path / "one").run() == 0
+    found = output(tmp_path / "out")
+    assert all(row["status"] == "finished" and len(row["tokens"]) == 8 and MASK not in row["tokens"] for row in found)
+    assert found[2] == output(tmp_path / "one")[2]
+
+
+def test_openai_output(tmp_path):
+    base = model("same")
+    lm = LM(base.model, base.params, None, "toy")
+    body = {"prompt": TOKENS, "max_tokens": 6}
+    asked = [{"custom_id": "a", "body": body}, {"custom_id": "b", "body": {**body, "n": 3}}]
+    assert job(write(tmp_path / "in.jsonl", asked), tmp_path / "out", lm=lm, schema="openai").run() == 0
+    good, bad = output(tmp_path / "out")
+    assert set(good) == set(bad) == {"id", "custom_id", "response", "error"}
+    assert good["custom_id"] == "a" and good["error"] is None and good["response"]["status_code"] == 200
+    answer = good["response"]["body"]
+    assert answer["object"] == "text_completion"
+    assert answer["usage"]["total_tokens"] == 3 + answer["usage"]["completion_tokens"]
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+    assert bad["response"] is None and "body.n" in bad["error"]["message"]
