@@ -179,6 +179,12 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
             f"takes policy='autoregressive' or 'speculative'"
         )
     compose.complete(policy)
+    for part in compose.parts(policy):
+        model = getattr(part, "made_for", None)
+        if model is not None and model != lm.name:
+            raise InputError(
+                f"{compose.name(part)} was trained for {model}, not for {lm.name}: train one and pass weights=..."
+            )
     needs = getattr(cache, "attention", config.attention)
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")

@@ -1,6 +1,7 @@
 """Paper-named recipes: each a chain of rules. `RECIPES` and `TABLE` serve decode, tests and documents alike."""
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,11 @@ from jaxdlm.rules.ccd import coherent, stable, words
 from jaxdlm.rules.credit import credit as raise_by_credit
 from jaxdlm.rules.credit import tied_threshold
 from jaxdlm.rules.dparallel import entropy_threshold, shifted_neg_entropy
+from jaxdlm.rules.edit import edit
+from jaxdlm.rules.eos import stop_at_eos
 from jaxdlm.rules.guidance import guidance
+from jaxdlm.rules.learn2pd import eotp as end_at_text
+from jaxdlm.rules.learn2pd import learned_filter
 from jaxdlm.rules.local_leap import local_leap as commit_near_anchors
 from jaxdlm.rules.prophet import prophet as leave_early
 from jaxdlm.rules.sample import log_prob, margin, neg_entropy, sample, uniform
@@ -166,6 +171,18 @@ def ccd_ds(
     return _ccd(mode, steps, depth, top_v, expand_ratio, confidence, dynamic=True)
 
 
+def learn2pd(
+    tau: Any = 0.96, eotp: bool = True, weights: Any = "tiny", temperature: Any = 0.0, official: bool = False
+) -> Rule:
+    """Learn2PD: every column whose proposal a trained filter calls final; eotp: the canvas ends with the text (2509.25188).
+
+    weights: see `learned_filter`; by default the filter that is shipped for `tiny`. official: the released EoTP, which
+    cuts at an end-of-text token that is merely proposed.
+    """
+    end = [end_at_text(aggressive=official)] if eotp else []
+    return chain(sample(temperature), learned_filter("tiny" if weights is None else weights, tau), *end)
+
+
 def _ccd(mode: str, steps: Any, depth: int, top_v: int, expand_ratio: Any, confidence: str, *, dynamic: bool) -> Rule:
     words(mode=(mode, ("paper", "release")), confidence=(confidence, ("entropy", "probability")))
     released = stable(steps, dynamic=dynamic, expand_ratio=expand_ratio)
@@ -197,9 +214,39 @@ def _named(host: str, own: str) -> Callable[..., Rule]:
     return RECIPES[host]
 
 
+def best(
+    alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4,
+    thresholds: tuple[Any, Any, Any] | None = None, answer_start: Any = None, answer_length: int = 5, eos: bool = True,
+    draft_steps: int = 4, temperature: Any = 0.0,
+) -> Rule:  # fmt: skip
+    """Several methods at once: FreeDave around credit | sample | local_leap [| prophet] [| stop_at_eos].
+
+    Each part is that of its own recipe and goes away with alpha = 0, radius = 0 and tau = kappa, thresholds = None,
+    eos = False, draft_steps = 1. FreeDave changes no token; prophet needs the answer's columns and a whole-canvas view.
+    """
+    credited = [] if isinstance(alpha, int | float) and alpha == 0 else [raise_by_credit(alpha, beta, gamma)]
+    host: Rule = chain(*credited, sample(temperature), commit_near_anchors(kappa, tau, radius))
+    bars = (math.inf,) * 3 if thresholds is None else thresholds
+    watched = leave_early(host, None, answer_start, answer_length, bars, progress="decoded")
+    host = host if thresholds is None else watched
+    host = chain(host, stop_at_eos()) if eos else host
+    return draft_and_verify(host, draft_steps) if draft_steps != 1 else host
+
+
 def llada2(steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, temperature: Any = 0.0) -> Rule:
     """LLaDA2: all with probability > tau or a scheduled number; stops after the block with end-of-text (2512.15745)."""
     return chain(sample(temperature), block_diffusion(steps, tau, minimal_topk), stop_after_block())
+
+
+def llada21(
+    tau_mask: Any = 0.7, tau_edit: Any = 0.5, max_post_steps: Any = 16, num_to_transfer: Any = 1, temperature: Any = 0.0
+) -> Rule:
+    """LLaDA2.1: writes all with probability > tau_mask, and rewrites what it has come to doubt (2602.08676).
+
+    The defaults are its Quality preset; tau_mask = 0.5, tau_edit = 0 is Speed.
+    """
+    rule = edit(tau_mask, tau_edit, max_post_steps, num_to_transfer)
+    return chain(sample(temperature), rule, stop_after_block())
 
 
 def sdar(
@@ -246,7 +293,10 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "ccd": ccd,
     "ccd_ds": ccd_ds,
     "freedave": freedave,
+    "learn2pd": learn2pd,
+    "best": best,
     "llada2": llada2,
+    "llada21": llada21,
     "sdar": sdar,
     # for autoregressive models
     "autoregressive": drafts.autoregressive,
@@ -264,22 +314,27 @@ BLOCKWISE = ("none", "prefix", "dual", "block_exact")  # caches for recipes that
 TABLE: tuple[Entry, ...] = (
     Entry("low_confidence", "2502.09992", False, "at one token per forward", BLOCKWISE, "the k most probable"),
     Entry("random", "2502.09992", False, "no", BLOCKWISE, "k at random"),
-    Entry("maskgit_plus", "2508.15487", False, "no", ("none",), "the most probable, on Dream's time grid"),
-    Entry("topk_margin", "2508.15487", False, "no", ("none",), "the largest gap of the two best, on the grid"),
-    Entry("entropy", "2508.15487", False, "no", ("none",), "the lowest entropy, on the grid"),
-    Entry("origin", "2508.15487", False, "no", ("none",), "each column on its own, on the grid"),
+    Entry("maskgit_plus", "2508.15487", False, "no", BLOCKWISE, "the most probable, on Dream's time grid"),
+    Entry("topk_margin", "2508.15487", False, "no", BLOCKWISE, "the largest gap of the two best, on the grid"),
+    Entry("entropy", "2508.15487", False, "no", BLOCKWISE, "the lowest entropy, on the grid"),
+    Entry("origin", "2508.15487", False, "no", BLOCKWISE, "each column on its own, on the grid"),
     Entry("threshold", "2505.22618", False, "no", BLOCKWISE, "all with probability >= tau"),
     Entry("factor", "2505.22618", False, "no", BLOCKWISE, "as many as their joint doubt allows"),
     Entry("local_leap", "2510.07081", False, "no", BLOCKWISE, "threshold, lower next to sure columns"),
-    Entry("credit", "2510.06133", False, "no", ("none",), "threshold on logits raised by past wins"),
+    Entry("credit", "2510.06133", False, "no", BLOCKWISE, "threshold on logits raised by past wins"),
     Entry("dparallel", "2509.26488", True, "no", BLOCKWISE, "all with entropy <= threshold"),
-    Entry("prophet", "2508.19982", False, "no", ("none",), "everything once the answer is clear"),
-    Entry("ccd", "2512.02044", False, "no", ("none",), "the column that stayed coherent over forwards"),
-    Entry("ccd_ds", "2512.02044", False, "no", ("none",), "all that stayed coherent over forwards"),
+    Entry("prophet", "2508.19982", False, "no", ("none", "prefix"), "everything once the answer is clear"),
+    Entry("ccd", "2512.02044", False, "no", BLOCKWISE, "the column that stayed coherent over forwards"),
+    Entry("ccd_ds", "2512.02044", False, "no", BLOCKWISE, "all that stayed coherent over forwards"),
     Entry(
         "freedave", "2510.00294", False, "yes, to its host", BLOCKWISE, "the host's next steps that its drafts foresaw"
     ),
+    Entry("learn2pd", "2509.25188", True, "no", BLOCKWISE, "all that a trained filter calls final; ends with the text"),
+    Entry(
+        "best", "2510.06133, 2510.07081, 2510.00294", False, "no", BLOCKWISE, "credit, local_leap and freedave together"
+    ),
     Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
+    Entry("llada21", "2602.08676", True, "no", BLOCKWISE, "as llada2, and corrects what is written in the block"),
     Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
     Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),
     Entry("speculative", "2211.17192", False, "yes", (), "draft tokens that the target agrees with, and one more"),

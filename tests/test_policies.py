@@ -1,5 +1,6 @@
 """The tables of recipes and caches: every default constructs, every bad argument is refused by name."""
 
+import dataclasses
 import math
 import re
 
@@ -7,8 +8,9 @@ import jax
 import pytest
 
 from jaxdlm import InputError, Rule, chain, policies, sample, stop_at_eos, threshold
+from jaxdlm._decode import check
 from jaxdlm.speculative.policy import Speculation, Unloaded
-from tests.conformance.toys import parameters
+from tests.conformance.toys import model, parameters
 
 NUMBERS = {  # arguments without a number as default
     "steps": 0, "alg_temp": -1, "top_p": 1.5, "top_k": -1, "eps": 1.5, "answer_start": -1,
@@ -48,10 +50,33 @@ def test_every_cache_constructs(cache):
     assert built.window in ("block", "canvas")
 
 
+def serves(rule: Rule, cache) -> bool:
+    """Whether `decode` lets a policy have a cache; block_exact wants another model, which is not the policy's affair."""
+    try:
+        check(Toy(getattr(cache, "attention", "full")), rule, cache, "commit")
+    except InputError:
+        return False
+    return True
+
+
+class Toy:
+    """As much of a model as the check looks at."""
+
+    name = "tiny"
+
+    def __init__(self, attention: str):
+        config = model("same").config
+        self.config = dataclasses.replace(config, attention=attention, block_size=4)
+
+
 def test_table_lists_every_recipe_with_caches_that_exist():
     assert [entry.name for entry in policies.TABLE] == list(policies.RECIPES)
     for entry in policies.TABLE:
         assert set(entry.caches) <= set(policies.CACHES), entry.name
+        rule = policies.RECIPES[entry.name]()
+        if isinstance(rule, Rule):
+            served = {name for name in policies.CACHES if serves(rule, policies.CACHES[name]())}
+            assert set(entry.caches) == served, f"{entry.name}: the caches that decode lets it have"
         assert entry.paper
         assert entry.idea
 

@@ -1,7 +1,7 @@
 """Which rules make sense one after the other, told from what each says that it reads and writes of the draft."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from jaxdlm.errors import InputError
@@ -25,6 +25,13 @@ class Said(NamedTuple):
     writes: tuple[str, ...] | None
     makes: str | None
     expects: str | None
+
+
+def parts(policy: Any) -> Iterator[Any]:
+    """The rules of a policy: members of chains, and hosts."""
+    yield policy
+    for inner in (*getattr(policy, "rules", ()), *([policy.host] if hasattr(policy, "host") else [])):
+        yield from parts(inner)
 
 
 def says(rule: Any) -> Said:

@@ -10,6 +10,7 @@ from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
+from jaxdlm.rules.eos import text_after
 from jaxdlm.rules.rank import best, ranks
 from jaxdlm.typing import Array, Int32, Key
 
@@ -114,9 +115,8 @@ class StopAfterBlock(Stage):
         if not row.ids.eos:
             return draft, state
         commit = jnp.asarray(draft.commit, bool)
-        after = jnp.where(commit, draft.token, row.tokens)
-        finished = ~jnp.any(row.active & row.pending & ~commit)
-        ends = row.active & ~row.given & jnp.isin(after, jnp.asarray(row.ids.eos, jnp.int32))
+        finished = ~jnp.any(row.active & row.pending & ~commit) & ~jnp.asarray(draft.hold, bool)
+        ends = row.active & ~row.given & jnp.isin(text_after(draft, row), jnp.asarray(row.ids.eos, jnp.int32))
         found = finished & jnp.any(ends)
         cut = jnp.where(found, jnp.argmax(ends) + 1, row.tokens.shape[0] + 1).astype(jnp.int32)
         cut = cut if draft.cut is None else jnp.minimum(cut, draft.cut)

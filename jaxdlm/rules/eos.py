@@ -8,7 +8,7 @@ from flax import struct
 from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
-from jaxdlm.typing import Array, Key
+from jaxdlm.typing import Array, Int32, Key
 
 
 @struct.dataclass
@@ -23,7 +23,7 @@ class StopAtEos(Stage):
         commit = jnp.asarray(draft.commit, bool)
         if not row.ids.eos:
             raise InputError("the model names no end-of-text token, so nothing can stop there: leave stop_at_eos out")
-        after = jnp.where(commit, draft.token, row.tokens)
+        after = text_after(draft, row)
         written = row.exists & ~(row.pending & ~commit)
         ended = written & jnp.isin(after, jnp.asarray(row.ids.eos, jnp.int32)) & ~row.given
         gap = jnp.cumsum(row.exists & ~written) > 0
@@ -34,6 +34,12 @@ class StopAtEos(Stage):
         cut = cut if draft.cut is None else jnp.minimum(cut, draft.cut)
         status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
         return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
+
+
+def text_after(draft: Draft, row: Row) -> Int32[Array, "W"]:
+    """The window's tokens once the draft is written."""
+    text = row.tokens if draft.fill is None else jnp.where(row.given, row.tokens, draft.fill)
+    return text if draft.commit is None else jnp.where(draft.commit, draft.token, text)
 
 
 def stop_at_eos() -> StopAtEos:

@@ -62,19 +62,21 @@ class Learned(Stage):
     expects: ClassVar[str | None] = LOG_PROB
     called: ClassVar[str] = "learned_filter"
 
-    weights: FilterWeights
+    weights: FilterWeights | None
     tau: Any
+    made_for: str | None = struct.field(pytree_node=False, default=None)  # whose shipped filter stands in for `weights`
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "score", rule="learned_filter")
-        width, trained = draft.logits.shape[0], self.weights.b1.shape[0]
+        weights = shipped_filter(self.made_for or "tiny") if self.weights is None else self.weights
+        width, trained = draft.score.shape[0], weights.b1.shape[0]
         if width > trained or (width < trained and row.blocks > 1):
             raise InputError(
                 f"block={width}: this filter was trained for blocks of {trained}: decode with block={trained}"
             )
         c = jnp.where(row.exists, jnp.exp(draft.score), 0.0)  # written columns too: training saw them
         c = jnp.pad(c, (0, trained - width))  # a canvas shorter than the block is a block that was cut
-        yes = (jax.nn.sigmoid(answers_of(self.weights, c)) > self.tau)[:width]
+        yes = (jax.nn.sigmoid(answers_of(weights, c)) > self.tau)[:width]
         return draft._replace(commit=row.open & (yes | best(draft.score, row.open, 1))), state
 
 
@@ -83,14 +85,15 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
 
     c_i is the probability of the proposal at every column of the block, written ones included, 0 past the row's canvas.
     Args:
-        weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188);
-            `shipped_filter("tiny")` for the embedded model. A filter belongs to the model that it was trained on.
+        weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188), or the
+            name of an embedded model: the filter that is shipped for it. A filter belongs to its model.
         tau: 0.96 for LLaDA, 0.9 for Dream in arXiv 2509.25188. From 1 on: one column per forward.
     Departures from released code: probabilities in float32, not in the model's type; the progress guarantee is one
     column per forward whatever the number of steps. Raises InputError for arrays of other shapes, tau < 0, or, when
-    traced, a block longer than K, or
-    a shorter one that is not the whole canvas.
+    traced, a block longer than K, or a shorter one that is not the whole canvas.
     """
+    if isinstance(weights, str):
+        return Learned(None, number(tau, "tau", low=0), weights)
     if len(weights) != 4:
         raise InputError(f"weights has {len(weights)} arrays: must be four, w1, b1, w2, b2")
     arrays = FilterWeights(*(jnp.asarray(x, jnp.float32) for x in weights))

@@ -6,7 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import Rule, policies
+from jaxdlm import FilterWeights, Rule, policies
 from jaxdlm.core.rule import Stepper
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
@@ -34,10 +34,19 @@ def parameters(recipe: str) -> dict:
     return {name: item.default for name, item in inspect.signature(policies.RECIPES[recipe]).parameters.items()}
 
 
+def filter_weights(block: int = GRID["block"]) -> FilterWeights:
+    """A filter that was never trained, for the toys' blocks."""
+    keys = jax.random.split(jax.random.key(2), 2)
+    w1, w2 = (3 * jax.random.normal(key, (block, block)) for key in keys)
+    return FilterWeights(w1, jnp.zeros(block), w2, jnp.ones(block))
+
+
 def policy(recipe: str, heat: float | None = None, **arguments):
     """A recipe; `heat` is its temperature as an array, so that every temperature runs the same program."""
     if heat is not None and "temperature" in parameters(recipe):
         arguments["temperature"] = jnp.float32(heat)
+    if recipe == "learn2pd":
+        arguments["weights"] = filter_weights()
     return policies.RECIPES[recipe](**arguments)
 
 
