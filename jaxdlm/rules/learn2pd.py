@@ -69,7 +69,7 @@ class Learned(Stage):
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "score", rule="learned_filter")
         weights = shipped_filter(self.made_for or "tiny") if self.weights is None else self.weights
-        width, trained = draft.score.shape[0], weights.b1.shape[0]
+        width, trained = row.open.shape[0], weights.b1.shape[0]
         if width > trained or (width < trained and row.blocks > 1):
             raise InputError(
                 f"block={width}: this filter was trained for blocks of {trained}: decode with block={trained}"
