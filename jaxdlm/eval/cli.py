@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
     add("--seed", type=int, default=0, metavar="S", help="seed of examples and of all randomness (default: 0)")
     add("--max-new", type=int, metavar="G", help="columns to generate (default: the task's canvas)")
     add("--block", type=int, metavar="K", help="block length (default: one block)")
-    add("--batch", type=int, default=256, metavar="B", help="rows per batch at most (default: 256)")
+    add("--batch", type=int, default=64, metavar="B", help="rows per batch at most (default: 64)")
     add(
         "--timing",
         default="1,32",

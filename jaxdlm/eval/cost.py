@@ -54,8 +54,9 @@ def positions_per_forward(
         )
         return counter.tokens
 
-    full = count(cache.refresh)
-    return full, full if cache.always else count(cache.step)
+    if cache.always:
+        return geometry.length, geometry.length
+    return count(cache.refresh), count(cache.step)
 
 
 def forwards_cached(cache: Cache, commit_step: np.ndarray, forwards: np.ndarray, block: int) -> np.ndarray:

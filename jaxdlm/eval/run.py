@@ -1,7 +1,7 @@
 """Decodes the benchmark under every setting and scores each row."""
 
 import hashlib
-import os
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,11 +11,13 @@ import numpy as np
 
 from jaxdlm import _decode, policies
 from jaxdlm.core import loop
+from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.eval import cost, metrics
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
+from jaxdlm.load import EMBEDDED, load
 
 SMALLEST_CANVAS = 16
 BASELINE = "low_confidence"  # one token per step, no cache: what every speed-up is measured against
@@ -78,13 +80,15 @@ def _swept(policy: str, cache: str, columns: int) -> list[Settings]:
 
 def refused(policy: str, cache: str) -> str | None:
     """Why a policy cannot be built, or does not work with a cache; None where it can."""
+    try:
+        built = policies.RECIPES[policy]()
+    except InputError as error:
+        return str(error)
+    if not isinstance(built, Rule):
+        return "for autoregressive models"
     entry = next((entry for entry in policies.TABLE if entry.name == policy), None)
     if entry is not None and cache not in entry.caches:
         return f"works with {', '.join(entry.caches)}"
-    try:
-        policies.RECIPES[policy]()
-    except InputError as error:
-        return str(error)
     return None
 
 
@@ -97,7 +101,9 @@ class Bench(NamedTuple):
     """What stays the same over a run. canvas, block None: the task's canvas, one block."""
 
     lm: Any
+    students: Mapping[str, Any]  # policy -> the model that was trained for it
     examples: Mapping[str, list[Example]]
+    prompts: Mapping[str, list[int]]  # example id -> token ids
     canvas: int | None
     block: int | None
     seed: int
@@ -107,6 +113,9 @@ class Bench(NamedTuple):
         columns = canvas_of(task, self.canvas)
         return columns, min(columns, self.block or columns)
 
+    def model(self, policy: str) -> Any:
+        return self.students.get(policy, self.lm)
+
 
 def bench(
     lm: Any, tasks: Sequence[str], *, n: int, split: str, seed: int, canvas: int | None, block: int | None, batch: int
@@ -115,7 +124,17 @@ def bench(
     for task in tasks:
         if canvas is not None and canvas < TASKS[task].canvas:
             raise InputError(f"--max-new {canvas}: task {task!r} needs {TASKS[task].canvas} columns")
-    return Bench(lm, {task: make(task, n, split, seed) for task in tasks}, canvas, block, seed, min(batch, n))
+    if lm.tokenizer is None:
+        raise InputError(f"model {lm.name!r} has no tokenizer: the benchmark asks with text")
+    examples = {task: make(task, n, split, seed) for task in tasks}
+    prompts = {e.id: lm.tokenizer.encode_prompt(e.prompt) for each in examples.values() for e in each}
+    return Bench(lm, students(lm), examples, prompts, canvas, block, seed, -(-n // -(-n // batch)))
+
+
+def students(lm: Any) -> dict[str, Any]:
+    """Models that ship for one policy on this model: tiny-dparallel for dparallel on tiny."""
+    names = {policy: f"{lm.name}-{policy}" for policy in policies.RECIPES}
+    return {policy: load(name) for policy, name in names.items() if name in EMBEDDED}
 
 
 class Stopwatch:
@@ -141,20 +160,17 @@ class Stopwatch:
 
 
 def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterator[dict[str, Any]]:
-    """Rows of a unit, in the order of its examples; those in `skip` are decoded with the rest but not returned.
+    """Rows of a unit; those in `skip` are left out.
 
-    Batches have one size (the last one is filled up), so a unit adds no shape. Raises InputError where the policy
-    does not work with the model.
+    Batches have one size (the last one is filled up), so a unit adds no shape; answers of one length go together,
+    because a batch runs until its slowest row ends. Raises InputError where the policy does not work with the model.
     """
-    examples = bench.examples[unit.task]
+    examples = sorted(bench.examples[unit.task], key=lambda example: (len(example.answer.split()), example.id))
+    examples = [example for example in examples if example.id not in skip]
     for first in range(0, len(examples), bench.batch):
         part = examples[first : first + bench.batch]
-        if all(example.id in skip for example in part):
-            continue
         filled = part + [part[-1]] * (bench.batch - len(part))
-        for row, example in zip(_decoded(bench, unit, filled), part):
-            if example.id not in skip:
-                yield row
+        yield from itertools.islice(_decoded(bench, unit, filled), len(part))
 
 
 def decode(bench: Bench, unit: Unit, examples: Sequence[Example]) -> tuple[Any, Stopwatch]:
@@ -162,10 +178,17 @@ def decode(bench: Bench, unit: Unit, examples: Sequence[Example]) -> tuple[Any, 
     columns, block = bench.geometry(unit.task)
     policy = policies.RECIPES[unit.policy](**unit.settings) if unit.settings else unit.policy
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
-    prompts, ids = [example.prompt for example in examples], [_number(example.id) for example in examples]
+    prompts, ids = [bench.prompts[e.id] for e in examples], [_number(e.id) for e in examples]
     with Stopwatch() as watch:
         out = _decode.decode(
-            bench.lm, prompts, policy=policy, cache=cache, max_new=columns, block=block, seed=bench.seed, ids=ids
+            bench.model(unit.policy),
+            prompts,
+            policy=policy,
+            cache=cache,
+            max_new=columns,
+            block=block,
+            seed=bench.seed,
+            ids=ids,
         )
     return out, watch
 
@@ -180,7 +203,7 @@ def _decoded(bench: Bench, unit: Unit, examples: Sequence[Example]) -> Iterator[
         length = int(counted[index])
         yield {
             "kind": "row", "id": example.id, "task": example.task, "knobs": example.knobs, "template": example.template,
-            "split": example.split, "policy": unit.policy, "settings": unit.settings,
+            "split": example.split, "model": bench.model(unit.policy).name, "policy": unit.policy, "settings": unit.settings,
             "cache": cache_label(unit.cache, unit.cache_settings), "seed": bench.seed, "prompt": example.prompt,
             "text": out.text[index] if out.text else None, "tokens": out.tokens[index, :length].tolist(),
             "answer": example.answer, "correct": score.correct, "strict": score.strict, "valid": score.valid,
@@ -202,24 +225,24 @@ def check(lm: Any, example: Example, tokens: np.ndarray, text: str | None) -> Sc
 
 def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tuple[np.ndarray, np.ndarray]:
     """(forwards that were cached, token positions), per row."""
-    columns, block = bench.geometry(unit.task)
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     policy = policies.RECIPES[unit.policy](**unit.settings)
-    batch = _decode.lay_out(
-        bench.lm, [example.prompt for example in examples], max_new=columns, block=block, seed=0, ids=None
-    )
-    full, part = cost.positions_per_forward(
-        bench.lm.model, bench.lm.params, cache, batch.rows, batch.geometry, loop.width(policy, batch.geometry)
-    )
-    cached = cost.forwards_cached(cache, out.commit_step, out.forwards, block)
+    full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
+    cached = cost.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
     return cached, positions * (2 if policy.uncond else 1)
+
+
+def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
+    """Token positions of a full and of a cached forward of one row."""
+    columns, block = bench.geometry(unit.task)
+    lm = bench.model(unit.policy)
+    batch = _decode.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
+    width = loop.width(policies.RECIPES[unit.policy](**unit.settings), batch.geometry)
+    cache = policies.CACHES[unit.cache](**unit.cache_settings)
+    return cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)
 
 
 def _number(name: str) -> int:
     """32 bits of an example's id: the key of its row's randomness, wherever and whenever it is decoded."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-
-
-def load_average() -> list[float] | None:
-    return [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None

@@ -37,6 +37,13 @@ class Block:
         self.cached = column("forwards_cached", np.int64)
         self.seconds, self.template = column("seconds", float), column("template", np.int64)
 
+    def only(self, ids: Sequence[str]) -> "Block | None":
+        """The rows of these ids; None where one is missing."""
+        if ids == self.ids:
+            return self
+        mine = {row["id"]: row for row in self.rows}
+        return Block([mine[i] for i in ids]) if all(i in mine for i in ids) else None
+
     @property
     def tpf(self) -> float:
         return float(self.tokens.sum() / max(1, self.forwards.sum()))
@@ -132,8 +139,9 @@ def point(block: Block, base: Block | None, task: str) -> Point:
         "seconds": _round(float(block.seconds.sum())),
         "status": _count(row["status"] for row in block.rows),
     }  # fmt: skip
-    if base is not None and base.ids == block.ids:
-        made |= _against(block, base, task)
+    same = None if base is None else base.only(block.ids)
+    if same is not None:
+        made |= _against(block, same, task)
     return made
 
 
@@ -174,7 +182,7 @@ def curve(
     rho, y = zip(*start, *((block.tpf, 100 * float(block.correct.mean())) for block in blocks))
     no_loss = [p for p in points if p.get("noninferior", {}).get(str(MARGINS.get(task, TASK_MARGIN)))]
     fastest = max(no_loss, key=lambda p: p["speedup_forwards"], default=None)
-    same = base is not None and all(block.ids == base.ids for block in blocks)
+    same = base is not None and all(block.ids == blocks[0].ids for block in blocks)
     made: dict[str, Any] = {
         "policy": policy, "cache": cache, "task": task, "settings": len(points),
         "aup": _round(metrics.aup(rho, y, best)), "aup_self": _round(metrics.aup_self(rho, y)),
@@ -182,8 +190,9 @@ def curve(
         "max_tpf_at": {str(bar): _fastest(points, bar) for bar in BARS},
     }  # fmt: skip
     if same and base is not None:
+        reference = (base.only(blocks[0].ids) or base).correct.mean()
         found = metrics.oracle(*(np.stack([getattr(b, x) for b in blocks]) for x in ("correct", "tokens", "forwards")))
-        equal = [b.tpf for b in blocks if b.correct.mean() >= base.correct.mean()]
+        equal = [b.tpf for b in blocks if b.correct.mean() >= reference]
         made["oracle"] = {
             "accuracy": _round(found.accuracy),
             "tpf": _round(found.tpf),

@@ -31,7 +31,7 @@ KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
     "threshold": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8),  # nats
     "gamma": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
     "entropy_bound": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
-    "draft_steps": lambda canvas: (1, 2, 3, 4, 6, 8),
+    "draft_steps": lambda canvas: (2, 3, 4, 6, 8, 12),
     "steps": per_step,
     "refresh_every": lambda canvas: (1, 2, 3, 4, 8, 16),
 }
@@ -39,7 +39,7 @@ KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
 
 def _prophet(canvas: int) -> list[Settings]:
     """The published thresholds times a factor; the answer is the whole canvas, as no task announces where it begins."""
-    factors = (4.0, 2.0, 1.5, 1.0, 0.75, 0.5, 0.25)
+    factors = (8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)  # small models are surer than those of the paper
     return [
         {"answer_start": 0, "answer_length": canvas, "thresholds": tuple(f * bar for bar in (7.5, 5.0, 2.5))}
         for f in factors
