@@ -1,6 +1,7 @@
 """`jaxdlm eval`: rows.jsonl, summary.json, report.html and curves.svg of policies on the embedded benchmark."""
 
 import argparse
+import json
 import pathlib
 import sys
 import time
@@ -10,12 +11,13 @@ from typing import Any
 
 from jaxdlm import policies
 from jaxdlm.errors import InputError
-from jaxdlm.eval import ideal, report, rows, run, summary, svg, timing
+from jaxdlm.eval import ideal, pairs, report, rows, run, summary, svg, timing
 from jaxdlm.eval.sweeps import Choice, choices
 from jaxdlm.eval.task import TASKS, task
 
 MODEL_TASKS = tuple(name for name in TASKS if name not in ("gsm", "code", "text"))  # what the embedded models saw
 LEARNED = "learned"
+DRAFT = "tiny-draft"
 
 
 def add_parser(commands: Any) -> None:
@@ -62,6 +64,10 @@ def add_parser(commands: Any) -> None:
         metavar="B,...",
         help="batch sizes of the wall-clock table, or `none` (default: 1,32)",
     )
+    add("--draft", metavar="D", help="draft of an autoregressive --model (default there: tiny-draft)")
+    add(
+        "--chosen", metavar="DIR", help="folder of a validation run: its fastest settings without loss are claimed here"
+    )
     add(
         "--run-code",
         action="store_true",
@@ -79,6 +85,7 @@ def evaluate(args: argparse.Namespace) -> int:
     for name, value in (("--n", args.n), ("--batch", args.batch)):
         if value < 1:
             raise InputError(f"{name} {value}: at least 1")
+    claims = read_claims(args.chosen)
     folder = pathlib.Path(args.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,16 +99,52 @@ def evaluate(args: argparse.Namespace) -> int:
         lm, tasks, n=args.n, split=args.split, seed=args.seed, canvas=args.max_new, block=args.block, batch=args.batch
     )
     head = rows.meta(lm, split=args.split, seed=args.seed, canvas=args.max_new, block=args.block)
+    if args.draft is not None:
+        pairs.refuse_masked(lm)
+    if lm.config.tokens.mask is None:
+        return _evaluate_pairs(bench, chosen, tasks, args.draft or DRAFT, batches or [1], folder, head)
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
         found = _run_all(bench, chosen, caches, tasks, args.tasks == LEARNED, file, done)
-    made = summary.summarise(head, found.rows, skipped=found.skipped)
+    made = summary.summarise(head, found.rows, claims, skipped=found.skipped)
     if batches:
         learned = [name for name, gate in made["gates"].items() if gate["learned"]] or list(tasks)
         made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
     write(folder, made, found.rows)
     _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(found.rows)} rows)")
     return 0
+
+
+def _evaluate_pairs(
+    bench: run.Bench, chosen: Sequence[Choice], tasks: Sequence[str], draft: str, batches: Sequence[int], folder: Any,
+    head: rows.Line,
+) -> int:  # fmt: skip
+    """An autoregressive model: rows of the table are methods, no curves."""
+    pooled, found = pairs.pool(bench, tasks), pairs.methods(chosen, draft)
+    lines = []
+    for line in pairs.measure(pooled, found, batches, max(batches)):
+        lines.append(line)
+        _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
+    made = {"meta": {**head, "draft": draft}, "speculative": lines}
+    (folder / "summary.json").write_text(summary.dump(made))
+    (folder / "report.html").write_text(report.pairs_page(made))
+    _say(f"wrote {folder / 'report.html'}, summary.json")
+    return 0
+
+
+def read_claims(folder: str | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """(policy, cache) -> the setting that a validation run found fastest without loss on the learned tasks."""
+    if folder is None:
+        return {}
+    path = pathlib.Path(folder) / "summary.json"
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"--chosen {folder}: {path} cannot be read; give the --output of a validation run") from error
+    if found["meta"]["split"] != "validation":
+        raise InputError(f"--chosen {folder} ran on the {found['meta']['split']} split: choose settings on validation")
+    pooled = [c for c in found["curves"] if c["task"] == summary.POOLED and c["no_loss"]]
+    return {(c["policy"], c["cache"]): c["no_loss"] for c in pooled}
 
 
 class Found:

@@ -55,8 +55,6 @@ def page(summary: Summary, bounds: Mapping[str, Sequence[tuple[float, float]] | 
         f"<div class=panels>{''.join(wall_panels(summary, names))}</div>",
         timing_table(summary),
     ]
-    if summary.get("speculative"):
-        parts += ["<h2>Draft and target</h2>", speculative_table(summary["speculative"])]
     parts += ["<h2>Gates</h2>", _gate_note(), gate_table(summary), _left_out(summary)]
     return "\n".join([*parts, f"<script>{SCRIPT}</script></html>"])
 
@@ -126,33 +124,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def headline(summary: Summary, names: Sequence[str]) -> str:
-    """Per policy the fastest setting without a loss on the learned tasks, and its AUP."""
+    """Per policy a setting without a loss on the learned tasks, and its AUP; chosen on validation where there was one."""
     by_name = {c["policy"]: c for c in summary["curves"] if c["task"] == POOLED and c["cache"] == "none"}
+    claimed = any("claim" in c for c in by_name.values())
     rows = []
-    for name in names:
-        c = by_name.get(name)
-        if c is None:
-            continue
-        found = c["no_loss"]
-        shown = ["<span class=no>none</span>", *[""] * 5]
+    for name in (name for name in names if name in by_name):
+        c = by_name[name]
+        found = c.get("claim") if claimed else c["no_loss"]
+        shown = ["<span class=no>none</span>", *[""] * (7 if claimed else 5)]
         if found:
             shown = [
                 f"<code>{_e(found['label'])}</code>", f"{found['speedup_forwards']:.2f}", f"{found['tpf']:.2f}",
                 f"{100 * found['accuracy']:.1f}", f"{100 * found['delta']:+.2f}", f"{100 * found['delta_lower']:+.2f}",
             ]  # fmt: skip
+            if claimed:
+                verdict = "yes" if found["holds"] else "<span class=no>not shown</span>"
+                shown += [f"{100 * found['worst_template']:+.2f}", verdict]
         rows.append([_e(name), *shown, f"{c['aup']:.1f}", f"{c['aup_self']:.1f}"])
-    head = [
-        "method",
-        "fastest setting without loss",
-        "speed-up, forwards",
-        "TPF",
-        "accuracy, %",
-        "Δ, points",
-        "lower bound",
-        "AUP",
-        "AUP self",
-    ]
-    return table(head, rows)
+    where = "setting chosen on validation" if claimed else "fastest setting without loss"
+    head = ["method", where, "speed-up, forwards", "TPF", "accuracy, %", "Δ, points", "lower bound"]
+    return table([*head, *(["worst template Δ", "no loss"] if claimed else []), "AUP", "AUP self"], rows)
 
 
 def cache_table(summary: Summary) -> str:
@@ -190,16 +181,35 @@ def timing_table(summary: Summary) -> str:
     return table(head, rows) if rows else ""
 
 
+def pairs_page(summary: Summary) -> str:
+    """The report of an autoregressive model and its draft."""
+    meta = summary["meta"]
+    return "\n".join([
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>jaxdlm eval: {_e(meta['model'])}</title>",
+        f"<style>{STYLE}</style><h1>Draft and target: {_e(meta['model'])} with {_e(meta['draft'])}</h1>",
+        f"<p class=muted>{_e(_provenance(meta))}</p>",
+        _pairs_note(), speculative_table(summary["speculative"]), "</html>",
+    ])  # fmt: skip
+
+
+def _pairs_note() -> str:
+    return (
+        "<p>Greedy. Accepted: draft tokens committed per target forward. Equal: rows whose ids up to the end of text "
+        "are those of one token per forward. Wall: prompts to text, baseline and method in turn, median and quartiles."
+        "</p>"
+    )
+
+
 def speculative_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ["method", "task", "batch", "mean accepted + 1", "target forwards per token", "equal rows", "speed-up, wall"]
-    shown = [
-        [
-            f"<code>{_e(r['label'])}</code>", _e(r["task"]), str(r["batch"]), f"{r['tokens_per_forward']:.2f}",
-            f"{r['forwards_per_token']:.3f}", f"{r['equal']} of {r['n']}", f"{r['speedup_wall']:.2f}",
-        ]
-        for r in rows
-    ]  # fmt: skip
-    return table(head, shown)
+    head = ["method", "batch", "accepted", "tokens per target forward", "target forwards per token", "equal rows"]
+    shown = []
+    for r in rows:
+        ratio = r["speedup_wall"]
+        wall = f"{ratio['p50']:.2f} ({ratio['p25']:.2f} – {ratio['p75']:.2f})"
+        numbers = [f"{r['accepted']:.2f}", f"{r['tokens_per_forward']:.2f}", f"{r['forwards_per_token']:.3f}"]
+        equal = [f"{r['equal']} of {r['n']}", f"{100 * r['accuracy']:.1f}", wall]
+        shown.append([f"<code>{_e(r['label'])}</code>", str(r["batch"]), *numbers, *equal])
+    return table([*head, "accuracy, %", "speed-up, wall"], shown)
 
 
 def gate_table(summary: Summary) -> str:

@@ -60,8 +60,13 @@ def pool(blocks: Sequence[Block]) -> Block:
     return Block([row for block in blocks for row in block.rows])
 
 
-def summarise(meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], **extra: Any) -> dict[str, Any]:
+def summarise(
+    meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], claims: Mapping[Any, Any] | None = None, **extra: Any
+) -> dict[str, Any]:
     """The summary: gates per task, a point per (policy, settings, cache, task), a curve per (policy, cache, task).
+
+    claims: (policy, cache) -> {"label", "cache"} of a setting that was chosen on other rows; its curve says what that
+    setting reaches here.
 
     Task "learned" is all tasks that reached their gate at one token per step, "all" every task. `extra` is added as
     it is (timings, what was skipped).
@@ -75,9 +80,9 @@ def summarise(meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], **extr
     for gate in gates.values():
         gate["learned"] = gate["accuracy"] >= gate["gate"]
     tasks = list(found)
-    for name, members in (("all", tasks), (POOLED, [t for t in tasks if gates.get(t, {}).get("learned")])):
-        if len(members) > 1 or name == POOLED:
-            found[name] = _pooled(found, members)
+    learned = [task for task in tasks if gates.get(task, {}).get("learned")]
+    pooled = {POOLED: _pooled(found, learned)} | ({} if learned == tasks else {"all": _pooled(found, tasks)})
+    found |= pooled
     points: list[Point] = []
     curves: list[dict[str, Any]] = []
     for task, blocks in found.items():
@@ -86,7 +91,10 @@ def summarise(meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], **extr
         points += made.values()
         best = 100 * max((float(block.correct.mean()) for block in blocks.values()), default=0.0)
         for (policy, cache), keys in _curves(blocks).items():
-            curves.append(curve(policy, cache, task, [made[k] for k in keys], [blocks[k] for k in keys], base, best))
+            drawn = curve(policy, cache, task, [made[k] for k in keys], [blocks[k] for k in keys], base, best)
+            if task == POOLED and (policy, cache) in (claims or {}):
+                drawn["claim"] = claim((claims or {})[policy, cache], [made[k] for k in keys])
+            curves.append(drawn)
     _adjust(points)
     return {"meta": dict(meta), "gates": gates, "points": points, "curves": curves, **extra}
 
@@ -203,6 +211,19 @@ def curve(
             [p["tpf_window"] for p in points], [p["accuracy"] for p in points]
         )
     return made
+
+
+def claim(chosen: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any] | None:
+    """What a setting that was chosen elsewhere reaches here; None where it was not run."""
+    found = next((p for p in points if (p["label"], p["cache"]) == (chosen["label"], chosen["cache"])), None)
+    if found is None or "noninferior" not in found:
+        return None
+    worst = min(part["delta"] for part in found["templates"].values())
+    return {
+        **{k: found[k] for k in CLAIM},
+        "worst_template": worst,
+        "holds": found["noninferior"][str(found["margin"])],
+    }
 
 
 def _fastest(points: Sequence[Point], bar: float) -> float | None:

@@ -21,7 +21,7 @@ def chosen(summary: Mapping[str, Any], pooled: str) -> list[Unit]:
             continue
         points = [p for p in summary["points"] if (p["policy"], p["task"]) == (curve["policy"], pooled)]
         points = [p for p in points if p["cache"].split(",")[0] == curve["cache"]]
-        want = curve["no_loss"]
+        want = curve.get("claim") or curve["no_loss"]
         best = next(
             (p for p in points if want and (p["label"], p["cache"]) == (want["label"], want["cache"])), points[0]
         )

@@ -9,6 +9,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm import cli
 from jaxdlm.eval import cost, rows, run, summary
+from jaxdlm.eval.cli import read_claims
 
 ARGUMENTS = [
     "eval",
@@ -63,7 +64,7 @@ def test_the_summary_follows_from_the_rows(folder):
     mine = [r for r in found if r["task"] == "reverse" and r["settings"] == {"tau": 0.9}]
     assert point["tpf"] == pytest.approx(sum(r["n_tokens"] for r in mine) / sum(r["forwards"] for r in mine), abs=1e-5)
     assert point["speedup_forwards"] == pytest.approx(96 / sum(r["forwards"] for r in mine), abs=1e-5)
-    assert by["threshold,tau=0.9", "all"]["n"] == 12
+    assert by["threshold,tau=0.9", "learned"]["n"] == 12
     assert set(point["templates"]) == {"0", "1", "2"}
 
 
@@ -85,6 +86,35 @@ def test_the_report_holds_everything(folder):
     assert page.count("<svg") >= 3 and "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "threshold" in page and "No loss" in page
     ET.fromstring((folder / "curves.svg").read_text())
+
+
+def test_a_setting_chosen_on_validation_is_claimed(folder, tmp_path):
+    """The label comes from there, the figures and the verdict from here."""
+    meta, found = rows.read(folder / "rows.jsonl")
+    chosen = {("threshold", "none"): {"label": "threshold,tau=0.7", "cache": "none"}}
+    made = summary.summarise(meta, found, chosen)
+    (claim,) = [c["claim"] for c in made["curves"] if "claim" in c]
+    (point,) = [p for p in made["points"] if (p["label"], p["task"]) == ("threshold,tau=0.7", "learned")]
+    assert claim["speedup_forwards"] == point["speedup_forwards"]
+    assert claim["holds"] == point["noninferior"]["0.01"]
+    (tmp_path / "summary.json").write_text(summary.dump(made))
+    with pytest.raises(jd.InputError, match="validation"):
+        read_claims(str(tmp_path))
+
+
+def test_draft_and_target(tmp_path, capsys):
+    """Every row of a lossless method equals one token per forward, and takes no more target forwards."""
+    arguments = ["eval", "--model", "tiny-ar", "--policies", "speculative,k=3", "--tasks", "copy", "--n", "4"]
+    assert cli.main([*arguments, "--timing", "4", "--output", str(tmp_path)]) == cli.OK
+    slow, fast = json.loads((tmp_path / "summary.json").read_text())["speculative"]
+    assert (slow["policy"], slow["accepted"], slow["tokens_per_forward"]) == ("autoregressive", 0, 1)
+    assert fast["equal"] == fast["n"] == 4
+    assert 1 < fast["tokens_per_forward"] <= 4
+    assert fast["tokens_per_forward"] <= fast["accepted"] + 1
+    assert fast["forwards_per_token"] == pytest.approx(1 / fast["tokens_per_forward"], abs=1e-3)
+    assert "speculative" in (tmp_path / "report.html").read_text()
+    assert cli.main([*arguments[:2], "tiny", "--draft", "tiny-draft", "--output", str(tmp_path)]) == cli.BAD_INPUT
+    assert "tiny-ar" in capsys.readouterr().err
 
 
 def test_another_run_is_refused(folder, capsys):
