@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxdlm.caches.block_exact import BlockExactCache
+from jaxdlm.caches.delayed import delayed
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
+from jaxdlm.caches.refresh import refresh
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
 from jaxdlm.rules.block_diffusion import block_diffusion, entropy_bound, stop_after_block
@@ -36,6 +38,8 @@ CACHES: dict[str, Callable[..., Any]] = {
     "prefix": prefix,
     "dual": dual,
     "block_exact": BlockExactCache,
+    "refresh": refresh,
+    "delayed": delayed,
 }
 # recipes that spread their commits evenly over `steps` forwards
 SCHEDULED = ("low_confidence", "random", "maskgit_plus", "topk_margin", "entropy", "origin", "ccd")

@@ -37,11 +37,20 @@ class BlockExactCache:
     attention: ClassVar[str] = "block_causal"
 
     def init(self, context: Context, rows: Rows) -> Stored:
+        blank = Stored(stored.empty(context, rows), jnp.zeros_like(rows.block))
+        return self.admit(context, rows, blank, jnp.ones_like(rows.done))
+
+    def admit(self, context: Context, rows: Rows, state: Stored, new: Bool[Array, "B"]) -> Stored:
+        """Reads the prompts, and keeps those of the rows `new`: the price is that of one batch of prompts."""
         columns = context.geometry.prompt
         position, exists = (x[:, :columns] for x in context.columns(rows))
         out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
-        at = jnp.zeros_like(rows.block)
-        return Stored(stored.put(stored.empty(context, rows), out.kv, at), at)
+
+        def put(old: Array, fresh: Array) -> Array:
+            kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
+            return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
+
+        return Stored(jax.tree.map(put, state.kv, out.kv), jnp.where(new, 0, state.ready))
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         return rows.tick == 0

@@ -7,14 +7,14 @@ from flax import struct
 
 from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval, periodic
-from jaxdlm.core.cache import Context
+from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
 from jaxdlm.typing import Array, Bool, Int32
 
 
 @struct.dataclass
-class DualCache:
+class DualCache(Refreshing):
     """Keys and values outside the row's block come from the block's first forward (arXiv 2505.22618).
 
     Stale: columns [0, lo) and [hi, L), the latter all masks. Fresh: the block [lo, hi). A step costs K tokens (K + 1

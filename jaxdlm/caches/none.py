@@ -5,13 +5,13 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdlm.core.cache import Context
+from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 
 @struct.dataclass
-class NoCache:
+class NoCache(Refreshing):
     """All L columns in every forward, so nothing is ever stale; L tokens per forward."""
 
     always: ClassVar[bool] = True

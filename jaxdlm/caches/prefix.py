@@ -7,14 +7,14 @@ from flax import struct
 
 from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval, periodic
-from jaxdlm.core.cache import Context
+from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
 from jaxdlm.typing import Array, Bool, Int32
 
 
 @struct.dataclass
-class PrefixCache:
+class PrefixCache(Refreshing):
     """Keys and values of columns left of the row's block come from the block's first forward (arXiv 2505.22618).
 
     Stale: columns [0, lo). Fresh: [lo, L). A step costs the canvas's C tokens, whichever the block: shapes are static,

@@ -7,14 +7,19 @@ from einops import rearrange
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows
 from jaxdlm.core.model import KV, ModelOutput, Past
-from jaxdlm.typing import Array, Bool, Int32
+from jaxdlm.typing import Array, Bool, Float, Int32
 
 
 def empty(context: Context, rows: Rows) -> KV:
     """Zeros of the shape that a forward over all L columns returns; leaves [R, B, L, K, H]."""
+    return blank(context, rows).kv
+
+
+def blank(context: Context, rows: Rows) -> ModelOutput:
+    """Zeros in place of what a forward over all L columns returns."""
     position, exists = context.columns(rows)
     out = jax.eval_shape(context.model.apply, context.params, rows.tokens, position, exists)
-    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out.kv)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out)
 
 
 def everything(context: Context, rows: Rows) -> ModelOutput:
@@ -52,6 +57,49 @@ def some(
     mask = jnp.broadcast_to(mask, (own[0].shape[0], *mask.shape))
     out = context.model.apply(context.params, *own, past, mask=mask)
     return out._replace(hidden=rearrange(out.hidden, "b (n t) d -> (b n) t d", n=versions))
+
+
+def picked(
+    context: Context, rows: Rows, kv: KV, fresh: Bool[Array, "B L"], capacity: int
+) -> tuple[ModelOutput, Int32[Array, "B M"]]:
+    """A forward over the columns `fresh`, wherever they stand, and the columns: in order, then L in unused places.
+
+    Of more than `capacity` columns the last are left out: they are neither queries nor keys. `out.kv` is `kv` with the
+    columns read written over; no other column changes.
+    """
+    position, exists = context.columns(rows)
+    index = columns_of(fresh, capacity)
+    used, within = index < fresh.shape[1], jnp.minimum(index, fresh.shape[1] - 1)
+
+    def take(x: Array) -> Array:
+        return jnp.take_along_axis(x, within, axis=1)
+
+    past = Past(kv, position, exists & ~fresh)
+    out = context.model.apply(context.params, take(rows.tokens), take(position), used & take(exists), past)
+    row = jnp.arange(fresh.shape[0])[:, None]
+    written = jax.tree.map(lambda old, new: old.at[:, row, index].set(new.astype(old.dtype), mode="drop"), kv, out.kv)
+    return ModelOutput(out.hidden, written), index
+
+
+def columns_of(chosen: Bool[Array, "B L"], capacity: int) -> Int32[Array, "B M"]:
+    """The first `capacity` chosen columns of each row in order, then L."""
+    length = chosen.shape[1]
+    column = jnp.where(chosen, jnp.arange(length, dtype=jnp.int32)[None, :], length)
+    return jnp.sort(column, axis=1)[:, :capacity]
+
+
+def renew(
+    context: Context,
+    window: Float[Array, "B W D"],
+    hidden: Float[Array, "B M D"],
+    index: Int32[Array, "B M"],
+    start: Int32[Array, "B"],
+) -> Float[Array, "B W D"]:
+    """Window rows with those replaced whose speaking columns `index` were read."""
+    at = index - (start - context.lead)[:, None]
+    at = jnp.where((at >= 0) & (at < context.width), at, context.width)  # a negative index would count from the end
+    row = jnp.arange(window.shape[0])[:, None]
+    return window.at[row, at].set(hidden.astype(window.dtype), mode="drop")
 
 
 def put(kv: KV, new: KV, first: Int32[Array, "B"]) -> KV:

@@ -61,6 +61,20 @@ class Cache(Protocol):
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Any) -> Window: ...
 
+    def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> PyTree: ...
+
+
+class Refreshing:
+    """Default of a cache that is due at tick 0 and whose `refresh` then reads nothing of a row's old state.
+
+    A new row may take the place of a finished one at any time: it starts at tick 0, so whatever the old row left in the
+    state is overwritten before it is read. A cache that keeps more (block_exact: the prompt's keys) says in `admit`
+    how the rows `new` get it.
+    """
+
+    def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> Any:
+        return state
+
 
 def forward(
     cache: Cache,

@@ -44,6 +44,27 @@ def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows
     return rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
 
 
+def admit(
+    carry: Carry, rows: Rows, new: Bool[Array, "B"], *, model: Model, params: PyTree, policy: Rule, cache: Cache,
+    geometry: Geometry,
+) -> Carry:  # fmt: skip
+    """The carry with `rows` in place of its own where `new`: at their first forward, with nothing recorded yet.
+
+    `rows` as `init` takes them, laid out for the same geometry; where not `new` they are not read. Between two calls of
+    `run`, at any trip: rows that go on keep every bit of theirs, and new ones get the tokens that they get alone.
+    """
+    rows = freeze(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
+    both, which = (doubled(rows, model, geometry), jnp.tile(new, 2)) if policy.uncond else (rows, new)
+    state = cache.admit(Context(model, params, geometry, width(policy, geometry)), both, carry.cache, which)
+    trace, row = carry.trace, new[:, None]
+    trace = Trace(
+        commit_step=None if trace.commit_step is None else jnp.where(row, -1, trace.commit_step),
+        score=None if trace.score is None else jnp.where(row, 0.0, trace.score),
+        tokens=None if trace.tokens is None else jnp.where(row[..., None], 0, trace.tokens),
+    )
+    return Carry(rows, state, trace, carry.loops)
+
+
 def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
     """Steps until every row is done or `until` loop trips were made; the same carry may go in again."""
 

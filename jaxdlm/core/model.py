@@ -1,5 +1,6 @@
 """What decoding needs from a model: two pure functions over a parameter tree, and the shape of their results."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -125,4 +126,55 @@ class Model(Protocol):
 
         A `tiling` of one tile is never asked for a part.
         """
+        ...
+
+
+class Layer(NamedTuple):
+    """One layer taken apart, for a cache that keeps features: h = x + mix(project(x)), then h + feed(h).
+
+    project(x, at): queries [B, M, N, H], keys and values [B, M, K, H] of M of the call's tokens; `at` int32[B, M] says
+    which ones, None: all T. mix(q, keys, values, allow): what attention adds. feed(h): what the feed-forward adds.
+    """
+
+    number: Int32[Array, ""]
+    allow: Bool[Array, "B T S_T"]  # the family's mask: past first, then the T tokens
+    project: Callable[[Array, Array | None], tuple[Array, Array, Array]]
+    mix: Callable[[Array, Array, Array, Array], Array]
+    feed: Callable[[Array], Array]
+
+
+class Around(NamedTuple):
+    """What runs in place of each layer: `run(layer, x, side, memory) -> (x, side, memory)`.
+
+    `side` goes from layer to layer beside the hidden states. `memory` is each layer's own, shaped like the parts of a
+    `KV`: a tuple over segments of a tuple over positions of a tree with leaves [R, ...].
+    """
+
+    run: Callable[[Layer, Array, PyTree, PyTree], tuple[Array, PyTree, PyTree]]
+    side: PyTree
+    memory: PyTree
+
+
+class Features(NamedTuple):
+    """`hidden` as in `ModelOutput`; what became of an `Around`'s side and memory."""
+
+    hidden: Float[Array, "B T D"]
+    side: PyTree
+    memory: PyTree
+
+
+@runtime_checkable
+class Layered(Model, Protocol):
+    """A model whose layers can be run otherwise."""
+
+    def through(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None,
+        around: Around,
+    ) -> Features:
+        """The stack over T tokens with `around` in place of each layer; `past` serves the masks alone."""
         ...

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import KV, ModelOutput, Past, Tiling
-from jaxdlm.models.block import layer
+from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
+from jaxdlm.models.block import layer, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, read, rms_norm
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
@@ -19,7 +19,7 @@ from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 @dataclass(frozen=True)
 class Backbone:
-    """Implements `jaxdlm.core.model.Model` for every decoder family.
+    """Implements `jaxdlm.core.model.Model`, and `Layered`, for every decoder family.
 
     A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
     `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
@@ -82,6 +82,25 @@ class Backbone:
         allow = canvas_masks(self.config, position, valid, past, mask)
         return self._stack(params, x, position, allow, past, "canvas")
 
+    def through(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None,
+        around: Around,
+    ) -> Features:
+        """The pass with the family's own mask, and `around` in place of each layer; see `Layered.through`."""
+        config, side, memory = self.config, around.side, []
+        x, turns = self._embed(params, tokens), _rotations(config, position)
+        allow = attention_masks(config, position, valid, past, None)
+        for number, segment in enumerate(segments(config)):
+            one = Around(around.run, side, around.memory[number])
+            x, side, kept = _run(config, segment, params["segments"][number], x, turns, allow, one, None)
+            memory.append(kept)
+        return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
+
     @property
     def tiling(self) -> Tiling:
         stripes = self.stripes if self.config.vocab_size % self.stripes == 0 else 1
@@ -137,7 +156,9 @@ class Backbone:
             if self.group > 1:
                 x, (k, v) = _run_grouped(config, segment, leaves, x, turns, allow, cached, self.group)
             else:
-                x, (k, v) = _run(config, segment, leaves, x, turns, allow, cached, scalars)
+                stored = [None] * segment.period if cached is None else list(zip(*cached, strict=True))
+                x, _, kept = _run(config, segment, leaves, x, turns, allow, Around(layer, (), stored), scalars)
+                k, v = zip(*kept, strict=True)
             keys.append(k)
             values.append(v)
         return ModelOutput(rms_norm(x, params["final_norm"], config), KV(tuple(keys), tuple(values)))
@@ -159,29 +180,32 @@ def _run(
     x: Array,
     turns: dict[str, Rotation],
     allow: Allow,
-    past: tuple[Any, Any] | None,
+    around: Around,
     scalars: Array | None,
-) -> tuple[Array, tuple[Any, Any]]:
-    """One segment: scan over its repeats, the body applies the layers of one period."""
+) -> tuple[Array, PyTree, PyTree]:
+    """One segment: scan over its repeats, the body runs the layers of one period."""
     kinds = [tuple(config.kinds[layer] for layer in segment.layers(p)) for p in range(segment.period)]
     local = tuple(jnp.asarray([kind == "local" for kind in column]) for column in kinds)
+    numbers = tuple(jnp.asarray(segment.layers(p), jnp.int32) for p in range(segment.period))
     if scalars is not None:
         scalars = scalars[segment.start : segment.stop].reshape(segment.repeats, segment.period)
 
-    def body(x: Array, round_: Any) -> tuple[Array, Any]:
-        leaves, local, past, scalar = round_
-        keys, values = [], []
+    def body(carry: tuple[Array, PyTree], round_: Any) -> tuple[tuple[Array, PyTree], Any]:
+        x, side = carry
+        leaves, local, numbers, memory, scalar = round_
+        kept = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
-            cached = None if past is None else (past[0][p], past[1][p])
-            x, (k, v) = layer(config, shape, leaves[p], x, turn, seen, cached)
+            one = parts(config, shape, leaves[p], numbers[p], turn, seen)
+            x, side, remembered = around.run(one, x, side, memory[p])
             if scalar is not None:
                 x = x * scalar[p].astype(x.dtype)
-            keys.append(k)
-            values.append(v)
-        return x, (tuple(keys), tuple(values))
+            kept.append(remembered)
+        return (x, side), tuple(kept)
 
-    return jax.lax.scan(body, x, (leaves, local, past, scalars), length=segment.repeats)
+    rounds = (leaves, local, numbers, tuple(around.memory), scalars)
+    (x, side), kept = jax.lax.scan(body, (x, around.side), rounds, length=segment.repeats)
+    return x, side, kept
 
 
 def _run_grouped(

@@ -2,8 +2,12 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from jaxdlm.core.model import Layer
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import attention, mlp, rms_norm
+from jaxdlm.models.layers import after, attention, combine, mlp, project, rms_norm
 from jaxdlm.models.moe import experts
 from jaxdlm.models.rope import Rotation
 from jaxdlm.models.segments import LayerShape
@@ -12,18 +16,28 @@ from jaxdlm.typing import Array
 Stored = tuple[Array, Array]  # keys and values, [B, S, K, H] each
 
 
-def layer(
-    config: ModelConfig,
-    shape: LayerShape,
-    leaves: dict[str, Any],
-    x: Array,
-    turn: Rotation,
-    allow: Array,
-    past: Stored | None,
-) -> tuple[Array, Stored]:
-    """x + attention, then x + feed-forward, each on a normalised copy (and normalised again where sandwiched)."""
-    mixed, kv = mix(config, leaves, x, turn, allow, past)
-    return feed(config, shape, leaves, x + mixed), kv
+def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, Any, Stored]:
+    """x + attention, then x + feed-forward; what is remembered are this call's keys and values."""
+    q, k, v = one.project(x, None)
+    keys, values = (k, v) if past is None else (after(past[0], k), after(past[1], v))
+    x = x + one.mix(q, keys, values, one.allow)
+    return x + one.feed(x), side, (k, v)
+
+
+def parts(
+    config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], number: Array, turn: Rotation, allow: Array
+) -> Layer:
+    """A layer's functions: each works on a normalised copy (and what it adds is normalised again where sandwiched)."""
+
+    def heads(x: Array, at: Array | None) -> tuple[Array, Array, Array]:
+        there = turn if at is None else jax.tree.map(lambda t: jnp.take_along_axis(t, at[:, :, None, None], 1), turn)
+        return project(leaves, rms_norm(x, leaves["attn_norm"], config), there, config)
+
+    def attend(q: Array, keys: Array, values: Array, allow: Array) -> Array:
+        mixed = combine(leaves, q, keys, values, allow, config)
+        return rms_norm(mixed, leaves["post_attn_norm"], config) if config.sandwich_norm else mixed
+
+    return Layer(number, allow, heads, attend, lambda x: fed(config, shape, leaves, x))
 
 
 def mix(
@@ -36,6 +50,11 @@ def mix(
 
 def feed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Array) -> Array:
     """x + feed-forward."""
+    return x + fed(config, shape, leaves, x)
+
+
+def fed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Array) -> Array:
+    """What the feed-forward adds to x."""
     h = rms_norm(x, leaves["mlp_norm"], config)
     if shape.ffn == "dense":
         y = mlp(leaves, h, config)
@@ -45,6 +64,4 @@ def feed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Arra
         dense = rms_norm(mlp(leaves, h, config), leaves["dense_out_norm"], config)
         sparse = experts(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)
         y = dense + rms_norm(sparse, leaves["moe_out_norm"], config)
-    if config.sandwich_norm:
-        y = rms_norm(y, leaves["post_mlp_norm"], config)
-    return x + y
+    return rms_norm(y, leaves["post_mlp_norm"], config) if config.sandwich_norm else y

@@ -73,26 +73,46 @@ def attention(
     config: ModelConfig,
 ) -> tuple[Float[Array, "B T D"], tuple[Array, Array]]:
     """Self-attention of one layer; also returns this call's keys and values [B, T, K, H]."""
+    q, k, v = project(leaves, x, turn, config)
+    keys, values = (k, v) if past is None else (after(past[0], k), after(past[1], v))
+    return combine(leaves, q, keys, values, allow, config), (k, v)
+
+
+def project(
+    leaves: Mapping[str, Any], x: Float[Array, "B T D"], turn: Rotation, config: ModelConfig
+) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
+    """Queries, keys and values, normalised and rotated."""
     dtype = x.dtype
 
-    def project(name: str) -> Array:
-        heads = jnp.einsum("btd,dnh->btnh", x, read(leaves[f"w{name}"], dtype))
-        return heads + leaves[f"b{name}"].astype(dtype)[None, None] if config.qkv_bias else heads
+    def heads(name: str) -> Array:
+        wide = jnp.einsum("btd,dnh->btnh", x, read(leaves[f"w{name}"], dtype))
+        return wide + leaves[f"b{name}"].astype(dtype)[None, None] if config.qkv_bias else wide
 
-    q, k = project("q"), project("k")
-    v = project("v") if "wv" in leaves else k
+    q, k = heads("q"), heads("k")
+    v = heads("v") if "wv" in leaves else k
     if config.qk_norm:
         q, k = rms_norm(q, leaves["q_norm"], config), rms_norm(k, leaves["k_norm"], config)
     if config.v_norm:
         v = rms_norm(v, None, config)
-    q, k = (rotate(heads, turn, config.rope_in_f32) for heads in (q, k))
-    keys, values = (k, v) if past is None else (_after(past[0], k), _after(past[1], v))
+    q, k = (rotate(part, turn, config.rope_in_f32) for part in (q, k))
+    return q, k, v
+
+
+def combine(
+    leaves: Mapping[str, Any],
+    q: Float[Array, "B T N H"],
+    keys: Float[Array, "B S K H"],
+    values: Float[Array, "B S K H"],
+    allow: Bool[Array, "B T S"],
+    config: ModelConfig,
+) -> Float[Array, "B T D"]:
+    """Attention of projected queries, and the output projection."""
     scale = q.shape[-1] ** -0.5 if config.attn_scale is None else config.attn_scale
-    mixed = attend(q, keys, values, allow, scale)
-    return jnp.einsum("btnh,nhd->btd", mixed, read(leaves["wo"], dtype)), (k, v)
+    return jnp.einsum("btnh,nhd->btd", attend(q, keys, values, allow, scale), read(leaves["wo"], q.dtype))
 
 
-def _after(past: Array, fresh: Array) -> Array:
+def after(past: Array, fresh: Array) -> Array:
+    """The stored columns, then these."""
     return jnp.concatenate([past.astype(fresh.dtype), fresh], axis=1)
 
 

@@ -1,0 +1,78 @@
+"""dKV-Cache: a column's keys and values are kept from one forward after its token was written."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.caches import stored
+from jaxdlm.caches.interval import interval
+from jaxdlm.core.cache import Context, Refreshing
+from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import KV
+from jaxdlm.typing import Array, Bool, Float, Int32
+
+
+class Kept(NamedTuple):
+    kv: KV
+    hidden: Float[Array, "B W D"]  # of the window, each row from the last forward that read its column
+    pending: Bool[Array, "B L"]  # what was still to be written at the row's last forward
+
+
+@struct.dataclass
+class DelayedCache(Refreshing):
+    """Reads the columns that were masks one forward ago; all others come from their last reading (arXiv 2505.15781).
+
+    R_s = {j : column j was a mask in the input of forward s - 1} = those still masked and those written just now: a
+    token is read once as a token before it is kept, for keeping the mask's keys costs quality. With `next` prediction a
+    column also stays in R while its right neighbour was a mask (the released code's `un_right`).
+    Stale: the prompt, and columns written two or more forwards ago. Rules that look at columns outside R see the hidden
+    rows of their last reading. A step costs C tokens (the canvas), C / 2 or C / 4 once the most that a row has
+    left to read fits: shapes are static. State: keys and values of L columns, and W hidden rows.
+
+    All L columns are read in forwards 0 and 1 of a block and whenever forwards-since-the-block-began is a multiple of
+    `every` (8 for LLaDA, 4 by default in the code, 16 for Dream).
+    """
+
+    always: ClassVar[bool] = False
+    window: ClassVar[str] = "canvas"
+    every: Any = 8
+
+    def init(self, context: Context, rows: Rows) -> Kept:
+        blank = stored.blank(context, rows)
+        return Kept(blank.kv, blank.hidden[:, : context.width], rows.pending)
+
+    def due(self, rows: Rows) -> Bool[Array, "B"]:
+        return (rows.tick <= 1) | (rows.tick % jnp.asarray(self.every, jnp.int32) == 0)
+
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
+        out = stored.everything(context, rows)
+        hidden = context.select(out.hidden, 0, start)
+        return Window(hidden, Kept(out.kv, hidden, rows.pending))
+
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
+        fresh = speaking(context, state.pending)
+        canvas = context.geometry.canvas
+        sizes = sorted({canvas + context.lead, -(-canvas // 2), -(-canvas // 4)})
+        most = jnp.max(jnp.where(rows.done, 0, jnp.sum(fresh, axis=1)))
+        enough = jnp.sum(most > jnp.asarray(sizes)).astype(jnp.int32)
+
+        def read(size: int, state: Kept) -> tuple[KV, Array]:
+            out, index = stored.picked(context, rows, state.kv, fresh, size)
+            return out.kv, stored.renew(context, state.hidden, out.hidden, index, start)
+
+        kv, hidden = jax.lax.switch(enough, [lambda s, n=size: read(n, s) for size in sizes], state)
+        return Window(hidden, Kept(kv, hidden, rows.pending))
+
+
+def speaking(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
+    """The chosen columns, and with `next` prediction the ones that speak for them."""
+    if not context.lead:
+        return chosen
+    return chosen | jnp.pad(chosen[:, 1:], ((0, 0), (0, 1)))
+
+
+def delayed(every: Any = 8) -> DelayedCache:
+    """See `DelayedCache`. Raises InputError for every < 1."""
+    return DelayedCache(interval(every, "every"))

@@ -1,0 +1,53 @@
+"""A row that takes the place of a finished one in the middle of a decode gets the tokens that it gets from the start.
+
+Which are those that it gets alone: test_invariants and tests/conformance.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxdlm import _decode, policies
+from jaxdlm.core import loop
+from tests.caches.test_invariants import REUSING
+from tests.caches.toys import GRID, same, toy
+from tests.conformance.toys import MASK, policy
+
+FOREVER = jnp.int32(2**30)
+OLD = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [30, 1, 21])
+NEW = [17, 40, 2, 9, 33, 25, 18, 7, 3, 28]
+# the first row has one block to write, so that it ends while the others are at work
+CANVAS = [[MASK] * 4 + [9, 3, 8, 4, 1, 2, 3, 4], [], []]
+CASES = [(cache, "same", "full", 0.0) for cache in ("none", *REUSING)]
+CASES += [("dual", "next", "full", 0.0), ("delayed", "next", "full", 0.0), ("dual", "same", "full", 1.5)]
+CASES += [("block_exact", "same", "block_causal", guidance) for guidance in (0.0, 1.5)]
+
+
+@functools.cache
+def programs():
+    static = ("model", "geometry")
+    start = jax.jit(loop.init, static_argnames=(*static, "save", "steps"))
+    return start, jax.jit(loop.admit, static_argnames=static), jax.jit(loop.run, static_argnames=static)
+
+
+@pytest.mark.parametrize(("cache", "prediction", "attention", "guidance"), CASES)
+def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, guidance):
+    lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**REUSING.get(cache, {}))
+    rule = policy("low_confidence", 1.0, **({"cfg_scale": guidance} if guidance else {}))
+    batch = _decode.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
+    late = _decode.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
+    assert late.geometry == batch.geometry
+    model = _decode.blocked(lm.model, GRID["block"])
+    fixed = {"model": model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
+    start, admit, run = programs()
+    whole = run(start(late.rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
+    carry = run(start(batch.rows, **fixed, save="commit", steps=0), jnp.int32(6), **fixed)
+    assert carry.rows.done.tolist() == [True, False, False]
+    assert (carry.rows.tick[1:] > 0).all(), "they are inside a block"
+    before = run._cache_size()
+    carry = run(admit(carry, late.rows, carry.rows.done, **fixed), FOREVER, **fixed)
+    assert run._cache_size() == before, "admitting a row compiled the loop anew"
+    got, expected = (_decode.finish(lm, c, late, GRID["max_new"]) for c in (carry, whole))
+    same(got, expected)

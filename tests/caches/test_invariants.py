@@ -1,0 +1,65 @@
+"""What holds for every cache that reuses something: where it must agree with no cache, and where it must not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import decode, policies
+from tests.caches.toys import GRID, same, toy
+from tests.conformance.toys import PROMPTS
+
+# A cache as it is tested: small windows, so that on twelve columns something lies outside.
+REUSING = {
+    "prefix": {},
+    "dual": {},
+    "refresh": {"before": 2, "after": 1, "warmup": 2},
+    "delayed": {"every": 5},
+}
+EVERY_FORWARD = {
+    "prefix": {"refresh_every": 1},
+    "dual": {"refresh_every": 1},
+    "refresh": {"every": 1, "warmup": 0},
+    "delayed": {"every": 1},
+}
+BOTH = [(cache, prediction) for cache in REUSING for prediction in ("same", "next")]
+
+
+def reusing(cache: str):
+    """Numbers as arrays, so that other numbers run the same program."""
+    return policies.CACHES[cache](**REUSING[cache])
+
+
+def hot(heat: float):
+    return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(heat))
+
+
+@pytest.mark.parametrize(("cache", "prediction"), BOTH)
+def test_one_layer_has_nothing_stale(cache, prediction):
+    """In the first layer keys and values depend on the column's own token alone."""
+    lm = toy(1, prediction)
+    same(decode(lm, PROMPTS, hot(0.0), reusing(cache), **GRID), decode(lm, PROMPTS, hot(0.0), **GRID))
+
+
+@pytest.mark.parametrize(("cache", "prediction"), BOTH)
+def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
+    lm, kept = toy(2, prediction), policies.CACHES[cache](**EVERY_FORWARD[cache])
+    for heat in (0.0, 1.0):
+        same(decode(lm, PROMPTS, hot(heat), kept, **GRID), decode(lm, PROMPTS, hot(heat), **GRID))
+
+
+@pytest.mark.parametrize(("cache", "prediction"), BOTH)
+def test_two_layers_do_reuse_and_neighbours_do_not_matter(cache, prediction):
+    lm, kept = toy(2, prediction), reusing(cache)
+    batch, exact = decode(lm, PROMPTS, hot(0.0), kept, **GRID), decode(lm, PROMPTS, hot(0.0), **GRID)
+    assert not np.array_equal(batch.score, exact.score), "nothing was read from the cache"
+    others = decode(lm, [PROMPTS[2], [5, 6, 7], PROMPTS[0]], hot(0.0), kept, ids=[2, 9, 0], **GRID)
+    for place, row in ((0, 2), (2, 0)):
+        for field in ("tokens", "forwards", "commit_step"):
+            np.testing.assert_array_equal(getattr(others, field)[place], getattr(batch, field)[row], field)
+
+
+@pytest.mark.parametrize("cache", REUSING)
+def test_one_forward_per_block_never_reads_the_cache(cache):
+    lm = toy(2)
+    at_once = policies.RECIPES["threshold"](jnp.float32(0.0), temperature=jnp.float32(0.0))
+    same(decode(lm, PROMPTS, at_once, reusing(cache), **GRID), decode(lm, PROMPTS, at_once, **GRID))
