@@ -190,7 +190,7 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
     if policy.view == "canvas" and cache.window == "block":
         raise InputError(f"{policy!r} looks at the whole canvas, this cache recomputes one block: use cache='none'")
-    if isinstance(policy, Stepper) and not getattr(cache, "versions", False):
+    if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
         )

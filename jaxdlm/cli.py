@@ -278,7 +278,7 @@ def policy_rows() -> list[dict[str, str]]:
             "paper": f"arXiv {row.paper}",
             "trained": "yes" if row.trained else "no",
             "lossless": row.lossless,
-            "caches": ", ".join(row.caches),
+            "caches": "all" if row.caches == policies.ALL else ", ".join(row.caches),
         }
         for row in policies.TABLE
     ]

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
+from jaxdlm.caches.delayed import delayed
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
+from jaxdlm.caches.refresh import refresh
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
@@ -313,33 +315,35 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "lookup": drafts.lookup,
 }
 
-BLOCKWISE = ("none", "prefix", "dual", "block_exact")  # caches for recipes that see one block
+ALL = tuple(CACHES)  # for recipes that see one block
+CANVAS = ("none", "prefix", "delayed")  # for those that see the whole canvas
+STEPPERS = ("none", "prefix", "dual", "block_exact", "refresh")  # for those that send versions of a row
 
 TABLE: tuple[Entry, ...] = (
-    Entry("low_confidence", "2502.09992", False, "at one token per forward", BLOCKWISE, "the k most probable"),
-    Entry("random", "2502.09992", False, "no", BLOCKWISE, "k at random"),
-    Entry("maskgit_plus", "2508.15487", False, "no", BLOCKWISE, "the most probable, on Dream's time grid"),
-    Entry("topk_margin", "2508.15487", False, "no", BLOCKWISE, "the largest gap of the two best, on the grid"),
-    Entry("entropy", "2508.15487", False, "no", BLOCKWISE, "the lowest entropy, on the grid"),
-    Entry("origin", "2508.15487", False, "no", BLOCKWISE, "each column on its own, on the grid"),
-    Entry("threshold", "2505.22618", False, "no", BLOCKWISE, "all with probability >= tau"),
-    Entry("factor", "2505.22618", False, "no", BLOCKWISE, "as many as their joint doubt allows"),
-    Entry("local_leap", "2510.07081", False, "no", BLOCKWISE, "threshold, lower next to sure columns"),
-    Entry("credit", "2510.06133", False, "no", BLOCKWISE, "threshold on logits raised by past wins"),
-    Entry("dparallel", "2509.26488", True, "no", BLOCKWISE, "all with entropy <= threshold"),
-    Entry("prophet", "2508.19982", False, "no", ("none", "prefix"), "everything once the answer is clear"),
-    Entry("ccd", "2512.02044", False, "no", BLOCKWISE, "the column that stayed coherent over forwards"),
-    Entry("ccd_ds", "2512.02044", False, "no", BLOCKWISE, "all that stayed coherent over forwards"),
+    Entry("low_confidence", "2502.09992", False, "at one token per forward", ALL, "the k most probable"),
+    Entry("random", "2502.09992", False, "no", ALL, "k at random"),
+    Entry("maskgit_plus", "2508.15487", False, "no", ALL, "the most probable, on Dream's time grid"),
+    Entry("topk_margin", "2508.15487", False, "no", ALL, "the largest gap of the two best, on the grid"),
+    Entry("entropy", "2508.15487", False, "no", ALL, "the lowest entropy, on the grid"),
+    Entry("origin", "2508.15487", False, "no", ALL, "each column on its own, on the grid"),
+    Entry("threshold", "2505.22618", False, "no", ALL, "all with probability >= tau"),
+    Entry("factor", "2505.22618", False, "no", ALL, "as many as their joint doubt allows"),
+    Entry("local_leap", "2510.07081", False, "no", ALL, "threshold, lower next to sure columns"),
+    Entry("credit", "2510.06133", False, "no", ALL, "threshold on logits raised by past wins"),
+    Entry("dparallel", "2509.26488", True, "no", ALL, "all with entropy <= threshold"),
+    Entry("prophet", "2508.19982", False, "no", CANVAS, "everything once the answer is clear"),
+    Entry("ccd", "2512.02044", False, "no", ALL, "the column that stayed coherent over forwards"),
+    Entry("ccd_ds", "2512.02044", False, "no", ALL, "all that stayed coherent over forwards"),
     Entry(
-        "freedave", "2510.00294", False, "yes, to its host", BLOCKWISE, "the host's next steps that its drafts foresaw"
+        "freedave", "2510.00294", False, "yes, to its host", STEPPERS, "the host's next steps that its drafts foresaw"
     ),
-    Entry("learn2pd", "2509.25188", True, "no", BLOCKWISE, "all that a trained filter calls final; ends with the text"),
+    Entry("learn2pd", "2509.25188", True, "no", ALL, "all that a trained filter calls final; ends with the text"),
     Entry(
-        "best", "2510.06133, 2510.07081, 2510.00294", False, "no", BLOCKWISE, "credit, local_leap and freedave together"
+        "best", "2510.06133, 2510.07081, 2510.00294", False, "no", STEPPERS, "credit, local_leap and freedave together"
     ),
-    Entry("llada2", "2512.15745", False, "no", BLOCKWISE, "all with probability > tau, or a scheduled number"),
-    Entry("llada21", "2602.08676", True, "no", BLOCKWISE, "as llada2, and corrects what is written in the block"),
-    Entry("sdar", "2510.06303", False, "no", BLOCKWISE, "a scheduled number per forward of a block, or more"),
+    Entry("llada2", "2512.15745", False, "no", ALL, "all with probability > tau, or a scheduled number"),
+    Entry("llada21", "2602.08676", True, "no", ALL, "as llada2, and corrects what is written in the block"),
+    Entry("sdar", "2510.06303", False, "no", ALL, "a scheduled number per forward of a block, or more"),
     Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),
     Entry("speculative", "2211.17192", False, "yes", (), "draft tokens that the target agrees with, and one more"),
     Entry("eqspec", "2510.22876", False, "yes", (), "the same, greedy, for ragged batches"),

@@ -13,6 +13,8 @@ from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
 from jaxdlm.typing import Array, Bool, Float, Int32
 
+SMALLEST = 16  # columns: fewer cost no less
+
 
 class Kept(NamedTuple):
     kv: KV
@@ -37,6 +39,7 @@ class DelayedCache(Refreshing):
 
     always: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
+    versions: ClassVar[bool] = False
     every: Any = 8
 
     def init(self, context: Context, rows: Rows) -> Kept:
@@ -54,7 +57,7 @@ class DelayedCache(Refreshing):
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
         fresh = speaking(context, state.pending)
         canvas = context.geometry.canvas
-        sizes = sorted({canvas + context.lead, -(-canvas // 2), -(-canvas // 4)})
+        sizes = [size for size in (canvas // 4, canvas // 2) if size >= SMALLEST] + [canvas + context.lead]
         most = jnp.max(jnp.where(rows.done, 0, jnp.sum(fresh, axis=1)))
         enough = jnp.sum(most > jnp.asarray(sizes)).astype(jnp.int32)
 

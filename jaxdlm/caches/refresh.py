@@ -30,6 +30,7 @@ class RefreshCache(Refreshing):
 
     always: ClassVar[bool] = False
     window: ClassVar[str] = "block"
+    versions: ClassVar[bool] = True
     every: Any = None
     warmup: Any = 4
     before: int = struct.field(pytree_node=False, default=16)

@@ -54,7 +54,7 @@ def admit(
     `run`, at any trip: rows that go on keep every bit of theirs, and new ones get the tokens that they get alone.
     """
     rows = freeze(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
-    both, which = (doubled(rows, model, geometry), jnp.tile(new, 2)) if policy.uncond else (rows, new)
+    both, which = (doubled(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
     state = cache.admit(Context(model, params, geometry, width(policy, geometry)), both, carry.cache, which)
     trace, row = carry.trace, new[:, None]
     trace = Trace(

@@ -30,6 +30,14 @@ def test_without_the_delay_even_one_layer_reads_stale_keys():
 
 
 @pytest.mark.parametrize("prediction", ["same", "next"])
+def test_fewer_queries_once_few_columns_are_left(prediction):
+    """64 columns: forwards of 64, 32 and 16; one row stops early and leaves the longest behind."""
+    lm = toy(1, prediction)
+    run = {"max_new": 64, "block": 32, "canvas": [[], [5] * 40], "policy": policy("factor")}
+    same(decode(lm, PROMPTS[:2], cache=delayed(16), **run), decode(lm, PROMPTS[:2], **run))
+
+
+@pytest.mark.parametrize("prediction", ["same", "next"])
 def test_the_columns_that_change_are_the_masks_of_one_forward_before(prediction):
     """Seen from outside: every other column keeps each bit of its keys."""
     lm = toy(2, prediction)

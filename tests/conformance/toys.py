@@ -1,13 +1,13 @@
-"""Random two-layer models, and the table that the conformance tests run over: every recipe on every cache."""
+"""Random two-layer models, and the tables that the conformance tests run over: recipes, caches, kinds of models."""
 
+import dataclasses
 import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import FilterWeights, Rule, policies
-from jaxdlm.core.rule import Stepper
+from jaxdlm import FilterWeights, InputError, Rule, _decode, policies
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
@@ -18,16 +18,28 @@ GRID = {"max_new": 8, "block": 4}
 PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3, 28, 10, 5, 1, 39])
 
 
+BASE = ModelConfig(
+    family="llada", vocab_size=VOCAB, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=4, head_dim=8,
+    intermediate_size=48, max_position=128, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="full",
+    prediction="same", noise="mask", tokens=TokenIds(mask=MASK, pad=0, eos=(END,)), param_dtype="float32",
+)  # fmt: skip
+GROUPED = {"n_group": 4, "topk_group": 2, "router_score": "sigmoid", "router_bias": True, "norm_topk": True}
+KINDS = {
+    "same": {},  # LLaDA: each row speaks for its own column
+    "next": {"family": "dream", "num_kv_heads": 2, "qkv_bias": True, "prediction": "next"},  # for the following one
+    "sdar": {"family": "sdar", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4},
+    "llada2": {
+        "family": "llada2_moe", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4,
+        "num_experts": 8, "top_k": 3, "expert_size": 12, "shared_size": 12, "first_dense_layers": 1,
+        "routed_scale": 2.5, "router_in_f32": True, **GROUPED,
+    },
+}  # fmt: skip
+
+
 @functools.cache
-def model(prediction: str) -> LM:
-    """ "same": each row speaks for its own column, as in LLaDA; "next": for the following one, as in Dream."""
-    config = ModelConfig(
-        family="llada" if prediction == "same" else "dream", vocab_size=VOCAB, num_layers=2, hidden_size=32,
-        num_heads=4, num_kv_heads=4 if prediction == "same" else 2, head_dim=8, intermediate_size=48, max_position=128,
-        norm_eps=1e-6, qkv_bias=prediction == "next", rope=RopeConfig(theta=10000.0), attention="full",
-        prediction=prediction, noise="mask", tokens=TokenIds(mask=MASK, pad=0, eos=(END,)), param_dtype="float32",
-    )  # fmt: skip
-    return LM(Backbone(config), init_params(config, jax.random.key(1), loud=True), None, f"toy-{prediction}")
+def model(kind: str) -> LM:
+    config = dataclasses.replace(BASE, **KINDS[kind])
+    return LM(Backbone(config), init_params(config, jax.random.key(1), loud=True), None, f"toy-{kind}")
 
 
 def parameters(recipe: str) -> dict:
@@ -50,19 +62,29 @@ def policy(recipe: str, heat: float | None = None, **arguments):
     return policies.RECIPES[recipe](**arguments)
 
 
-def meets(recipe: str, cache: str) -> bool:
-    """Whether the cache serves as many columns as the recipe looks at, and models with full attention."""
-    kept, rule = policies.CACHES[cache](), policies.RECIPES[recipe]()
-    if getattr(kept, "attention", "full") != "full" or (isinstance(rule, Stepper) and not kept.versions):
+def meets(recipe: str, cache: str, kind: str = "same") -> bool:
+    """Whether `decode` takes the two together on such a model."""
+    try:
+        _decode.check(model(kind), policy(recipe), policies.CACHES[cache](), "none")
+    except InputError:
         return False
-    return kept.window == "canvas" or rule.view == "block"
+    return True
 
 
 RULES = [recipe for recipe in policies.RECIPES if isinstance(policies.RECIPES[recipe](), Rule)]  # diffusion only
 CROSS = [(recipe, cache) for recipe in RULES for cache in policies.CACHES]
-PAIRS = [pair for pair in CROSS if meets(*pair)]
 REFUSED = [pair for pair in CROSS if not meets(*pair)]
-# Each recipe without a cache and each cache under one recipe: for what does not depend on how the two meet.
-EDGES = [(recipe, cache) for recipe, cache in PAIRS if cache == "none" or recipe == "threshold"]
+# All that a cache sees of a recipe is its window, its clock and whether rows come twice or in versions; all that a
+# recipe sees of a cache are the rows of its window. So every recipe runs without a cache, and every cache under one
+# recipe that commits in parallel, one that remembers logits, one that sees the canvas and one that steps on its own.
+MEETING = {"threshold": policies.CACHES, "credit": policies.CACHES, "prophet": policies.CACHES, "freedave": ("dual",)}
+PAIRS = [(recipe, cache) for recipe, cache in CROSS if cache == "none" or cache in MEETING.get(recipe, ())]
+PAIRS = [pair for pair in PAIRS if pair not in REFUSED]
+# For what does not depend on how the two meet: how devices and programs share the work.
+EDGES = [(r, c) for r, c in PAIRS if c == "none" or (r == "threshold" and c in ("dual", "delayed", "adaptive"))]
+CASES = [("same", *pair) for pair in PAIRS]
 # The shift of `next` prediction lies in the window that a cache returns: no recipe sees it.
-CASES = [("same", *pair) for pair in PAIRS] + [("next", *pair) for pair in PAIRS if pair[0] == "threshold"]
+CASES += [("next", *pair) for pair in PAIRS if pair[0] == "threshold"]
+# Block-causal models lay out their prompts otherwise, and have a cache of their own.
+CASES += [("sdar", "sdar", cache) for cache in ("none", "block_exact", "dual")]
+CASES += [("llada2", "llada2", cache) for cache in ("none", "block_exact")]
