@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
-from jaxdlm.caches.delayed import delayed
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
-from jaxdlm.caches.refresh import refresh
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
