@@ -1,0 +1,181 @@
+"""Kills batch jobs with SIGKILL, goes on with them, and counts rows lost, rows doubled and outputs that differ.
+
+    python benchmarks/faults.py                     # 300 kills; the device is replaced by a function of the prompt
+    python benchmarks/faults.py --kills 20 --real   # the same with a model that decodes
+
+A job runs in a forked process. Half of the kills come from outside at a random time; half strike inside, in the middle
+of a random write, before or after a rename, a link or a removal (a file that is being written is cut in half first).
+After each kill the same job is started again on the same output, until it completes; then its output is compared with
+that of a job that nobody disturbed, and the next output begins. What is decoded does not matter for what is counted,
+so that the fast mode leaves it out: reading, refusing, saving, committing and resuming are the product's own.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Callable
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import numpy as np
+
+from jaxdlm._decode import resolve_cache
+from jaxdlm.batch import run
+from jaxdlm.batch.cli import make_mesh, read_policies
+from jaxdlm.batch.engine import Counts, Result
+from jaxdlm.batch.source import scan
+from jaxdlm.load import LM
+from tests.conformance import toys
+
+CALLS = ("fsync", "replace", "link", "unlink")
+
+
+class Instant:
+    """Stands in for the device: tokens are a function of the prompt."""
+
+    def __init__(self, pause: float) -> None:
+        self.counts, self.pause = Counts(), pause
+
+    def run(self, feed: Any, sink: Callable[[Any, Result], None], stopped: Callable[[], bool]) -> None:
+        while not stopped() and (window := feed.get()) is not None:
+            for request in window:
+                time.sleep(self.pause)
+                tokens = (np.arange(request.max_new) * int(request.tokens.sum()) + request.seed) % 40
+                sink(request, Result(tokens.astype(np.int32), len(tokens), "finished"))
+
+
+def build(source: str, output: str, given: argparse.Namespace) -> run.Job:
+    """A job with its own engine."""
+    options = run.Options(
+        input=source, output=output, policy="threshold,tau=0.05", max_new=8, block=4, slots=4, shard_rows=7,
+        flush=0.02, quiet=True, window=20,
+    )  # fmt: skip
+    policies, cache = read_policies(options.policy), resolve_cache("none")
+    if given.real:
+        return run.job(options, toys.model("same"), policies, cache, make_mesh("data=1"))
+    lm = LM(types.SimpleNamespace(config=toys.BASE), {}, None, "toy")
+    job = run.Job(options, lm, policies, cache, types.SimpleNamespace(shape={"data": 1}), scan(source))
+    job.engine = Instant(given.pause)
+    return job
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def mine(call: int) -> None:
+    """Makes this process die at its call-th operation on files, before or after it."""
+    left = [call]
+
+    def armed(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*args: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0 and name == "fsync":
+                os.ftruncate(args[0], os.fstat(args[0]).st_size // 2)
+            if left[0] < 0 and call % 2:
+                die()
+            done = original(*args, **options)
+            if left[0] < 0:
+                die()
+            return done
+
+        return attempt
+
+    for name in CALLS:
+        setattr(os, name, armed(name, getattr(os, name)))
+
+
+def attempt(source: str, output: str, given: argparse.Namespace, fate: tuple[str, float] | None) -> str:
+    """Runs the job in a process of its own that may die; "done", "killed" or "failed"."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if fate is not None and fate[0] == "inside":
+                mine(int(fate[1]))
+            status = build(source, output, given).run()
+        finally:
+            os._exit(status)
+    if fate is not None and fate[0] == "outside":
+        time.sleep(fate[1])
+        if os.waitpid(pid, os.WNOHANG) == (0, 0):
+            os.kill(pid, signal.SIGKILL)
+        else:
+            return "done"
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        return "killed"
+    return "done" if os.WEXITSTATUS(status) == 0 else "failed"
+
+
+def content(output: pathlib.Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(output.glob("rows-*.jsonl")))
+
+
+def write_input(path: pathlib.Path, rows: int) -> str:
+    chosen = random.Random(0)
+    lines = [{"id": f"row {i}", "tokens": [chosen.randrange(1, 40) for _ in range(3 + i % 9)]} for i in range(rows)]
+    lines[rows // 2] = {"id": "empty", "tokens": []}
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"id": "torn')
+    return str(path)
+
+
+def campaign(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, int]:
+    """Counts over all kills."""
+    chance = random.Random(given.seed)
+    source = write_input(folder / "in.jsonl", given.rows)
+    begin = time.monotonic()
+    assert attempt(source, str(folder / "whole"), given, None) == "done"
+    seconds = time.monotonic() - begin
+    expected = content(folder / "whole")
+    ids = [json.loads(line)["id"] for line in expected.splitlines()]
+    counts = collections.Counter(kills=0, inside=0, outside=0, failed=0, outputs=0, lost=0, doubled=0, different=0)
+    while counts["kills"] < given.kills:
+        output = folder / f"out{counts['outputs']}"
+        ended = "killed"
+        while ended != "done":
+            inside = chance.random() < 0.5
+            fate = ("inside", chance.randrange(40)) if inside else ("outside", chance.uniform(0, 1.2 * seconds))
+            ended = attempt(source, str(output), given, fate)
+            if ended == "killed":
+                counts["kills"] += 1
+                counts[fate[0]] += 1
+            elif ended == "failed":
+                counts["failed"] += 1
+                break
+        found = [json.loads(line)["id"] for line in content(output).splitlines()]
+        counts["outputs"] += 1
+        counts["lost"] += len(set(ids) - set(found))
+        counts["doubled"] += len(found) - len(set(found))
+        counts["different"] += content(output) != expected
+        print(f"\r{counts['kills']} kills", end="", file=sys.stderr, flush=True)
+    return dict(counts)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Kills batch jobs and counts what is lost.")
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, default=0.004, help="seconds per row of the fast mode")
+    parser.add_argument("--real", action="store_true", help="decode with a model")
+    given = parser.parse_args()
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        counts = campaign(given, pathlib.Path(folder))
+    print(file=sys.stderr)
+    print(json.dumps(counts | {"seconds": round(time.monotonic() - begin, 1)}))
+    return int(bool(counts["lost"] or counts["doubled"] or counts["different"] or counts["failed"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Several processes on one machine: hosts that know each other, and workers that share nothing but the output."""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxdlm.batch.claims import Claims, Heartbeat
+from jaxdlm.batch.shards import Line, Shards
+from jaxdlm.batch.store import Folder
+from jaxdlm.errors import InputError
+from tests.batch.jobs import job, results, rows, write
+from tests.conftest import CACHE
+
+ROOT = pathlib.Path(__file__).parents[2]
+STAMP = "0123456789ab"
+
+
+def test_claims_pass_from_the_dead_to_the_living(tmp_path):
+    """A worker whose heartbeat stands still for a lease, or is gone, loses its shards to one other worker."""
+    store = Folder(str(tmp_path))
+    one, two, three = (Claims(store, STAMP, who, lease=0.2) for who in ("one", "two", "three"))
+    take = lambda claims, todo: claims.next(todo, store.names())  # noqa: E731
+    with one.heartbeat():
+        assert take(one, [0, 1]) == 0
+        assert take(two, [0, 1]) == 1
+        for _ in range(8):  # more than a lease, and the heart beats on
+            assert take(two, [0]) is None
+            time.sleep(0.05)
+    assert take(two, [0]) == 0, "it took its leave"
+    store.put("workers/two", b'{"who": "two", "beat": 7}')  # dies without a word
+    assert take(three, [0]) is None and take(one, [0]) is None
+    time.sleep(0.25)
+    store.put("workers/three", b"{}")
+    assert take(three, [0]) == 0
+    assert take(one, [0]) is None, "the new owner has yet to be watched"
+    assert Claims(store, "another stamp", "four", 0.2).next([0], store.names()) == 0
+
+
+def test_two_claims_at_once_have_one_winner(tmp_path):
+    store = Folder(str(tmp_path))
+    seen = store.names()
+    winners = [Claims(store, STAMP, str(who), lease=1).next([0], seen) for who in range(5)]
+    assert winners == [0, None, None, None, None]
+
+
+def test_a_worker_takes_over_the_parts_of_a_dead_one(tmp_path):
+    """What the dead worker had finished and saved is not decoded again, and the bytes are those of an ordinary run."""
+    source = write(tmp_path / "in.jsonl", rows(23))
+    whole = job(source, tmp_path / "whole")
+    assert whole.run() == 0
+    lines = results(tmp_path / "whole").splitlines(keepends=True)
+    part = job(source, tmp_path / "out", worker=True, lease=0.4)
+    from jaxdlm.batch import fingerprint
+
+    stamp = fingerprint.digest(part.agree(set()))
+    dead = Shards(part.store, 23, 5, stamp, "dead")
+    for row in (0, 1, 2, 3, 7):
+        dead.add(row, Line(lines[row], False))
+    dead.flush()
+    assert Claims(part.store, stamp, "dead", 0.4).next([0], part.store.names()) == 0
+    part.store.put("workers/dead", b"{}")
+    assert part.run() == 0
+    assert results(tmp_path / "out") == results(tmp_path / "whole")
+    assert part.engine.counts.busy < whole.engine.counts.busy
+    assert not (part.store.names() & {"workers/dead"})
+
+
+def test_a_heartbeat_changes(tmp_path):
+    store = Folder(str(tmp_path))
+    with Heartbeat(store, "beat", "me", lease=0.1):
+        seen = set()
+        for _ in range(20):
+            seen.add(store.get("beat"))
+            time.sleep(0.02)
+    assert len(seen) > 2 and store.get("beat") is None
+
+
+def command(source: str, output: pathlib.Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "jaxdlm", "batch", source, "--output", str(output), "--model", "tests/golden/llada_tiny",
+        "--max-new", "8", "--block", "8", "--slots", "4", "--shard-rows", "10", "--policy", "low_confidence",
+        "--lease", "2", "--window", "10", *more,
+    ]  # fmt: skip
+
+
+def spawn(*arguments: str) -> subprocess.Popen:
+    fast = {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | fast
+    return subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen) -> int:
+    _, said = process.communicate(timeout=200)
+    assert process.returncode in (0, 143), said
+    return process.returncode
+
+
+def wait_for(output: pathlib.Path, pattern: str, count: int, processes: list[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + 200
+    while len(list(output.glob(pattern))) < count:
+        assert time.monotonic() < deadline, f"no {pattern}"
+        assert any(process.poll() is None for process in processes), [p.communicate()[1] for p in processes]
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    source = write(folder / "in.jsonl", rows(400))
+    assert ended(spawn(*command(source, folder / "out"))) == 0
+    return source, results(folder / "out")
+
+
+@pytest.mark.slow
+def test_four_workers_of_which_one_is_killed(alone, tmp_path):
+    source, expected = alone
+    workers = [spawn(*command(source, tmp_path / "out", "--worker", "--flush", "0.1")) for _ in range(4)]
+    wait_for(tmp_path / "out", "*.done", 3, workers)
+    owners = [path.read_text() for path in sorted((tmp_path / "out" / "claims").rglob("*.0"))]
+    victim = next(worker for worker in workers if any(f"-{worker.pid}-" in owner for owner in owners))
+    victim.send_signal(signal.SIGKILL)
+    for worker in workers:
+        if worker is not victim:
+            assert ended(worker) == 0
+    victim.communicate()
+    assert results(tmp_path / "out") == expected
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.slow
+def test_two_hosts_of_which_one_is_killed(alone, tmp_path):
+    """The other keeps what it has; one host alone then does the rest."""
+    source, expected = alone
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", "2")
+    hosts = [spawn(*command(source, tmp_path / "out", *flags, "--host", str(host))) for host in range(2)]
+    wait_for(tmp_path / "out", "*.done", 3, hosts)
+    hosts[1].send_signal(signal.SIGKILL)
+    hosts[1].communicate()
+    hosts[0].send_signal(signal.SIGTERM)
+    assert ended(hosts[0]) == 143
+    committed = {int(path.name[5:10]) % 2 for path in (tmp_path / "out").glob("*.done")}
+    assert committed, "nothing was committed"
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert ended(spawn(*command(source, tmp_path / "out"))) == 0
+    assert results(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_two_hosts_to_the_end(alone, tmp_path):
+    source, expected = alone
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", "2")
+    hosts = [spawn(*command(source, tmp_path / "out", *flags, "--host", str(host))) for host in range(2)]
+    assert [ended(host) for host in hosts] == [0, 0]
+    assert results(tmp_path / "out") == expected
+
+
+def test_worker_and_new_run_exclude_each_other():
+    from jaxdlm import cli
+
+    arguments = ["batch", "in.jsonl", "--output", "out", "--worker", "--new-run"]
+    assert cli.main(arguments) == cli.BAD_INPUT
+    with pytest.raises(InputError, match="new-run"):
+        args = cli.parser().parse_args(arguments)
+        args.run(args)
