@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -96,7 +97,9 @@ def mine(call: int) -> None:
 
 def attempt(source: str, output: str, given: argparse.Namespace, fate: tuple[str, float] | None) -> str:
     """Runs the job in a process of its own that may die; "done", "killed" or "failed"."""
-    pid = os.fork()
+    with warnings.catch_warnings():  # JAX warns of threads; this process has started no backend, so there are none
+        warnings.simplefilter("ignore", RuntimeWarning)
+        pid = os.fork()
     if pid == 0:
         status = 1
         try:

@@ -298,3 +298,13 @@ def test_sigterm_saves_what_is_finished(tmp_path):
     assert "the same command goes on" in said
     saved = [len(json.loads(part.open().readline())["rows"]) for part in out.glob("parts/*/*.jsonl")]
     assert sum(saved) > 0
+
+
+def test_kills_lose_nothing():
+    """Five SIGKILLs, in the middle of writes and at random times; `benchmarks/faults.py` does hundreds."""
+    command = [sys.executable, "benchmarks/faults.py", "--kills", "5", "--rows", "30"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["kills"] >= 5
+    assert (counts["lost"], counts["doubled"], counts["different"], counts["failed"]) == (0, 0, 0, 0)
