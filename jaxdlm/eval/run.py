@@ -18,6 +18,7 @@ from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
 from jaxdlm.load import EMBEDDED, load
+from jaxdlm.steppers.freedave import FreeDave
 
 SMALLEST_CANVAS = 16
 BASELINE = "low_confidence"  # one token per step, no cache: what every speed-up is measured against
@@ -230,7 +231,8 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
     cached = cost.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
-    return cached, positions * (2 if policy.uncond else 1)
+    versions = policy.draft_steps if isinstance(policy, FreeDave) else 1  # of each row, side by side in a forward
+    return cached, positions * versions * (2 if policy.uncond else 1)
 
 
 def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:

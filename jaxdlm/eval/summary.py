@@ -170,6 +170,7 @@ def _against(block: Block, base: Block, task: str) -> Point:
         "speedup_batch_wall": _round(float(base.seconds.sum() / max(1e-9, block.seconds.sum()))),
         "delta": _round(found.delta), "delta_interval": [_round(x) for x in found.interval],
         "delta_lower": _round(found.lower), "b": found.b, "c": found.c, "mcnemar_p": _round(found.mcnemar_p),
+        "equal": sum(a["tokens"] == b["tokens"] for a, b in zip(base.rows, block.rows)),
         "margin": margin, "noninferior": {str(m): found.noninferior(m) for m in (0.005, 0.01, 0.02, 0.05)},
         "p_inferior": found.p_inferior(margin), "templates": templates,
     }  # fmt: skip
@@ -242,20 +243,34 @@ def _round(x: float) -> float:
 
 
 def compact(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The part that documents quote: no histograms, no templates beyond the largest drop, tasks and pooled points."""
+    """What documents quote: pooled points without histograms, and per task [accuracy, TPF, speed-up, delta] by label."""
     keep = (
         "label", "policy", "settings", "cache", "task", "n", "accuracy", "interval", "valid", "tpf", "tpf_window",
-        "speedup_forwards", "compute_ratio", "delta", "delta_lower", "b", "c", "noninferior", "kendall",
+        "speedup_forwards", "compute_ratio", "delta", "delta_lower", "b", "c", "equal", "noninferior", "kendall",
     )  # fmt: skip
-    points = [{k: p[k] for k in keep if k in p} for p in summary["points"]]
-    return {**summary, "points": points}
+    points = [{k: p[k] for k in keep if k in p} for p in summary["points"] if p["task"] == POOLED]
+    tasks: dict[str, Any] = defaultdict(dict)
+    for p in summary["points"]:
+        if p["task"] != POOLED and "delta" in p:
+            tasks[p["task"]][f"{p['label']} {p['cache']}"] = [
+                p[k] for k in ("accuracy", "tpf", "speedup_forwards", "delta")
+            ]
+    return {
+        **summary,
+        "points": points,
+        "tasks": tasks,
+        "curves": [c for c in summary["curves"] if c["task"] == POOLED],
+    }
 
 
 def dump(summary: Mapping[str, Any]) -> str:
     """JSON, one point per line so that a diff can be read."""
     parts = []
     for name, value in summary.items():
-        if isinstance(value, list):
+        if isinstance(value, dict) and name == "tasks":
+            lines = ",\n  ".join(f"{json.dumps(key)}: {json.dumps(each)}" for key, each in value.items())
+            parts.append(f" {json.dumps(name)}: {{\n  {lines}\n }}")
+        elif isinstance(value, list):
             lines = ",\n  ".join(json.dumps(each, ensure_ascii=False, default=list) for each in value)
             parts.append(f" {json.dumps(name)}: [\n  {lines}\n ]")
         else:

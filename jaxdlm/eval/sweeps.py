@@ -64,11 +64,19 @@ def _ccd_ds(canvas: int) -> list[Settings]:
     return [*paper, *wide, *({"mode": "release", "expand_ratio": r} for r in (2.0, 4.0, 8.0))]
 
 
+def _best(canvas: int) -> list[Settings]:
+    """LocalLeap's pairs below FreeDave's drafts; with and without the credit."""
+    pairs = ((0.99, 0.95), (0.95, 0.9), (0.9, 0.85), (0.9, 0.75), (0.8, 0.6))
+    plain = [{"alpha": 0, "kappa": kappa, "tau": tau} for kappa, tau in pairs]
+    return [*plain, {"kappa": 0.95, "tau": 0.9}, {}]
+
+
 SWEEPS: dict[str, Callable[[int], list[Settings]]] = {
     "prophet": _prophet,
     "credit": _credit,
     "local_leap": _local_leap,
     "ccd_ds": _ccd_ds,
+    "best": _best,
     "sdar": lambda canvas: [{"tau": tau} for tau in PROBABILITIES],
     "llada2": lambda canvas: [{"tau": tau} for tau in PROBABILITIES],
 }

@@ -1,6 +1,7 @@
 """Runs a function that a model wrote, on given inputs, in a process of its own that can do little else.
 
-Time limit, memory cap, an empty environment, no files, no processes, no network (an audit hook refuses them).
+Time limit, memory cap, an empty environment; no files, no processes, no network: the kernel grants no further file
+descriptor, and an audit hook refuses the calls, together with every way to the hook itself (frames, code objects).
 """
 
 from __future__ import annotations
@@ -15,25 +16,30 @@ MEMORY = 512 * 2**20
 
 _RUNNER = """
 import json, resource, sys
-request = json.loads(sys.stdin.read())
-for limit, value in ((resource.RLIMIT_AS, request["memory"]), (resource.RLIMIT_CPU, request["seconds"] + 1),
-                     (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
-    resource.setrlimit(limit, (value, value))
-REFUSED = ("open", "socket.", "os.", "subprocess.", "shutil.", "ctypes.", "import", "pty.", "signal.", "mmap.")
-def refuse(event, args):
-    if event.startswith(REFUSED):
-        raise PermissionError(event)
-code = compile(request["source"], "answer", "exec")
-sys.addaudithook(refuse)
-names = {}
-exec(code, names)
-results = []
-for value in request["inputs"]:
-    try:
-        results.append(names[request["name"]](value))
-    except BaseException as error:
-        results.append("error " + type(error).__name__)
-sys.stdout.write(json.dumps(results))
+def main():
+    request = json.loads(sys.stdin.read())
+    code = compile(request["source"], "answer", "exec")
+    for limit, value in ((resource.RLIMIT_AS, request["memory"]), (resource.RLIMIT_CPU, request["seconds"] + 1),
+                         (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_NPROC, 0),
+                         (resource.RLIMIT_NOFILE, 0)):
+        resource.setrlimit(limit, (value, value))
+    refused = ("open", "socket.", "os.", "subprocess.", "shutil.", "ctypes.", "import", "pty.", "signal.", "mmap.",
+               "object.__", "sys.", "gc.", "code.", "function.", "cpython.", "resource.", "marshal.", "pickle.")
+    error = PermissionError
+    def refuse(event, args):
+        if event.startswith(refused):
+            raise error(event)
+    dumps, write = json.dumps, sys.stdout.write
+    names, results = {}, []
+    sys.addaudithook(refuse)
+    exec(code, names)
+    for value in request["inputs"]:
+        try:
+            results.append(names[request["name"]](value))
+        except BaseException as failure:
+            results.append("error " + type(failure).__name__)
+    write(dumps(results))
+main()
 """
 
 

@@ -1,0 +1,21 @@
+"""The page of methods follows from the table of recipes and a summary."""
+
+import runpy
+
+from jaxdlm import policies
+from jaxdlm.eval import summary
+from tests.eval.rows import made
+
+SCRIPT = "scripts/gallery.py"
+
+
+def test_every_method_has_a_section(tmp_path):
+    gallery = runpy.run_path(SCRIPT)
+    found = summary.summarise({"model": "m", "split": "test", "dtype": "float32", "device": "cpu"}, made())
+    page = gallery["page"](found, "jaxdlm eval")
+    for entry in policies.TABLE:
+        assert f"\n## {entry.name}\n" in page
+        assert all(f"https://arxiv.org/abs/{number.strip()}" in page for number in entry.paper.split(","))
+    assert "| `threshold,tau=0.9` | 100.0 |" in page
+    gallery["charts"](found, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"curves.svg", "threshold.svg", "low_confidence.svg"}
