@@ -189,7 +189,8 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
     if policy.view == "canvas" and cache.window == "block":
-        raise InputError(f"{policy!r} looks at the whole canvas, this cache recomputes one block: use cache='none'")
+        name = type(policy).__name__.lower()
+        raise InputError(f"this {name} looks at the whole canvas, this cache recomputes one block: use cache='none'")
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
@@ -262,6 +263,8 @@ def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
         raise InputError(f"ids has {len(ids)} entries for {rows} prompts: give one whole number per prompt")
     if not all(isinstance(i, int | np.integer) and -(2**31) <= i < 2**32 for i in ids):
         raise InputError("ids must be whole numbers of 32 bits: they key the randomness of their rows")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise InputError(f"seed={seed!r}: must be a whole number")
     numbers = jnp.asarray(np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32))
     return row_keys(jnp.full(rows, int(seed) & 0x7FFFFFFF, jnp.int32), numbers)
 

@@ -106,10 +106,13 @@ def _add_generate(commands: Any) -> None:
 def generate(args: argparse.Namespace) -> int:
     """The `generate` command. A prompt that cannot be read is named on stderr; the others are answered all the same."""
     import jaxdlm as jd
+    from jaxdlm.load import SHAPE
 
     prompts = read_prompts(args.prompts)
     # what needs no model is checked before loading one
     policy = read_policy(args.policy, {} if args.temperature is None else {"temperature": args.temperature})
+    if args.model.startswith(SHAPE):
+        raise InputError(f"{args.model} has random weights and no tokenizer: it is for benchmarks and jaxdlm plan")
     lm = jd.load(args.model)
     if lm.tokenizer is None:
         raise InputError(f"model {args.model!r} has no tokenizer: pass token ids to jaxdlm.decode from Python instead")

@@ -120,6 +120,11 @@ BAD = {
     "unknown argument": (["generate", "a", "--policy", "threshold,tua=1"], "tua"),
     "argument out of range": (["generate", "a", "--policy", "threshold,tau=-3"], "tau"),
     "unknown model": (["generate", "a", "--model", "tinny"], "did you mean 'tiny'"),
+    "model without a tokenizer": (["generate", "a", "--model", "shape:llada-8b"], "random weights and no tokenizer"),
+    "canvas policy with a block cache": (
+        ["generate", "PROMPT", "--policy", "prophet", "--cache", "dual"],
+        "this prophet",
+    ),
     "unknown cache": (["generate", "PROMPT", "--cache", "nnone"], "cache"),
     "block 0": (["generate", "PROMPT", "--block", "0"], "block"),
     "max-new 0": (["generate", "PROMPT", "--max-new", "0"], "max_new"),

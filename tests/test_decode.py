@@ -40,6 +40,8 @@ BAD = [
     ({"ids": [1, 2]}, "ids has 2 entries for 1 prompts"),
     ({"ids": [0.5]}, "ids must be whole numbers"),
     ({"ids": [2**32]}, "ids must be whole numbers of 32 bits"),
+    ({"seed": "7"}, "seed='7': must be a whole number"),
+    ({"seed": None}, "seed=None"),
     ({"canvas": [[1], [2]]}, "canvas has 2 rows for 1 prompts"),
     ({"canvas": [[1] * 9]}, "at most max_new=8 ids"),
     ({"canvas": [[VOCAB]]}, "ids of the vocabulary"),
