@@ -67,10 +67,11 @@ def load_pickle(path: Path) -> dict[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises a dozen kinds; each means that the file is not plain weights
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # its text is left out: it goes on to explain how to switch the protection off
         raise PickleRefused(
-            f"is not a plain dict of tensors: {line[:200]}", file=path, hint="do not trust it; use safetensors"
-        ) from None
+            f"is refused by torch.load(weights_only=True) ({type(error).__name__}): damaged, or more than tensors",
+            file=path, hint="do not trust it; use safetensors",
+        ) from None  # fmt: skip
     plain = isinstance(found, dict) and all(
         isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()
     )

@@ -79,7 +79,7 @@ def test_what_each_family_is_for(name: str, expected: tuple) -> None:
             "alibi": True, "rope": False, "block_type": "sequential", "layer_norm_type": "default",
             "activation_type": "swiglu", "attention_layer_norm": True, "input_emb_norm": True, "scale_logits": True,
             "include_bias": True, "include_qkv_bias": True, "clip_qkv": 8.0, "block_group_size": 2,
-            "quantization_config": {"bits": 4},
+            "quantization_config": {"bits": 4}, "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
         }.items()],
         (QWEN | {"use_sliding_window": True}, "use_sliding_window"),
         (QWEN | {"attention_bias": True}, "attention_bias"),

@@ -49,7 +49,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         raise InputError(f"config.json: text_config must be an object, got {text!r}")
     fields = Fields(text, "diffusion_gemma", hints, DEFAULTS)
     fields.common()
-    fields.refuse(attention_bias=False, use_bidirectional_attention="vision")
+    fields.refuse(attention_bias=False, use_bidirectional_attention="vision", rope_scaling=None)
     hidden, vocab = fields.integer("hidden_size"), fields.integer("vocab_size")
     layers = fields.integer("num_hidden_layers")
     kinds = layer_kinds(fields, layers)

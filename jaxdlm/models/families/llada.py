@@ -43,6 +43,8 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         bias_for_layer_norm=False,
         clip_qkv=False,
         block_group_size=1,
+        rope_scaling=None,
+        rope_parameters=None,
     )
     hidden, heads = fields.integer("d_model"), fields.integer("n_heads")
     if heads <= 0 or hidden % heads:
