@@ -65,10 +65,9 @@ def _ccd_ds(canvas: int) -> list[Settings]:
 
 
 def _best(canvas: int) -> list[Settings]:
-    """LocalLeap's pairs below FreeDave's drafts; with and without the credit."""
-    pairs = ((0.99, 0.95), (0.95, 0.9), (0.9, 0.85), (0.9, 0.75), (0.8, 0.6))
-    plain = [{"alpha": 0, "kappa": kappa, "tau": tau} for kappa, tau in pairs]
-    return [*plain, {"kappa": 0.95, "tau": 0.9}, {}]
+    """Pairs of LocalLeap, stricter ones too, under the credit and FreeDave of the defaults."""
+    pairs = ((0.995, 0.99), (0.99, 0.97), (0.97, 0.95), (0.95, 0.9), (0.9, 0.85), (0.9, 0.75))
+    return [{"kappa": kappa, "tau": tau} for kappa, tau in pairs]
 
 
 SWEEPS: dict[str, Callable[[int], list[Settings]]] = {
