@@ -82,7 +82,7 @@ def _clocks(tick: np.ndarray, block: np.ndarray, at: np.ndarray) -> Rows:
     """Rows of which only the clocks exist: one per row and forward."""
     empty: dict[str, Any] = dict.fromkeys(Rows._fields)
     step = np.broadcast_to(at[None], tick.shape)
-    filled = {"tick": tick, "block": block, "step": step, "done": np.zeros(tick.shape, bool)}
+    filled = {"tick": tick, "block": block, "step": step, "forwards": step, "done": np.zeros(tick.shape, bool)}
     return Rows(
         **{
             **empty,

@@ -34,6 +34,7 @@ KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
     "draft_steps": lambda canvas: (2, 3, 4, 6, 8, 12),
     "steps": per_step,
     "refresh_every": lambda canvas: (1, 2, 3, 4, 8, 16),
+    "every": lambda canvas: (1, 2, 3, 4, 8, 16),
 }
 
 
