@@ -219,10 +219,7 @@ def section(entry: Any, found: Mapping[str, Any]) -> str:
 def charts(found: Mapping[str, Any], folder: pathlib.Path) -> None:
     """curves.svg with everything, and a chart per method with `threshold` beside it."""
     names = report.policies_of(found)
-    bound = found.get("bounds", {}).get(summary.POOLED)
-    (folder / "curves.svg").write_text(
-        svg.chart(report.tpf_chart(found, summary.POOLED, names, bound), names, legend=True)
-    )
+    (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(found, summary.POOLED, names), names, legend=True))
     for name in names:
         drawn = report.tpf_chart(found, summary.POOLED, names)
         pair = [s for s in drawn.series if s.name in (name, "threshold")]

@@ -214,18 +214,26 @@ def _timed(bench: run.Bench, units: Sequence[run.Unit], tasks: Sequence[str], ba
 
 def write(folder: pathlib.Path, made: dict[str, Any], found: Sequence[rows.Line]) -> None:
     """summary.json, report.html and curves.svg."""
-    bounds = {name: bound_of(name, found) for name in dict.fromkeys(row["task"] for row in found)}
-    made["bounds"] = bounds
+    made["bounds"] = bounds_of(made, found)
     (folder / "summary.json").write_text(summary.dump(made))
-    (folder / "report.html").write_text(report.page(made, bounds))
+    (folder / "report.html").write_text(report.page(made))
     names = report.policies_of(made)
     (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(made, summary.POOLED, names), names, legend=True))
 
 
-def bound_of(name: str, found: Sequence[rows.Line]) -> list[tuple[float, float]] | None:
-    """The ideal model's points on the baseline's rows of a task."""
-    key = run.baseline(name).key
-    return ideal.bound(name, [row for row in found if key_of(row) == key])
+def bounds_of(made: dict[str, Any], found: Sequence[rows.Line]) -> dict[str, Any]:
+    """Task, or the pooled ones -> what an ideal model reaches on the baseline's rows, and its saving of forwards."""
+    slow = [row for row in found if key_of(row) == run.baseline(row["task"]).key]
+    groups = {name: [row for row in slow if row["task"] == name] for name in dict.fromkeys(row["task"] for row in slow)}
+    learned = [name for name, gate in made["gates"].items() if gate["learned"]]
+    groups[summary.POOLED] = [row for row in slow if row["task"] in learned]
+    bounds = {}
+    for name, members in groups.items():
+        reached = ideal.bound(members)
+        if reached is not None:
+            saved = sum(row["forwards"] for row in members) / len(members) / reached.forwards
+            bounds[name] = {"points": reached.points, "forwards": reached.forwards, "speedup": saved}
+    return bounds
 
 
 def read_tasks(words: str, run_code: bool) -> list[str]:

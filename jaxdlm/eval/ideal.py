@@ -8,7 +8,7 @@ fewest forwards without a loss, by confidence thresholds on the exact denoiser, 
 import functools
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,20 +22,32 @@ ONE_ANSWER = (
 ENUMERATED = ("shuffle", "gshuffle", "rotate_any", "replace_random", "insert_random", "remove_random")
 
 
-def bound(task: str, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
-    """[(TPF, accuracy)] of an ideal model: no loss up to the first TPF, then falling to one forward per row.
+class Bound(NamedTuple):
+    """What an ideal model reaches on some rows.
 
-    None where the law of the task is not known here. rows: any rows of the task (knobs and answer are read).
+    points: [(TPF, accuracy)], without loss, then in one forward per row. forwards: mean per row, without loss.
     """
-    if task not in (*ONE_ANSWER, *ENUMERATED):
+
+    points: list[tuple[float, float]]
+    forwards: float
+
+
+def bound(rows: Sequence[Mapping[str, Any]]) -> Bound | None:
+    """Of rows of any tasks (task, knobs and answer are read); None where the law of one is not known here."""
+    if not rows or any(row["task"] not in (*ONE_ANSWER, *ENUMERATED) for row in rows):
         return None
     tokens = float(np.mean([len(vocab.words(row["answer"])) + 1 for row in rows]))
+    each = [_one(row["task"], row["knobs"]) for row in rows]
+    steps, at_once = (float(np.mean(x)) for x in zip(*each))
+    return Bound([(tokens / steps, 1.0), (tokens, at_once)], steps)
+
+
+def _one(task: str, knobs: Mapping[str, Any]) -> tuple[float, float]:
+    """(fewest forwards without loss, accuracy of one forward)."""
     if task in ONE_ANSWER:
-        return [(tokens, 1.0)]
-    knobs = [(row["knobs"]["n"], row["knobs"].get("g", 0)) for row in rows]
-    steps = float(np.mean([fewest_forwards(task, n, g) for n, g in knobs]))
-    at_once = float(np.mean([one_forward(task, n, g) for n, g in knobs]))
-    return [(tokens / steps, 1.0), (tokens, at_once)]
+        return 1.0, 1.0
+    n, g = knobs["n"], knobs.get("g", 0)
+    return fewest_forwards(task, n, g), one_forward(task, n, g)
 
 
 @functools.cache

@@ -35,8 +35,8 @@ document.querySelectorAll('.legend label').forEach(label => {
 """
 
 
-def page(summary: Summary, bounds: Mapping[str, Sequence[tuple[float, float]] | None]) -> str:
-    """The whole report. bounds: per task what an ideal model reaches, [(TPF, accuracy)]."""
+def page(summary: Summary) -> str:
+    """The whole report."""
     names = policies_of(summary)
     meta = summary["meta"]
     parts = [
@@ -45,7 +45,7 @@ def page(summary: Summary, bounds: Mapping[str, Sequence[tuple[float, float]] | 
         f"<p class=muted>{_e(_provenance(meta))}</p>",
         "<h2>No loss, and how much faster</h2>", _headline_note(summary), headline(summary, names),
         "<h2>Accuracy against tokens per forward</h2>", _reading_note(), _legend(names),
-        f"<div class=panels>{''.join(panels(summary, names, bounds))}</div>",
+        f"<div class=panels>{''.join(panels(summary, names))}</div>",
     ]  # fmt: skip
     if any(p["cache"] != "none" for p in summary["points"]):
         parts += ["<h2>Caches</h2>", _cache_note(), cache_table(summary)]
@@ -68,15 +68,16 @@ def policies_of(summary: Summary) -> list[str]:
     return sorted(score, key=lambda name: (-score[name], name))
 
 
-def panels(summary: Summary, names: Sequence[str], bounds: Mapping[str, Any]) -> list[str]:
+def panels(summary: Summary, names: Sequence[str]) -> list[str]:
     """One panel per task, the pooled ones first."""
     tasks = list(dict.fromkeys(p["task"] for p in summary["points"]))
     tasks = [t for t in (POOLED, "all") if t in tasks] + [t for t in tasks if t not in (POOLED, "all")]
-    return [chart(tpf_chart(summary, task, names, bounds.get(task)), names) for task in tasks]
+    return [chart(tpf_chart(summary, task, names), names) for task in tasks]
 
 
-def tpf_chart(summary: Summary, task: str, names: Sequence[str], bound: Any = None) -> Chart:
-    dotted = None if not bound else [(x, 100 * y) for x, y in bound]
+def tpf_chart(summary: Summary, task: str, names: Sequence[str]) -> Chart:
+    bound = summary.get("bounds", {}).get(task)
+    dotted = None if bound is None else [(x, 100 * y) for x, y in bound["points"]]
     return _chart(summary, task, names, "tpf", "tokens per forward", dotted)
 
 
@@ -256,11 +257,19 @@ def _provenance(meta: Mapping[str, Any]) -> str:
 def _headline_note(summary: Summary) -> str:
     learned = [task for task, gate in summary["gates"].items() if gate["learned"]]
     return (
-        f"<p>Pooled over the {len(learned)} tasks that reached their gate ({_e(', '.join(learned))}). A setting has no loss "
-        "when the lower bound of the one-sided 95 % interval of its paired difference Δ to one token per forward is "
-        "above −1 point. Speed-up counts forwards of the same rows. AUP is area under accuracy against TPF, y_max the "
-        "best of this run; AUP self depends on no other method.</p>"
+        f"<p>Pooled over the {len(learned)} tasks that reached their gate ({_e(', '.join(learned))}). A setting has no "
+        "loss when the lower bound of the one-sided 95 % interval of its paired difference Δ to one token per forward "
+        "is above −1 point. Speed-up counts forwards of the same rows. "
+        f"{_bound_note(summary)}AUP is area under accuracy against TPF, y_max the best of this run; AUP self depends on "
+        "no other method.</p>"
     )
+
+
+def _bound_note(summary: Summary) -> str:
+    bound = summary.get("bounds", {}).get(POOLED)
+    if bound is None:
+        return ""
+    return f"An ideal model saves {bound['speedup']:.2f} times the forwards on these rows without a loss. "
 
 
 def _reading_note() -> str:

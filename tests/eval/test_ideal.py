@@ -26,7 +26,11 @@ def test_one_forward(n):
 
 
 def test_bound_of_rows():
-    rows = [{"answer": "[ Kate , Alan , Omar ]", "knobs": {"n": 3}}] * 2
-    assert ideal.bound("copy", rows) == [(8, 1)]
-    assert ideal.bound("shuffle", rows) == [(pytest.approx(8 / 3), 1), (8, pytest.approx(6 / 27))]
-    assert ideal.bound("couple", rows) is None
+    row = {"answer": "[ Kate , Alan , Omar ]", "knobs": {"n": 3}}
+    assert ideal.bound([{**row, "task": "copy"}]) == ([(8, 1), (8, 1)], 1)
+    shuffles = ideal.bound([{**row, "task": "shuffle"}] * 2)
+    assert shuffles == ([(pytest.approx(8 / 3), 1), (8, pytest.approx(6 / 27))], 3)
+    both = ideal.bound([{**row, "task": "copy"}, {**row, "task": "shuffle"}])
+    assert both == ([(4, 1), (8, pytest.approx(0.5 + 3 / 27))], 2)
+    assert ideal.bound([{**row, "task": "couple"}]) is None
+    assert ideal.bound([]) is None
