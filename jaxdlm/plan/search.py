@@ -82,10 +82,14 @@ def on_mesh(job: Job, mesh: Mesh, rows: int | None, limit: int, report: Report) 
 def choose(job: Job, topology: str, rows: int | None, report: Report) -> Found:
     """The mesh with the fewest chips per copy of the weights that fits, everything else along the rows.
 
-    Fewer chips per copy means fewer collectives. Where no mesh fits, the one with all chips per copy.
+    Fewer chips per copy means fewer collectives. A mesh whose weights leave less than a twentieth of the memory is passed
+    over without compiling. Where no mesh fits, the one with all chips per copy.
     """
+    limit = chip_of(topology).hbm
     for mesh in _meshes(topology, rows):
-        found = on_mesh(job, mesh, rows, chip_of(topology).hbm, report)
+        if weights_per_chip(job, mesh) > 0.95 * limit and mesh.shape["data"] > 1:
+            continue
+        found = on_mesh(job, mesh, rows, limit, report)
         if found.fits:
             break
     return found
