@@ -5,11 +5,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jaxdlm.caches.adaptive import adaptive
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
 from jaxdlm.caches.dual import dual
+from jaxdlm.caches.layer_reuse import layer_reuse
 from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
+from jaxdlm.caches.recap import recap
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
@@ -40,6 +43,9 @@ CACHES: dict[str, Callable[..., Any]] = {
     "block_exact": BlockExactCache,
     "refresh": refresh,
     "delayed": delayed,
+    "adaptive": adaptive,
+    "recap": recap,
+    "layer_reuse": layer_reuse,
 }
 # recipes that spread their commits evenly over `steps` forwards
 SCHEDULED = ("low_confidence", "random", "maskgit_plus", "topk_margin", "entropy", "origin", "ccd")
@@ -314,7 +320,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
 }
 
 ALL = tuple(CACHES)  # for recipes that see one block
-CANVAS = ("none", "prefix", "delayed")  # for those that see the whole canvas
+CANVAS = ("none", "prefix", "delayed", "adaptive", "recap", "layer_reuse")  # for those that see the whole canvas
 STEPPERS = ("none", "prefix", "dual", "block_exact", "refresh")  # for those that send versions of a row
 
 TABLE: tuple[Entry, ...] = (

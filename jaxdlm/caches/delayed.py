@@ -55,7 +55,7 @@ class DelayedCache(Refreshing):
         return Window(hidden, Kept(out.kv, hidden, rows.pending))
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
-        fresh = speaking(context, state.pending)
+        fresh = stored.speaking(context, state.pending)
         canvas = context.geometry.canvas
         sizes = [size for size in (canvas // 4, canvas // 2) if size >= SMALLEST] + [canvas + context.lead]
         most = jnp.max(jnp.where(rows.done, 0, jnp.sum(fresh, axis=1)))
@@ -67,13 +67,6 @@ class DelayedCache(Refreshing):
 
         kv, hidden = jax.lax.switch(enough, [lambda s, n=size: read(n, s) for size in sizes], state)
         return Window(hidden, Kept(kv, hidden, rows.pending))
-
-
-def speaking(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
-    """The chosen columns, and with `next` prediction the ones that speak for them."""
-    if not context.lead:
-        return chosen
-    return chosen | jnp.pad(chosen[:, 1:], ((0, 0), (0, 1)))
 
 
 def delayed(every: Any = 8) -> DelayedCache:

@@ -6,8 +6,9 @@ from einops import rearrange
 
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows
-from jaxdlm.core.model import KV, ModelOutput, Past
-from jaxdlm.typing import Array, Bool, Float, Int32
+from jaxdlm.core.model import KV, Layered, ModelOutput, Past
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
 def empty(context: Context, rows: Rows) -> KV:
@@ -81,6 +82,13 @@ def picked(
     return ModelOutput(out.hidden, written), index
 
 
+def speaking(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
+    """The chosen columns, and with `next` prediction the ones that speak for them."""
+    if not context.lead:
+        return chosen
+    return chosen | jnp.pad(chosen[:, 1:], ((0, 0), (0, 1)))
+
+
 def columns_of(chosen: Bool[Array, "B L"], capacity: int) -> Int32[Array, "B M"]:
     """The first `capacity` chosen columns of each row in order, then L."""
     length = chosen.shape[1]
@@ -100,6 +108,32 @@ def renew(
     at = jnp.where((at >= 0) & (at < context.width), at, context.width)  # a negative index would count from the end
     row = jnp.arange(window.shape[0])[:, None]
     return window.at[row, at].set(hidden.astype(window.dtype), mode="drop")
+
+
+def layered(context: Context) -> Layered:
+    """The model as one whose layers can be taken apart, or InputError."""
+    model = context.model
+    if not isinstance(model, Layered) or model.config.attention == "prefix_canvas":
+        raise InputError(
+            "this cache takes the layers of a transformer apart, this model has none such: use cache='none'"
+        )
+    return model
+
+
+def pairs(kv: KV) -> PyTree:
+    """(keys, values) of each layer, as an `Around` remembers them."""
+    return tuple(tuple(zip(k, v, strict=True)) for k, v in zip(kv.k, kv.v, strict=True))
+
+
+def gather(x: Float[Array, "B T ..."], index: Int32[Array, "B M"]) -> Float[Array, "B M ..."]:
+    """Columns of each row; an index past the end reads the last."""
+    index = jnp.minimum(index, x.shape[1] - 1)
+    return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
+def scatter(x: Float[Array, "B T ..."], index: Int32[Array, "B M"], new: Array) -> Float[Array, "B T ..."]:
+    """`x` with columns of each row replaced; an index past the end writes nothing."""
+    return x.at[jnp.arange(x.shape[0])[:, None], index].set(new.astype(x.dtype), mode="drop")
 
 
 def put(kv: KV, new: KV, first: Int32[Array, "B"]) -> KV:

@@ -29,6 +29,10 @@ class _Counter:
         self.tokens = max(self.tokens, tokens.shape[1])
         return self.model.apply(params, tokens, *args, **kwargs)
 
+    def through(self, params: PyTree, tokens: Any, *args: Any) -> Any:
+        self.tokens = max(self.tokens, tokens.shape[1])
+        return self.model.through(params, tokens, *args)
+
     @property
     def tiling(self) -> Any:
         return self.model.tiling

@@ -97,7 +97,8 @@ class Backbone:
         allow = attention_masks(config, position, valid, past, None)
         for number, segment in enumerate(segments(config)):
             one = Around(around.run, side, around.memory[number])
-            x, side, kept = _run(config, segment, params["segments"][number], x, turns, allow, one, None)
+            scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
+            x, side, kept = _run(config, segment, params["segments"][number], x, turns, allow, one, scalars)
             memory.append(kept)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
 

@@ -14,12 +14,18 @@ REUSING = {
     "dual": {},
     "refresh": {"before": 2, "after": 1, "warmup": 2},
     "delayed": {"every": 5},
+    "adaptive": {"prompt_every": 5, "response_every": 3},
+    "recap": {"local": 2, "targets": 2},
+    "layer_reuse": {"keys": (0, 2)},
 }
 EVERY_FORWARD = {
     "prefix": {"refresh_every": 1},
     "dual": {"refresh_every": 1},
     "refresh": {"every": 1, "warmup": 0},
     "delayed": {"every": 1},
+    "adaptive": {"prompt_every": 1, "response_every": 1},
+    "recap": {"local": 0},
+    "layer_reuse": {"keys": tuple(range(4))},
 }
 BOTH = [(cache, prediction) for cache in REUSING for prediction in ("same", "next")]
 

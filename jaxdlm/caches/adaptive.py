@@ -1,0 +1,174 @@
+"""dLLM-Cache: prompt and response keep their features for a number of steps, the most changed columns are renewed."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.caches import stored
+from jaxdlm.caches.interval import interval
+from jaxdlm.core.cache import Context, Refreshing
+from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import Around, Layer, Past
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+
+class Kept(NamedTuple):
+    """Of one layer. The response is the canvas, and with `next` prediction the column before it."""
+
+    k: Array  # [B, L, K, H]
+    v: Array
+    mixed: Array  # [B, G, D], what attention added at each column of the response
+    fed: Array  # and the feed-forward
+
+
+@struct.dataclass
+class AdaptiveCache(Refreshing):
+    """Keys, values and both outputs of every layer, renewed for the prompt every K_p forwards, for the response every
+    K_r, and in each forward at the share rho of the response whose values turned most (arXiv 2506.06295).
+
+    Turned most: lowest cos(W_v h_j, stored v_j) per layer; all values of the response are renewed on the way. Layer 0
+    is always computed whole, as in the released code. All response columns have logits: old increments on a new base.
+    Stale: the prompt's keys and values; keys and outputs of the response's other columns. A step costs G tokens in the
+    first layer, and in the others rho · G tokens and the value projection of G. State: keys and values of L columns
+    and two hidden rows per layer for each of G, so 2 · layers · D · bytes more per column.
+
+    Clocks count a row's forwards and do not start anew with a block. Defaults are those of LLaDA on GSM8K with
+    the paper's rho; the paper's K_p is 25 to 100 and K_r 1 to 8, by task.
+    Departures from official code: the guidance residual is computed in every forward; rows keep clocks of their own.
+    """
+
+    always: ClassVar[bool] = False
+    window: ClassVar[str] = "canvas"
+    versions: ClassVar[bool] = False
+    prompt_every: Any = 50
+    response_every: Any = 7
+    ratio: float = struct.field(pytree_node=False, default=0.25)
+
+    def clocks(self, rows: Rows) -> tuple[Bool[Array, "B"], Bool[Array, "B"]]:
+        """Rows that are to renew their prompt, and their response."""
+        every = (jnp.asarray(x, jnp.int32) for x in (self.prompt_every, self.response_every))
+        prompt, response = (rows.step % x == 0 for x in every)
+        return prompt, response
+
+    def due(self, rows: Rows) -> Bool[Array, "B"]:
+        prompt, response = self.clocks(rows)
+        return prompt | response
+
+    def init(self, context: Context, rows: Rows) -> PyTree:
+        stored.layered(context)
+        blank, size = stored.blank(context, rows), context.geometry.canvas + context.lead
+
+        def one(k: Array, v: Array) -> Kept:
+            features = jnp.zeros((k.shape[0], *blank.hidden[:, :size].shape), blank.hidden.dtype)
+            return Kept(k, v, features, features)
+
+        return tuple(tuple(one(*pair) for pair in segment) for segment in stored.pairs(blank.kv))
+
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
+        prompt, _ = self.clocks(rows)
+        return jax.lax.cond(
+            jnp.any(prompt & ~rows.done),
+            lambda s: self.read_all(context, rows, start, s),
+            lambda s: self.read_response(context, rows, start, s, whole=True),
+            state,
+        )
+
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
+        return self.read_response(context, rows, start, state, whole=False)
+
+    def read_all(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
+        """Queries of all L columns; what is kept of the result each row's clocks say."""
+        position, exists = context.columns(rows)
+        first = context.geometry.prompt - context.lead
+        prompt, response = self.clocks(rows)
+        behind = jnp.arange(position.shape[1]) >= first
+
+        def run(layer: Layer, x: Array, side: PyTree, old: Kept) -> tuple[Array, PyTree, Kept]:
+            q, k, v = layer.project(x, None)
+            turned = turn(v[:, first:], old.v[:, first:], exists[:, first:])
+            index, forced = self.most(turned), layer.number == 0
+            moved = stored.scatter(jnp.zeros(turned.shape, bool), index, jnp.ones(index.shape, bool))
+            moved = moved | (response | forced)[:, None]
+            renew = jnp.where(behind[None, :], jnp.pad(moved, ((0, 0), (first, 0))), (prompt | forced)[:, None])
+            keys = jnp.where(renew[:, :, None, None], k, old.k)
+            values = jnp.where((renew | behind[None, :])[:, :, None, None], v, old.v)
+            add = layer.mix(q, keys, values, layer.allow)
+            mixed = jnp.where(moved[:, :, None], add[:, first:], old.mixed)
+            x = x + add.at[:, first:].set(mixed)
+            add = layer.feed(x)
+            fed = jnp.where(moved[:, :, None], add[:, first:], old.fed)
+            return x + add.at[:, first:].set(fed), side, Kept(keys, values, mixed, fed)
+
+        model = stored.layered(context)
+        out = model.through(context.params, rows.tokens, position, exists, None, Around(run, (), state))
+        return Window(context.select(out.hidden, 0, start), out.memory)
+
+    def read_response(
+        self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree, *, whole: bool
+    ) -> Window:
+        """Queries of the response alone: of all its columns, or in all layers but the first of those that turned."""
+        position, exists = context.columns(rows)
+        first = context.geometry.prompt - context.lead
+        length = position.shape[1]
+        own = exists[:, first:]
+        # a row that waits for its refresh keeps what it has
+        waits = jnp.zeros_like(rows.done) if whole else self.due(rows)
+
+        def everything(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
+            q, k, v = layer.project(x, None)
+            keys, values = old.k.at[:, first:].set(k), old.v.at[:, first:].set(v)
+            mixed = layer.mix(q, keys, values, layer.allow[:, :, :length])
+            fed = layer.feed(x + mixed)
+            return x + mixed + fed, Kept(keys, values, mixed, fed)
+
+        def turned(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
+            v = layer.project(x, None)[2]
+            index = self.most(turn(v, old.v[:, first:], own))
+            q, k, _ = layer.project(stored.gather(x, index), index)
+            keys, values = stored.scatter(old.k, first + index, k), old.v.at[:, first:].set(v)
+            allow = stored.gather(layer.allow[:, :, :length], index)
+            mixed = stored.scatter(old.mixed, index, layer.mix(q, keys, values, allow))
+            x = x + mixed
+            fed = stored.scatter(old.fed, index, layer.feed(stored.gather(x, index)))
+            return x + fed, Kept(keys, values, mixed, fed)
+
+        def run(layer: Layer, x: Array, side: PyTree, old: Kept) -> tuple[Array, PyTree, Kept]:
+            if whole:
+                x, new = everything(layer, x, old)
+                return x, side, new
+            x, new = jax.lax.cond(layer.number == 0, lambda: everything(layer, x, old), lambda: turned(layer, x, old))
+            return (
+                x,
+                side,
+                jax.tree.map(lambda a, b: jnp.where(waits.reshape(-1, *(1,) * (a.ndim - 1)), a, b), old, new),
+            )
+
+        past = Past(None, position, exists)
+        model = stored.layered(context)
+        tokens, at = rows.tokens[:, first:], position[:, first:]
+        out = model.through(context.params, tokens, at, own, past, Around(run, (), state))
+        return Window(context.select(out.hidden, first, start), out.memory)
+
+    def most(self, turned: Float32[Array, "B G"]) -> Int32[Array, "B M"]:
+        """The columns that turned most, the lowest first on ties."""
+        return jax.lax.top_k(turned, int(turned.shape[1] * self.ratio))[1].astype(jnp.int32)
+
+
+def turn(new: Array, old: Array, exists: Bool[Array, "B G"]) -> Float32[Array, "B G"]:
+    """-cos of the values of each column, all heads together; -inf where there is no column."""
+    new, old = (x.astype(jnp.float32).reshape(*x.shape[:2], -1) for x in (new, old))
+    norms = jnp.sum(new * new, axis=2) * jnp.sum(old * old, axis=2)
+    cosine = jnp.sum(new * old, axis=2) * jax.lax.rsqrt(jnp.maximum(norms, 1e-20))
+    return jnp.where(exists, -cosine, -jnp.inf)
+
+
+def adaptive(prompt_every: Any = 50, response_every: Any = 7, ratio: float = 0.25) -> AdaptiveCache:
+    """See `AdaptiveCache`. Raises InputError for an interval < 1, or a ratio outside 0..1."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        raise InputError(f"ratio={ratio!r}: must be a number from 0 to 1")
+    return AdaptiveCache(
+        interval(prompt_every, "prompt_every"), interval(response_every, "response_every"), float(ratio)
+    )

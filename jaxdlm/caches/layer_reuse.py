@@ -1,0 +1,104 @@
+"""Lower layers run for changed columns only between key steps (the schedule of Faster Diffusion)."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.caches import stored
+from jaxdlm.caches.interval import count, interval
+from jaxdlm.core.cache import Context, Refreshing
+from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import Around, Layer
+from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
+
+KEY_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)  # the released code's, of 50
+
+
+class Lower(NamedTuple):
+    memory: PyTree  # (keys, values) of each layer
+    hidden: Float[Array, "B L D"]  # what enters layer `depth`
+    tokens: Int32[Array, "B L"]  # that it was made of
+
+
+@struct.dataclass
+class LayerReuseCache(Refreshing):
+    """Between key steps the first `depth` layers read only the columns whose token changed since they were read; the
+    layers above read all columns (Faster Diffusion, arXiv 2312.09608, there for the encoder of an image model; on text
+    its quality is not known).
+
+    Stale: what enters layer `depth` at every column that did not change, and the keys below. Fresh: all layers above.
+    A step costs L tokens in the upper layers and W in the lower `depth`. State: keys and values of L columns, the
+    hidden rows and the tokens of L.
+
+    keys: key steps, in forwards since the row's block began; 0 always is one. depth 0 is no cache.
+    """
+
+    always: ClassVar[bool] = False
+    window: ClassVar[str] = "canvas"
+    versions: ClassVar[bool] = False
+    keys: Any = KEY_STEPS
+    depth: int = struct.field(pytree_node=False, default=1)
+
+    def init(self, context: Context, rows: Rows) -> Lower:
+        layers = stored.layered(context).config.num_layers
+        if self.depth >= layers:
+            raise InputError(f"depth={self.depth}: the model has {layers} layers, reuse fewer than these")
+        blank = stored.blank(context, rows)
+        return Lower(stored.pairs(blank.kv), blank.hidden, rows.tokens)
+
+    def due(self, rows: Rows) -> Bool[Array, "B"]:
+        keys = jnp.stack([jnp.asarray(key, jnp.int32) for key in self.keys])
+        return jnp.any(rows.tick[:, None] == keys[None, :], axis=1)
+
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Lower) -> Window:
+        def run(layer: Layer, x: Array, side: Array, memory: PyTree) -> tuple[Array, Array, PyTree]:
+            side = jnp.where(layer.number == self.depth, x, side)
+            x, memory = whole(layer, x)
+            return x, side, memory
+
+        return self.read(context, rows, start, state, run)
+
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Lower) -> Window:
+        changed = rows.tokens != state.tokens
+        index = stored.columns_of(changed, context.width)  # a rule writes inside its window
+
+        def some(layer: Layer, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
+            part = stored.gather(x, index)
+            q, k, v = layer.project(part, jnp.minimum(index, x.shape[1] - 1))
+            keys, values = (stored.scatter(old, index, new) for old, new in zip(memory, (k, v), strict=True))
+            part = part + layer.mix(q, keys, values, stored.gather(layer.allow, index))
+            return stored.scatter(x, index, part + layer.feed(part)), (keys, values)
+
+        def run(layer: Layer, x: Array, side: Array, memory: PyTree) -> tuple[Array, Array, PyTree]:
+            # below `depth` the columns that did not change carry what they are to enter that layer with
+            x = jnp.where((layer.number == 0) & (self.depth > 0) & ~changed[:, :, None], state.hidden, x)
+            side = jnp.where(layer.number == self.depth, x, side)
+            x, memory = jax.lax.cond(layer.number < self.depth, lambda: some(layer, x, memory), lambda: whole(layer, x))
+            return x, side, memory
+
+        return self.read(context, rows, start, state, run)
+
+    def read(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Lower, run: Any) -> Window:
+        position, exists = context.columns(rows)
+        model = stored.layered(context)
+        around = Around(run, state.hidden, state.memory)
+        out = model.through(context.params, rows.tokens, position, exists, None, around)
+        return Window(context.select(out.hidden, 0, start), Lower(out.memory, out.side, rows.tokens))
+
+
+def whole(layer: Layer, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"], PyTree]:
+    """The layer as it is, and its keys and values."""
+    q, k, v = layer.project(x, None)
+    x = x + layer.mix(q, k, v, layer.allow)
+    return x + layer.feed(x), (k, v)
+
+
+def layer_reuse(depth: int = 1, keys: Any = KEY_STEPS) -> LayerReuseCache:
+    """See `LayerReuseCache`. Raises InputError for a negative depth, and for keys without 0."""
+    keys = tuple(interval(key, "keys", 0) for key in keys)
+    if not any(isinstance(key, int) and key == 0 for key in keys):
+        raise InputError("keys must hold 0: the first forward of a block reads everything")
+    return LayerReuseCache(keys, count(depth, "depth"))
