@@ -134,7 +134,11 @@ def serve(
         pool, head = jax.lax.cond(
             room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
         )
-        new = loop.step(Carry(pool.rows, state.pool.cache, NOTHING, zero), **fixed)
+        kept = state.pool.cache
+        if cache.admits:
+            came = pool.owner != state.pool.owner
+            kept = jax.lax.cond(room, lambda c: loop.welcome(pool.rows, came, c, **fixed), lambda c: c, kept)
+        new = loop.step(Carry(pool.rows, kept, NOTHING, zero), **fixed)
         busy = jnp.sum(new.rows.forwards) - jnp.sum(pool.rows.forwards)
         harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
         pool, harvest = jax.lax.cond(

@@ -34,6 +34,7 @@ class BlockExactCache:
     always: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = True
+    admits: ClassVar[bool] = True
     attention: ClassVar[str] = "block_causal"
 
     def init(self, context: Context, rows: Rows) -> Stored:

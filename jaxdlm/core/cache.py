@@ -47,11 +47,13 @@ class Cache(Protocol):
 
     always: every forward recomputes everything (there is no `step`). window: "block" or "canvas", the widest view of
     rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a row.
+    admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
     """
 
     always: ClassVar[bool]
     window: ClassVar[str]
     versions: ClassVar[bool]
+    admits: ClassVar[bool]
 
     def init(self, context: Context, rows: Rows) -> PyTree: ...
 
@@ -71,6 +73,8 @@ class Refreshing:
     state is overwritten before it is read. A cache that keeps more (block_exact: the prompt's keys) says in `admit`
     how the rows `new` get it.
     """
+
+    admits: ClassVar[bool] = False
 
     def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> Any:
         return state

@@ -54,8 +54,7 @@ def admit(
     `run`, at any trip: rows that go on keep every bit of theirs, and new ones get the tokens that they get alone.
     """
     rows = freeze(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
-    both, which = (doubled(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
-    state = cache.admit(Context(model, params, geometry, width(policy, geometry)), both, carry.cache, which)
+    state = welcome(rows, new, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry)
     trace, row = carry.trace, new[:, None]
     trace = Trace(
         commit_step=None if trace.commit_step is None else jnp.where(row, -1, trace.commit_step),
@@ -63,6 +62,15 @@ def admit(
         tokens=None if trace.tokens is None else jnp.where(row[..., None], 0, trace.tokens),
     )
     return Carry(rows, state, trace, carry.loops)
+
+
+def welcome(
+    rows: Rows, new: Bool[Array, "B"], state: PyTree, *, model: Model, params: PyTree, policy: Rule, cache: Cache,
+    geometry: Geometry,
+) -> PyTree:  # fmt: skip
+    """The state of a cache once rows have come in where `new`; see `Cache.admit`."""
+    both, which = (doubled(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
+    return cache.admit(Context(model, params, geometry, width(policy, geometry)), both, state, which)
 
 
 def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:

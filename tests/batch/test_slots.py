@@ -69,6 +69,18 @@ def test_a_cache_and_groups_of_lengths(tmp_path):
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
 
 
+def test_a_cache_of_final_keys_reads_the_prompts_of_rows_that_come_in(tmp_path):
+    """Whatever the row before left in the slot: prompts of no, one and two whole blocks, and of a tail."""
+    lm, asked = model("sdar"), rows(9)
+    source = write(tmp_path / "in.jsonl", asked)
+    assert job(source, tmp_path / "out", lm=lm, cache="block_exact").run() == 0
+    out = decode(
+        lm, [row["tokens"] for row in asked], policies.threshold(0.05), "block_exact", max_new=8, block=4,
+        ids=[randomness_key(row["id"]) for row in asked],
+    )  # fmt: skip
+    assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
+
+
 def test_temperature_length_and_seed_are_data(tmp_path):
     """Every row draws at its own temperature, as `decode` does at that one; new values compile nothing."""
     asked = rows(12, temperature=[0.5, 2.0, 0.0, None], max_new=[8, 8, 5], seed=[1, 2, 3])
