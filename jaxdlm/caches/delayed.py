@@ -19,16 +19,17 @@ SMALLEST = 16  # columns: fewer cost no less
 class Kept(NamedTuple):
     kv: KV
     hidden: Float[Array, "B W D"]  # of the window, each row from the last forward that read its column
-    pending: Bool[Array, "B L"]  # what was still to be written at the row's last forward
+    tokens: Int32[Array, "B L"]  # that each column was last read with
 
 
 @struct.dataclass
 class DelayedCache(Refreshing):
     """Reads the columns that were masks one forward ago; all others come from their last reading (arXiv 2505.15781).
 
-    R_s = {j : column j was a mask in the input of forward s - 1} = those still masked and those written just now: a
-    token is read once as a token before it is kept, for keeping the mask's keys costs quality. With `next` prediction a
-    column also stays in R while its right neighbour was a mask (the released code's `un_right`).
+    R_s = {j : column j was a mask in the input of forward s - 1} = those still masked, and those whose token changed
+    since they were read (an edited column, too): a token is read once as a token before it is kept, for keeping the
+    mask's keys costs quality. With `next` prediction the left neighbours of R are read, too, because they speak for it
+    (the released code's `un_right`).
     Stale: the prompt, and columns written two or more forwards ago. Rules that look at columns outside R see the hidden
     rows of their last reading. A step costs C tokens (the canvas), C / 2 or C / 4 once the most that a row has
     left to read fits: shapes are static. State: keys and values of L columns, and W hidden rows.
@@ -44,7 +45,7 @@ class DelayedCache(Refreshing):
 
     def init(self, context: Context, rows: Rows) -> Kept:
         blank = stored.blank(context, rows)
-        return Kept(blank.kv, blank.hidden[:, : context.width], rows.pending)
+        return Kept(blank.kv, blank.hidden[:, : context.width], rows.tokens)
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         return (rows.tick <= 1) | (rows.tick % jnp.asarray(self.every, jnp.int32) == 0)
@@ -52,10 +53,10 @@ class DelayedCache(Refreshing):
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
         out = stored.everything(context, rows)
         hidden = context.select(out.hidden, 0, start)
-        return Window(hidden, Kept(out.kv, hidden, rows.pending))
+        return Window(hidden, Kept(out.kv, hidden, rows.tokens))
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
-        fresh = stored.speaking(context, state.pending)
+        fresh = stored.speaking(context, rows.pending | (rows.tokens != state.tokens))
         canvas = context.geometry.canvas
         sizes = [size for size in (canvas // 4, canvas // 2) if size >= SMALLEST] + [canvas + context.lead]
         most = jnp.max(jnp.where(rows.done, 0, jnp.sum(fresh, axis=1)))
@@ -66,7 +67,7 @@ class DelayedCache(Refreshing):
             return out.kv, stored.renew(context, state.hidden, out.hidden, index, start)
 
         kv, hidden = jax.lax.switch(enough, [lambda s, n=size: read(n, s) for size in sizes], state)
-        return Window(hidden, Kept(kv, hidden, rows.pending))
+        return Window(hidden, Kept(kv, hidden, rows.tokens))
 
 
 def delayed(every: Any = 8) -> DelayedCache:

@@ -19,7 +19,7 @@ class Hasty(DelayedCache):
     """Keeps a column as soon as it is written: the keys of its mask."""
 
     def step(self, context, rows, start, state):
-        return super().step(context, rows, start, state._replace(pending=rows.pending))
+        return super().step(context, rows, start, state._replace(tokens=rows.tokens))
 
 
 def test_without_the_delay_even_one_layer_reads_stale_keys():

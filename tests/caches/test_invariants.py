@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode, policies
+from jaxdlm.rules.guidance import guidance
 from tests.caches.toys import GRID, same, toy
-from tests.conformance.toys import PROMPTS
+from tests.conformance.toys import MASK, PROMPTS
 
 # A cache as it is tested: small windows, so that on twelve columns something lies outside.
 REUSING = {
@@ -15,7 +16,7 @@ REUSING = {
     "refresh": {"before": 2, "after": 1, "warmup": 2},
     "delayed": {"every": 5},
     "adaptive": {"prompt_every": 5, "response_every": 3},
-    "recap": {"local": 2, "targets": 2},
+    "recap": {"local": 2},
     "layer_reuse": {"keys": (0, 2)},
 }
 EVERY_FORWARD = {
@@ -39,18 +40,29 @@ def hot(heat: float):
     return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(heat))
 
 
-@pytest.mark.parametrize(("cache", "prediction"), BOTH)
+@pytest.mark.parametrize(("cache", "prediction"), [pair for pair in BOTH if pair[0] != "layer_reuse"])
 def test_one_layer_has_nothing_stale(cache, prediction):
-    """In the first layer keys and values depend on the column's own token alone."""
+    """In the first layer keys and values depend on the column's own token alone; layer_reuse has no layer to skip."""
     lm = toy(1, prediction)
     same(decode(lm, PROMPTS, hot(0.0), reusing(cache), **GRID), decode(lm, PROMPTS, hot(0.0), **GRID))
 
 
 @pytest.mark.parametrize(("cache", "prediction"), BOTH)
 def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
+    """With guidance, whose rows come twice, and given columns on the canvas (infilling)."""
     lm, kept = toy(2, prediction), policies.CACHES[cache](**EVERY_FORWARD[cache])
+    run = {"canvas": [[MASK] * 2 + [9, MASK, 4, 4, 4, 4, MASK, 5], [], [3]], **GRID}
     for heat in (0.0, 1.0):
-        same(decode(lm, PROMPTS, hot(heat), kept, **GRID), decode(lm, PROMPTS, hot(heat), **GRID))
+        guided = policies.chain(guidance(jnp.float32(0.5)), hot(heat))
+        same(decode(lm, PROMPTS, guided, kept, **run), decode(lm, PROMPTS, guided, **run))
+
+
+def test_a_rule_that_rewrites_its_block_needs_a_cache_that_reads_it():
+    """Editing: of one layer nothing is stale where the whole block is read in every forward."""
+    lm, edits = toy(1), policies.RECIPES["llada21"](tau_mask=0.3, tau_edit=0.0)
+    exact = decode(lm, PROMPTS, edits, **GRID)
+    assert (exact.forwards > decode(lm, PROMPTS, hot(0.0), **GRID).forwards).any(), "nothing was rewritten"
+    same(decode(lm, PROMPTS, edits, reusing("dual"), **GRID), exact)
 
 
 @pytest.mark.parametrize(("cache", "prediction"), BOTH)
