@@ -96,7 +96,8 @@ def summarise(source: Readout | Given, shape: Any = None, rank: Any = None) -> S
         ranked = shaped if rank is None else rank(shaped, ids)
         fine = jnp.isfinite(logits) | (logits == -jnp.inf)
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
-            new = (ids % tiling.span >= begin)[None]
+            place = ids if tiling.stripes == 1 else ids % tiling.span
+            new = (place >= begin)[None]
             shaped, ranked = (jnp.where(new, x, -jnp.inf) for x in (shaped, ranked))
         # stripes stay apart until the end, so that devices talk once per forward and not once per tile
         apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731

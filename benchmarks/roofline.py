@@ -1,0 +1,196 @@
+"""How near a forward is to what the machine can do, and a plain PyTorch forward of the same shapes beside it.
+
+    python benchmarks/roofline.py                                                          # CPU, the embedded model
+    python benchmarks/roofline.py --model shape:llada-8b --dtype bfloat16 --rows 1 8 32    # one GPU with 80 GB
+
+Per number of rows: milliseconds of an ordinary forward behind the cache (a compiled loop of them, head and arg-max of
+the block included), operations and bytes counted as in `jaxdlm.plan.cost`, the floor max(operations / matrix rate,
+bytes / copy bandwidth) with both rates measured in the same run, and tokens per second at a stated number of tokens
+per forward. `--bits 8` or `4`: the same from quantised weights.
+"""
+
+import argparse
+import dataclasses
+import functools
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from step_memory import Ordinary
+
+import jaxdlm
+from jaxdlm import _decode
+from jaxdlm.core import loop
+from jaxdlm.core.carry import Carry
+from jaxdlm.core.readout import Readout, ban, summarise
+from jaxdlm.plan.aot import Job
+from jaxdlm.plan.cost import work
+from jaxdlm.quant import quantize_params
+from jaxdlm.sharding import make_mesh
+from jaxdlm.typing import Array, PyTree
+
+CONFIGS: dict[str, Any] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded(Job):
+    """A job whose model is in memory."""
+
+    @functools.cached_property
+    def config(self) -> Any:
+        return CONFIGS[self.model]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "geometry", "times"))
+def forwards(carry: Carry, params: PyTree, model: Any, policy: Any, cache: Any, geometry: Any, times: int) -> Array:
+    """`times` ordinary forwards, each with the arg-max of its block; each depends on the one before."""
+
+    def once(_: Any, rows: Any) -> Any:
+        start = loop.window_start(rows, policy, geometry)
+        hidden, _, _ = loop.window_hidden(
+            rows,
+            start,
+            carry.cache,
+            model=model,
+            params=params,
+            policy=policy,
+            cache=Ordinary(cache),
+            geometry=geometry,
+        )
+        if model.tiling.count == 1:
+            token = jnp.argmax(ban(model.head(params, hidden), model), -1)
+        else:
+            read = lambda h: summarise(Readout(h, h, params, model)).token  # noqa: E731
+            token = jax.vmap(read)(hidden)
+        return rows._replace(tokens=rows.tokens + (jnp.sum(token) < 0).astype(jnp.int32))
+
+    return jax.lax.fori_loop(0, times, once, carry.rows).tokens
+
+
+def seconds(call: Callable[[], Any], rounds: int) -> float:
+    """Median over rounds, after one to warm up."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def machine(dtype: Any, rounds: int) -> tuple[float, float]:
+    """(bytes per second of a large copy, reads and writes counted; operations per second of a large matrix product)."""
+    gpu = jax.default_backend() != "cpu"
+    x = jnp.ones((2**30 if gpu else 2**26) // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    side = 8192 if gpu else 1024
+    a = jnp.ones((side, side), dtype)
+    multiply = jax.jit(lambda a: a @ a)
+    return 2 * x.nbytes / seconds(lambda: copy(x), rounds), 2 * side**3 / seconds(lambda: multiply(a), rounds)
+
+
+def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> dict[str, float]:
+    """Milliseconds per forward, and what it counts."""
+    policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(given.cache)
+    prompts = np.random.default_rng(0).integers(5, 50, (rows, given.prompt)).tolist()
+    layout = _decode.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    model = _decode.blocked(lm.model, layout.geometry.block)
+    fixed = {"model": model, "geometry": layout.geometry}
+    begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
+    carry = jax.jit(lambda rows, params: begin(rows, params=params))(layout.rows, params)
+    # what is always recomputed has no ordinary step: the refresh is one
+    used = cache if not cache.always else _Refreshing(cache)
+    run = lambda: forwards(carry, params, policy=policy, cache=used, times=given.forwards, **fixed)  # noqa: E731
+    job = Loaded(given.model, rows, given.prompt, given.max_new, given.block, "threshold", given.cache)
+    stored = sum(x.nbytes for x in jax.tree.leaves(carry.cache))
+    count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.always, cache_bytes=stored)
+    return {
+        "ms": 1e3 * seconds(run, given.rounds) / given.forwards, "flops": count.flops,
+        "bytes": count.weight_bytes * shrink(lm.params, params) + count.cache_bytes,
+    }  # fmt: skip
+
+
+class _Refreshing:
+    """A cache without stored state, as `Ordinary` takes it."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.window, self.step = inner, inner.window, inner.refresh
+
+
+def shrink(plain: PyTree, held: PyTree) -> float:
+    """Bytes of the layers' weights as held, against those of the plain ones."""
+    size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree["segments"]))  # noqa: E731
+    return size(held) / size(plain)
+
+
+def plain_torch(lm: Any, given: argparse.Namespace, rows: int) -> float | None:
+    """Milliseconds of a PyTorch forward over every column with the head on the block; None where it knows no such stack."""
+    import torch
+    from torch_llada import TorchModel
+
+    device = "cuda" if jax.default_backend() != "cpu" else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        model = TorchModel(lm.config, lm.params)
+    except SystemExit as reason:
+        print(reason)
+        return None
+    kind = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
+    move = lambda x: x.to(device=device, dtype=kind)  # noqa: E731
+    model.weights = jax.tree.map(move, model.weights)
+    model.layers = [{name: move(leaf) for name, leaf in layer.items()} for layer in model.layers]
+    ids = torch.randint(5, 50, (rows, given.prompt + given.max_new), device=device)
+    times = []
+    with torch.no_grad(), torch.device(device):
+        for _ in range(given.rounds + 1):
+            begin = time.perf_counter()
+            model.head(model.hidden(ids)[:, -given.block :]).argmax(-1).cpu()
+            times.append(time.perf_counter() - begin)
+    return 1e3 * statistics.median(times[1:])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Milliseconds per forward against what the machine could do.")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8])
+    for name, size in (("prompt", 128), ("max-new", 128), ("block", 32), ("forwards", 16), ("rounds", 5)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--cache", default="dual")
+    parser.add_argument("--bits", type=int, nargs="+", default=[16], help="16: weights as they are; 8, 4: quantised")
+    parser.add_argument("--tokens-per-forward", type=float, default=2.0)
+    parser.add_argument("--no-torch", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    lm = jaxdlm.load(given.model, dtype=given.dtype)
+    CONFIGS[given.model] = lm.config
+    bandwidth, rate = machine(given.dtype, given.rounds)
+    shapes = f"cache {given.cache}, block {given.block}, {given.prompt} + {given.max_new} columns"
+    rates = f"copy {bandwidth / 1e9:.1f} GB/s, matrices {rate / 1e9:.0f} GFLOP/s"
+    print(f"{given.model}, {given.dtype}, {jax.devices()[0].device_kind}, {shapes}; {rates}\n")
+    print(
+        "| rows | bits | ms / forward | GFLOP | MB | floor, ms | share of floor | tokens/s | PyTorch, all columns, ms |"
+    )
+    print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for bits in given.bits:
+        params = lm.params if bits == 16 else quantize_params(lm.params, bits)[0]
+        for rows in given.rows:
+            one = measure(lm, params, given, rows)
+            floor = 1e3 * max(one["flops"] / rate, one["bytes"] / bandwidth)
+            other = None if given.no_torch or bits != 16 else plain_torch(lm, given, rows)
+            speed = 1e3 * rows * given.tokens_per_forward / one["ms"]
+            figures = f"{one['ms']:.2f} | {one['flops'] / 1e9:.2f} | {one['bytes'] / 1e6:.1f} | {floor:.2f}"
+            beside = "" if other is None else f"{other:.2f}"
+            print(f"| {rows} | {bits} | {figures} | {floor / one['ms']:.2f} | {speed:.0f} | {beside} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Memory of one ordinary forward behind a cache, and of its loop, from the compiler: nothing runs.
+
+    python benchmarks/step_memory.py --model llada-8b --target v5e:2x2 --tensor 4     # libtpu, no TPU
+    python benchmarks/step_memory.py --target cpu
+
+Prints a JSON object: `temporaries` of a compiled step against `buffer`, the bytes of bfloat16 logits of the window
+(per chip); the seconds that the whole decode took to compile; and how often its loop copies an array as large as the
+stored keys of a chip.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import re
+import time
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from flax import struct
+
+from jaxdlm import _decode
+from jaxdlm.core import loop
+from jaxdlm.core.carry import Window
+from jaxdlm.models.params import abstract_params
+from jaxdlm.plan.aot import Job, alone, per_group, placed, prepare, slice_mesh
+from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
+
+
+@struct.dataclass
+class Ordinary:
+    """A cache whose every forward is its ordinary one."""
+
+    inner: Any
+    always: ClassVar[bool] = True
+
+    @property
+    def window(self) -> str:
+        return self.inner.window
+
+    def init(self, context: Any, rows: Any) -> Any:
+        return self.inner.init(context, rows)
+
+    def refresh(self, context: Any, rows: Any, start: Any, state: Any) -> Window:
+        return self.inner.step(context, rows, start, state)
+
+
+def abstract(job: Job, mesh: Any) -> tuple[Any, Any, Any]:
+    """Shapes, with shardings, of the carry, the weights and the policy; no array is made."""
+    params = jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
+    rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.layout.rows)
+    rule = jax.tree.map(lambda x: np.asarray(x, np.float32), _decode.resolve_policy(job.policy))
+    return rows, params, rule
+
+
+def compile_step(job: Job, mesh: Any, cache: Any) -> Any:
+    """The ordinary forward of a cached decode: carry in, carry out, buffers donated."""
+    rows, params, rule = abstract(job, mesh)
+    fixed = {"model": striped(job.decoder, params), "geometry": job.layout.geometry}
+    moving = {"params": params, "policy": rule}
+    carry = jax.eval_shape(
+        lambda rows, moving: loop.init(rows, **fixed, **moving, cache=cache, save="commit", steps=0), rows, moving
+    )
+    step = jax.jit(lambda carry, moving: loop.single(carry, **fixed, **moving, cache=Ordinary(cache)), donate_argnums=0)
+    return step.lower(carry, moving).compile()
+
+
+def buffer_bytes(job: Job, mesh: Any) -> int:
+    """bfloat16 logits [B, block, V] of one chip."""
+    return 2 * job.batch * job.layout.geometry.block * job.config.vocab_size // math.prod(mesh.shape.values())
+
+
+def whole_copies(program: str, elements: int) -> list[str]:
+    """Copies in the ordinary branch or body that are as large as the stored keys of one chip, or larger."""
+    found = []
+    for line in program.splitlines():
+        match = re.match(r"\s*(?:ROOT )?%?\S+ = \(?(\w+)\[([\d,]+)\][^ ]* copy(?:-start)?\(", line)
+        if match and math.prod(int(n) for n in match[2].split(",")) >= elements:
+            found.append(line.strip()[:160])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Memory of a cached step, from the compiler.")
+    parser.add_argument("--model", default="llada-8b")
+    parser.add_argument("--target", default="cpu", help="'cpu', or a slice such as v5e:2x2")
+    parser.add_argument("--tensor", type=int, default=1)
+    parser.add_argument("--policy", default="threshold")
+    parser.add_argument("--cache", default="dual")
+    for name, size in (("batch", 8), ("prompt", 256), ("max-new", 256), ("block", 32)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--decode", action="store_true", help="compile the whole decode, too")
+    parser.add_argument("--hlo", type=pathlib.Path, help="write the compiled step here")
+    given = parser.parse_args()
+    job = Job(given.model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache)
+    cache = _decode.resolve_cache(given.cache)
+    with alone():
+        if given.target == "cpu":
+            mesh = make_mesh({"data": 1, "tensor": 1})
+        else:
+            prepare()
+            mesh = slice_mesh(given.target, {"data": -1, "tensor": given.tensor})
+        begin = time.perf_counter()
+        step = compile_step(job, mesh, cache)
+        stats, text = step.memory_analysis(), step.as_text()
+        shape = jax.eval_shape(lambda: 0)
+        del shape
+        stored = job.config.num_layers * given.batch * job.layout.geometry.length
+        stored *= job.config.num_kv_heads * job.config.head_dim // math.prod(mesh.shape.values())
+        report = {
+            "model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch,
+            "temporaries": stats.temp_size_in_bytes, "buffer": buffer_bytes(job, mesh),
+            "aliased": stats.alias_size_in_bytes, "seconds": round(time.perf_counter() - begin, 1),
+            "copies": whole_copies(text, stored),
+        }  # fmt: skip
+        report["ratio"] = round(report["temporaries"] / report["buffer"], 3)
+        if given.hlo:
+            given.hlo.write_text(text)
+        if given.decode:
+            rows, params, rule = abstract(job, mesh)
+            begin = time.perf_counter()
+            run = per_group(job, mesh, striped(job.decoder, params))
+            program = jax.jit(run).lower(rows, params, rule, cache).compile()
+            report["decode_seconds"] = round(time.perf_counter() - begin, 1)
+            report["decode_temporaries"] = program.memory_analysis().temp_size_in_bytes
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
