@@ -60,9 +60,10 @@ def attend(
     """softmax(q·kᵀ · scale + mask) · v; query head n reads key/value head n // G. The only attention of the library.
 
     Keys and values [B, S, K, H] may come in parts (what is stored, then what is new), one softmax over all: joining
-    them would copy the cache in every layer of every forward. Scores and softmax are float32. Forbidden keys get the smallest finite
-    number, so that a padding query with no key at all still gives finite numbers. Where the scores of all queries
-    would take more than `limit` bytes, queries go in equal chunks that do not: a query's result knows no other query.
+    them would copy the cache in every layer of every forward. Scores and softmax are float32. Forbidden keys get the
+    smallest finite number, so that a padding query with no key at all still gives finite numbers. Where the scores of
+    all queries would take more than `limit` bytes, queries go in equal chunks that do not: a query's result knows no
+    other query.
     """
     k, v = (x if isinstance(x, tuple) else (x,) for x in (k, v))
     batch, queries, heads, _ = q.shape
