@@ -275,9 +275,10 @@ def _bound_note(summary: Summary) -> str:
 def _reading_note() -> str:
     return (
         "<p>Each line is one method over the settings of its knob; bars are 95 % Wilson intervals; the grey band is one "
-        "token per forward ± the margin; the dotted line is what an ideal model reaches (no loss by confidence thresholds "
-        "at best, then one forward); ★ is the best setting chosen per row with the answers known. End-of-text padding is "
-        "never counted as a token. Point at a method to bring it forward.</p>"
+        "token per forward ± the margin; the dotted line is what an ideal model reaches (no loss by confidence "
+        "thresholds at best, then one forward; a method that verifies several drafts in a forward may pass it); ★ is the "
+        "best setting chosen per row with the answers known. End-of-text padding is never counted as a token. AUP and ★ "
+        "use the rows that every setting decoded. Point at a method to bring it forward.</p>"
     )
 
 

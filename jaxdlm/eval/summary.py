@@ -89,9 +89,11 @@ def summarise(
         base = blocks.get(_base(blocks))
         made = {key: point(block, base, task) for key, block in blocks.items()}
         points += made.values()
-        best = 100 * max((float(block.correct.mean()) for block in blocks.values()), default=0.0)
+        same = _common(blocks)
+        best = 100 * max((float(block.correct.mean()) for block in same.values()), default=0.0)
         for (policy, cache), keys in _curves(blocks).items():
-            drawn = curve(policy, cache, task, [made[k] for k in keys], [blocks[k] for k in keys], base, best)
+            shown = [made[k] for k in keys], [same[k] for k in keys], same.get(_base(blocks))
+            drawn = curve(policy, cache, task, *shown, best)
             if task == POOLED and (policy, cache) in (claims or {}):
                 drawn["claim"] = claim((claims or {})[policy, cache], [made[k] for k in keys])
             curves.append(drawn)
@@ -113,6 +115,14 @@ def _pooled(found: Mapping[str, Mapping[Key, Block]], tasks: Sequence[str]) -> d
         return {}
     keys = [key for key in found[tasks[0]] if all(key in found[task] for task in tasks)]
     return {key: pool([found[task][key] for task in tasks]) for key in keys}
+
+
+def _common(blocks: Mapping[Key, Block]) -> dict[Key, Block]:
+    """The same blocks on the rows that every setting decoded, so that curves compare like with like."""
+    ids = sorted(set.intersection(*(set(block.ids) for block in blocks.values()))) if blocks else []
+    if not ids:
+        return dict(blocks)
+    return {key: block.only(ids) or block for key, block in blocks.items()}
 
 
 def _base(blocks: Mapping[Key, Block]) -> Any:
@@ -186,22 +196,20 @@ def _adjust(points: list[Point]) -> None:
 def curve(
     policy: str, cache: str, task: str, points: list[Point], blocks: list[Block], base: Block | None, best: float
 ) -> dict[str, Any]:
-    """AUP and what a curve reaches; it starts at one token per step without a cache."""
+    """AUP and what a curve reaches; it starts at one token per step without a cache. blocks: of the same rows."""
     start = [] if base is None else [(base.tpf, 100 * float(base.correct.mean()))]
     rho, y = zip(*start, *((block.tpf, 100 * float(block.correct.mean())) for block in blocks))
     no_loss = [p for p in points if p.get("noninferior", {}).get(str(MARGINS.get(task, TASK_MARGIN)))]
     fastest = max(no_loss, key=lambda p: p["speedup_forwards"], default=None)
-    same = base is not None and all(block.ids == blocks[0].ids for block in blocks)
     made: dict[str, Any] = {
-        "policy": policy, "cache": cache, "task": task, "settings": len(points),
+        "policy": policy, "cache": cache, "task": task, "settings": len(points), "n": len(blocks[0].ids),
         "aup": _round(metrics.aup(rho, y, best)), "aup_self": _round(metrics.aup_self(rho, y)),
         "no_loss": None if fastest is None else {k: fastest[k] for k in CLAIM},
         "max_tpf_at": {str(bar): _fastest(points, bar) for bar in BARS},
     }  # fmt: skip
-    if same and base is not None:
-        reference = (base.only(blocks[0].ids) or base).correct.mean()
+    if base is not None and all(block.ids == base.ids for block in blocks):
         found = metrics.oracle(*(np.stack([getattr(b, x) for b in blocks]) for x in ("correct", "tokens", "forwards")))
-        equal = [b.tpf for b in blocks if b.correct.mean() >= reference]
+        equal = [b.tpf for b in blocks if b.correct.mean() >= base.correct.mean()]
         made["oracle"] = {
             "accuracy": _round(found.accuracy),
             "tpf": _round(found.tpf),

@@ -62,3 +62,13 @@ def test_a_setting_on_fewer_rows_is_paired_with_those():
     rows = [r for r in made() if r["policy"] != "threshold" or int(r["id"].split("-")[1]) < 3]
     fast = point(summary.summarise(META, rows), "threshold,tau=0.9")
     assert fast["n"] == 6 and fast["speedup_forwards"] == 4
+
+
+def test_curves_compare_the_rows_that_all_settings_share():
+    """A method that ran on the easy rows only gains nothing by that."""
+    rows = [{**r, "correct": r["policy"] != "threshold" or not r["id"].endswith("5")} for r in made()]
+    few = [row(t, i, "factor", {"factor": 1.0}, forwards=4) for t in ("copy", "shuffle") for i in range(3)]
+    curves = summary.summarise(META, rows + few)["curves"]
+    by = {c["policy"]: c for c in curves if c["task"] == "learned"}
+    assert by["threshold"]["n"] == by["factor"]["n"] == 6
+    assert by["threshold"]["aup"] == by["factor"]["aup"]
