@@ -1,5 +1,16 @@
 """Autoregressive decoding, alone or with drafts that a target verifies: `decode(target, prompts, policy=...)`."""
 
 from jaxdlm.speculative.methods import autoregressive, easyspec, eqspec, exspec, lookup, pearl, spectr, speculative
+from jaxdlm.speculative.two_meshes import generate_on_two
 
-__all__ = ["autoregressive", "easyspec", "eqspec", "exspec", "lookup", "pearl", "speculative", "spectr"]
+__all__ = [
+    "autoregressive",
+    "easyspec",
+    "eqspec",
+    "exspec",
+    "generate_on_two",
+    "lookup",
+    "pearl",
+    "speculative",
+    "spectr",
+]

@@ -93,7 +93,7 @@ def pearl(
     """PEARL: the draft writes the next chunk while the target verifies the last one (arXiv 2408.11850).
 
     chunk: draft tokens per round, about the ratio of the two models' times (the paper: 3 to 5). `decode` runs both
-    on one device; `jaxdlm.speculative.two_meshes` runs them on two at the same time. Raises InputError for values out
+    on one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. Raises InputError for values out
     of range.
     """
     _count("chunk", chunk)

@@ -1,0 +1,226 @@
+"""Draft and target on the embedded pair: speed against cached autoregressive decoding, acceptance, and equality.
+
+    taskset -c 1 python benchmarks/speculative.py --parts speed spectr exact
+    XLA_FLAGS=--xla_force_host_platform_device_count=2 python benchmarks/speculative.py --parts pearl
+
+Contestants take turns within each round; a speed-up is the median over rounds of ratios inside one round, so that a busy
+machine disturbs both sides alike. "decode" is the loop alone, "whole" with the prefill of the prompts.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdlm as jd
+from jaxdlm import speculative as S
+from jaxdlm._decode import lay_out_rows
+from jaxdlm.eval.task import make
+from jaxdlm.speculative import loop
+from jaxdlm.speculative.decode import generate
+
+ASSETS = pathlib.Path(jd.__file__).parent / "assets"
+TIE = 1e-4  # gap of the two best logits under which a difference counts as a numerical tie
+
+
+def tasks(model: str) -> list[str]:
+    """Tasks that the model has learned."""
+    gates = json.loads((ASSETS / model / "recipe.json").read_text())["gate_passed"]
+    return [name for name, passed in gates.items() if passed]
+
+
+def prompts(lm: Any, count: int, seed: int = 0) -> list[list[int]]:
+    """Held-out problems, one task after the other, as token ids."""
+    names = tasks("tiny-ar")
+    each = -(-count // len(names))
+    made = [make(name, each, seed=seed) for name in names]
+    texts = [made[i % len(names)][i // len(names)].prompt for i in range(count)]
+    return [list(lm.tokenizer.encode_prompt(text)) for text in texts]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new"))
+def _begin(rows: Any, model: Any, params: Any, policy: Any, prompt: int, max_new: int) -> Any:
+    return loop.init(rows, model=model, params=params, policy=policy, prompt=prompt, max_new=max_new, save="none")
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _advance(carry: Any, model: Any, params: Any, policy: Any) -> Any:
+    return loop.run(carry, 2**30, model=model, params=params, policy=policy)
+
+
+def clock(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(work())
+    return time.perf_counter() - start
+
+
+def contest(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds per round of each contestant; the order turns from round to round."""
+    for work in works.values():
+        clock(work)
+    times: dict[str, list[float]] = {name: [] for name in works}
+    names = list(works)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            times[name].append(clock(works[name]))
+    return times
+
+
+def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
+    return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
+
+
+def methods(draft: Any) -> dict[str, Any]:
+    return {
+        "autoregressive": S.autoregressive(),
+        "speculative k=3": S.speculative(draft, k=3),
+        "speculative k=5": S.speculative(draft, k=5),
+        "lookup k=4": S.lookup(k=4),
+        "lookup k=8": S.lookup(k=8),
+        "easyspec k=4": S.easyspec(draft, k=4, group=2),
+        "pearl chunk=3": S.pearl(draft, chunk=3),
+    }
+
+
+def speed(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+    """Wall speed-up, acceptance and equality of every method at several batch sizes."""
+    print(f"tasks: {', '.join(tasks('tiny-ar'))}; max_new {given.max_new}; {given.rounds} rounds\n")
+    print(
+        "| rows | method | decode | whole | accepted per forward | forwards per token | draft forwards per token | equal |"
+    )
+    print("|--:|---|--:|--:|--:|--:|--:|--:|")
+    for rows in given.batches:
+        many = prompts(lm, rows * max(1, given.prompts // rows))
+        groups = [many[i : i + rows] for i in range(0, len(many), rows)]
+        laid = [lay_out_rows(lm, group, max_new=given.max_new, seed=0, ids=None, raw=True) for group in groups]
+        bucket = max(size for _, size in laid)
+        laid = [(r._replace(tokens=jnp.pad(r.tokens, ((0, 0), (0, bucket - size)))), bucket) for r, size in laid]
+        whole, begun, results = {}, {}, {}
+        for name, policy in methods(draft).items():
+            fixed = {"model": lm.model, "params": lm.params, "policy": policy}
+            carries = [_begin(r, prompt=size, max_new=given.max_new, **fixed) for r, size in laid]
+            begun[name] = lambda c=carries, f=fixed: [_advance(x, **f) for x in c]
+            whole[name] = lambda f=fixed: [
+                generate(r, prompt=n, max_new=given.max_new, save="none", **f) for r, n in laid
+            ]
+            results[name] = jax.device_get([x.rows._replace(key=()) for x in begun[name]()])
+        fast, slow = contest(begun, given.rounds), contest(whole, given.rounds)
+        base = results["autoregressive"]
+        for name, out in results.items():
+            tokens = sum(int((r.length - r.start).sum()) for r in out)
+            forwards, drafts = sum(int(r.step.sum()) for r in out), sum(int(r.draft_step.sum()) for r in out)
+            equal = np.mean(np.concatenate([(a.tokens == b.tokens).all(1) for a, b in zip(out, base, strict=True)]))
+            accepted = sum(int(r.accepted.sum()) for r in out) / forwards
+            print(
+                f"| {rows} | {name} | {ratio(fast, 'autoregressive', name):.2f} | {ratio(slow, 'autoregressive', name):.2f} "
+                f"| {accepted:.2f} | {forwards / tokens:.3f} | {drafts / tokens:.2f} | {equal:.3f} |",
+                flush=True,
+            )
+
+
+def spectr(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+    """Block efficiency (tokens per target forward) of K drafts at equal L, temperature 1."""
+    many = prompts(lm, 64)
+    heat = jnp.float32(given.heat)
+    print(f"\ntokens per target forward, T = {given.heat}, {len(many)} prompts\n")
+    print("| L | K = 1 (vanilla) | K = 2 | K = 4 |\n|--:|--:|--:|--:|")
+    for depth in (2, 4):
+        row = []
+        for width in (1, 2, 4):
+            policy = S.speculative(draft, k=depth, temperature=heat)
+            if width > 1:
+                policy = S.spectr(draft, width=width, depth=depth, temperature=heat)
+            outs = [
+                jd.decode(lm, many, policy, max_new=given.max_new, seed=seed, save="none")
+                for seed in range(given.seeds)
+            ]
+            forwards = sum(int(out.forwards.sum()) for out in outs)
+            accepted = sum(float((out.accepted * out.forwards).sum()) for out in outs)
+            row.append(1 + accepted / forwards)
+        print(f"| {depth} | " + " | ".join(f"{x:.3f}" for x in row) + " |", flush=True)
+
+
+def exact(lm: Any, draft: Any, given: argparse.Namespace) -> int:
+    """Random (prompt, batch, draft length) cases against autoregressive decoding: rows, ties, mismatches."""
+    rng = random.Random(0)
+    policies = [S.speculative(draft, k=k) for k in (1, 2, 4, 7)]
+    policies += [
+        S.lookup(k=3),
+        S.pearl(draft, chunk=3),
+        S.easyspec(draft, k=3, group=2),
+        S.eqspec(draft, official=True),
+    ]
+    policies += [S.spectr(draft, width=2, depth=3, temperature=jnp.float32(0)), S.speculative(lm, k=3)]
+    rows = cases = ties = wrong = 0
+    while rows < given.cases:
+        count = rng.choice((1, 3, 8))
+        every = [
+            [rng.randrange(8, 500) for _ in range(rng.randrange(1, 30))] if rng.random() < 0.3 else prompt
+            for prompt in prompts(lm, count, seed=rng.randrange(10**6))
+        ]
+        want = jd.decode(lm, every, "autoregressive", max_new=24, save="none")
+        for policy in policies:
+            got = jd.decode(lm, every, policy, max_new=24, save="none")
+            cases += 1
+            for prompt, a, b in zip(every, want.tokens, got.tokens, strict=True):
+                rows += 1
+                if (a != b).any():
+                    first = int(np.argmax(a != b))
+                    top = np.sort(np.asarray(lm.logits([prompt + a[:first].tolist()])[0, -1]))
+                    tie = top[-1] - top[-2] < TIE
+                    ties, wrong = ties + int(tie), wrong + int(not tie)
+    print(f"\nexact: {rows} rows in {cases} batches, {wrong} mismatches, {ties} numerical ties (gap < {TIE})")
+    return wrong
+
+
+def pearl(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+    """PEARL on two devices against vanilla on one, and the clock of two devices that share nothing."""
+    if jax.device_count() < 2:
+        print("pearl: start with XLA_FLAGS=--xla_force_host_platform_device_count=2")
+        return
+    one, two = jax.devices()[:2]
+    print("\n| rows | contestant | against vanilla k |\n|--:|---|--:|")
+    for rows in (1, 8):
+        laid, size = lay_out_rows(lm, prompts(lm, rows), max_new=given.max_new, seed=0, ids=None, raw=True)
+        sizes = {"prompt": size, "max_new": given.max_new, "save": "none"}
+        works: dict[str, Callable[[], Any]] = {}
+        for k in (2, 3, 4):
+            vanilla, chunked = S.speculative(draft, k=k), S.pearl(draft, chunk=k)
+            works[f"vanilla {k}"] = lambda p=vanilla: generate(laid, lm.model, lm.params, p, **sizes)
+            works[f"pearl {k}, one device"] = lambda p=chunked: generate(laid, lm.model, lm.params, p, **sizes)
+            works[f"pearl {k}, two devices"] = lambda p=chunked: S.generate_on_two(
+                laid, lm.model, lm.params, p, target=one, draft=two, **sizes
+            )
+        times = contest(works, given.rounds)
+        best = min((f"vanilla {k}" for k in (2, 3, 4)), key=lambda name: statistics.median(times[name]))
+        for name in works:
+            print(f"| {rows} | {name} | {ratio(times, best, name):.2f} × {best} |", flush=True)
+
+
+PARTS = {"speed": speed, "spectr": spectr, "exact": exact, "pearl": pearl}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Draft and target on the embedded pair.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["speed", "spectr", "exact"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
+    for name, value in (("rounds", 5), ("prompts", 16), ("max-new", 32), ("cases", 1000), ("seeds", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--heat", type=float, default=1.0)
+    given = parser.parse_args()
+    lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
+    return int(any(PARTS[part](lm, draft, given) for part in given.parts))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

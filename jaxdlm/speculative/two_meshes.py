@@ -1,0 +1,98 @@
+"""PEARL on two sets of devices: the draft writes on one while the target verifies on the other.
+
+Three programs per round are dispatched without waiting. Which mode a row is in, how much was accepted and who is done
+are arrays, so the host never has to look; every few rounds it asks whether all rows are done, and rounds after that
+change nothing. Weights and caches stay where they are: between the sets go the chunk (with its laws, where it was
+sampled) and the rows.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Sharding
+
+from jaxdlm.core.carry import Trace
+from jaxdlm.core.model import KV, Model
+from jaxdlm.errors import InputError
+from jaxdlm.speculative import loop
+from jaxdlm.speculative.drafters.nothing import Nothing
+from jaxdlm.speculative.drafters.pearl import Pearl, PearlState
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.state import Carry, Proposal, Rows
+from jaxdlm.typing import Array, PyTree
+
+LOOK_EVERY = 8  # rounds between two looks at who is done
+
+
+def generate_on_two(
+    rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str,
+    *, target: Sharding | Any, draft: Sharding | Any,
+) -> tuple[Rows, Trace]:  # fmt: skip
+    """What `generate` returns for the same PEARL policy, with target and draft on devices (or shardings) of their own.
+
+    params and the draft's weights are put there first. Raises InputError for another policy.
+    """
+    if not isinstance(policy.drafter, Pearl):
+        raise InputError("two sets of devices need a policy of jaxdlm.speculative.pearl(...)")
+    drafter = policy.drafter.replace(params=jax.device_put(policy.drafter.params, draft))
+    bare = policy.replace(drafter=policy.drafter.replace(params=()))  # the target's side never reads the draft
+    params, here, there = jax.device_put(params, target), jax.device_put(rows, target), jax.device_put(rows, draft)
+    carry = _begin(here, params, bare, model, prompt, max_new, save)
+    state = _begin_draft(drafter, there, prompt)
+    carry = carry._replace(drafter=jax.device_put(_light(state), target))
+    for count in range(max_new):  # a round commits at least one token
+        chunk, logq, kv = _write(drafter, state, there)
+        logits, fresh = _read(carry, params, bare, model)
+        chunk, logq = jax.device_put((chunk, logq), target)
+        carry = _judge(carry, chunk, logq, logits, fresh, bare, model)
+        there, light = jax.device_put((carry.rows, carry.drafter), draft)
+        state = light._replace(kv=kv)
+        if count % LOOK_EVERY == LOOK_EVERY - 1 and bool(carry.rows.done.all()):
+            break
+    return carry.rows, carry.trace
+
+
+def _light(state: PearlState) -> PearlState:
+    """Without the cache, which stays with the draft."""
+    return state._replace(kv=KV((), ()))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new", "save"))
+def _begin(
+    rows: Rows, params: PyTree, policy: Speculation, model: Model, prompt: int, max_new: int, save: str
+) -> Carry:
+    alone = policy.replace(drafter=Nothing())
+    return loop.init(rows, model=model, params=params, policy=alone, prompt=prompt, max_new=max_new, save=save)
+
+
+@functools.partial(jax.jit, static_argnames=("prompt",))
+def _begin_draft(drafter: Pearl, rows: Rows, prompt: int) -> PearlState:
+    return drafter.init(rows, prompt)
+
+
+@jax.jit
+def _write(drafter: Pearl, state: PearlState, rows: Rows) -> tuple[Array, Array | None, KV]:
+    return drafter.write(state, rows, loop.stage_keys(rows, loop.DRAFT))
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _read(carry: Carry, params: PyTree, policy: Speculation, model: Model) -> tuple[Array, KV]:
+    """The target forward over what was drafted before this round: the tail, where there is one."""
+    tail, drafter = carry.drafter.tail, policy.drafter
+    unread = jnp.zeros((tail.shape[0], 1), jnp.int32)  # the chunk's first token, judged but never read
+    token = jnp.concatenate([tail, unread], axis=1)
+    valid = jnp.broadcast_to(carry.drafter.post[:, None], token.shape)
+    proposal = Proposal(token, valid, None, drafter.tree)
+    return loop.read(carry, loop.bounded(proposal, carry.rows), model=model, params=params)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def _judge(
+    carry: Carry, chunk: Array, logq: Array | None, logits: Array, fresh: KV, policy: Speculation, model: Model
+) -> Carry:
+    drafter, rows, state = policy.drafter, carry.rows, carry.drafter
+    proposal = loop.bounded(drafter.submit(state, chunk, logq), rows)
+    carry, verdict = loop.settle(carry, proposal, logits, fresh, model=model, policy=policy)
+    return carry._replace(drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, verdict))
