@@ -2,13 +2,17 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import chisquare
 
 from jaxdlm import decode, speculative
+from jaxdlm._decode import lay_out_rows
 from jaxdlm.speculative import verify
+from jaxdlm.speculative.decode import generate
+from tests.conformance.test_loop import equal
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_verify import biased
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, next_logits
@@ -70,6 +74,8 @@ SAMPLED = {
     "speculative": lambda t: S.speculative(SMALL_DRAFT, k=2, temperature=t),
     "certain draft": lambda t: S.lookup(k=2, temperature=t),
     "spectr": lambda t: S.spectr(SMALL_DRAFT, width=3, depth=2, temperature=t),
+    "pearl": lambda t: S.pearl(SMALL_DRAFT, chunk=2, temperature=t),
+    "easyspec": lambda t: S.easyspec(SMALL_DRAFT, k=2, group=2, temperature=t),
 }
 
 
@@ -131,6 +137,26 @@ def test_pooling_depends_on_neither_slots_nor_order():
         for name in ("tokens", "forwards", "commit_step", "accepted", "draft_forwards"):
             np.testing.assert_array_equal(getattr(out, name), getattr(whole, name)[order])
         assert out.status == [whole.status[i] for i in order]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_pearl_on_two_devices_is_pearl_on_one(heat):
+    """Bit for bit: tokens, counts and steps."""
+    rows, prompt = lay_out_rows(TARGET, PROMPTS, max_new=MAX_NEW, seed=5, ids=None, raw=False)
+    policy = S.pearl(DRAFT, chunk=3, temperature=jnp.float32(heat))
+    sizes = {"prompt": prompt, "max_new": MAX_NEW, "save": "commit"}
+    one, two = jax.devices()[:2]
+    apart = S.generate_on_two(rows, TARGET.model, TARGET.params, policy, target=one, draft=two, **sizes)
+    equal(apart, generate(rows, TARGET.model, TARGET.params, policy, **sizes))
+
+
+def test_pearl_commits_whole_chunks_of_a_perfect_draft_and_single_tokens_of_a_wrong_one():
+    perfect = decode(TARGET, PROMPTS, policy=S.pearl(TARGET, chunk=3), **RUN)
+    np.testing.assert_array_equal(perfect.tokens, expected(3))
+    written = (perfect.commit_step >= 0).sum(1)
+    np.testing.assert_array_equal(perfect.forwards, 1 + -(-(written - 1) // 3))  # one to begin with, then chunks
+    np.testing.assert_array_equal(perfect.draft_forwards, 3 * perfect.forwards)
 
 
 def realigning(lm, draft, prompts, k, max_new, end):
