@@ -173,13 +173,25 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
     config = lm.config
     if save not in SAVES:
         raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
-    if config.noise != "mask" or config.tokens.mask is None:
+    parts = list(compose.parts(policy))
+    if config.noise == "uniform":
+        if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+            raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
+        if isinstance(policy, Stepper):
+            raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
+        if not cache.always and getattr(cache, "attention", "") != config.attention:
+            raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
+    elif any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+        raise InputError(
+            f"entropy_bound rewrites uniform noise, {lm.name} has masks: use sdar(strategy='entropy_bounded')"
+        )
+    elif config.noise != "mask" or config.tokens.mask is None:
         raise InputError(
             f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
             f"takes policy='autoregressive' or 'speculative'"
         )
     compose.complete(policy)
-    for part in compose.parts(policy):
+    for part in parts:
         model = getattr(part, "made_for", None)
         if model is not None and model != lm.name:
             raise InputError(
@@ -217,12 +229,15 @@ def lay_out(
     """
     config = lm.config
     aligned = config.attention == "block_causal"
-    block = (config.block_size if aligned else DEFAULT_BLOCK) if block is None else block
+    whole = config.attention == "prefix_canvas"  # a canvas is always read whole
+    block = (config.block_size if aligned or whole else DEFAULT_BLOCK) if block is None else block
     _whole("max_new", max_new)
     _whole("block", block)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
-    block = int(block) if aligned else min(int(block), int(max_new))
+    block = int(block) if aligned or whole else min(int(block), int(max_new))
+    if whole and canvas is not None:
+        raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
     columns = max(SMALLEST_BUCKET, *(len(text) - tail for text, tail in zip(texts, tails, strict=True)))
@@ -237,7 +252,7 @@ def lay_out(
     for row, (text, tail) in enumerate(zip(texts, tails, strict=True)):
         end = tail + (max_new if ends is None else ends[row])
         first = bucket + tail
-        stop[row] = -(-end // block) * block if aligned else end
+        stop[row] = -(-end // block) * block if aligned or whole else end
         tokens[row, first - len(text) : first] = text
         tokens[row, first : bucket + stop[row]] = _mask(config)
         tokens[row, first : bucket + end] = starts[row][: end - tail]

@@ -9,6 +9,7 @@ from jaxdlm.caches.adaptive import adaptive
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
 from jaxdlm.caches.dual import dual
+from jaxdlm.caches.encoder import EncoderCache
 from jaxdlm.caches.layer_reuse import layer_reuse
 from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
@@ -16,7 +17,8 @@ from jaxdlm.caches.recap import recap
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
-from jaxdlm.rules.block_diffusion import block_diffusion, entropy_bound, stop_after_block
+from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
+from jaxdlm.rules.block_diffusion import entropy_bound as commit_entropy_bound
 from jaxdlm.rules.ccd import coherent, stable, words
 from jaxdlm.rules.credit import credit as raise_by_credit
 from jaxdlm.rules.credit import tied_threshold
@@ -28,6 +30,7 @@ from jaxdlm.rules.learn2pd import eotp as end_at_text
 from jaxdlm.rules.learn2pd import learned_filter
 from jaxdlm.rules.local_leap import local_leap as commit_near_anchors
 from jaxdlm.rules.prophet import prophet as leave_early
+from jaxdlm.rules.renoise import renoise, settle, temper
 from jaxdlm.rules.sample import log_prob, margin, neg_entropy, sample, uniform
 from jaxdlm.rules.schedule import time_grid
 from jaxdlm.rules.schedule import top_k as commit_top_k
@@ -46,6 +49,7 @@ CACHES: dict[str, Callable[..., Any]] = {
     "adaptive": adaptive,
     "recap": recap,
     "layer_reuse": layer_reuse,
+    "encoder": EncoderCache,
 }
 # recipes that spread their commits evenly over `steps` forwards
 SCHEDULED = ("low_confidence", "random", "maskgit_plus", "topk_margin", "entropy", "origin", "ccd")
@@ -268,12 +272,24 @@ def sdar(
         "low_confidence_dynamic": block_diffusion(steps, tau),
         "low_confidence_static": block_diffusion(steps, None),
         "sequential": block_diffusion(steps, None, order="position"),
-        "entropy_bounded": entropy_bound(gamma),
+        "entropy_bounded": commit_entropy_bound(gamma),
     }
     if strategy not in rules:
         raise InputError(f"strategy={strategy!r}: must be one of {', '.join(rules)}")
     measure = neg_entropy if strategy == "entropy_bounded" else log_prob
     return chain(sample(temperature, measure=measure), rules[strategy])
+
+
+def entropy_bound(
+    gamma: Any = 0.1, steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8, kappa: Any = 0.005, history: int = 1
+) -> Rule:
+    """DiffusionGemma: columns of low joint entropy are kept, all others drawn anew, until the canvas settles (2505.24857).
+
+    steps: forwards per canvas at most. Decodes models with uniform noise; block = the canvas's length.
+    """
+    proposal = sample(1.0, measure=neg_entropy, tempered=True)
+    again = (commit_entropy_bound(gamma), renoise(), settle(steps, kappa, history))
+    return chain(temper(steps, t_min, t_max), proposal, *again, stop_after_block())
 
 
 class Entry(NamedTuple):
@@ -308,6 +324,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "llada2": llada2,
     "llada21": llada21,
     "sdar": sdar,
+    "entropy_bound": entropy_bound,
     # for autoregressive models
     "autoregressive": drafts.autoregressive,
     "speculative": drafts.speculative,
@@ -319,7 +336,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "lookup": drafts.lookup,
 }
 
-ALL = tuple(CACHES)  # for recipes that see one block
+ALL = tuple(name for name in CACHES if name != "encoder")  # for recipes that see one block; encoder: uniform noise
 CANVAS = ("none", "prefix", "delayed", "adaptive", "recap", "layer_reuse")  # for those that see the whole canvas
 STEPPERS = ("none", "prefix", "dual", "block_exact", "refresh")  # for those that send versions of a row
 
@@ -348,6 +365,9 @@ TABLE: tuple[Entry, ...] = (
     Entry("llada2", "2512.15745", False, "no", ALL, "all with probability > tau, or a scheduled number"),
     Entry("llada21", "2602.08676", True, "no", ALL, "as llada2, and corrects what is written in the block"),
     Entry("sdar", "2510.06303", False, "no", ALL, "a scheduled number per forward of a block, or more"),
+    Entry(
+        "entropy_bound", "2505.24857", False, "no", ("none", "encoder"), "low joint entropy; the rest is noise again"
+    ),
     Entry("autoregressive", "1706.03762", False, "yes", (), "the next token (autoregressive models)"),
     Entry("speculative", "2211.17192", False, "yes", (), "draft tokens that the target agrees with, and one more"),
     Entry("eqspec", "2510.22876", False, "yes", (), "the same, greedy, for ragged batches"),

@@ -9,6 +9,7 @@ import pytest
 
 from jaxdlm import InputError, Rule, chain, policies, sample, stop_at_eos, threshold
 from jaxdlm._decode import check
+from jaxdlm.core.compose import parts
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import model, parameters
 
@@ -53,7 +54,9 @@ def test_every_cache_constructs(cache):
 def serves(rule: Rule, cache) -> bool:
     """Whether `decode` lets a policy have a cache; block_exact wants another model, which is not the policy's affair."""
     try:
-        check(Toy(getattr(cache, "attention", "full")), rule, cache, "commit")
+        uniform = any(getattr(part, "noise", "mask") == "uniform" for part in parts(rule))
+        attention = getattr(cache, "attention", "prefix_canvas" if uniform else "full")
+        check(Toy(attention), rule, cache, "commit")
     except InputError:
         return False
     return True
@@ -65,8 +68,9 @@ class Toy:
     name = "tiny"
 
     def __init__(self, attention: str):
+        noise = "uniform" if attention == "prefix_canvas" else "mask"
         config = model("same").config
-        self.config = dataclasses.replace(config, attention=attention, block_size=4)
+        self.config = dataclasses.replace(config, attention=attention, block_size=4, noise=noise)
 
 
 def test_table_lists_every_recipe_with_caches_that_exist():

@@ -5,6 +5,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import struct
 
+from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.typing import Array, Bool, Int32, PyTree
@@ -27,6 +28,10 @@ class NoCache(Refreshing):
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
         position, exists = context.columns(rows)
         out = context.model.apply(context.params, rows.tokens, position, exists)
+        if context.model.config.attention == "prefix_canvas":
+            # a finished row's canvas lies behind the last one; what it computes is thrown away
+            start = jnp.minimum(start, context.geometry.length - context.width)
+            return Window(stored.canvas(context, rows, start, out.kv), state)
         return Window(context.select(out.hidden, 0, start), state)
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:

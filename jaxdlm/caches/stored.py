@@ -1,5 +1,7 @@
 """Keys and values of all columns, and the forward of some columns that reads them."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -146,3 +148,27 @@ def span(context: Context, first: Int32[Array, "B"], count: int) -> Bool[Array, 
     """Columns first .. first + count of each row."""
     column = jnp.arange(context.geometry.length, dtype=jnp.int32)[None, :]
     return (column >= first[:, None]) & (column < (first + count)[:, None])
+
+
+def columns(context: Context, rows: Rows, first: Int32[Array, "B"]) -> tuple[Array, Array, Array]:
+    """Tokens, positions and validity of the window's many columns from `first` on."""
+    index = first[:, None] + jnp.arange(context.width, dtype=jnp.int32)[None, :]
+    return tuple(jnp.take_along_axis(x, index, axis=1) for x in (rows.tokens, *context.columns(rows)))  # type: ignore[return-value]
+
+
+def before(context: Context, rows: Rows, kv: KV, first: Int32[Array, "B"]) -> Past:
+    """What stands before column `first` of each row."""
+    position, exists = context.columns(rows)
+    column = jnp.arange(context.geometry.length, dtype=jnp.int32)[None, :]
+    return Past(kv, position, exists & (column < first[:, None]))
+
+
+def canvas(context: Context, rows: Rows, start: Int32[Array, "B"], kv: KV) -> Array:
+    """Hidden rows of a canvas that sees itself and the prefix; at its first forward nothing conditions it yet."""
+    model: Any = context.model
+    soft = None
+    if context.model.config.self_conditioning:
+        soft = jnp.where((rows.tick == 0)[:, None, None], jnp.zeros_like(rows.condition), rows.condition)
+    return model.canvas(
+        context.params, *columns(context, rows, start), before(context, rows, kv, start), soft=soft
+    ).hidden

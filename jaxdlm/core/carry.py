@@ -57,6 +57,7 @@ class Rows(NamedTuple):
     step: Int32[Array, "B"]  # steps of its policy: as many, unless a stepper makes several out of one forward
     tick: Int32[Array, "B"]  # steps since its block began
     policy: PyTree
+    condition: PyTree = ()  # [B, W, D], what the last forward tells a self-conditioned model in the next one
 
 
 class Row(NamedTuple):
@@ -90,6 +91,7 @@ class Draft(NamedTuple):
     hold: Bool[Array, ""] | bool = False  # keep the block open although nothing is pending in it
     cut: Int32[Array, ""] | None = None  # first window column that no longer exists; above W: no cut
     halt: Bool[Array, ""] | bool = False  # this row is finished
+    condition: Float32[Array, "W V"] | None = None  # probabilities that a self-conditioned model reads next
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
     readout: Any = None  # the same logits tile by tile (core.readout.Readout); None: they are cheap
     finite: Bool[Array, ""] | None = None  # what a rule that read them so found of the raw logits: no NaN, no +inf

@@ -41,3 +41,8 @@ def _unit(bits: Array) -> Float32[Array, "..."]:
 def column_uniform(key: Key[Array, ""], position: Int32[Array, "W"]) -> Float32[Array, "W"]:
     """Uniform [0, 1) noise, one number per column keyed by its true position."""
     return jax.vmap(lambda p: jax.random.uniform(jax.random.fold_in(key, p), (), jnp.float32))(position)
+
+
+def column_integer(key: Key[Array, ""], position: Int32[Array, "W"], below: int) -> Int32[Array, "W"]:
+    """Uniform numbers 0 .. below - 1, one per column keyed by its true position."""
+    return jax.vmap(lambda p: jax.random.randint(jax.random.fold_in(key, p), (), 0, below, jnp.int32))(position)

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 
 from jaxdlm.core.cache import Cache, Context, forward
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Status, Trace
+from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
 from jaxdlm.core.readout import Readout, ban
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
+
+BEFORE = 2**31 - 1  # the step whose noise fills a canvas before the first forward
 
 
 def width(policy: Rule, geometry: Geometry) -> int:
@@ -41,6 +44,12 @@ def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows
     state = policy.init(width(policy, geometry), model.config.vocab_size)
     per_row = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows.done.shape[0], *jnp.shape(x))), state)
     rows = rows._replace(policy=per_row, block=first_open(rows, geometry), done=rows.done | ~rows.pending.any(1))
+    config = model.config
+    if config.noise == "uniform":
+        rows = rows._replace(tokens=noisy(rows, config.vocab_size))
+    if config.self_conditioning:
+        shape = (rows.done.shape[0], width(policy, geometry), config.hidden_size)
+        rows = rows._replace(condition=jnp.zeros(shape, config.param_dtype))
     return rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
 
 
@@ -71,6 +80,16 @@ def welcome(
     """The state of a cache once rows have come in where `new`; see `Cache.admit`."""
     both, which = (doubled(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
     return cache.admit(Context(model, params, geometry, width(policy, geometry)), both, state, which)
+
+
+def noisy(rows: Rows, vocab: int) -> Int32[Array, "B L"]:
+    """The tokens with a random one in every column that is still to be written."""
+
+    def one(key: Array, pads: Array, tokens: Array, pending: Array) -> Array:
+        position = jnp.arange(tokens.shape[0], dtype=jnp.int32) - pads
+        return jnp.where(pending, column_integer(jax.random.fold_in(key, BEFORE), position, vocab), tokens)
+
+    return jax.vmap(one)(rows.key, rows.pads, rows.tokens, rows.pending)
 
 
 def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
@@ -130,6 +149,9 @@ def decide(
         view = look(row, start, logits.shape[0], geometry, model)
         draft = Draft(logits, uncond, readout=None if hidden is None else Readout(hidden, logits, params, model))
         draft, kept = policy.apply(draft, row.policy, view, jax.random.fold_in(row.key, row.step))
+        if draft.condition is not None and model.config.self_conditioning:
+            soft: Any = model
+            row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
         bad = ~(finite(logits) if draft.finite is None else draft.finite)
         return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
 

@@ -73,12 +73,16 @@ class Backbone:
         past: Past | None = None,
         *,
         self_cond: Float[Array, "B T V"] | None = None,
+        soft: Float[Array, "B T D"] | None = None,
         mask: Bool[Array, "B T S_T"] | None = None,
     ) -> ModelOutput:
-        """A canvas that sees itself whole and the prefix; `self_cond` are the probabilities of the step before."""
+        """A canvas that sees itself whole and the prefix.
+
+        `self_cond` are the probabilities of the step before, `soft` is what `soften` makes of them: either, or neither.
+        """
         x = self._embed(params, tokens)
         if self.config.self_conditioning:
-            x = self._condition(params, x, self_cond)
+            x = self._condition(params, x, soft if self_cond is None else self.soften(params, self_cond))
         allow = canvas_masks(self.config, position, valid, past, mask)
         return self._stack(params, x, position, allow, past, "canvas")
 
@@ -135,13 +139,17 @@ class Backbone:
         # rounded to the weight dtype first, as the released implementations do (sqrt(1152) is 34.0 in bfloat16)
         return jnp.asarray(self.config.embed_scale, dtype)
 
-    def _condition(self, params: PyTree, x: Array, probabilities: Array | None) -> Array:
-        """rms(x + ffn(rms(p·embed·scale))); the outer norm applies even when nothing is known yet."""
+    def soften(self, params: PyTree, probabilities: Float[Array, "... V"]) -> Float[Array, "... D"]:
+        """The mean embedding, scaled: p · embed · scale."""
+        dtype = params["embed"].dtype
+        soft = probabilities.astype(dtype) @ read(params["embed"], dtype)
+        return soft if self.config.embed_scale is None else soft * self._embed_scale(dtype)
+
+    def _condition(self, params: PyTree, x: Array, soft: Array | None) -> Array:
+        """rms(x + ffn(rms(soft))); the outer norm applies even when nothing is known yet, which is as soft = 0."""
         config, leaves = self.config, params["self_cond"]
-        if probabilities is not None:
-            soft = probabilities.astype(x.dtype) @ read(params["embed"], x.dtype)
-            soft = soft if config.embed_scale is None else soft * self._embed_scale(x.dtype)
-            x = x + mlp(leaves, rms_norm(soft, leaves["pre_norm"], config), config)
+        if soft is not None:
+            x = x + mlp(leaves, rms_norm(soft.astype(x.dtype), leaves["pre_norm"], config), config)
         return rms_norm(x, None, config)
 
     def _stack(

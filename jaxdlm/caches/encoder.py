@@ -1,0 +1,61 @@
+"""The prompt and finished canvases are read once, causally; each forward reads the canvas alone (DiffusionGemma)."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.caches import stored
+from jaxdlm.core.cache import Context, Refreshing
+from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import KV
+from jaxdlm.typing import Array, Bool, Int32
+
+
+@struct.dataclass
+class EncoderCache(Refreshing):
+    """Equals no cache for models with a causal prefix and a canvas behind it.
+
+    Stale: nothing. Keys of the prefix are causal, and finished canvases never change. A step costs the canvas's C
+    tokens; the first forward of a canvas costs 2 C: it also reads the canvas before, causally, and stores it. The
+    prompt is read once, before the first forward.
+    """
+
+    always: ClassVar[bool] = False
+    window: ClassVar[str] = "block"
+    versions: ClassVar[bool] = False
+    admits: ClassVar[bool] = True
+    attention: ClassVar[str] = "prefix_canvas"
+
+    def init(self, context: Context, rows: Rows) -> KV:
+        return self.admit(context, rows, stored.empty(context, rows), jnp.ones_like(rows.done))
+
+    def admit(self, context: Context, rows: Rows, state: KV, new: Bool[Array, "B"]) -> KV:
+        """Reads the prompts, and keeps those of the rows `new`."""
+        columns = context.geometry.prompt
+        position, exists = (x[:, :columns] for x in context.columns(rows))
+        out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
+
+        def put(old: Array, fresh: Array) -> Array:
+            kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
+            return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
+
+        return jax.tree.map(put, state, out.kv)
+
+    def due(self, rows: Rows) -> Bool[Array, "B"]:
+        return rows.tick == 0
+
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
+        # a row in its first canvas stores that one: columns that nobody sees before they are stored anew
+        first = jnp.maximum(start - context.width, context.geometry.prompt)
+        model: Any = context.model
+        out = model.prefix(
+            context.params, *stored.columns(context, rows, first), stored.before(context, rows, state, first)
+        )
+        return self.step(context, rows, start, stored.put(state, out.kv, first))
+
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
+        # a finished row's canvas lies behind the last one; what it computes is thrown away
+        start = jnp.minimum(start, context.geometry.length - context.width)
+        return Window(stored.canvas(context, rows, start, state), state)

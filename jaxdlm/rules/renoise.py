@@ -1,0 +1,112 @@
+"""A canvas of uniform noise that is rewritten until it settles (DiffusionGemma; entropy bound of arXiv 2505.24857)."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.compose import NEG_ENTROPY
+from jaxdlm.core.keys import column_integer
+from jaxdlm.core.rule import Stage, need
+from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
+from jaxdlm.typing import Array, Int32, Key
+
+
+@struct.dataclass
+class Temper(Stage):
+    """See `temper`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("logits", "condition")
+
+    steps: Any
+    t_min: Any
+    t_max: Any
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        left = 1.0 - row.tick.astype(jnp.float32) / jnp.asarray(self.steps, jnp.float32)
+        shaped = draft.logits / (self.t_min + (self.t_max - self.t_min) * left)
+        return draft._replace(logits=shaped, condition=jax.nn.softmax(shaped, axis=1)), state
+
+
+def temper(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Temper:
+    """l' = l / (t_min + (t_max - t_min)(1 - i / steps)) at forward i of a block; softmax(l') conditions the next one.
+
+    A transform of logits: chain it before `sample(1.0, measure=neg_entropy)`. Models without self-conditioning drop
+    the second part. Args: 48 forwards, 0.4, 0.8, as released with DiffusionGemma; t_min itself is never reached.
+    Raises InputError for steps < 1 or temperatures <= 0.
+    """
+    for name, value in (("t_min", t_min), ("t_max", t_max)):
+        if isinstance(number(value, name, low=0), float) and value == 0:
+            raise InputError(f"{name}=0: must be above 0, logits are divided by it")
+    return Temper(number(steps, "steps", low=1, whole=True), t_min, t_max)
+
+
+@struct.dataclass
+class Renoise(Stage):
+    """See `renoise`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("token", "commit")
+    writes: ClassVar[tuple[str, ...] | None] = ("fill", "commit")
+    noise: ClassVar[str] = "uniform"
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "commit", rule="renoise")
+        noise = column_integer(key, row.position, draft.logits.shape[1])
+        accepted = jnp.asarray(draft.commit, bool)
+        fill = jnp.where(row.open, jnp.where(accepted, draft.token, noise), row.tokens)
+        return draft._replace(fill=fill, commit=jnp.zeros_like(accepted)), state
+
+
+def renoise() -> Renoise:
+    """Turns a selection into the next canvas: what it chose is written, every other open column is a fresh random token.
+
+    Nothing is final by it; chain `settle` after it. Only for models whose noise is uniform.
+    """
+    return Renoise()
+
+
+@struct.dataclass
+class Settle(Stage):
+    """See `settle`. State: the last `history` arg max of the window, newest first."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score", "commit")
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
+    expects: ClassVar[str | None] = NEG_ENTROPY
+
+    steps: Any
+    kappa: Any
+    history: int = struct.field(pytree_node=False, default=1)
+
+    def init(self, window: int, vocab: int) -> Int32[Array, "H W"]:
+        return jnp.full((self.history, window), -1, jnp.int32)
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        need(draft, "token", "score", rule="settle")
+        best = jnp.argmax(draft.logits, axis=1).astype(jnp.int32)
+        past = jnp.where(row.tick == 0, -1, state)
+        stable = jnp.all((past == best[None]) | ~row.open[None])
+        columns = jnp.maximum(jnp.sum(row.open), 1).astype(jnp.float32)
+        doubt = jnp.sum(jnp.where(row.open, -jnp.asarray(draft.score), 0.0)) / columns
+        last = row.tick >= jnp.asarray(self.steps, jnp.int32) - 1
+        stop = (stable & (doubt < self.kappa)) | last
+        token = jnp.where(stop, best, draft.token)
+        return draft._replace(token=token, commit=row.open & stop), jnp.concatenate([best[None], past])[: self.history]
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        return geometry.blocks * jnp.asarray(self.steps, jnp.int32)
+
+
+def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
+    """Ends a block with its arg max once that has held for `history` forwards and the mean entropy is below kappa.
+
+    Or at forward `steps`. Reads entropies off the score: chain it after `sample(1.0, measure=neg_entropy)`.
+    Args: 48 forwards, 0.005 nats, 1, as released with DiffusionGemma. history is a shape.
+    Of the two released samplers this is the one in transformers: it compares with the arg max before, not with the
+    renoised canvas, and writes the arg max, not the last draw. Raises InputError for steps or history < 1, kappa < 0.
+    """
+    history = number(history, "history", low=1, whole=True)
+    return Settle(number(steps, "steps", low=1, whole=True), number(kappa, "kappa", low=0), int(history))

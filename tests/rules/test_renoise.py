@@ -1,0 +1,60 @@
+"""The rules of a uniform canvas, on one row made by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import InputError, policies
+from jaxdlm.core.carry import Draft, Geometry
+from jaxdlm.rules.renoise import renoise, settle, temper
+from tests.rules.hand import apply, row
+
+RAW = jnp.asarray(np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), jnp.float32)
+
+
+def test_the_temperature_falls_from_t_max_and_never_reaches_t_min():
+    for tick, heat in ((0, 0.8), (24, 0.6), (47, 0.4 + 0.4 / 48)):
+        draft = apply(temper(), RAW, row([1, 1], tick=tick))
+        np.testing.assert_allclose(draft.logits, RAW / heat, rtol=1e-6)
+        np.testing.assert_allclose(draft.condition.sum(1), 1, rtol=1e-6)
+
+
+def test_what_is_not_chosen_becomes_noise_and_nothing_is_final():
+    view = row([1, 1, 1, 0], tokens=[3, 3, 3, 2])
+    draft = Draft(
+        jnp.zeros((4, 5)), token=jnp.asarray([4, 4, 4, 4], jnp.int32), commit=jnp.asarray([True, False, False, False])
+    )
+    draft, _ = renoise().apply(draft, (), view, jax.random.key(0))
+    assert not draft.commit.any()
+    assert int(draft.fill[0]) == 4
+    assert int(draft.fill[3]) == 2
+    assert ((draft.fill >= 0) & (draft.fill < 5)).all()
+
+
+def step(rule, state, best, doubt, tick):
+    logits = 9.0 * (jnp.arange(5)[None, :] == jnp.asarray(best)[:, None]).astype(jnp.float32)
+    score = jnp.full(len(best), -doubt, jnp.float32)
+    draft = Draft(logits, token=jnp.zeros(len(best), jnp.int32), score=score, commit=jnp.zeros(len(best), bool))
+    draft, state = rule.apply(draft, state, row([1] * len(best), tick=tick), None)
+    return bool(draft.commit.all()), np.asarray(draft.token).tolist(), state
+
+
+def test_a_canvas_stops_when_it_holds_and_is_sure():
+    rule = settle(steps=10, kappa=0.01, history=2)
+    state = rule.init(2, 5)
+    for tick, (best, doubt, stops) in enumerate(
+        [([1, 2], 0, False), ([1, 2], 0, False), ([1, 2], 0.01, False), ([1, 2], 0.009, True), ([1, 3], 0, False)]
+    ):
+        stopped, token, state = step(rule, state, best, doubt, tick)
+        assert stopped == stops
+        assert token == (best if stops else [0, 0])
+    assert step(rule, state, [4, 4], 9.0, 9)[:2] == (True, [4, 4]), "the last forward writes the arg max"
+    assert not step(rule, state, [1, 3], 0.0, 0)[0], "a new block knows nothing of the one before"
+    assert int(rule.forwards(Geometry(16, 6, 3))) == 30
+
+
+def test_bad_arguments():
+    for wrong in ({"steps": 0}, {"t_min": 0.0}, {"t_max": -1}, {"kappa": -1}, {"history": 0}, {"gamma": -1}):
+        with pytest.raises(InputError, match="must be"):
+            policies.RECIPES["entropy_bound"](**wrong)
