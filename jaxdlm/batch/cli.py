@@ -67,7 +67,6 @@ def batch(args: argparse.Namespace) -> int:
     from jaxdlm.batch import run
     from jaxdlm.batch.source import scan
     from jaxdlm.batch.store import store
-    from jaxdlm.speculative.policy import Speculation
 
     check(args)
     host, hosts = join(args)
@@ -77,10 +76,6 @@ def batch(args: argparse.Namespace) -> int:
     index = scan(args.input)
     mesh = make_mesh(args.mesh)
     lm = jd.load(args.model, mesh=mesh)
-    if isinstance(policies.plain, Speculation) == (lm.config.noise == "mask" and lm.config.tokens.mask is not None):
-        raise InputError(f"policy {args.policy!r} and model {args.model!r} do not meet: see jaxdlm policies")
-    if not isinstance(policies.plain, Speculation):
-        _decode.check(lm, policies.plain, cache, "none")
     max_new = args.max_new or lm.defaults.get("max_new_tokens") or 128
     options = run.Options(
         input=args.input, output=args.output, policy=args.policy, max_new=max_new, cache=args.cache,

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import DEFAULT_BLOCK, SMALLEST_BUCKET, blocked, decode
+from jaxdlm._decode import DEFAULT_BLOCK, SMALLEST_BUCKET, blocked, check, decode
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
 from jaxdlm.core.carry import Geometry, Status
+from jaxdlm.errors import InputError
 from jaxdlm.rules.per_row import per_row, with_number
+from jaxdlm.speculative.policy import Speculation
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
 SECONDS = 2.0  # what one queue may take, so that finished rows do not wait long on the device
@@ -250,3 +252,17 @@ class Chunks:
         self.counts.busy += int(out.forwards[: len(requests)].sum())
         for index, request in enumerate(requests):
             sink(request, Result(out.tokens[index], int(out.forwards[index]), str(out.status[index])))
+
+
+def make_engine(
+    lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
+) -> Slots | Chunks:
+    """Slots for rules, whole batches for everything else. Raises InputError where model and policy do not meet."""
+    make: Any = Slots
+    if isinstance(policies.plain, Speculation):
+        make = Chunks
+        if lm.config.noise == "mask" and lm.config.tokens.mask is not None:
+            raise InputError(f"{lm.name} is a diffusion model: this policy needs an autoregressive one")
+    else:
+        check(lm, policies.plain, cache, "none")
+    return make(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots)

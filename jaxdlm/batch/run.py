@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jaxdlm.batch import claims, fingerprint, openai
-from jaxdlm.batch.engine import Chunks, Policies, Result, Slots
+from jaxdlm.batch.engine import Policies, Result, make_engine
 from jaxdlm.batch.progress import Progress
 from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, read
 from jaxdlm.batch.shards import JOB, Clock, Line, Shards, wipe
@@ -20,7 +20,6 @@ from jaxdlm.batch.source import Index, scan, source
 from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
-from jaxdlm.speculative.policy import Speculation
 
 DONE, STOPPED = 0, 128  # exit statuses: complete; STOPPED + signal: ended by it, with everything finished saved
 FORMAT, VERSION = "jaxdlm-batch", 1
@@ -59,9 +58,7 @@ class Job:
 
     def __init__(self, options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, index: Index) -> None:
         self.options, self.lm, self.index = options, lm, index
-        self.kind = "chunks" if isinstance(policies.plain, Speculation) else "slots"
-        make = Chunks if self.kind == "chunks" else Slots
-        self.engine = make(
+        self.engine = make_engine(
             lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
         )
         self.defaults = Defaults(options.max_new, options.seed, options.raw, policies.heated is not None)

@@ -1,0 +1,62 @@
+"""The Ray pipeline on one machine, with real Ray: two actors give the rows of the command."""
+
+import os
+import pathlib
+import warnings
+
+import pytest
+
+from jaxdlm.batch.ray import Actor, Settings, decode_dataset
+from jaxdlm.errors import InputError
+from tests.batch.jobs import job, read, rows, write
+
+MODEL = str(pathlib.Path(__file__).parents[1] / "golden" / "llada_tiny")
+SETTINGS = Settings(MODEL, "low_confidence", max_new=8, block=8, slots=4, mesh="data=1")
+ROWS = [*rows(17, max_new=[8, 5]), {"id": "empty", "tokens": []}]
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    import jaxdlm as jd
+
+    folder = tmp_path_factory.mktemp("command")
+    source = write(folder / "in.jsonl", ROWS)
+    options = {"policy": "low_confidence", "max_new": 8, "block": 8}
+    assert job(source, folder / "out", lm=jd.load(MODEL), **options).run() == 0
+    return {row["id"]: row for row in read(folder / "out")}
+
+
+def same(row: dict, expected: dict) -> None:
+    want = expected[row["id"]]
+    assert list(row["tokens"]) == (want["tokens"] or [])
+    assert (row["status"], row["forwards"]) == (want["status"], want["forwards"])
+    assert bool(row["error"]) == (want["status"] == "error")
+
+
+def test_an_actor_alone(expected):
+    """Columns in, columns out, in the order that they came."""
+    batch = {name: [row.get(name) for row in ROWS] for name in ("id", "tokens", "max_new")}
+    out = Actor(SETTINGS)(batch)
+    assert list(out["id"]) == batch["id"]
+    for index in range(len(ROWS)):
+        same({name: column[index] for name, column in out.items()}, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_actors(expected):
+    ray = pytest.importorskip("ray")
+    environment = {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        dataset = ray.data.from_items(ROWS, override_num_blocks=3)
+        found = decode_dataset(dataset, SETTINGS, actors=2, batch=6, num_cpus=1).take_all()
+        with pytest.raises(InputError, match="no column id"):
+            decode_dataset(ray.data.from_items([{"prompt": "x"}]), SETTINGS)
+    finally:
+        ray.shutdown()
+        warnings.resetwarnings()
+    assert sorted(row["id"] for row in found) == sorted(row["id"] for row in ROWS)
+    for row in found:
+        same(row, expected)
