@@ -44,10 +44,11 @@ def test_an_actor_alone(expected):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_two_actors(expected):
+def test_two_actors(expected, monkeypatch):
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "150")  # a busy machine
     ray = pytest.importorskip("ray")
-    environment = {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": environment})
+    local = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
+    ray.init(**local, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}})
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         dataset = ray.data.from_items(ROWS, override_num_blocks=3)
