@@ -110,13 +110,13 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         slots.advance = advance
         return seconds, work.engine.counts, recorder.calls
 
-    job("input", static=True)
+    names = ("longest",) if given.inner else ("longest", "input", "static")
     job("longest")
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
-    rounds: dict[str, list[float]] = {name: [] for name in ("longest", "input", "static", "device")}
+    rounds: dict[str, list[float]] = {name: [] for name in (*names, "device")}
     use = {}
     for _ in range(given.rounds):
-        for name in ("longest", "input", "static"):
+        for name in names:
             seconds, counts, calls = job("input" if name == "static" else name, name == "static")
             rounds[name].append(seconds)
             use[name] = counts.use
@@ -126,7 +126,9 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     return {
         "devices": mesh.shape["data"], "rows": rows, "slots": given.slots,
         "slot_use": {name: round(value, 3) for name, value in use.items()},
-        "speedup_over_static": {name: round(ratio("static", name), 2) for name in ("longest", "input")},
+        "speedup_over_static": {name: round(ratio("static", name), 2) for name in names if name != "static"}
+        if "static" in names
+        else None,
         "rows_per_second": round(rows / statistics.median(rounds["longest"]), 2),
         "idle": round(1 - ratio("device", "longest"), 3), "recompiles": compiled.count(COMPILE),
         "job_seconds": [round(value, 2) for value in rounds["longest"]],

@@ -125,12 +125,15 @@ def serve(
     none = jnp.full(size, FREE, jnp.int32)
     blank = Harvest(none, jnp.zeros((size, geometry.canvas), jnp.int32), none, none, zero, zero, zero)
 
+    # where the prompts of new rows are read apart, a reading costs the same for one as for all: some come in together
+    batch = max(1, pool.owner.shape[0] // 4) if cache.admits else 1
+
     def live(state: State) -> Bool[Array, ""]:
         return (state.head < count) | (drain & jnp.any(state.pool.owner != FREE))
 
     def trip(state: State) -> State:
         pool, head, harvest = state
-        room = jnp.any(pool.owner == FREE) & (head < count)
+        room = (head < count) & (jnp.sum(pool.owner == FREE) >= jnp.minimum(batch, count - head))
         pool, head = jax.lax.cond(
             room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
         )

@@ -46,6 +46,7 @@ def test_an_actor_alone(expected):
 @pytest.mark.filterwarnings("ignore")
 def test_two_actors(expected, monkeypatch):
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "150")  # a busy machine
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     ray = pytest.importorskip("ray")
     local = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
     ray.init(**local, runtime_env={"env_vars": {"PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"}})
