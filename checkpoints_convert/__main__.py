@@ -7,7 +7,6 @@ on stderr.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,13 +23,17 @@ def parser() -> argparse.ArgumentParser:
         prog="checkpoints_convert", description="Convert a released checkpoint to Orbax, exactly."
     )
     p.add_argument("source", help="folder with config.json and safetensors, or a Hub id such as GSAI-ML/LLaDA-8B-Base")
-    p.add_argument("out", nargs="?", help="folder to write (not needed with --dry-run)")
+    p.add_argument("out", nargs="?", help="folder to write (not needed with --dry-run or --verify alone)")
     p.add_argument("--family", default="auto", help="family name where config.json does not tell (default: auto)")
     p.add_argument("--dtype", default="keep", choices=DTYPES, help="dtype of the weights (default: keep, bit-exact)")
     p.add_argument(
         "--check", action="store_true", help="compare with the PyTorch oracle (transformers) or the manifest"
     )
-    p.add_argument("--verify", action="store_true", help="read everything back and compare checksums")
+    p.add_argument(
+        "--verify",
+        action="store_true",
+        help="read everything back and compare checksums; without OUT: of a converted SOURCE",
+    )
     p.add_argument("--strict", action="store_true", help="refuse NaN and infinite values instead of warning")
     p.add_argument("--force", action="store_true", help="replace a converted checkpoint that exists already")
     p.add_argument("--dry-run", action="store_true", help="print what would be written; reads headers only")
@@ -48,9 +51,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run; returns the exit status."""
     args = parser().parse_args(argv)
-    if not args.out and not args.dry_run:
+    if not args.out and not args.dry_run and not args.verify:
         parser().error("OUT is missing")
     try:
+        if not args.out and not args.dry_run:
+            return _verify(Path(args.source))
         return _export(args) if args.export else _convert(args)
     except InputError as error:
         return _fail(error, 2)
@@ -58,24 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted; run the same command again to continue", 1)
     except (RuntimeError, OSError, MemoryError) as error:
         return _fail(error, 1)
-
-
-def command() -> int:
-    """The program: `main` in a process of its own."""
-    keep_memory()
-    return main()
-
-
-def keep_memory() -> None:
-    """Lets the C library reuse freed memory instead of giving it back: every byte passes through two or three large
-    buffers, and where fresh pages are dear (virtual machines) these cost more than all the arithmetic."""
-    mmap_max, trim_threshold = -4, -1  # of malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library: only slower
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
 
 
 def _fail(problem: object, status: int) -> int:
@@ -114,6 +101,13 @@ def _convert(args: argparse.Namespace) -> int:
     if args.verify:
         print(f"verified: {verify(result.out)} parts equal their checksums", file=sys.stderr)
     return check(result.out, source, sys.stdout) if args.check else 0
+
+
+def _verify(folder: Path) -> int:
+    from checkpoints_convert.verify import verify
+
+    print(f"verified: {verify(folder)} parts equal their checksums", file=sys.stderr)
+    return 0
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -158,4 +152,4 @@ def progress_bar(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]
 
 
 if __name__ == "__main__":
-    sys.exit(command())
+    sys.exit(main())

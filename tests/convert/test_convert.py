@@ -179,6 +179,20 @@ def test_a_damaged_output_is_named(tmp_path):
         verify(tmp_path / "out")
 
 
+def test_a_converted_folder_is_verified_by_the_command(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main([str(GOLDEN / "llada_tiny"), str(out), *SMALL]) == 0
+    assert main([str(out), "--verify"]) == 0
+    assert "parts equal their checksums" in capsys.readouterr().err
+    data = max((path for path in out.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
+    raw = bytearray(data.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    data.write_bytes(raw)
+    assert main([str(out), "--verify"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([str(GOLDEN / "llada_tiny"), "--verify"]) == 2, "a source that was never converted"
+
+
 def test_a_flipped_source_byte_is_named(tmp_path):
     files, config = golden("llada")
     hub = hub_folder(tmp_path / "hub", files, config)
