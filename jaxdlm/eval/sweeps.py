@@ -148,8 +148,15 @@ def _check_arguments(name: str, arguments: Settings, factory: Callable[..., Any]
 
 
 def _combinations(arguments: Settings) -> tuple[Settings, ...]:
-    values = [value if isinstance(value, list) else [value] for value in arguments.values()]
+    values = [_listed(value) for value in arguments.values()]
     return tuple(dict(zip(arguments, each)) for each in itertools.product(*values))
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list, also one of bare words (`[paper,release]`), or one value."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return [word.strip() for word in value[1:-1].split(",")]
+    return value if isinstance(value, list) else [value]
 
 
 def label(name: str, settings: Settings) -> str:

@@ -39,6 +39,8 @@ def test_choices_are_written_like_a_policy():
         ("local_leap", ({"kappa": 0.8, "radius": 4}, {"kappa": 0.9, "radius": 4})),
         ("prophet", ({"thresholds": (8, 5, 3)},)),
     ]
+    (words,) = sweeps.choices("ccd,mode=[paper,release]", policies.RECIPES, "policy")
+    assert words.settings == ({"mode": "paper"}, {"mode": "release"})
     assert [c.name for c in sweeps.choices("all", policies.RECIPES, "policy")] == list(policies.RECIPES)
     assert sweeps.label("prophet", {"thresholds": (8.0, 5.0, 3.5)}) == "prophet,thresholds=(8,5,3.5)"
 
