@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdlm import _decode, decode
 from jaxdlm.errors import InputError
+from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
 from jaxdlm.quant import QuantizedLeaf, encode, quantize, quantize_params, search_exponent, table_of
 
@@ -127,3 +129,25 @@ def test_bad_arguments_are_named():
         quantize(_weight(), 8, kind="cubic")
     with pytest.raises(InputError, match="groups of 7"):
         quantize(_weight(), 8, group=7)
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
+    """The text is that of the dequantised weights, whose copies never lie beside each other in memory."""
+    config = dataclasses.replace(DENSE, num_layers=12, hidden_size=64, intermediate_size=256)
+    small, _ = quantize_params(init_params(config, jax.random.key(0), loud=True), 8)
+    whole = jax.tree.map(
+        lambda leaf: leaf.dequantize(jnp.float32) if isinstance(leaf, QuantizedLeaf) else leaf,
+        small, is_leaf=lambda leaf: isinstance(leaf, QuantizedLeaf),
+    )  # fmt: skip
+    prompts, run = [[3, 9, 4, 1], [7, 2, 11]], {"policy": "threshold", "cache": cache, "max_new": 8, "block": 4}
+    ours, plain = (decode(LM(Backbone(config), params, None, "toy"), prompts, **run) for params in (small, whole))
+    np.testing.assert_array_equal(ours.tokens, plain.tokens)
+    np.testing.assert_array_equal(ours.commit_step, plain.commit_step)
+
+    lm = LM(Backbone(config), small, None, "toy")
+    batch = _decode.lay_out(lm, prompts, max_new=8, block=4, seed=0, ids=None)
+    rule, kept = _decode.resolve_policy("threshold"), _decode.resolve_cache(cache)
+    program = _decode._run.lower(batch.rows, lm.model, small, rule, kept, batch.geometry, "commit", 0).compile()
+    dense = sum(leaf.nbytes for leaf in jax.tree.leaves(whole["segments"]))
+    assert program.memory_analysis().temp_size_in_bytes < 0.4 * dense
