@@ -29,6 +29,7 @@ from jaxdlm.rules.guidance import guidance
 from jaxdlm.rules.learn2pd import eotp as end_at_text
 from jaxdlm.rules.learn2pd import learned_filter
 from jaxdlm.rules.local_leap import local_leap as commit_near_anchors
+from jaxdlm.rules.multi_block import multi_block
 from jaxdlm.rules.prophet import prophet as leave_early
 from jaxdlm.rules.renoise import renoise, settle, temper
 from jaxdlm.rules.sample import log_prob, margin, neg_entropy, sample, uniform
@@ -146,6 +147,14 @@ def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = Fal
     """
     measure = shifted_neg_entropy if official else neg_entropy
     return chain(sample(temperature, measure=measure), entropy_threshold(threshold, strict=official))
+
+
+def d3llm(tau: Any = 0.5, add: Any = 0.1, temperature: Any = 0.0) -> Rule:
+    """d3LLM's decoder: every column with entropy <= tau nats in several blocks at once (2601.07568).
+
+    add: share of a block that is written when the next one opens. The paper's speed needs its distilled weights.
+    """
+    return chain(sample(temperature, measure=neg_entropy), multi_block(tau, add))
 
 
 def prophet(
@@ -315,6 +324,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "local_leap": local_leap,
     "credit": credit,
     "dparallel": dparallel,
+    "d3llm": d3llm,
     "prophet": prophet,
     "ccd": ccd,
     "ccd_ds": ccd_ds,
@@ -352,6 +362,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("local_leap", "2510.07081", False, "no", ALL, "threshold, lower next to sure columns"),
     Entry("credit", "2510.06133", False, "no", ALL, "threshold on logits raised by past wins"),
     Entry("dparallel", "2509.26488", True, "no", ALL, "all with entropy <= threshold"),
+    Entry("d3llm", "2601.07568", True, "no", CANVAS, "all with entropy <= tau, in several blocks at once"),
     Entry("prophet", "2508.19982", False, "no", CANVAS, "everything once the answer is clear"),
     Entry("ccd", "2512.02044", False, "no", ALL, "the column that stayed coherent over forwards"),
     Entry("ccd_ds", "2512.02044", False, "no", ALL, "all that stayed coherent over forwards"),
