@@ -37,6 +37,7 @@ from jaxdlm.rules.schedule import time_grid
 from jaxdlm.rules.schedule import top_k as commit_top_k
 from jaxdlm.rules.threshold import factor as commit_factor
 from jaxdlm.rules.threshold import threshold as commit_threshold
+from jaxdlm.speculative import adaptive
 from jaxdlm.speculative import methods as drafts
 from jaxdlm.steppers.freedave import freedave as draft_and_verify
 
@@ -343,6 +344,8 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "spectr": drafts.spectr,
     "pearl": drafts.pearl,
     "easyspec": drafts.easyspec,
+    "specdec_pp": adaptive.specdec_pp,
+    "s2d": adaptive.s2d,
     "lookup": drafts.lookup,
 }
 
@@ -386,5 +389,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("spectr", "2310.15141", False, "yes", (), "the best of several drafts, by optimal transport"),
     Entry("pearl", "2408.11850", False, "yes", (), "chunks, drafted while the last one is verified"),
     Entry("easyspec", "2502.02493", False, "yes", (), "as speculative, drafted with layers in parallel"),
+    Entry("specdec_pp", "2405.19715", True, "yes", (), "drafts until a trained head expects a rejection"),
+    Entry("s2d", "2407.01955", True, "yes", (), "as speculative, tokens leave the draft at the first sure exit"),
     Entry("lookup", "2304.04487", False, "yes", (), "what followed the last tokens earlier in the text"),
 )

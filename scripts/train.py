@@ -2,10 +2,13 @@
 
     python scripts/train.py --recipe tiny --output DIR [--minutes M | --steps N] [--resume]
     python scripts/train.py --recipe learn2pd --output DIR
+    python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
+    python scripts/train.py --recipe s2d --model tiny-draft --output DIR
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads, and so does `dparallel`. `learn2pd` writes DIR/learn2pd.safetensors, its record and its curve.
+`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp` and
+`s2d` write DIR/NAME.safetensors, its record and its curve.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import dparallel, learn2pd
+from jaxdlm.train.recipes import dparallel, learn2pd, s2d, specdec_pp
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -29,6 +32,8 @@ from jaxdlm.train.step import Budget, train
 PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "learn2pd": (learn2pd.run, ("rows", "canvas", "steps")),
     "dparallel": (dparallel.run, ("rows", "canvas", "steps", "minutes", "rank")),
+    "specdec_pp": (specdec_pp.run, ("rows", "canvas", "steps", "draft", "temperature")),
+    "s2d": (s2d.run, ("steps", "minutes")),
 }
 
 
@@ -47,6 +52,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mesh", help="spread the model over devices, for example data=2,tensor=4")
     parser.add_argument("--rows", type=int, help="prompts to use; default: the recipe's")
     parser.add_argument("--canvas", type=int, help="columns that --prompts are answered on; default 256")
+    parser.add_argument("--draft", help="the draft whose head specdec_pp trains; --model is its target")
+    parser.add_argument("--temperature", type=float, help="of target and draft, for specdec_pp; default 0")
     parser.add_argument("--rank", type=int, help="of the low-rank update; 0: all weights; default 32 with --prompts")
     return parser.parse_args()
 

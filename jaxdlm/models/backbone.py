@@ -1,12 +1,13 @@
 """One decoder stack for every family: a `lax.scan` per segment over stacked layers, driven by `ModelConfig` alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
+from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.block import layer, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, read, rms_norm
@@ -151,6 +152,37 @@ class Backbone:
         if soft is not None:
             x = x + mlp(leaves, rms_norm(soft.astype(x.dtype), leaves["pre_norm"], config), config)
         return rms_norm(x, None, config)
+
+    def part(
+        self,
+        params: PyTree,
+        x: Array,
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        past: Past | None,
+        first: int,
+        last: int,
+    ) -> tuple[Float[Array, "B T D"], KV]:
+        """Layers first .. last - 1 over hidden states x (over token ids where first = 0), before the final norm.
+
+        For drafts with exits. Only stacks of equal layers have parts; `past` and the result hold these layers alone.
+        """
+        (segment,), config = segments(self.config), self.config
+        if segment.period != 1 or config.layer_scalar:
+            raise ConfigUnsupported(f"family {config.family}: only stacks of equal layers can be left early")
+        kinds = config.layer_kinds[first:last]
+        config = replace(config, num_layers=last - first, layer_kinds=kinds)
+        leaves = jax.tree.map(lambda leaf: leaf[first:last], params["segments"][0])
+        x = self._embed(params, x) if first == 0 else x
+        allow = attention_masks(config, position, valid, past, None)
+        cached = None if past is None else (past.kv.k[0], past.kv.v[0])
+        (segment,) = segments(config)
+        x, (k, v) = _run(config, segment, leaves, x, _rotations(config, position), allow, cached, None)
+        return x, KV((k,), (v,))
+
+    def exit(self, params: PyTree, x: Float[Array, "... D"]) -> Float32[Array, "... V"]:
+        """Logits of hidden states that left the stack early: the final norm, then the head."""
+        return self.head(params, rms_norm(x, params["final_norm"], self.config))
 
     def _stack(
         self, params: PyTree, x: Array, position: Array, allow: Allow, past: Past | None, mode: str

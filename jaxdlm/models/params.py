@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from jaxdlm.errors import InputError
@@ -211,8 +212,9 @@ def fingerprint(params: PyTree) -> str:
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        flat = leaf.reshape(-1)
-        picked = flat[np.linspace(0, flat.size - 1, min(64, flat.size)).astype(np.int32)]
+        at = np.unravel_index(np.linspace(0, leaf.size - 1, min(64, leaf.size)).astype(np.int64), leaf.shape)
+        # small leaves come to the host whole, which compiles nothing; of large ones only what is picked
+        picked = np.asarray((np.asarray(leaf) if leaf.size <= 2**20 else leaf)[tuple(i.astype(np.int32) for i in at)])
         digest.update(f"{path_name(path)} {leaf.shape} ".encode())
-        digest.update(np.asarray(picked.astype(jnp.bfloat16)).tobytes())
+        digest.update(picked.astype(ml_dtypes.bfloat16).tobytes())
     return digest.hexdigest()[:16]

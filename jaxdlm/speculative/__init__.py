@@ -1,5 +1,6 @@
 """Autoregressive decoding, alone or with drafts that a target verifies: `decode(target, prompts, policy=...)`."""
 
+from jaxdlm.speculative.adaptive import s2d, specdec_pp
 from jaxdlm.speculative.methods import autoregressive, easyspec, eqspec, exspec, lookup, pearl, spectr, speculative
 from jaxdlm.speculative.two_meshes import generate_on_two
 
@@ -11,6 +12,8 @@ __all__ = [
     "generate_on_two",
     "lookup",
     "pearl",
+    "s2d",
+    "specdec_pp",
     "speculative",
     "spectr",
 ]

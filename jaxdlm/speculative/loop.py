@@ -155,7 +155,7 @@ def commit(
         done=stopped | full | bad,
         status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
         step=rows.step + 1,
-        draft_step=rows.draft_step + policy.drafter.forwards,
+        draft_step=rows.draft_step + (policy.drafter.forwards if proposal.forwards is None else proposal.forwards),
         drafted=rows.drafted + jnp.sum(proposal.valid, axis=1, dtype=jnp.int32),
         accepted=rows.accepted + jnp.minimum(verdict.count, count),
     )

@@ -32,13 +32,15 @@ class Proposal:
 
     token: the draft tokens. valid: nodes that are submitted (fewer: the row drafted less); a node counts only where its
     parent does. logq: log-probabilities that each token was drawn from, row i for node i; None: not drawn at random
-    (the law of a node is certainty). tree: who continues whom.
+    (the law of a node is certainty). tree: who continues whom. forwards: draft forwards of each row, where rows differ;
+    None: the drafter's.
     """
 
     token: Int32[Array, "B N"]
     valid: Bool[Array, "B N"]
     logq: Float32[Array, "B N V"] | None
     tree: Tree = struct.field(pytree_node=False)
+    forwards: Int32[Array, "B"] | None = None
 
 
 class Verdict(NamedTuple):
