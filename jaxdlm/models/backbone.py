@@ -175,10 +175,11 @@ class Backbone:
         leaves = jax.tree.map(lambda leaf: leaf[first:last], params["segments"][0])
         x = self._embed(params, x) if first == 0 else x
         allow = attention_masks(config, position, valid, past, None)
-        cached = None if past is None else (past.kv.k[0], past.kv.v[0])
+        stored = [None] if past is None else [(past.kv.k[0][0], past.kv.v[0][0])]
         (segment,) = segments(config)
-        x, (k, v) = _run(config, segment, leaves, x, _rotations(config, position), allow, cached, None)
-        return x, KV((k,), (v,))
+        around = Around(layer, (), stored)
+        x, _, ((k, v),) = _run(config, segment, leaves, x, _rotations(config, position), allow, around, None)
+        return x, KV(((k,),), ((v,),))
 
     def exit(self, params: PyTree, x: Float[Array, "... D"]) -> Float32[Array, "... V"]:
         """Logits of hidden states that left the stack early: the final norm, then the head."""

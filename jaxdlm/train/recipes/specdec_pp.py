@@ -132,7 +132,7 @@ def fit(
 ) -> tuple[Head, list[dict[str, Any]]]:
     """(head, curve): AdamW at 1e-3 with a cosine to zero; the point of least held-out loss is kept."""
     optimizer = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=1e-2)
-    every = max(1, steps // 20)
+    every = max(1, steps // 30)
 
     @jax.jit
     def some(head: Head, opt: Any, key: Array, seen: Seen, held: Seen) -> tuple[Head, Any, Array, Array]:
@@ -171,13 +171,14 @@ def save(head: Head, path: Path, draft: Any, target: Any) -> None:
 
 
 def run(
-    lm: Any, folder: Path, *, draft: Any = "tiny-draft", texts: Sequence[Any] | None = None, rows: int = 1920,
-    canvas: int = 24, blocks: int = 3, rejection: float = 6.0, mixing: float = 0.15, temperature: float = 0.0,
-    steps: int = 2000, seed: int = 0,
+    lm: Any, folder: Path, *, draft: Any = "tiny-draft", texts: Sequence[Any] | None = None, rows: int = 2400,
+    canvas: int = 24, blocks: int = 1, rejection: float = 6.0, mixing: float = 0.15, temperature: float = 0.0,
+    steps: int = 300, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Collects, fits and writes folder/{specdec_pp.safetensors, specdec_pp.json, curve.jsonl}; returns the record.
 
-    lm: the target. blocks 3, rejection 6, mixing 0.15 as in the paper. texts: None: the benchmark's training split.
+    lm: the target. rejection 6 and mixing 0.15 as in the paper; its 3 blocks learn the few rejections of the embedded
+    pair by heart, so there is one. texts: None: the benchmark's training split.
     """
     folder.mkdir(parents=True, exist_ok=True)
     draft = load(draft) if isinstance(draft, str) else draft
@@ -199,14 +200,23 @@ def run(
         "target_fingerprint": fingerprint(lm.params),
         "tokens": len(seen.p),
         "accepted": round(rate, 4),
+        "blocks": blocks,
         "steps": steps,
         "seed": seed,
         "parameters": int(sum(leaf.size for leaf in head)),
+        "held_out_loss": min(row["held"] for row in curve),
+        # what no head can beat that does not look: the best constant
+        "held_out_loss_of_the_best_constant": round(_constant_loss(sides[1], rejection), 5),
         "held_out_kl": divergence(head, sides[1]),
-        "held_out_kl_of_the_mean": divergence(constant(rate, head), sides[1]),
     }
     (folder / "specdec_pp.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _constant_loss(seen: Seen, rejection: float) -> float:
+    accept, refuse = float(np.sum(seen.p)), rejection * float(np.sum(1 - seen.p))
+    say = accept / (accept + refuse)
+    return -(say * math.log(say) + (1 - say) * math.log(1 - say))
 
 
 def constant(rate: float, like: Head) -> Head:
