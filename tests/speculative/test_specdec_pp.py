@@ -144,6 +144,8 @@ def test_the_shipped_head_belongs_to_the_shipped_draft_and_knows_more_than_a_con
     record = json.loads((ASSETS / "tiny-draft" / "specdec_pp.json").read_text())
     target, draft = load("tiny-ar"), load("tiny-draft")
     assert record["fingerprint"] == fingerprint(draft.params)
+    assert record["target_fingerprint"] == fingerprint(target.params)
+    assert record["held_out_loss"] < 0.85 * record["held_out_loss_of_the_best_constant"]
     prompts = [example.prompt for name in ("sort", "replace_random") for example in make(name, 4, seed=5)]
     plain = decode(target, prompts, "autoregressive", max_new=16)
     out = decode(target, prompts, "specdec_pp", max_new=16)
