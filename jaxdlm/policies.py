@@ -37,8 +37,8 @@ from jaxdlm.rules.schedule import time_grid
 from jaxdlm.rules.schedule import top_k as commit_top_k
 from jaxdlm.rules.threshold import factor as commit_factor
 from jaxdlm.rules.threshold import threshold as commit_threshold
-from jaxdlm.speculative import adaptive
 from jaxdlm.speculative import methods as drafts
+from jaxdlm.speculative import trained
 from jaxdlm.steppers.freedave import freedave as draft_and_verify
 
 CACHES: dict[str, Callable[..., Any]] = {
@@ -344,8 +344,8 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "spectr": drafts.spectr,
     "pearl": drafts.pearl,
     "easyspec": drafts.easyspec,
-    "specdec_pp": adaptive.specdec_pp,
-    "s2d": adaptive.s2d,
+    "specdec_pp": trained.specdec_pp,
+    "s2d": trained.s2d,
     "lookup": drafts.lookup,
 }
 

@@ -1,7 +1,7 @@
 """Autoregressive decoding, alone or with drafts that a target verifies: `decode(target, prompts, policy=...)`."""
 
-from jaxdlm.speculative.adaptive import s2d, specdec_pp
 from jaxdlm.speculative.methods import autoregressive, easyspec, eqspec, exspec, lookup, pearl, spectr, speculative
+from jaxdlm.speculative.trained import s2d, specdec_pp
 from jaxdlm.speculative.two_meshes import generate_on_two
 
 __all__ = [
