@@ -106,7 +106,8 @@ def speed(lm: Any, draft: Any, given: argparse.Namespace) -> None:
         bucket = max(size for _, size in laid)
         laid = [(r._replace(tokens=jnp.pad(r.tokens, ((0, 0), (0, bucket - size)))), bucket) for r, size in laid]
         whole, begun, results = {}, {}, {}
-        for name, policy in methods(draft).items():
+        chosen = {name: p for name, p in methods(draft).items() if not given.methods or name in given.methods}
+        for name, policy in ({"autoregressive": S.autoregressive()} | chosen).items():
             fixed = {"model": lm.model, "params": lm.params, "policy": policy}
             carries = [_begin(r, prompt=size, max_new=given.max_new, **fixed) for r, size in laid]
             begun[name] = lambda c=carries, f=fixed: [_advance(x, **f) for x in c]
@@ -114,15 +115,17 @@ def speed(lm: Any, draft: Any, given: argparse.Namespace) -> None:
                 generate(r, prompt=n, max_new=given.max_new, save="none", **f) for r, n in laid
             ]
             results[name] = jax.device_get([x.rows._replace(key=()) for x in begun[name]()])
-        fast, slow = contest(begun, given.rounds), contest(whole, given.rounds)
+        fast = contest(begun, given.rounds)
+        slow = fast if given.decode_only else contest(whole, given.rounds)
         base = results["autoregressive"]
         for name, out in results.items():
             tokens = sum(int((r.length - r.start).sum()) for r in out)
             forwards, drafts = sum(int(r.step.sum()) for r in out), sum(int(r.draft_step.sum()) for r in out)
             equal = np.mean(np.concatenate([(a.tokens == b.tokens).all(1) for a, b in zip(out, base, strict=True)]))
             accepted = sum(int(r.accepted.sum()) for r in out) / forwards
+            whole_ratio = "" if given.decode_only else f"{ratio(slow, 'autoregressive', name):.2f}"
             print(
-                f"| {rows} | {name} | {ratio(fast, 'autoregressive', name):.2f} | {ratio(slow, 'autoregressive', name):.2f} "
+                f"| {rows} | {name} | {ratio(fast, 'autoregressive', name):.2f} | {whole_ratio} "
                 f"| {accepted:.2f} | {forwards / tokens:.3f} | {drafts / tokens:.2f} | {equal:.3f} |",
                 flush=True,
             )
@@ -214,6 +217,8 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8, 16])
     for name, value in (("rounds", 5), ("prompts", 16), ("max-new", 32), ("cases", 1000), ("seeds", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="those of the table only")
+    parser.add_argument("--decode-only", action="store_true", help="leave the column with the prefill empty")
     parser.add_argument("--heat", type=float, default=1.0)
     given = parser.parse_args()
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")

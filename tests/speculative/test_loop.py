@@ -13,7 +13,7 @@ from tests.conformance.test_loop import equal, whiles
 from tests.speculative.toys import END, MAX_NEW, PROMPTS, expected, model, near
 
 TARGET = model(3)
-DRAFTS = {"wrong": model(8, layers=1), "near": near(TARGET, 0.02), "equal": TARGET}
+DRAFTS = {"wrong": model(8), "near": near(TARGET, 0.02), "equal": TARGET}
 K = 3
 RUN = {"max_new": MAX_NEW, "seed": 5}
 

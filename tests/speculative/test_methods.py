@@ -18,7 +18,7 @@ from tests.speculative.test_verify import biased
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, next_logits
 
 DRAFT = near(TARGET, 0.02)
-WRONG = model(8, layers=1)
+WRONG = model(8)
 RUN = {"max_new": MAX_NEW, "seed": 5}
 HOT = jnp.float32(1)
 S = speculative

@@ -1,4 +1,7 @@
-"""Random causal models over a small vocabulary, and slow decoders that know no cache, no loop and no batch."""
+"""Random causal models over a small vocabulary, and slow decoders that know no cache, no loop and no batch.
+
+Models of one vocabulary have one configuration and one name, so that every draft runs the same compiled program.
+"""
 
 import functools
 
@@ -22,7 +25,7 @@ def model(seed: int, layers: int = 2, vocab: int = VOCAB, end: int = END) -> LM:
         intermediate_size=32, max_position=128, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="causal",
         prediction="next", noise="none", tokens=TokenIds(pad=0, eos=(end,)), param_dtype="float32",
     )  # fmt: skip
-    return LM(Backbone(config), init_params(config, jax.random.key(seed), loud=True), None, f"toy-{seed}")
+    return LM(Backbone(config), init_params(config, jax.random.key(seed), loud=True), None, "toy")
 
 
 def near(lm: LM, noise: float, seed: int = 9) -> LM:
@@ -30,7 +33,7 @@ def near(lm: LM, noise: float, seed: int = 9) -> LM:
     leaves, tree = jax.tree.flatten(lm.params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     moved = [leaf + noise * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-    return LM(lm.model, jax.tree.unflatten(tree, moved), None, f"{lm.name}-near")
+    return LM(lm.model, jax.tree.unflatten(tree, moved), None, lm.name)
 
 
 @functools.partial(jax.jit, static_argnums=0)
