@@ -1,4 +1,4 @@
-"""docs/policies.md from the table of methods and a run of `jaxdlm eval`: python scripts/gallery.py DIR [--long DIR].
+"""docs/policies.md from the table of methods and a run of `jaxdlm eval`: python scripts/gallery.py DIR.
 
 Also writes docs/results: summary.json (what the page quotes), curves.svg, and one small chart per method.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxdlm import policies
 from jaxdlm.eval import report, summary, svg
+from jaxdlm.eval.run import BASELINE
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -141,7 +142,7 @@ def page(found: Mapping[str, Any], command: str) -> str:
     sizes = sorted({p["n"] for p in pooled(found)})
     size = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"{sizes[0]}"
     measured = (
-        f"Measured on the embedded model `{meta['model']}` by `{command}`, pooled over the {len(learned)} tasks that it "
+        f"Measured on the embedded model `{meta['model']}` by {command}, pooled over the {len(learned)} tasks that it "
         f"has learned ({', '.join(learned)}; {size} {meta['split']} problems per setting in all), greedy, "
         f"{meta['dtype']} on {meta['device']}. What each number means: [evaluation.md](evaluation.md). The page is "
         "written by `python scripts/gallery.py DIR`.\n"
@@ -172,7 +173,8 @@ def overview(found: Mapping[str, Any]) -> str:
         best = c.get("claim") or c["no_loss"]
         shown = "– | – | – | – | none shown"
         if best:
-            holds = "yes" if best.get("holds", True) else "not shown"
+            here = "yes" if "claim" in c or entry.name == BASELINE else "yes, but chosen on these rows"
+            holds = here if best.get("holds", True) else "not shown"
             shown = (
                 f"`{best['label']}` | {best['speedup_forwards']:.2f} × | {100 * best['accuracy']:.1f} "
                 f"| {100 * best['delta']:+.2f} ({100 * best['delta_lower']:+.2f}) | {holds}"
@@ -232,13 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="--output of jaxdlm eval")
     parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
+    parser.add_argument("--source", help="how the run was made, in Markdown (default: its command)")
     args = parser.parse_args()
     found = json.loads((args.folder / "summary.json").read_text())
     results = args.docs / "results"
     results.mkdir(parents=True, exist_ok=True)
-    argv = found["meta"]["argv"]
-    command = "jaxdlm " + " ".join(word for word in argv if word != "--traceback")
-    (args.docs / "policies.md").write_text(page(found, command))
+    command = f"`jaxdlm {' '.join(summary.portable(found['meta']['argv']))}`"
+    (args.docs / "policies.md").write_text(page(found, args.source or command))
     (results / "summary.json").write_text(summary.dump(summary.compact(found)))
     charts(found, results)
 

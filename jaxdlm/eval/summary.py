@@ -271,6 +271,13 @@ def compact(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def portable(argv: Sequence[str]) -> list[str]:
+    """The arguments with names for folders that exist on one machine only."""
+    names = {"--output": "DIR", "--chosen": "VALIDATION"}
+    before = ["", *argv]
+    return [names.get(previous, word) for previous, word in zip(before, argv) if word != "--traceback"]
+
+
 def dump(summary: Mapping[str, Any]) -> str:
     """JSON, one point per line so that a diff can be read."""
     parts = []

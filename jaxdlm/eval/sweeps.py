@@ -165,7 +165,8 @@ def label(name: str, settings: Settings) -> str:
 
 
 def _word(value: Any) -> str:
-    return f"({','.join(f'{x:g}' for x in value)})" if isinstance(value, tuple) else f"{value}"
+    # a tuple that has been through JSON is a list
+    return f"({','.join(f'{x:g}' for x in value)})" if isinstance(value, tuple | list) else f"{value}"
 
 
 def canonical(settings: Settings) -> str:
