@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxdlm.checkpoint.source import Source
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
-EMBEDDED = ("tiny", "tiny-ar", "tiny-draft")
+EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
 SHAPE = "shape:"
 DTYPES = ("float32", "bfloat16", "float16")
 # What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
@@ -101,9 +101,9 @@ def load(
     """A model ready to decode.
 
     Args:
-        name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft"); a Hugging Face folder; a folder written by
-            the converter; a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random weights of a
-            released size made on the device, for benchmarks and plans.
+        name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel"); a Hugging Face folder; a
+            folder written by the converter; a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random
+            weights of a released size made on the device, for benchmarks and plans.
         dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16).
         mesh: devices to spread the weights over; default: one device holds everything.
         family: the model family, where config.json does not tell.

@@ -1,5 +1,6 @@
 """Certainty forcing: views, loss against NumPy, low-rank updates, and the same step on a mesh."""
 
+import json
 from functools import partial
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm.load import LM
+from jaxdlm import decode, load
+from jaxdlm.eval.task import TASKS, make
+from jaxdlm.load import ASSETS, LM
 from jaxdlm.models.params import init_params
 from jaxdlm.sharding import make_mesh, param_shardings
 from jaxdlm.train import lora
@@ -172,3 +175,19 @@ def test_a_few_steps_reduce_the_loss_of_all_weights(pool):
         losses.append(float(loss))
     assert losses[-1] < 0.5 * losses[0]
     assert not lm.params["embed"].is_deleted(), "the teacher stays"
+
+
+def test_the_shipped_student_is_of_this_recipe_and_needs_fewer_forwards_than_its_teacher():
+    """Weak bounds: 80 % of the forwards, at most two of 24 answers worse, on problems neither has seen."""
+    record = json.loads((ASSETS / "tiny-dparallel" / "recipe.json").read_text())
+    taught = json.loads((ASSETS / "tiny" / "recipe.json").read_text())["tokens"]
+    assert record["recipe"] == "dparallel" and record["teacher"] == "tiny" and record["tokens"] < 0.2 * taught
+    examples = [e for name in ("reverse", "remove_random", "insert_random") for e in make(name, 8, seed=5)]
+    right, forwards = {}, {}
+    for name in ("tiny", "tiny-dparallel"):
+        out = decode(load(name), [e.prompt for e in examples], "dparallel", max_new=16, save="none")
+        checked = zip(examples, out.tokens, strict=True)
+        right[name] = sum(TASKS[e.task].check(e, row.tolist()).correct for e, row in checked)
+        forwards[name] = out.forwards.sum()
+    assert right["tiny-dparallel"] >= right["tiny"] - 2
+    assert forwards["tiny-dparallel"] < 0.8 * forwards["tiny"]
