@@ -1,0 +1,42 @@
+"""A number from the row's state in place of the rule's own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import InputError, chain, policies, sample, threshold
+from jaxdlm.core.carry import Draft
+from jaxdlm.rules.per_row import Own, has_number, per_row, with_number
+from tests.rules.hand import row
+
+HEATED = policies.threshold(0.3, temperature=np.float32(1))
+
+
+def test_the_row_decides():
+    """Two rows with the same key: each proposes what the rule alone proposes at its temperature."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    key, view = jax.random.key(3), row([True] * 4)
+    rule = per_row(HEATED)
+    state = rule.init(4, 6)
+    for heat in (0.0, 0.5, 3.0):
+        draft, after = rule.apply(Draft(logits), Own(jnp.float32(heat), state.state), view, key)
+        alone = policies.threshold(0.3, temperature=jnp.float32(heat))
+        want, _ = alone.apply(Draft(logits), alone.init(4, 6), view, key)
+        np.testing.assert_array_equal(draft.token, want.token)
+        np.testing.assert_array_equal(draft.commit, want.commit)
+        assert after.number == np.float32(heat)
+
+
+def test_fields_are_found_at_any_depth():
+    assert has_number(HEATED, "temperature")
+    assert not has_number(chain(threshold(0.5)), "temperature")
+    changed = with_number(chain(sample(0.5), threshold(0.5)), "tau", 0.25)
+    assert (changed.rules[0].temperature, changed.rules[1].tau) == (0.5, 0.25)
+    with pytest.raises(InputError, match="no temperature: leave it out"):
+        per_row(chain(threshold(0.5)))
+
+
+def test_the_rest_is_the_rules_own():
+    rule = per_row(HEATED)
+    assert (rule.view, rule.uncond) == (HEATED.view, HEATED.uncond)
