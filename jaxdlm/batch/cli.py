@@ -148,16 +148,16 @@ def make_mesh(words: str | None) -> Any:
 
 def read_policies(words: str) -> Any:
     """The policy as stated, at temperature 0, and with a temperature per row."""
-    from jaxdlm._decode import resolve_policy
+    from jaxdlm._decode import resolve_method
     from jaxdlm.batch.engine import Policies
     from jaxdlm.cli import read_policy
     from jaxdlm.core.rule import Stepper
     from jaxdlm.rules.per_row import has_number
 
-    plain = resolve_policy(read_policy(words, {}))
+    plain = resolve_method(read_policy(words, {}))
     try:
-        cold = resolve_policy(read_policy(words, {"temperature": 0.0}))
-        heated = resolve_policy(read_policy(words, {"temperature": np.float32(1)}))
+        cold = resolve_method(read_policy(words, {"temperature": 0.0}))
+        heated = resolve_method(read_policy(words, {"temperature": np.float32(1)}))
     except InputError:
         return Policies(plain, None, None)
     if isinstance(heated, Stepper) or not has_number(heated, "temperature"):
