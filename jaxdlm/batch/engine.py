@@ -17,6 +17,7 @@ from jaxdlm.batch.rows import Request
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
 from jaxdlm.rules.per_row import per_row, with_number
+from jaxdlm.sharding import striped
 from jaxdlm.speculative.policy import Speculation
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
@@ -85,7 +86,8 @@ class Slots:
         self.aligned = config.attention == "block_causal"
         block = (config.block_size if self.aligned else DEFAULT_BLOCK) if block is None else block
         self.block = int(block) if self.aligned else min(int(block), max_new)
-        self.lm, self.model, self.cache = lm, blocked(lm.model, self.block), cache
+        self.lm, self.cache = lm, cache
+        self.model = striped(blocked(lm.model, self.block), lm.params)
         self.max_new, self.mesh, self.slots = max_new, mesh, slots
         self.replicas = mesh.shape["data"]
         self.policies = policies
