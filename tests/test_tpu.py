@@ -62,14 +62,12 @@ def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys
 
 
 @pytest.mark.slow
-def test_decode_of_a_16b_mixture_of_experts_compiles_with_its_cache(tmp_path):
+def test_decode_of_a_16b_mixture_of_experts_compiles_and_fits(tmp_path):
     """Every leaf lies as the converter's sharding table says: four chips hold a copy, each a quarter."""
-    options = ["--model", "llada2-mini", "--topology", "v5e:2x4", "--cache", "block_exact"]
-    found, _ = plan(tmp_path, *options, "--mesh", "data=2,tensor=4", "--batch", "8", "--policy", "llada2")
+    options = ["--model", "llada2-mini", "--topology", "v5e:2x4", "--mesh", "data=2,tensor=4"]
+    found, _ = plan(tmp_path, *options, "--batch", "8", "--policy", "llada2")
     share = count_params(released_config("llada2-mini")) * 2 / 4
-    assert share <= found["bytes"]["weights"] < 1.01 * share
-    config = released_config("llada2-mini")
-    stored = 2 * config.num_layers * 4 * (found["prompt"] + 256 + 32) * config.num_kv_heads * config.head_dim * 2 // 4
-    assert 0.9 * stored < found["bytes"]["cache"] <= stored
+    assert share <= found["bytes"]["weights"] < 1.02 * share
     assert found["fits"] and found["bytes"]["total"] < found["bytes_available"]
-    assert found["forwards"]["other"]["floor"] < found["forwards"]["first"]["floor"]
+    calls = found["forwards"]["every"]["collective_calls"]
+    assert {one["group"] for one in calls} == {4}, "the rows of one group never meet those of another"
