@@ -58,7 +58,7 @@ def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys
     calls = found["forwards"]["every"]["collective_calls"]
     reduced = (2 * LAYERS + 1) * rows * COLUMNS * 4096 * 2
     assert reduced <= sum(one["bytes"] for one in calls) < 1.001 * reduced
-    assert {one["group"] for one in calls} == {tensor}
+    assert {one["group"] for one in calls if one["bytes"] > 100_000} == {tensor}
 
 
 @pytest.mark.slow
@@ -70,4 +70,4 @@ def test_decode_of_a_16b_mixture_of_experts_compiles_and_fits(tmp_path):
     assert share <= found["bytes"]["weights"] < 1.02 * share
     assert found["fits"] and found["bytes"]["total"] < found["bytes_available"]
     calls = found["forwards"]["every"]["collective_calls"]
-    assert {one["group"] for one in calls} == {4}, "the rows of one group never meet those of another"
+    assert {one["group"] for one in calls if one["bytes"] > 100_000} == {4}, "rows of different groups never meet"
