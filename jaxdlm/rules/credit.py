@@ -1,6 +1,6 @@
 """Tokens that keep winning gather credit, which raises their logits (CreditDecoding, arXiv 2510.06133)."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
-from jaxdlm.typing import Array, Float32, Key
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
 SLACK = 1e-5  # probabilities this close to the row's best count as tied with it in dInfer
 
@@ -27,8 +27,11 @@ class Credit(Stage):
     beta: Any
     gamma: Any
     adaptive: bool = struct.field(pytree_node=False, default=False)
+    sparse: bool = struct.field(pytree_node=False, default=False)
 
-    def init(self, window: int, vocab: int) -> Float32[Array, "W V"]:
+    def init(self, window: int, vocab: int) -> PyTree:
+        if self.sparse:
+            return empty(window)
         return jnp.zeros((window, vocab), jnp.float32)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
@@ -41,26 +44,57 @@ class Credit(Stage):
         top = jnp.argmax(logits, axis=1)
         p = jnp.max(jax.nn.softmax(logits, axis=1), axis=1)
         gain = jnp.where(row.open, p**gamma, 0.0)
+        column = jnp.arange(top.shape[0])[:, None]
+        if self.sparse:
+            new = jax.tree.map(lambda a, b: jnp.where(row.tick == 0, a, b), empty(top.shape[0]), state)
+            new = earn(new, beta, top.astype(jnp.int32), gain, row.open)
+            at = jnp.where(new.token < 0, logits.shape[1], new.token)  # past the vocabulary: dropped
+            return draft._replace(logits=logits.at[column, at].add(alpha * jnp.log1p(new.value), mode="drop")), new
         old = jnp.where(row.tick == 0, 0.0, state)  # a block begins without credit, so nothing leaks into it
         earned = (beta * old).at[jnp.arange(top.shape[0]), top].add(gain)
         return draft._replace(logits=logits + alpha * jnp.log1p(earned)), earned
 
 
-def credit(alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, *, adaptive: bool = False) -> Credit:
+class Slots(NamedTuple):
+    """Credit of the tokens that were ever the best of a column in its block: at most one new one per forward."""
+
+    token: Int32[Array, "W W"]  # -1: free
+    value: Float32[Array, "W W"]
+
+
+def empty(window: int) -> Slots:
+    return Slots(jnp.full((window, window), -1, jnp.int32), jnp.zeros((window, window), jnp.float32))
+
+
+def earn(slots: Slots, beta: Any, top: Int32[Array, "W"], gain: Float32[Array, "W"], can: Bool[Array, "W"]) -> Slots:
+    """C <- beta C, then C_i,top += gain where `can`; a token without a slot takes a free one, else the poorest."""
+    value, mine, free = beta * slots.value, slots.token == top[:, None], slots.token < 0
+    other = jnp.where(free.any(1), jnp.argmax(free, 1), jnp.argmin(value, 1))
+    slot = jnp.where(mine.any(1), jnp.argmax(mine, 1), other)
+    hit = (jnp.arange(value.shape[1])[None, :] == slot[:, None]) & can[:, None]
+    value = jnp.where(hit, jnp.where(mine, value, 0.0) + gain[:, None], value)
+    return Slots(jnp.where(hit, top[:, None], slots.token), value)
+
+
+def credit(
+    alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, *, adaptive: bool = False, sparse: bool = False
+) -> Credit:
     """l^_iv = l_iv + alpha log(1 + C_iv), after C <- beta C and C_iv* += p_iv*^gamma for open i, v* = argmax l_i.
 
-    A transform of logits: chain it before `sample` and any selection by confidence. C is [W, V], zero when a block
-    begins; columns that are written only decay.
+    A transform of logits: chain it before `sample` and any selection by confidence. C is zero when a block begins;
+    columns that are written only decay.
     Args:
         alpha: strength, 0.65. beta: decay, 0.7. gamma: exponent of the raw probability, 0.2. Defaults of arXiv
             2510.06133; its implementation in dInfer has 0.7, 0.8, 0.2.
         adaptive: gamma = 1 and alpha = beta = 1 - (share of the block's generated columns still open); the arguments
             are then unused. The paper leaves open which share; this is the block's.
+        sparse: C as W slots per column, 8 W^2 bytes instead of 4 W V, and the same numbers: a column has at most as
+            many best tokens as its block has forwards, W where each writes a column.
     Not implemented: the paper's variant that credits every token. Raises InputError for alpha or gamma < 0 or beta
     outside [0, 1].
     """
     alpha, gamma = number(alpha, "alpha", low=0), number(gamma, "gamma", low=0)
-    return Credit(alpha, number(beta, "beta", low=0, high=1), gamma, adaptive)
+    return Credit(alpha, number(beta, "beta", low=0, high=1), gamma, adaptive, sparse)
 
 
 @struct.dataclass

@@ -82,3 +82,21 @@ def test_near_ties_come_along():
 def test_bad_arguments(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         credit(**wrong)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_slots_hold_what_the_whole_table_holds(adaptive):
+    """Six columns, nine tokens, six forwards with columns written on the way, and then the next block."""
+    draws = np.random.default_rng(3)
+    distributions = draws.dirichlet(np.full(9, 0.4), (6, 6)) + 1e-4
+    can = [[True] * (6 - tick) + [False] * tick for tick in range(6)]
+    dense, sparse = credit(adaptive=adaptive), credit(adaptive=adaptive, sparse=True)
+    wholes = [dense.init(6, 9), sparse.init(6, 9)]
+    for tick in (*range(6), 0):
+        view, raw = row(can[tick], tick=tick), jnp.asarray(np.log(distributions[tick]), jnp.float32)
+        drafts = []
+        for at, rule in enumerate((dense, sparse)):
+            draft, wholes[at] = rule.apply(Draft(raw), wholes[at], view, jax.random.key(0))
+            drafts.append(draft.logits)
+        np.testing.assert_allclose(drafts[0], drafts[1], rtol=1e-5, atol=1e-5)
+    assert len({int(token) for token in distributions[:, 0].argmax(1)}) > 2, "one best token would test no slot"

@@ -1,0 +1,141 @@
+"""What the rules of each recipe cost beside a forward: operations and bytes for a released shape, time on `tiny`.
+
+    python benchmarks/rules.py --policies threshold ccd credit
+    flock /tmp/bench.lock taskset -c 1 python benchmarks/rules.py --measure
+
+Counted: XLA's own figures for the compiled chain on one row of 32 columns; against them the forward of a cached step,
+which reads every weight of the layers and of the head once (2 operations per weight and token). A stepper's figures are
+its host's, times the steps that it makes and drafts in one forward of as many versions. No weight is made.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdlm
+from jaxdlm import _decode, policies
+from jaxdlm.core import loop
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.models.registry import released_config
+from jaxdlm.models.released import RELEASED
+
+ROWS, LENGTH = 8, 32
+
+
+def weights_read(config: Any) -> int:
+    """Weights that a forward multiplies with, the embedding's rows aside."""
+    from jaxdlm.models.params import param_specs
+
+    leaves = jax.tree.leaves(param_specs(config), is_leaf=lambda x: hasattr(x, "shape"))
+    return sum(int(np.prod(leaf.shape)) for leaf in leaves) - config.vocab_size * config.hidden_size
+
+
+def chain_cost(policy: Rule, config: Any, columns: int) -> tuple[float, float]:
+    """(operations, bytes) of one step of the policy on one row."""
+    mask = jnp.zeros(columns, bool)
+    number, scalar = jnp.zeros(columns, jnp.int32), jnp.int32(1)
+
+    def step(logits: Any, uncond: Any, state: Any, open_columns: Any) -> Any:
+        view = Row(
+            number,
+            open_columns,
+            open_columns,
+            ~mask,
+            mask,
+            number,
+            number,
+            ~mask,
+            scalar,
+            scalar,
+            scalar,
+            8,
+            config.tokens,
+        )
+        draft, state = policy.apply(Draft(logits, uncond), state, view, jax.random.key(0))
+        return draft.token, draft.commit, draft.cut, draft.halt, draft.hold, state
+
+    shape = jax.ShapeDtypeStruct((columns, config.vocab_size), jnp.float32)
+    state = jax.eval_shape(lambda: policy.init(columns, config.vocab_size))
+    uncond = shape if policy.uncond else None
+    # as in the loop, the state is overwritten in place
+    cost = jax.jit(step, donate_argnums=2).lower(shape, uncond, state, mask).compile().cost_analysis()
+    return float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
+
+
+def counted(name: str, shape: str, columns: int) -> str:
+    config, policy = released_config(shape), build(name, columns)
+    host, steps, versions = policy, 1, 1
+    if isinstance(policy, Stepper):
+        host, versions = policy.host, policy.draft_steps  # type: ignore[attr-defined]
+        steps = 2 * versions - 1
+    operations, moved = (steps * x for x in chain_cost(host, config, columns))
+    weights = weights_read(config)
+    share = operations / (2 * weights * columns * versions), moved / (2 * weights)
+    return f"| {name} | {operations / 1e6:.1f} | {moved / 1e6:.1f} | {share[0]:.3%} | {share[1]:.2%} |"
+
+
+def build(name: str, columns: int) -> Any:
+    if name != "learn2pd":
+        return policies.RECIPES[name]()
+    square, line = jnp.zeros((columns, columns)), jnp.zeros(columns)
+    return policies.RECIPES[name](weights=(square, line, square, line))
+
+
+def median(run: Any, *args: Any, times: int) -> float:
+    jax.block_until_ready(run(*args))
+    spent = []
+    for _ in range(times):
+        begin = time.perf_counter()
+        jax.block_until_ready(run(*args))
+        spent.append(time.perf_counter() - begin)
+    return statistics.median(spent)
+
+
+def measured(name: str, times: int) -> str:
+    """Time of a step over the time of its forward and head, `tiny`, no cache."""
+    lm, policy = jaxdlm.load("tiny"), build(name, LENGTH)
+    prompts = list(lm.tokenizer.examples[:ROWS])
+    batch = _decode.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
+    fixed = {"model": lm.model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
+    carry = loop.init(batch.rows, params=lm.params, **fixed, save="none", steps=0)
+
+    def forward(carry: Any, params: Any) -> Any:
+        start = loop.window_start(carry.rows, policy, batch.geometry)
+        versions = getattr(policy, "versions", None)
+        several = None if versions is None else versions(carry.rows, start)
+        host = getattr(policy, "host", policy) if versions is not None else policy
+        return loop.window_logits(carry.rows, start, carry.cache, several, params=params, **fixed | {"policy": host})[0]
+
+    bare = median(jax.jit(forward), carry, lm.params, times=times)
+    whole = median(jax.jit(lambda c, p: loop.step(c, params=p, **fixed)), carry, lm.params, times=times)
+    return f"| {name} | {1e3 * bare:.2f} | {1e3 * whole:.2f} | {whole / bare:.3f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What the rules of each recipe cost beside a forward.")
+    known = [name for name in policies.RECIPES if isinstance(policies.RECIPES[name](), Rule)]
+    parser.add_argument("--policies", nargs="+", default=known, choices=known)
+    parser.add_argument("--shape", default="llada-8b", choices=list(RELEASED))
+    parser.add_argument("--columns", type=int, default=LENGTH)
+    parser.add_argument("--measure", action="store_true", help="time them on tiny instead")
+    parser.add_argument("--times", type=int, default=50)
+    given = parser.parse_args()
+    if given.measure:
+        print("| recipe | forward and head, ms | step, ms | ratio |\n|---|--:|--:|--:|")
+    else:
+        print(f"{given.shape}, one row of {given.columns} columns")
+        print("| recipe | Mop | MB | of the forward's operations | of its weight bytes |\n|---|--:|--:|--:|--:|")
+    for name in given.policies:
+        if name == "entropy_bound" and given.measure:
+            continue  # tiny has masks
+        print(measured(name, given.times) if given.measure else counted(name, given.shape, given.columns), flush=True)
+
+
+if __name__ == "__main__":
+    main()
