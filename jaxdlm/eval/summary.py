@@ -263,12 +263,9 @@ def compact(summary: Mapping[str, Any]) -> dict[str, Any]:
             tasks[p["task"]][f"{p['label']} {p['cache']}"] = [
                 p[k] for k in ("accuracy", "tpf", "speedup_forwards", "delta")
             ]
-    return {
-        **summary,
-        "points": points,
-        "tasks": tasks,
-        "curves": [c for c in summary["curves"] if c["task"] == POOLED],
-    }
+    meta = {**summary["meta"], "argv": portable(summary["meta"].get("argv", []))}
+    curves = [c for c in summary["curves"] if c["task"] == POOLED]
+    return {**summary, "meta": meta, "points": points, "tasks": tasks, "curves": curves}
 
 
 def portable(argv: Sequence[str]) -> list[str]:

@@ -72,3 +72,11 @@ def test_curves_compare_the_rows_that_all_settings_share():
     by = {c["policy"]: c for c in curves if c["task"] == "learned"}
     assert by["threshold"]["n"] == by["factor"]["n"] == 6
     assert by["threshold"]["aup"] == by["factor"]["aup"]
+
+
+def test_what_documents_quote_names_no_folder():
+    meta = {"model": "m", "argv": ["--traceback", "eval", "--n", "5", "--output", "/a/b", "--chosen", "/c"]}
+    kept = summary.compact(summary.summarise(meta, made()))
+    assert kept["meta"]["argv"] == ["eval", "--n", "5", "--output", "DIR", "--chosen", "VALIDATION"]
+    assert {p["task"] for p in kept["points"]} == {"learned"}
+    assert kept["tasks"]["copy"]["threshold,tau=0.9 none"] == [1, 0.75, 4, 0]
