@@ -163,6 +163,8 @@ def _report(args: argparse.Namespace, lm: Any, prompts: list[str], ids: list[int
                 "status": drawn.status,
                 "seconds": seconds,
             }
+            if out.accepted is not None:
+                fields["accepted"] = float(out.accepted[row])
             print(json.dumps(fields, ensure_ascii=False), flush=True)
         else:
             print(out.text[row], flush=True)
