@@ -281,15 +281,18 @@ class Threads:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGTERM and Ctrl-C begin an orderly stop, a second one ends at once; only the main thread may ask for that."""
+        """SIGTERM and Ctrl-C begin an orderly stop, a second Ctrl-C ends at once; only the main thread can ask for that.
+
+        SIGTERM may come twice for one request (coreutils' timeout sends it to the process and to its group).
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def terminate(number: int, *_: Any) -> None:
-            if self.signal:
+            if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.signal = number
+            self.signal = self.signal or number
             self.stop.set()
 
         before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}

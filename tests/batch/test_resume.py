@@ -293,6 +293,7 @@ def test_sigterm_saves_what_is_finished(tmp_path):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.1)
     process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGTERM)  # as `timeout` does
     _, said = process.communicate(timeout=20)
     assert process.returncode == 143, said
     assert "the same command goes on" in said
