@@ -118,6 +118,7 @@ def forwards_of_rounds(rounds: np.ndarray, block: int) -> tuple[np.ndarray, int]
     return at, spent
 
 
+@pytest.mark.slow
 def test_freedave_is_reproduced():
     """Ours writes the last verified version's own step at once, the released code at the next round: one forward later.
 

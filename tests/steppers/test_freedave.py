@@ -1,0 +1,30 @@
+"""FreeDave writes its host's own tokens in no more forwards, whatever the host remembers or draws."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import chain, decode, sample, stop_at_eos
+from jaxdlm.rules.credit import credit
+from jaxdlm.rules.local_leap import local_leap
+from jaxdlm.steppers.freedave import freedave
+from tests.conformance.toys import model
+
+ROWS = [[int(x) for x in np.random.default_rng(row).integers(1, 40, 2 + row % 7)] for row in range(24)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_the_tokens_are_the_hosts_at_every_temperature(cache):
+    """A chain with a memory (credit) that writes several columns, jumps and stops; 24 rows, greedy and drawn."""
+    run = {"cache": cache, "max_new": 16, "block": 8}
+    saved = 0
+    for heat in (0.0, 1.0):
+        temperature = jnp.float32(heat)  # an array: both run one program
+        host = chain(credit(), sample(temperature), local_leap(0.5, 0.3), stop_at_eos())
+        alone, drafted = (decode(model("same"), ROWS, policy, **run) for policy in (host, freedave(host, 4)))
+        np.testing.assert_array_equal(drafted.tokens, alone.tokens)
+        assert drafted.status == alone.status
+        assert (drafted.forwards <= alone.forwards).all()
+        saved += int((alone.forwards - drafted.forwards).sum())
+    assert saved > 0, "no draft ever came true"
