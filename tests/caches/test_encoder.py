@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import Status, decode, policies
+from jaxdlm import InputError, Status, decode, policies
 from jaxdlm.core.keys import column_gumbel, column_integer, row_keys
 from jaxdlm.core.loop import BEFORE
 from jaxdlm.core.model import Past
@@ -106,3 +106,15 @@ def test_decodes_like_the_slow_loop(cache):
         assert out.forwards[row] == forwards
         assert (out.status[row] == Status.EOS) == (END in text)
     assert out.forwards.min() < out.forwards.max() == 2 * STEPS, "the stop is not tested"
+
+
+def test_what_does_not_fit_is_refused():
+    for policy, cache, why in (
+        ("threshold", "none", "use policy='entropy_bound'"),
+        ("entropy_bound", "dual", "use cache='encoder' or 'none'"),
+        (policies.RECIPES["freedave"](host="entropy_bound"), "none", "without freedave"),
+    ):
+        with pytest.raises(InputError, match=why):
+            decode(lm(), PROMPTS, policy, cache, max_new=CANVAS)
+    with pytest.raises(InputError, match="leave canvas"):
+        decode(lm(), PROMPTS, "entropy_bound", canvas=[[1], [1], [1]], max_new=CANVAS)
