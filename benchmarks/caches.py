@@ -56,10 +56,10 @@ def quality(lm: Any, words: str, count: int) -> tuple[float, float, float]:
     return float(np.mean(right)), float(out.forwards.mean()), positions(lm, prompts, policy, cache, out, run)
 
 
-def speed(lm: Any, cases: list[str], rounds: int, rows: int) -> dict[str, tuple[float, float, float]]:
+def speed(lm: Any, cases: list[str], rounds: int, rows: int, steps: int) -> dict[str, tuple[float, float, float]]:
     """(seconds, times faster than no cache, positions per column) of each case."""
     prompts, run = task.examples(rows), {"max_new": 256, "block": 32}
-    policy, caches = policies.low_confidence(steps=64), {words: build(words) for words in cases}
+    policy, caches = policies.low_confidence(steps=steps), {words: build(words) for words in cases}
     outs = {words: jaxdlm.decode(lm, prompts, policy, cache, **run) for words, cache in caches.items()}
     assert all((out.forwards == outs["none"].forwards).all() for out in outs.values()), "not the same forwards"
     seconds: dict[str, list[float]] = {words: [] for words in cases}
@@ -86,13 +86,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24, help="problems per task (default: 24)")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: 3)")
     parser.add_argument("--rows", type=int, default=4, help="rows of the timed batch (default: 4)")
+    parser.add_argument("--steps", type=int, default=64, help="forwards of the timed policy (default: 64)")
     args = parser.parse_args()
     cases = list(CASES) if args.only is None else args.only.replace(";", " ").split()
     cases = cases if "none" in cases else ["none", *cases]
     lm = jaxdlm.load("tiny")
     print("| cache | right | forwards | positions / column | canvas 256: s | faster than none | positions / column |")
     print("|---|---|---|---|---|---|---|")
-    timed = speed(lm, cases, args.rounds, args.rows) if args.rounds else {}
+    timed = speed(lm, cases, args.rounds, args.rows, args.steps) if args.rounds else {}
     for words in cases:
         right, forwards, read = quality(lm, words, args.count) if args.count else (float("nan"),) * 3
         line = f"| {words} | {right:.3f} | {forwards:.1f} | {read:.1f} |"
