@@ -10,7 +10,7 @@ from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import Around, Layer, Past
+from jaxdlm.core.model import KV, Around, Layer, Past
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
@@ -146,7 +146,7 @@ class AdaptiveCache(Refreshing):
                 jax.tree.map(lambda a, b: jnp.where(waits.reshape(-1, *(1,) * (a.ndim - 1)), a, b), old, new),
             )
 
-        past = Past(None, position, exists)
+        past = Past(KV((), ()), position, exists)  # the layers hold their keys themselves
         model = stored.layered(context)
         tokens, at = rows.tokens[:, first:], position[:, first:]
         out = model.through(context.params, tokens, at, own, past, Around(run, (), state))
