@@ -52,7 +52,8 @@ RECORDINGS = [
     ),
     Recording("fastdllm_prefix_cache", lambda p: in_parallel(**p), "prefix"),
     Recording("fastdllm_dual_cache", lambda p: in_parallel(**p), "dual"),
-    Recording("llada2_block_diffusion", lambda p: RECIPES["llada2"](p["steps"], p["threshold"], p["minimal_topk"])),
+    Recording("llada2_block_diffusion", lambda p: scheduled(**p)),
+    Recording("llada2_block_diffusion", lambda p: scheduled(**p), "block_exact"),
     Recording("sdar_block_diffusion", lambda p: stepwise(**p), "block_exact"),
 ]
 
@@ -61,6 +62,10 @@ def in_parallel(threshold: float | None, factor: float | None):
     if factor is not None:
         return RECIPES["factor"](factor, official=True)
     return RECIPES["low_confidence"]() if threshold is None else RECIPES["threshold"](threshold)
+
+
+def scheduled(steps: int, threshold: float, minimal_topk: int):
+    return RECIPES["llada2"](steps, threshold, minimal_topk)
 
 
 def stepwise(denoising_steps: int, strategy: str, threshold: float | None):
@@ -83,7 +88,7 @@ def load(checkpoint: str):
     return jaxdlm.load(FOLDER / checkpoint)
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.name)
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: f"{recording.name}-{recording.cache}")
 def test_the_recorded_run_is_reproduced(recording):
     record = json.loads((FOLDER / f"{recording.name}.json").read_text())
     groups = defaultdict(list)
