@@ -135,12 +135,16 @@ def compile_decode(job: Job, mesh: Mesh) -> Compiled:
     whole = NamedSharding(mesh, PartitionSpec())
     rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), _decode.resolve_policy(job.policy))
     cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), _decode.resolve_cache(job.cache))
-    run = per_group(job, mesh, striped(job.decoder, params))
-    try:
-        program = jax.jit(run).lower(rows, params, rule, cache).compile()
-    except jax.errors.JaxRuntimeError as error:
-        raise (overflow(str(error)) or error) from None
-    return Compiled(account(program, params), program.as_text(), time.perf_counter() - start)
+    lowered = jax.jit(per_group(job, mesh, striped(job.decoder, params))).lower(rows, params, rule, cache)
+    with tempfile.TemporaryDirectory() as folder:
+        # the program itself cannot be printed where it uses instructions that only libtpu's own printer knows (v5p, v6e)
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        try:
+            program = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            raise (overflow(str(error)) or error) from None
+        (text,) = (file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt"))
+    return Compiled(account(program, params), text, time.perf_counter() - start)
 
 
 def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
