@@ -61,7 +61,12 @@ def test_the_columns_that_change_are_the_masks_of_one_forward_before(prediction)
             readings.append(reading.sum(1))
         carry = new
     first, second, third, fourth = readings
-    assert (first > second).all() and (second > third).all() and (third > fourth).all()
+    if prediction == "same":
+        assert (first > second).all() and (second > third).all() and (third > fourth).all()
+    else:  # a mask and its neighbour on the left are read: to write one of two masks side by side may save nothing
+        assert (
+            (first >= second).all() and (second >= third).all() and (third >= fourth).all() and (first > fourth).all()
+        )
 
 
 @pytest.mark.parametrize("every", [0, 1.5, "2"])

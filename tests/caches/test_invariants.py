@@ -76,7 +76,8 @@ def test_two_layers_do_reuse_and_neighbours_do_not_matter(cache, prediction):
             np.testing.assert_array_equal(getattr(others, field)[place], getattr(batch, field)[row], field)
 
 
-@pytest.mark.parametrize("cache", REUSING)
+# `adaptive` counts the row's forwards, not those of the block: it reads its store at the start of a block, too
+@pytest.mark.parametrize("cache", [cache for cache in REUSING if cache != "adaptive"])
 def test_one_forward_per_block_never_reads_the_cache(cache):
     lm = toy(2)
     at_once = policies.RECIPES["threshold"](jnp.float32(0.0), temperature=jnp.float32(0.0))

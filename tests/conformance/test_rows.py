@@ -48,7 +48,7 @@ def test_a_cache_too_narrow_for_the_policy_is_refused():
     before = _run._cache_size()
     for recipe, cache in REFUSED:
         with pytest.raises(InputError, match="cache"):
-            decode(model("same"), PROMPTS, recipe, cache, **GRID)
+            decode(model("same"), PROMPTS, policy(recipe), cache, **GRID)
     assert _run._cache_size() == before, "refused only after it was traced"
 
 
