@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from jaxdlm.errors import InputError
+from jaxdlm.errors import ConfigUnsupported, InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, TensorMap, tensor_maps
@@ -43,12 +43,13 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         bias_for_layer_norm=False,
         clip_qkv=False,
         block_group_size=1,
-        rope_scaling=None,
-        rope_parameters=None,
     )
     hidden, heads = fields.integer("d_model"), fields.integer("n_heads")
     if heads <= 0 or hidden % heads:
         raise InputError(f"config.json: d_model {hidden} is no multiple of n_heads {heads}")
+    rope = fields.rope(hidden // heads)
+    if rope != RopeConfig(theta=rope.theta):
+        raise ConfigUnsupported(f"llada: rope_scaling of type {rope.kind!r} is not supported (only 'default')")
     vocab = fields.integer("embedding_size", 0) or fields.integer("vocab_size")
     kv_heads = fields.integer("n_kv_heads", 0) or (1 if values.get("multi_query_attention") else heads)
     return ModelConfig(
@@ -62,7 +63,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         intermediate_size=fields.integer("mlp_hidden_size", 0) or int(fields.real("mlp_ratio") * hidden),
         max_position=fields.integer("max_sequence_length"),
         norm_eps=fields.real("rms_norm_eps"),
-        rope=RopeConfig(theta=fields.real("rope_theta")),
+        rope=rope,
         rope_in_f32=fields.flag("rope_full_precision"),
         tie_embeddings=fields.flag("weight_tying", False),
         attention="full",
