@@ -43,15 +43,7 @@ class BlockExactCache:
 
     def admit(self, context: Context, rows: Rows, state: Stored, new: Bool[Array, "B"]) -> Stored:
         """Reads the prompts, and keeps those of the rows `new`: the price is that of one batch of prompts."""
-        columns = context.geometry.prompt
-        position, exists = (x[:, :columns] for x in context.columns(rows))
-        out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
-
-        def put(old: Array, fresh: Array) -> Array:
-            kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
-            return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
-
-        return Stored(jax.tree.map(put, state.kv, out.kv), jnp.where(new, 0, state.ready))
+        return Stored(stored.prompts(context, rows, state.kv, new), jnp.where(new, 0, state.ready))
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         return rows.tick == 0

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -33,15 +32,7 @@ class EncoderCache(Refreshing):
 
     def admit(self, context: Context, rows: Rows, state: KV, new: Bool[Array, "B"]) -> KV:
         """Reads the prompts, and keeps those of the rows `new`."""
-        columns = context.geometry.prompt
-        position, exists = (x[:, :columns] for x in context.columns(rows))
-        out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
-
-        def put(old: Array, fresh: Array) -> Array:
-            kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
-            return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
-
-        return jax.tree.map(put, state, out.kv)
+        return stored.prompts(context, rows, state, new)
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         return rows.tick == 0

@@ -25,6 +25,19 @@ def blank(context: Context, rows: Rows) -> ModelOutput:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out)
 
 
+def prompts(context: Context, rows: Rows, kv: KV, new: Bool[Array, "B"]) -> KV:
+    """`kv` with the prompt columns of the rows `new` read; the others keep every bit."""
+    columns = context.geometry.prompt
+    position, exists = (x[:, :columns] for x in context.columns(rows))
+    out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
+
+    def put(old: Array, fresh: Array) -> Array:
+        kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
+        return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
+
+    return jax.tree.map(put, kv, out.kv)
+
+
 def everything(context: Context, rows: Rows) -> ModelOutput:
     """A forward over all L columns."""
     position, exists = context.columns(rows)
