@@ -13,13 +13,13 @@ import json
 import pathlib
 import random
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from contest import contest, ratio
 
 import jaxdlm as jd
 from jaxdlm import speculative as S
@@ -55,29 +55,6 @@ def _begin(rows: Any, model: Any, params: Any, policy: Any, prompt: int, max_new
 @functools.partial(jax.jit, static_argnames=("model",))
 def _advance(carry: Any, model: Any, params: Any, policy: Any) -> Any:
     return loop.run(carry, 2**30, model=model, params=params, policy=policy)
-
-
-def clock(work: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    jax.block_until_ready(work())
-    return time.perf_counter() - start
-
-
-def contest(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds per round of each contestant; the order turns from round to round."""
-    for work in works.values():
-        clock(work)
-    times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            times[name].append(clock(works[name]))
-    return times
-
-
-def ratio(times: dict[str, list[float]], over: str, under: str) -> float:
-    return statistics.median(a / b for a, b in zip(times[over], times[under], strict=True))
 
 
 def methods(draft: Any) -> dict[str, Any]:
