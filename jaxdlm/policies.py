@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from jaxdlm.caches.adaptive import adaptive
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
@@ -15,8 +17,10 @@ from jaxdlm.caches.none import NoCache
 from jaxdlm.caches.prefix import prefix
 from jaxdlm.caches.recap import recap
 from jaxdlm.caches.refresh import refresh
+from jaxdlm.caches.sub_block import sub_block
 from jaxdlm.core.rule import Rule, chain
 from jaxdlm.errors import InputError
+from jaxdlm.rules.argument import number
 from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
 from jaxdlm.rules.block_diffusion import entropy_bound as commit_entropy_bound
 from jaxdlm.rules.ccd import coherent, stable, words
@@ -35,6 +39,7 @@ from jaxdlm.rules.renoise import renoise, settle, temper
 from jaxdlm.rules.sample import log_prob, margin, neg_entropy, sample, uniform
 from jaxdlm.rules.schedule import time_grid
 from jaxdlm.rules.schedule import top_k as commit_top_k
+from jaxdlm.rules.sub_blocks import sub_blocks
 from jaxdlm.rules.threshold import factor as commit_factor
 from jaxdlm.rules.threshold import threshold as commit_threshold
 from jaxdlm.speculative import methods as drafts
@@ -46,6 +51,7 @@ CACHES: dict[str, Callable[..., Any]] = {
     "prefix": prefix,
     "dual": dual,
     "block_exact": BlockExactCache,
+    "sub_block": sub_block,
     "refresh": refresh,
     "delayed": delayed,
     "adaptive": adaptive,
@@ -293,6 +299,22 @@ def sdar(
     return chain(sample(temperature, measure=measure), rules[strategy])
 
 
+def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top_p: Any = 0.95) -> Rule:
+    """Fast-dLLM v2: sub-blocks from left to right, in each all with probability > tau, and the surest (2509.26328).
+
+    tau: 0.9 as in the paper's fast setting; the released generate has 1, one column per forward. top_p: where
+    temperature > 0. The block's first column comes from the last row of the block before, alone; at temperature > 0 it
+    is drawn like all others, where the release takes the arg-max.
+    """
+    number(top_p, "top_p", low=0, high=1)
+    if isinstance(temperature, int | float) and temperature == 0:
+        proposal = sample(temperature)
+    else:
+        heat = number(temperature, "temperature", low=0)
+        proposal = sample(heat, top_p=jnp.where(jnp.asarray(heat) > 0, top_p, 1.0), tempered=True)
+    return chain(sub_blocks(chain(proposal, block_diffusion(None, tau)), sub_block), stop_at_eos())
+
+
 def entropy_bound(
     gamma: Any = 0.1, steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8, kappa: Any = 0.005, history: int = 1
 ) -> Rule:
@@ -338,6 +360,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "llada2": llada2,
     "llada21": llada21,
     "sdar": sdar,
+    "fast_dllm_v2": fast_dllm_v2,
     "entropy_bound": entropy_bound,
     # for autoregressive models
     "autoregressive": drafts.autoregressive,
@@ -382,6 +405,7 @@ TABLE: tuple[Entry, ...] = (
     Entry("llada2", "2512.15745", False, "no", ALL, "all with probability > tau, or a scheduled number"),
     Entry("llada21", "2602.08676", True, "no", ALL, "as llada2, and corrects what is written in the block"),
     Entry("sdar", "2510.06303", False, "no", ALL, "a scheduled number per forward of a block, or more"),
+    Entry("fast_dllm_v2", "2509.26328", False, "no", ALL, "all with probability > tau, one sub-block after the other"),
     Entry(
         "entropy_bound", "2505.24857", False, "no", ("none", "encoder"), "low joint entropy; the rest is noise again"
     ),

@@ -100,6 +100,10 @@ ADVICE = {
         "SDAR checkpoints, in all their released strategies",
         "other models: `threshold`",
     ),
+    "fast_dllm_v2": (
+        "Fast-dLLM v2 checkpoints, with the cache `block_exact`, or `sub_block` at large batches",
+        "models of full attention: `threshold`",
+    ),
     "autoregressive": (
         "the reference of every draft-and-target method",
         "when a draft is at hand",

@@ -14,7 +14,7 @@ from jaxdlm.typing import Array, Bool, Int32
 
 
 class Stored(NamedTuple):
-    kv: KV
+    kv: KV  # of the current block: as its first forward found it, which no step reads
     ready: Int32[Array, "B"]  # canvas blocks whose final keys and values are stored
 
 
@@ -67,8 +67,7 @@ class BlockExactCache:
         first = jnp.minimum(start, context.geometry.length - block) - block
         fresh = stored.span(context, first, 2 * block)
         out = stored.some(context, rows, kv, first, 2 * block, fresh)
-        before = jax.tree.map(lambda leaf: leaf[:, :, :block], out.kv)
-        return Window(context.select(out.hidden, first, start), Stored(stored.put(kv, before, first), rows.block))
+        return Window(context.select(out.hidden, first, start), Stored(stored.put(kv, out.kv, first), rows.block))
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Stored) -> Window:
         count = context.width + context.lead

@@ -28,6 +28,10 @@ KINDS = {
     "same": {},  # LLaDA: each row speaks for its own column
     "next": {"family": "dream", "num_kv_heads": 2, "qkv_bias": True, "prediction": "next"},  # for the following one
     "sdar": {"family": "sdar", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4},
+    "v2": {
+        "family": "fast_dllm_v2", "num_kv_heads": 2, "qkv_bias": True, "attention": "block_causal", "block_size": 4,
+        "prediction": "next",
+    },
     "llada2": {
         "family": "llada2_moe", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4,
         "num_experts": 8, "top_k": 3, "expert_size": 12, "shared_size": 12, "first_dense_layers": 1,
@@ -57,6 +61,8 @@ def policy(recipe: str, heat: float | None = None, **arguments):
     """A recipe; `heat` is its temperature as an array, so that every temperature runs the same program."""
     if heat is not None and "temperature" in parameters(recipe):
         arguments["temperature"] = jnp.float32(heat)
+    if recipe == "fast_dllm_v2":
+        arguments = {"sub_block": 2} | arguments
     if recipe == "learn2pd":
         arguments["weights"] = filter_weights()
     return policies.RECIPES[recipe](**arguments)
@@ -88,4 +94,5 @@ CASES = [("same", *pair) for pair in PAIRS]
 CASES += [("next", *pair) for pair in PAIRS if pair[0] == "threshold"]
 # Block-causal models lay out their prompts otherwise, and have a cache of their own.
 CASES += [("sdar", "sdar", cache) for cache in ("none", "block_exact", "dual")]
+CASES += [("v2", "fast_dllm_v2", cache) for cache in ("none", "block_exact", "sub_block")]
 CASES += [("llada2", "llada2", cache) for cache in ("none", "block_exact")]
