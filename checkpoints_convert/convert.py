@@ -1,4 +1,4 @@
-"""The converter: read a part, arrange it, write its group; statistics and writing run beside the next read."""
+"""The converter: chunk by chunk from source to disk; statistics and writing run beside the next read."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import hashlib
 import shutil
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ import numpy as np
 
 from checkpoints_convert.plan import Part, Plan, check_space
 from checkpoints_convert.staging import Staging, check_output, discard, open_staging, publish
-from checkpoints_convert.statistics import Recorder, crc32
+from checkpoints_convert.statistics import Recorder
 from jaxdlm.checkpoint import store, strict_json
 from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
 from jaxdlm.checkpoint.leaf import contiguous
 from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
 
-Progress = Callable[[str, int], None]  # (part, bytes that are now on the disk)
+Progress = Callable[[str, int], None]  # (leaf, bytes that are on their way to the disk)
 
 
 class ConversionFailed(RuntimeError):
@@ -81,44 +81,41 @@ def _work(
 
 def _write_groups(plan: Plan, staging: Staging, strict: bool, progress: Progress | None) -> Recorder:
     targets = {name: part.leaf.dtype for group in plan.groups for part in group for name in part.sources}
-    with ThreadPoolExecutor(1) as measuring, ThreadPoolExecutor(1) as writing:
+    with ThreadPoolExecutor(1) as measuring:
         recorder = Recorder(plan.source.tensors, targets, measuring)
         for facts in staging.finished.values():
             recorder.known |= facts["tensors"]
-        flight: Future | None = None
         for number, group in enumerate(plan.groups):
             if number in staging.finished:
                 if progress:
                     progress(group[0].leaf.path, sum(part.nbytes for part in group))
                 continue
-            arrays = {part.name: _read(part, recorder) for part in group}
+            folder = store.group_folder(staging.folder, number)
+            folder.parent.mkdir(exist_ok=True)
+            store.save_group(folder, {part.name: _stream(part, recorder, progress) for part in group})
             fresh = recorder.collect()
+            if number == len(plan.groups) - 1:
+                fresh |= recorder.rest(set(targets))
             _refuse_nonfinite(plan, fresh, strict)
-            if flight is not None:
-                flight.result()
-            flight = writing.submit(_write, staging, number, group, arrays, fresh, progress)
-            del arrays
-        if flight is not None:
-            flight.result()
+            sums = {part.name: store.seal(folder, part.name) for part in group}
+            staging.record(number, {"tensors": fresh, "parts": sums})
     return recorder
 
 
-def _read(part: Part, recorder: Recorder) -> np.ndarray:
+def _stream(part: Part, recorder: Recorder, progress: Progress | None) -> store.Stream:
+    """The part as chunks in the order of its sources, so that each is read from its first byte to its last."""
     leaf = replace(part.leaf, tensors=recorder)
-    return contiguous(leaf.part(part.number if part.stored.split else None))
+    if part.stored.split:
+        leaf = leaf.layer(part.number)
+    order = leaf.order()
 
+    def read(index: store.Index) -> np.ndarray:
+        array = contiguous(leaf.read(index))
+        if progress:
+            progress(leaf.path, array.nbytes)
+        return array
 
-def _write(
-    staging: Staging, number: int, group: tuple[Part, ...], arrays: dict[str, np.ndarray], tensors: dict[str, Any],
-    progress: Progress | None,
-) -> None:  # fmt: skip
-    folder = store.group_folder(staging.folder, number)
-    folder.parent.mkdir(exist_ok=True)
-    store.save_group(folder, arrays)
-    sums = {name: crc32(array) for name, array in arrays.items()}
-    staging.record(number, {"tensors": tensors, "parts": sums})
-    if progress:
-        progress(group[-1].leaf.path, sum(part.nbytes for part in group))
+    return store.Stream(leaf.shape, leaf.dtype, store.chunk_of(leaf.shape, leaf.dtype.itemsize, order), order, read)
 
 
 def _refuse_nonfinite(plan: Plan, fresh: dict[str, Any], strict: bool) -> None:
@@ -132,7 +129,6 @@ def _refuse_nonfinite(plan: Plan, fresh: dict[str, Any], strict: bool) -> None:
 
 def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any]:
     source = plan.source
-    sums = {name: value for facts in staging.finished.values() for name, value in facts["parts"].items()}
     warnings = list(getattr(source.tensors, "warnings", ()))
     for name, facts in recorder.known.items():
         if facts["nonfinite"]:
@@ -150,7 +146,7 @@ def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any
         },
         "leaves": [
             {"path": part.leaf.path, "part": part.name, "shape": list(part.stored.part_shape),
-             "dtype": part.stored.dtype, "sources": list(part.sources), "crc32": sums[part.name]}
+             "dtype": part.stored.dtype, "sources": list(part.sources)}
             for group in plan.groups for part in group
         ],
         "ignored": dict(source.ignored),
@@ -177,4 +173,5 @@ def _finish(plan: Plan, staging: Staging, manifest: dict[str, Any]) -> None:
     shutil.copyfile(folder / "config.json", staging.folder / SOURCE_CONFIG)
     write_json(staging.folder / MANIFEST, manifest)
     digest = hashlib.sha256((staging.folder / MANIFEST).read_bytes()).hexdigest()
-    write_spec(staging.folder, plan.spec(digest))
+    sums = {name: value for facts in staging.finished.values() for name, value in facts["parts"].items()}
+    write_spec(staging.folder, plan.spec(digest, sums))

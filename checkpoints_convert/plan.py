@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import LeafSpec
 from jaxdlm.checkpoint.source import Source, leaf_dtype
 from jaxdlm.checkpoint.spec import Spec, StoredLeaf
+from jaxdlm.checkpoint.store import CHUNK_BYTES
 from jaxdlm.errors import InputError
 
 GIB = 2**30
 GROUP_BYTES = 256 * 2**20
-SMALLEST_GROUP = 16 * 2**20
 BASE_BYTES = int(0.7e9)  # a process with JAX, Orbax and TensorStore imported
-PLAN_VERSION = 1
+CHUNKS = 32  # chunks alive at once: read, waiting to be measured, arranged, on their way to the disk; twice for float32
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class Plan:
 
     @property
     def expected_peak(self) -> int:
-        """Bytes of anonymous memory: the bare process and three of the largest part (read, arranged, written)."""
-        return BASE_BYTES + 3 * max(self.largest, SMALLEST_GROUP)
+        """Bytes of anonymous memory: the bare process and the chunks in flight, whatever the size of a leaf."""
+        return BASE_BYTES + CHUNKS * CHUNK_BYTES
 
     def leaves(self) -> tuple[StoredLeaf, ...]:
         """The leaves in the order of the parameter tree."""
@@ -72,25 +73,27 @@ class Plan:
             found.update((part.leaf.path, part.stored) for part in group)
         return tuple(found[leaf.path] for leaf in self.source.leaves)
 
-    def spec(self, manifest_sha256: str) -> Spec:
-        """What spec.json will say."""
-        return Spec(self.source.config, self.leaves(), manifest_sha256)
+    def spec(self, manifest_sha256: str, sums: Mapping[str, int]) -> Spec:
+        """What spec.json will say; `sums` are the seals of the parts by name."""
+        leaves = tuple(
+            replace(leaf, sums=tuple(sums[leaf.name(number)] for number in range(len(leaf.groups))))
+            for leaf in self.leaves()
+        )
+        return Spec(self.source.config, leaves, manifest_sha256)
 
 
 def make_plan(source: Source, dtype: str = "keep", max_leaf_bytes: int = GIB, group_bytes: int = GROUP_BYTES) -> Plan:
     """Cut the leaves into parts of at most `max_leaf_bytes` where a layer axis allows, and those into groups.
 
-    A group is at most as large as the largest part (or 16 MiB), so that memory stays within a few of the largest part.
+    A group is what a killed run may have to write again; it is larger than `group_bytes` only where one part is.
     """
     if source.kind == "converted":
         raise InputError(f"{source.folder}: is converted already; load it as it is, or export it")
     requested = None if dtype == "keep" else dtype
     sized = [leaf.astype(leaf_dtype(source.config, leaf.path, leaf.dtype, requested)) for leaf in source.leaves]
     split = {leaf.path: leaf.stacked and leaf.nbytes > max_leaf_bytes for leaf in sized}
-    sizes = [leaf.nbytes // (leaf.shape[0] if split[leaf.path] else 1) for leaf in sized]
-    room = min(group_bytes, max(max(sizes), SMALLEST_GROUP))
-    groups = _groups(sized, split, room)
-    return Plan(source, dtype, groups, _fingerprint(source, dtype, max_leaf_bytes, room))
+    groups = _groups(sized, split, group_bytes)
+    return Plan(source, dtype, groups, _fingerprint(source, dtype, max_leaf_bytes, group_bytes))
 
 
 def _groups(leaves: list[LeafSpec], split: Mapping[str, bool], room: int) -> tuple[tuple[Part, ...], ...]:

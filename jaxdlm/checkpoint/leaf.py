@@ -81,33 +81,39 @@ class LeafSpec:
         if not self.stacked:
             return self._piece(self.pieces[0], self.shape, bounds)
         layers = range(self.shape[0])[bounds[0]]
+        if len(layers) == 1:
+            return self._piece(self.pieces[layers[0]], self.shape[1:], bounds[1:])[None]
         out = np.empty((len(layers), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
         for at, layer in enumerate(layers):
             out[at] = contiguous(self._piece(self.pieces[layer], self.shape[1:], bounds[1:]))
         return out
 
-    def part(self, number: int | None) -> np.ndarray:
-        """Piece `number` of a stacked leaf (its axis 0 dropped), or with None the leaf whole."""
-        if number is None:
-            return self.read()
-        return self._piece(self.pieces[number], self.shape[1:], [slice(0, n, 1) for n in self.shape[1:]])
+    def layer(self, number: int) -> LeafSpec:
+        """One layer of a stacked leaf as a leaf of its own."""
+        return replace(self, shape=self.shape[1:], pieces=(self.pieces[number],), stacked=False)
+
+    def order(self) -> tuple[int, ...]:
+        """The axes, slowest first, in which the leaf's values follow one another in its sources."""
+        axes = list(range(len(self.shape)))
+        lead = int(self.stacked) + int(self.pieces[0].op.stack)
+        info = self.tensors.infos[self.pieces[0].sources[0]]
+        view = _single(self.pieces[0].op).forward([np.empty(info.shape, np.uint8)])  # never touched: no memory
+        return (*axes[:lead], *sorted(axes[lead:], key=lambda axis: -view.strides[axis - lead]))
 
     def _piece(self, piece: Piece, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray:
         if not piece.op.stack:
             return cast(self._one(piece.sources[0], piece.op, shape, bounds), self.dtype, self.path)
         chosen = range(shape[0])[bounds[0]]
         out = np.empty((len(chosen), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
-        single = piece.op._replace(stack=False)  # type: ignore[attr-defined]
+        single = _single(piece.op)
         for at, number in enumerate(chosen):
-            out[at] = cast(self._one(piece.sources[number], single, shape[1:], bounds[1:]), self.dtype, self.path)
+            one = cast(self._one(piece.sources[number], single, shape[1:], bounds[1:]), self.dtype, self.path)
+            out[at] = contiguous(one)
         return out
 
     def _one(self, name: str, op: Op, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray:
-        if any(s != slice(0, n, 1) for s, n in zip(bounds, shape)):
-            found = self._covering(name, op, shape, bounds)
-            if found is not None:
-                return found
-        return op.forward([self.tensors.read(name)])[tuple(bounds)]
+        found = self._covering(name, op, shape, bounds)
+        return op.forward([self.tensors.read(name)])[tuple(bounds)] if found is None else found
 
     def _covering(self, name: str, op: Op, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray | None:
         """The slice, read from the smallest run of source rows that holds it; None where the op is no mere view.
@@ -122,7 +128,7 @@ class LeafSpec:
         view = op.forward([probe])
         if view.shape != tuple(shape) or not np.may_share_memory(view, probe):
             return None
-        want = view[tuple(bounds)]
+        want = view[(*bounds, ...)]
         if want.size == 0 or any(stride < 0 for stride in view.strides):
             return None
         first = want.__array_interface__["data"][0] - probe.__array_interface__["data"][0]
@@ -134,6 +140,11 @@ class LeafSpec:
         return np.lib.stride_tricks.as_strided(
             buffer[first - rows[0] * row :], want.shape, tuple(stride * size for stride in want.strides)
         )
+
+
+def _single(op: Op) -> Op:
+    """The same move for one source of a stack."""
+    return op._replace(stack=False) if op.stack else op  # type: ignore[attr-defined]
 
 
 def cast(array: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:

@@ -27,7 +27,7 @@ def load_params(
 
     dtype: "float32", "bfloat16", "float16" or None (as stored); small float32 leaves (norms, routers) stay float32
     where the file has them so. Reads each device's part only; the most that is held on the host is one device's part
-    of one leaf. Raises CheckpointError.
+    of one leaf. What is read of a converted checkpoint is compared with its checksums. Raises CheckpointError.
     """
     opened = source if isinstance(source, Source) else open_folder(source)
     places: Mapping[str, Any] = (
@@ -59,6 +59,7 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
         folder = store.group_folder(opened.folder, group)
         for leaf, number in members:  # one by one: the host never holds more than one part
             name = leaf.name(number)
+            store.check_seal(folder, name, leaf.sums[number])
             value = store.read_group(folder, {name: targets[name]})[name]
             if leaf.split:
                 value = _insert(done.get(leaf.path), value, number, leaf, places[leaf.path])

@@ -60,6 +60,7 @@ class StoredTensors:
     folder: Path
     infos: Mapping[str, TensorInfo]
     groups: Mapping[str, int]
+    sums: Mapping[str, int]
 
     def file(self, name: str) -> Path:
         """The Orbax folder of a part."""
@@ -70,6 +71,10 @@ class StoredTensors:
         if rows is not None:
             return store.read_rows(self.file(name), name, rows)
         return np.asarray(store.read_group(self.file(name), {name: None})[name])
+
+    def check(self, name: str) -> None:
+        """ChecksumMismatch unless the files of a part are those that were written; what they hold is checked by `read`."""
+        store.check_seal(self.file(name), name, self.sums[name])
 
 
 def open_folder(
@@ -275,13 +280,13 @@ def _converted(folder: Path) -> Source:
 
 def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
     """The parts of a converted checkpoint by name."""
-    infos, groups = {}, {}
+    infos, groups, sums = {}, {}, {}
     for leaf in spec.leaves:
         for number, group in enumerate(leaf.groups):
             name = leaf.name(number)
             infos[name] = _part_info(leaf, name)
-            groups[name] = group
-    return StoredTensors(folder, infos, groups)
+            groups[name], sums[name] = group, leaf.sums[number]
+    return StoredTensors(folder, infos, groups, sums)
 
 
 def _part_info(leaf: StoredLeaf, name: str) -> TensorInfo:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from jaxdlm.checkpoint import strict_json
-from jaxdlm.checkpoint.errors import HeaderInvalid
+from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
 from jaxdlm.checkpoint.leaf import FLOATS
 from jaxdlm.models.config import ModelConfig
 
 SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.json"
-FORMAT, VERSION = "jaxdlm-checkpoint", 1
+FORMAT, VERSION = "jaxdlm-checkpoint", 2
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
@@ -25,13 +27,17 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class StoredLeaf:
-    """A leaf on disk: `groups` has one entry per layer where the leaf was split, else a single one."""
+    """A leaf on disk: `groups` and `sums` have one entry per layer where the leaf was split, else a single one.
+
+    groups: number of the group that holds it; sums: `store.seal` of it.
+    """
 
     path: str
     shape: tuple[int, ...]
     dtype: str
     split: bool
     groups: tuple[int, ...]
+    sums: tuple[int, ...] = ()
 
     def name(self, number: int) -> str:
         """Name inside its group; dots, since Orbax makes folders of slashes."""
@@ -54,21 +60,25 @@ class Spec:
 
 def write_spec(folder: Path, spec: Spec) -> None:
     """Write spec.json; call it last, since its presence makes a folder a converted checkpoint."""
-    write_json(
-        folder / SPEC,
-        {
-            "format": FORMAT,
-            "version": VERSION,
-            "family": spec.config.family,
-            "config": spec.config.to_json(),
-            "manifest_sha256": spec.manifest_sha256,
-            "leaves": [
-                {"path": leaf.path, "shape": list(leaf.shape), "dtype": leaf.dtype, "split": leaf.split,
-                 "groups": list(leaf.groups)}
-                for leaf in spec.leaves
-            ],
-        },
-    )  # fmt: skip
+    leaves = [
+        {"path": leaf.path, "shape": list(leaf.shape), "dtype": leaf.dtype, "split": leaf.split,
+         "groups": list(leaf.groups), "sums": list(leaf.sums)}
+        for leaf in spec.leaves
+    ]  # fmt: skip
+    values = {
+        "format": FORMAT,
+        "version": VERSION,
+        "family": spec.config.family,
+        "config": spec.config.to_json(),
+        "manifest_sha256": spec.manifest_sha256,
+        "leaves": leaves,
+    }
+    write_json(folder / SPEC, values | {"sha256": _digest(values)})
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a JSON object, whatever its layout; spec.json holds that of everything else in it."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,11 +100,14 @@ def read_spec(folder: Path) -> Spec:
             "was written by another version", file=path, expected=f"{FORMAT} {VERSION}",
             got=f"{values.get('format')} {values.get('version')}", hint="convert the checkpoint again",
         )  # fmt: skip
+    stated = values.pop("sha256", None)
+    if stated != _digest(values):
+        raise ChecksumMismatch("was changed after the conversion", file=path, hint="convert the checkpoint again")
     try:
         leaves = tuple(
             StoredLeaf(
                 str(leaf["path"]), tuple(int(n) for n in leaf["shape"]), str(leaf["dtype"]), bool(leaf["split"]),
-                tuple(int(group) for group in leaf["groups"]),
+                tuple(int(group) for group in leaf["groups"]), tuple(int(total) for total in leaf["sums"]),
             )
             for leaf in values["leaves"]
         )  # fmt: skip
@@ -103,7 +116,8 @@ def read_spec(folder: Path) -> Spec:
     except (KeyError, TypeError, ValueError) as error:
         raise HeaderInvalid(f"is damaged: {error}", file=path, hint="convert the checkpoint again") from None
     for leaf in leaves:
-        if leaf.dtype not in FLOATS or len(leaf.groups) != (leaf.shape[0] if leaf.split else 1):
+        count = leaf.shape[0] if leaf.split else 1
+        if leaf.dtype not in FLOATS or len(leaf.groups) != count or len(leaf.sums) != count:
             raise HeaderInvalid("has a damaged entry", file=path, tensor=leaf.path, hint="convert the checkpoint again")
     return Spec(config, leaves, checksum)
 

@@ -1,6 +1,8 @@
 """Conversion: bit-exactness, splitting, meshes, resuming, refusing, dtypes."""
 
 import json
+import os
+import re
 import shutil
 
 import jax
@@ -8,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import jaxdlm
 from checkpoints_convert.__main__ import main
 from checkpoints_convert.convert import convert
 from checkpoints_convert.export import export
@@ -16,6 +19,7 @@ from checkpoints_convert.staging import staging_folder
 from checkpoints_convert.verify import read_manifest, verify, verify_source
 from jaxdlm.checkpoint import errors, load_params, open_folder, store
 from jaxdlm.checkpoint.tensors import open_tensors
+from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
 from jaxdlm.sharding import make_mesh
 from tests.convert.folders import GOLDEN, assert_trees_equal, golden, hub_folder
@@ -168,29 +172,104 @@ def test_dry_run_prints_the_mapping_and_writes_nothing(tmp_path, capsys):
     assert "segments/1/0/e_gate" in text and "expected peak memory" in text and list(tmp_path.iterdir()) == []
 
 
-def test_a_damaged_output_is_named(tmp_path):
-    assert main([str(GOLDEN / "llada_tiny"), str(tmp_path / "out"), "--quiet"]) == 0
-    assert verify(tmp_path / "out") > 10
-    data = max((tmp_path / "out" / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
-    raw = bytearray(data.read_bytes())
+def _flip(path):
+    raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 1
-    data.write_bytes(raw)
-    with pytest.raises(errors.ChecksumMismatch, match=r"segments|embed|lm_head|final_norm"):
-        verify(tmp_path / "out")
+    path.write_bytes(raw)
 
 
-def test_a_converted_folder_is_verified_by_the_command(tmp_path, capsys):
-    out = tmp_path / "out"
+def _gate(out, suffix):
+    """A file of one layer of a split leaf."""
+    return next((out / "params").glob(f"*/segments.0.0.gate.0001/{suffix}"))
+
+
+DAMAGE = {
+    "a flipped byte of a chunk": (lambda out: _flip(_gate(out, "c/0/0")), "gate.0001"),
+    "a flipped checksum": (lambda out: _flip_last(_gate(out, "c/0/0")), "gate.0001"),
+    "a lost chunk": (lambda out: _gate(out, "c/0/0").unlink(), "gate.0001"),
+    "a cut chunk": (lambda out: os.truncate(_gate(out, "c/0/0"), 100), "gate.0001"),
+    "another chunk's bytes": (
+        lambda out: shutil.copyfile(next((out / "params").glob("*/segments.0.0.up.0001/c/0/0")), _gate(out, "c/0/0")),
+        "gate.0001"),
+    "a flipped byte of its metadata": (lambda out: _flip(_gate(out, "zarr.json")), "gate.0001"),
+    "lost metadata": (lambda out: _gate(out, "zarr.json").unlink(), "gate.0001"),
+    "a changed spec.json": (
+        lambda out: (out / "spec.json").write_text((out / "spec.json").read_text().replace("1e-05", "1e-06")),
+        "spec.json"),
+}  # fmt: skip
+
+
+def _flip_last(path):
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    out = tmp_path_factory.mktemp("intact") / "out"
     assert main([str(GOLDEN / "llada_tiny"), str(out), *SMALL]) == 0
-    assert main([str(out), "--verify"]) == 0
+    return out
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_output_is_refused_by_load(case, intact, tmp_path):
+    damage, name = DAMAGE[case]
+    out = shutil.copytree(intact, tmp_path / "out")
+    damage(out)
+    with pytest.raises(errors.ChecksumMismatch, match=re.escape(name)) as caught:
+        jaxdlm.load(out)
+    assert str(out) in str(caught.value) and "\n" not in str(caught.value) and isinstance(caught.value, InputError)
+
+
+def test_damage_is_found_by_the_devices_that_read_it(intact, tmp_path):
+    assert_trees_equal(jaxdlm.load(intact).params, load_params(GOLDEN / "llada_tiny"))
+    out = shutil.copytree(intact, tmp_path / "out")
+    _flip(_gate(out, "c/0/0"))
+    with pytest.raises(errors.ChecksumMismatch, match=r"gate\.0001"):
+        jaxdlm.load(out, mesh=make_mesh({"fsdp": 2, "tensor": 2}))
+
+
+def test_a_converted_folder_is_verified_by_the_command(intact, tmp_path, capsys):
+    assert main([str(intact), "--verify"]) == 0
     assert "parts equal their checksums" in capsys.readouterr().err
-    data = max((path for path in out.rglob("d/*") if path.is_file()), key=lambda path: path.stat().st_size)
-    raw = bytearray(data.read_bytes())
-    raw[len(raw) // 2] ^= 1
-    data.write_bytes(raw)
+    out = shutil.copytree(intact, tmp_path / "out")
+    _flip(_gate(out, "c/0/0"))
+    with pytest.raises(errors.ChecksumMismatch, match=r"segments\.0\.0\.gate\.0001"):
+        verify(out)
     assert main([str(out), "--verify"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert main([str(GOLDEN / "llada_tiny"), "--verify"]) == 2, "a source that was never converted"
+
+
+def test_orbax_alone_reads_a_group(intact):
+    import orbax.checkpoint as ocp
+
+    whole = load_params(GOLDEN / "llada_tiny")
+    found = {}
+    for folder in sorted((intact / "params").iterdir()):
+        found |= ocp.StandardCheckpointer().restore(folder)
+    assert np.array_equal(found["embed"], whole["embed"])
+    for layer, gate in enumerate(np.asarray(whole["segments"][0][0]["gate"])):
+        assert np.array_equal(found[f"segments.0.0.gate.{layer:04d}"], gate)
+
+
+@pytest.mark.parametrize(("name", "fused"), [("llada", ()), ("llada2", ("query_key_value",))])
+def test_chunks_follow_the_source(name, fused, tmp_path, monkeypatch):
+    """Each byte is read once, in many chunks, and measured; a fused tensor, whose leaves lie apart, once more."""
+    monkeypatch.setattr(store.chunk_of, "__defaults__", (2**14,))
+    files, config = golden(name)
+    source = open_folder(hub_folder(tmp_path / "hub", files, config))
+    result = convert(make_plan(source), tmp_path / "out")
+    twice = sum(array.nbytes for key, array in files.items() if any(word in key for word in fused))
+    assert result.bytes_read == sum(array.nbytes for array in files.values()) + twice
+    assert len(list(tmp_path.glob("out/params/*/*/c/**/*"))) > 50
+    assert_trees_equal(load_params(source), load_params(tmp_path / "out"))
+    facts = read_manifest(tmp_path / "out")["tensors"]
+    assert set(facts) == set(files) and verify_source(tmp_path / "out", open_tensors(source.folder)) == len(files)
+    for name, array in files.items():
+        assert facts[name]["min"] == array.min() and facts[name]["max"] == array.max()
+        assert facts[name]["rms"] == pytest.approx(np.sqrt(np.mean(np.square(array, dtype=np.float64))), rel=1e-5)
 
 
 def test_a_flipped_source_byte_is_named(tmp_path):
@@ -215,8 +294,6 @@ def test_internal_check_without_an_oracle(tmp_path, capsys, monkeypatch):
 
 
 def test_a_dry_run_of_the_largest_table_needs_no_data(tmp_path):
-    import os
-
     from checkpoints_convert.plan import describe
     from jaxdlm.checkpoint.safetensors import header_bytes
     from jaxdlm.models.registry import family_named, released_config
