@@ -7,6 +7,7 @@ a machine that is busy for a while disturbs numerator and denominator alike. Nee
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import pathlib
@@ -43,6 +44,16 @@ def bare(rows: Rows, model: Any, params: PyTree, geometry: Any, columns: int, ti
         return tokens + (jnp.sum(logits) > 1e30).astype(jnp.int32)
 
     return jax.lax.fori_loop(0, times, once, rows.tokens)
+
+
+def widened(lm: Any, vocab: int) -> Any:
+    """The model with random rows behind its embedding up to `vocab` ids, all of which may be written."""
+    config = lm.config
+    more = 0.05 * jax.random.normal(jax.random.key(0), (vocab - config.vocab_size, config.hidden_size))
+    tokens = dataclasses.replace(config.tokens, tokenizer_size=None)
+    model = dataclasses.replace(lm.model, config=dataclasses.replace(config, vocab_size=vocab, tokens=tokens))
+    params = {**lm.params, "embed": jnp.concatenate([lm.params["embed"], more])}
+    return dataclasses.replace(lm, model=model, params=params, tokenizer=None)
 
 
 def count_while(jaxpr: Any) -> int:
@@ -132,6 +143,7 @@ def arguments() -> argparse.Namespace:
     for name, size in (("rows", 8), ("prompt", 64), ("max-new", 64), ("block", 32), ("steps", 64), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--temperature", type=float, default=0.5, help="of the second comparison with PyTorch")
+    parser.add_argument("--vocab", type=int, help="random ids behind the model's own, up to this many (tied head)")
     parser.add_argument("--no-torch", action="store_true", help="leave (b) out")
     return parser.parse_args()
 
@@ -142,7 +154,9 @@ def main() -> None:
     ids = lm.config.tokens
     ordinary = np.setdiff1d(np.arange(lm.config.vocab_size), [ids.mask, ids.pad, *ids.eos])
     prompts = np.random.default_rng(0).choice(ordinary, (given.rows, given.prompt)).tolist()
+    lm = lm if given.vocab is None else widened(lm, given.vocab)
     sizes = f"{given.rows} rows, {given.prompt} + {given.max_new} columns, block {given.block}, {given.steps} forwards"
+    sizes = sizes if given.vocab is None else f"{sizes}, {given.vocab} ids"
     print(f"{given.model}, {sizes}, {jax.default_backend()}, medians of {given.rounds} rounds\n")
     print("| comparison | ours | other | ratio | goal |\n|---|--:|--:|--:|--:|")
     print(row("loop and rules / bare forwards", loop_cost(lm, prompts, given), "decode", "bare", "≤ 1.05"), flush=True)
