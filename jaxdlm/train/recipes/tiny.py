@@ -1,7 +1,7 @@
 """The embedded models: `tiny` (masked diffusion), `tiny-ar` (causal target) and `tiny-draft` (small causal draft).
 
 `tiny` has four layers of width 128, `tiny-draft` two of 96, and `tiny-ar`, which starts as the draft and grows, eight
-of 96. Squared-ReLU feed-forward, tied embeddings of unit scale and logits scaled by d^-1/2; prompts of fixed length so
+of 192. Squared-ReLU feed-forward, tied embeddings of unit scale and logits scaled by d^-1/2; prompts of fixed length so
 that the answer starts at a fixed column. Mixture: list operations, choices, addition, and the puzzles; mostly 16
 generated columns, some 32-128 so that any canvas and block length decodes.
 """
@@ -19,7 +19,7 @@ from jaxdlm.eval.tasks import vocab
 from jaxdlm.eval.tasks.lists import OPERATIONS
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
-from jaxdlm.models.params import ParamSpec, init_params, map_specs
+from jaxdlm.models.params import ParamSpec, init_params, map_specs, param_specs
 from jaxdlm.train.data import Bucket, causal_batch, masked_batch
 from jaxdlm.train.losses import answer_loss
 from jaxdlm.train.step import Recipe, muon
@@ -78,29 +78,36 @@ SMOKE_BUCKETS = (Bucket(32, 16, 64, 1.0, {"copy": 0.6, "shuffle": 0.4}),)
 BatchAt = Callable[[int, int], dict[str, np.ndarray]]
 
 
-def grown(folder: Path, config: ModelConfig) -> PyTree:
-    """Weights of an exported model, in float32, spread over the layers of a model that may be deeper.
+def grown(folder: Path, config: ModelConfig, seed: int) -> PyTree:
+    """Weights of an exported model, in float32, spread over a model that may be deeper and wider, same function.
 
-    Layer i becomes a run of layers, itself and copies whose outputs are zero, so that the deep stack starts as the
-    function that the shallow one is.
+    Layer i becomes a run of layers, itself and copies whose outputs are zero. Of w times the width, each channel of the
+    residual stream is there w times, what reads it is divided by w, and the final norm by sqrt(w), which undoes what
+    the logit scale width^-1/2 makes of w equal products. New heads and feed-forward units read at random and write zero.
     """
     from safetensors.numpy import load_file
 
     stored = load_file(str(folder / "model.safetensors"))
+    times = config.hidden_size // stored["final_norm"].shape[0]
+    fresh = init_params(config, jax.random.key(seed), init="train")
 
-    def leaf(path: str, spec: ParamSpec) -> Array:
+    def leaf(path: str, spec: ParamSpec, new: Array) -> Array:
         value = stored[path].astype(np.float32)
         if path.startswith("segments/"):
-            times = config.num_layers // value.shape[0]
-            value = np.repeat(value, times, axis=0)
+            copies = config.num_layers // value.shape[0]
+            value = np.repeat(value, copies, axis=0)
             if spec.kind == "output":
-                value[np.arange(len(value)) % times != 0] = 0
-        return jnp.asarray(value)
+                value[np.arange(len(value)) % copies != 0] = 0
+        stream = value.ndim - 1 if spec.kind == "norm" else spec.axes.index("embed")
+        value = np.concatenate([value] * times, axis=stream)
+        value /= {"matrix": times, "norm": times**0.5 if path == "final_norm" else 1}.get(spec.kind, 1)
+        around = jnp.zeros_like(new) if spec.kind == "output" else new
+        return around.at[tuple(map(slice, value.shape))].set(value)
 
-    return map_specs(leaf, config)
+    return jax.tree.map(leaf, map_specs(lambda path, _: path, config), param_specs(config), fresh)
 
 
-def config(name: str, width: int, layers: int) -> ModelConfig:
+def config(name: str, width: int, layers: int, heads: int = 4) -> ModelConfig:
     """Shape of an embedded model; causal unless its name is `tiny`."""
     masked = name == "tiny"
     return ModelConfig(
@@ -108,9 +115,9 @@ def config(name: str, width: int, layers: int) -> ModelConfig:
         vocab_size=vocab.SIZE,
         num_layers=layers,
         hidden_size=width,
-        num_heads=4,
-        num_kv_heads=4,
-        head_dim=width // 4,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=width // heads,
         intermediate_size=4 * width,
         max_position=2048,
         norm_eps=1e-6,
@@ -157,13 +164,14 @@ def _smoke(seed: int, step: int) -> dict[str, np.ndarray]:
 
 
 def _recipe(
-    name: str, width: int, layers: int, batch_at: BatchAt, steps: int, seed: int, start: Path | None = None
-) -> Recipe:
-    model = Backbone(config(name, width, layers))
+    name: str, width: int, layers: int, batch_at: BatchAt, steps: int, seed: int, *,
+    heads: int = 4, start: Path | None = None,
+) -> Recipe:  # fmt: skip
+    model = Backbone(config(name, width, layers, heads))
 
     def init(seed: int) -> PyTree:
         if start is not None:
-            return grown(start, model.config)
+            return grown(start, model.config, seed)
         return init_params(model.config, jax.random.key(seed), init="train")
 
     return Recipe(
@@ -183,7 +191,7 @@ def _recipe(
 RECIPES: dict[str, Callable[[int], Recipe]] = {
     "tiny": lambda seed: _recipe("tiny", 128, 4, _masked, 8000, seed),
     "tiny-ar": lambda seed: _recipe(
-        "tiny-ar", 96, 8, partial(_causal, CAUSAL_BUCKETS), 400, seed, ASSETS / "tiny-draft"
+        "tiny-ar", 192, 8, partial(_causal, CAUSAL_BUCKETS), 1200, seed, heads=8, start=ASSETS / "tiny-draft"
     ),
     "tiny-draft": lambda seed: _recipe("tiny-draft", 96, 2, partial(_causal, DRAFT_BUCKETS), 3500, seed),
     "smoke": lambda seed: _recipe("tiny", 128, 4, _smoke, 400, seed),
