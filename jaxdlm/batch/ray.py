@@ -4,6 +4,7 @@ For data sets and clusters that outgrow one slice. Ray schedules and retries; a 
 """
 
 import dataclasses
+import math
 import queue
 from typing import Any
 
@@ -73,7 +74,13 @@ class Actor:
 
 
 def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value.tolist() if isinstance(value, np.ndarray) else value
+    """What JSON would hold. In a column with holes Ray makes floats of whole numbers and NaN of the holes."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def decode_dataset(

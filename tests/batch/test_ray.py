@@ -4,6 +4,7 @@ import os
 import pathlib
 import warnings
 
+import numpy as np
 import pytest
 
 from jaxdlm.batch.ray import Actor, Settings, decode_dataset
@@ -33,9 +34,12 @@ def same(row: dict, expected: dict) -> None:
     assert bool(row["error"]) == (want["status"] == "error")
 
 
-def test_an_actor_alone(expected):
-    """Columns in, columns out, in the order that they came."""
+@pytest.mark.parametrize("hole", [None, float("nan")])
+def test_an_actor_alone(expected, hole):
+    """Columns in, columns out, in the order that they came; in a column with holes whole numbers are floats."""
     batch = {name: [row.get(name) for row in ROWS] for name in ("id", "tokens", "max_new")}
+    if hole is not None:
+        batch["max_new"] = np.array([np.nan if x is None else x for x in batch["max_new"]])
     out = Actor(SETTINGS)(batch)
     assert list(out["id"]) == batch["id"]
     for index in range(len(ROWS)):
