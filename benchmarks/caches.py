@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import jaxdlm
-from jaxdlm import _decode, policies
+from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.eval import cost, task
 
@@ -39,7 +39,7 @@ def build(words: str) -> Any:
 
 def positions(lm: Any, prompts: list[Any], policy: Any, cache: Any, out: Any, run: dict[str, int]) -> float:
     """Columns through the stack per generated column."""
-    batch = _decode.lay_out(lm, prompts, **run, seed=0, ids=None)
+    batch = layout.lay_out(lm, prompts, **run, seed=0, ids=None)
     width = loop.width(policy, batch.geometry)
     full, part = cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)
     cached = cost.forwards_cached(cache, out.commit_step, out.forwards, run["block"])

@@ -20,7 +20,7 @@ import numpy as np
 from contest import contest, ratio
 
 import jaxdlm
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
@@ -69,7 +69,7 @@ def _inner(params: dict[str, Any]) -> list[Any]:
 def loop_cost(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> dict[str, list[float]]:
     """(a) the compiled decode and the compiled bare forwards, same shapes, same number of forwards."""
     policy, steps = low_confidence(given.steps), given.steps
-    batch = _decode.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    batch = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
     columns = loop.width(policy, batch.geometry)
     fixed = (lm.model, lm.params)
     works = {
@@ -104,7 +104,7 @@ def against_torch(
 def counts(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> tuple[int, int, int]:
     """(c) `while` in the jaxpr, calls of the compiled loop per decode, traces after warm-up."""
     policy = low_confidence(given.steps)
-    batch = _decode.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    batch = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
     static = {"model": lm.model, "geometry": batch.geometry, "save": "commit", "steps": 0}
     traced = _decode._run.trace(batch.rows, params=lm.params, policy=policy, cache=NONE, **static)
     whiles = count_while(traced.jaxpr.jaxpr)

@@ -24,7 +24,7 @@ import numpy as np
 from step_memory import Ordinary
 
 import jaxdlm
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
 from jaxdlm.core.readout import Readout, ban, summarise
@@ -98,9 +98,9 @@ def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> di
     """Milliseconds per forward, and what it counts."""
     policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(given.cache)
     prompts = np.random.default_rng(0).integers(5, 50, (rows, given.prompt)).tolist()
-    layout = _decode.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
-    model = _decode.blocked(lm.model, layout.geometry.block)
-    fixed = {"model": model, "geometry": layout.geometry}
+    laid = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    model = _decode.blocked(lm.model, laid.geometry.block)
+    fixed = {"model": model, "geometry": laid.geometry}
     begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
     carry = jax.jit(lambda rows, params: begin(rows, params=params))(layout.rows, params)
     # what is always recomputed has no ordinary step: the refresh is one

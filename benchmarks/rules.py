@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdlm
-from jaxdlm import _decode, policies
+from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Rule, Stepper
@@ -101,7 +101,7 @@ def measured(name: str, times: int) -> str:
     """Time of a step over the time of its forward and head, `tiny`, no cache."""
     lm, policy = jaxdlm.load("tiny"), build(name, LENGTH)
     prompts = list(lm.tokenizer.examples[:ROWS])
-    batch = _decode.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
+    batch = layout.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
     fixed = {"model": lm.model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
     carry = loop.init(batch.rows, params=lm.params, **fixed, save="none", steps=0)
 

@@ -23,8 +23,8 @@ from contest import contest, ratio
 
 import jaxdlm as jd
 from jaxdlm import speculative as S
-from jaxdlm._decode import lay_out_rows
 from jaxdlm.eval.task import make
+from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
 

@@ -14,21 +14,18 @@ from jaxdlm import policies
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status
-from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
+from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks
 from jaxdlm.load import load
 from jaxdlm.sharding import striped
-from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.speculative.pool import generate_pool
-from jaxdlm.typing import Array, PyTree
+from jaxdlm.typing import PyTree
 
-SMALLEST_BUCKET = 16
-DEFAULT_BLOCK = 32
 SAVES = ("none", "commit", "steps")
 
 
@@ -59,15 +56,6 @@ class Output:
     accepted: np.ndarray | None = None
     drafted: np.ndarray | None = None
     draft_forwards: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Batch:
-    """Prompts laid out in columns, before the first forward."""
-
-    rows: Rows
-    geometry: Geometry
-    tails: np.ndarray  # canvas columns at the front of each row that belong to its prompt
 
 
 def decode(
@@ -209,150 +197,11 @@ def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
         )
 
 
-def lay_out(
-    lm: Any,
-    prompts: Sequence[Any],
-    *,
-    max_new: int,
-    block: int | None,
-    seed: int,
-    ids: Sequence[int] | None,
-    raw: bool = False,
-    canvas: Sequence[Sequence[int]] | None = None,
-    ends: Sequence[int] | None = None,
-) -> Batch:
-    """Tokenises and left-pads prompts to a bucket of columns (16, 32, 64, ...), so generated columns coincide.
-
-    Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
-    blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `ends`: canvas columns per row,
-    where rows have fewer than max_new.
-    """
-    config = lm.config
-    aligned = config.attention == "block_causal"
-    whole = config.attention == "prefix_canvas"  # a canvas is always read whole
-    block = (config.block_size if aligned or whole else DEFAULT_BLOCK) if block is None else block
-    _whole("max_new", max_new)
-    _whole("block", block)
-    if isinstance(prompts, str) or not len(prompts):
-        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
-    block = int(block) if aligned or whole else min(int(block), int(max_new))
-    if whole and canvas is not None:
-        raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
-    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
-    columns = max(SMALLEST_BUCKET, *(len(text) - tail for text, tail in zip(texts, tails, strict=True)))
-    bucket = 1 << int(columns - 1).bit_length()
-    bucket = -(-bucket // block) * block if aligned else bucket
-    blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
-    geometry = Geometry(prompt=bucket, block=block, blocks=blocks)
-    starts = prefilled(canvas, len(texts), max_new, config)
-    tokens = np.full((len(texts), geometry.length), config.tokens.pad, np.int32)
-    pending = np.zeros(tokens.shape, bool)
-    stop = np.full(len(texts), max_new, np.int32)
-    for row, (text, tail) in enumerate(zip(texts, tails, strict=True)):
-        end = tail + (max_new if ends is None else ends[row])
-        first = bucket + tail
-        stop[row] = -(-end // block) * block if aligned or whole else end
-        tokens[row, first - len(text) : first] = text
-        tokens[row, first : bucket + stop[row]] = _mask(config)
-        tokens[row, first : bucket + end] = starts[row][: end - tail]
-        pending[row, first : bucket + stop[row]] = tokens[row, first : bucket + stop[row]] == _mask(config)
-    lengths = np.array([len(text) for text in texts], np.int32)
-    count = np.zeros(len(texts), np.int32)
-    rows = Rows(
-        tokens=jnp.asarray(tokens), pending=jnp.asarray(pending), given=jnp.asarray(~pending),
-        pads=jnp.asarray(bucket + tails - lengths), stop=jnp.asarray(stop), key=_keys(seed, ids, len(texts)),
-        done=jnp.zeros(len(texts), bool), status=jnp.asarray(count), block=jnp.asarray(count),
-        forwards=jnp.asarray(count), step=jnp.asarray(count), tick=jnp.asarray(count), policy=(),
-    )  # fmt: skip
-    return Batch(rows, geometry, tails)
-
-
-def _mask(config: Any) -> int:
-    return config.tokens.mask if config.tokens.mask is not None else config.tokens.pad
-
-
-def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
-    ids = list(range(rows)) if ids is None else list(ids)
-    if len(ids) != rows:
-        raise InputError(f"ids has {len(ids)} entries for {rows} prompts: give one whole number per prompt")
-    if not all(isinstance(i, int | np.integer) and -(2**31) <= i < 2**32 for i in ids):
-        raise InputError("ids must be whole numbers of 32 bits: they key the randomness of their rows")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InputError(f"seed={seed!r}: must be a whole number")
-    numbers = jnp.asarray(np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32))
-    return row_keys(jnp.full(rows, int(seed) & 0x7FFFFFFF, jnp.int32), numbers)
-
-
-def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:
-    """Token ids of one prompt, or an InputError that names it."""
-    config, where = lm.config, f"prompt {index}"
-    is_chat = isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], dict)
-    if isinstance(prompt, str) or is_chat:
-        if lm.tokenizer is None:
-            raise InputError(f"{where} is text and {lm.name} has no tokenizer: pass token ids")
-        if not (prompt.strip() if isinstance(prompt, str) else prompt):
-            raise InputError(f"{where} is empty: write at least one word")
-        try:
-            ids = np.asarray(lm.tokenizer.encode_prompt(prompt, raw=raw), np.int64)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
-    else:
-        ids = np.asarray(prompt)
-        if ids.ndim != 1 or not ids.size:
-            raise InputError(f"{where} is empty or nested: pass a string, a list of token ids, or a list of messages")
-        if not np.issubdtype(ids.dtype, np.integer):
-            raise InputError(f"{where} holds {ids.dtype} values: token ids are whole numbers")
-    wrong = ids[(ids < 0) | (ids >= config.vocab_size)]
-    if wrong.size:
-        raise InputError(f"{where} holds token id {wrong[0]}, outside the vocabulary 0..{config.vocab_size - 1}")
-    if ids.size + max_new > config.max_position:
-        raise InputError(
-            f"{where} has {ids.size} tokens; with max_new={max_new} that is more than the {config.max_position} "
-            f"positions of {lm.name}: shorten the prompt or lower max_new"
-        )
-    return ids.astype(np.int32)
-
-
-def prefilled(canvas: Any, rows: int, max_new: int, config: Any) -> list[np.ndarray]:
-    """The canvases to start from: all masks, or the given ids and then masks."""
-    blank = np.full(max_new, _mask(config), np.int32)
-    if canvas is None:
-        return [blank] * rows
-    if len(canvas) != rows:
-        raise InputError(f"canvas has {len(canvas)} rows for {rows} prompts: give one per prompt")
-    filled = []
-    for index, row in enumerate(canvas):
-        ids = np.asarray(row, np.int64).reshape(-1)
-        if ids.size > max_new or (ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size)):
-            raise InputError(f"canvas row {index} must hold at most max_new={max_new} ids of the vocabulary")
-        filled.append(np.concatenate([ids.astype(np.int32), blank[ids.size :]]))
-    return filled
-
-
 def blocked(model: Model, block: int) -> Model:
     """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
     if model.config.attention != "block_causal" or model.config.block_size == block:
         return model
     return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
-
-
-def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[Any], list[Any], int]:
-    """(what stands before the first mask, the rest, the longest rest) of prompts that hold masks."""
-    if canvas is not None:
-        raise InputError("infill=True takes the canvas from the prompts: leave canvas out")
-    heads, rests = [], []
-    for index, prompt in enumerate(prompts):
-        ids = np.asarray(prompt)
-        found = np.flatnonzero(ids == _mask(lm.config)) if ids.ndim == 1 and ids.dtype.kind in "iu" else np.array([])
-        if not found.size or found[0] == 0:
-            raise InputError(
-                f"prompt {index}: infill=True needs token ids that hold the mask id {_mask(lm.config)} after at least "
-                "one known token"
-            )
-        heads.append(ids[: found[0]])
-        rests.append(ids[found[0] :])
-    return heads, rests, max((len(rest) for rest in rests), default=1)
 
 
 def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
@@ -404,37 +253,4 @@ def continue_rows(
     )  # fmt: skip
 
 
-def lay_out_rows(
-    lm: Any, prompts: Sequence[Any], *, max_new: int, seed: int, ids: Any, raw: bool
-) -> tuple[draft_state.Rows, int]:
-    """(rows, columns of the prompt bucket): prompts from column 0, then room for max_new tokens."""
-    texts, bucket = read_prompts(lm, prompts, max_new, raw)
-    tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
-    for row, text in enumerate(texts):
-        tokens[row, : len(text)] = text
-    start = np.array([len(text) for text in texts], np.int32)
-    zero = jnp.zeros(len(texts), jnp.int32)
-    rows = draft_state.Rows(
-        tokens=jnp.asarray(tokens), length=jnp.asarray(start), start=jnp.asarray(start),
-        stop=jnp.asarray(start + max_new), key=_keys(seed, ids, len(texts)), done=jnp.zeros(len(texts), bool),
-        status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
-    )  # fmt: skip
-    return rows, bucket
-
-
-def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
-    """Token ids of every prompt, and the bucket (16, 32, 64, ...) that the longest one fits."""
-    _whole("max_new", max_new)
-    if isinstance(prompts, str) or not len(prompts):
-        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
-    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    longest = max(SMALLEST_BUCKET, *(len(text) for text in texts))
-    return texts, 1 << int(longest - 1).bit_length()
-
-
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name}={value}: must be a whole number, at least 1")
-
-
-__all__ = ["Batch", "Output", "decode"]
+__all__ = ["Output", "decode"]

@@ -17,7 +17,7 @@ LAYERS = [
     {"quant"},
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
-    {"policies", "speculative", "guided"},
+    {"policies", "speculative", "guided", "layout"},
     {"_decode", "chat", "text", "checkpoint", "load", "io", "train", "eval", "batch", "plan"},
     {"viz", "cli", "__main__"},
 ]
@@ -29,6 +29,7 @@ ALLOWED = {
     ("load", "checkpoint"): "weights are streamed from the checkpoint reader",
     ("_decode", "load"): "a draft model may be given by name",
     ("policies", "speculative"): "one table of recipes",
+    ("layout", "speculative"): "rows of autoregressive models are laid out, too",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
     ("cli", "viz"): "--watch and --html",
     ("__main__", "cli"): "",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import _decode, decode
+from jaxdlm import _decode, decode, layout
 from jaxdlm.errors import InputError
 from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
@@ -146,7 +146,7 @@ def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     np.testing.assert_array_equal(ours.commit_step, plain.commit_step)
 
     lm = LM(Backbone(config), small, None, "toy")
-    batch = _decode.lay_out(lm, prompts, max_new=8, block=4, seed=0, ids=None)
+    batch = layout.lay_out(lm, prompts, max_new=8, block=4, seed=0, ids=None)
     rule, kept = _decode.resolve_policy("threshold"), _decode.resolve_cache(cache)
     program = _decode._run.lower(batch.rows, lm.model, small, rule, kept, batch.geometry, "commit", 0).compile()
     dense = sum(leaf.nbytes for leaf in jax.tree.leaves(whole["segments"]))

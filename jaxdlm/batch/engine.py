@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import DEFAULT_BLOCK, SMALLEST_BUCKET, blocked, check, decode
+from jaxdlm._decode import blocked, check, decode
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
+from jaxdlm.layout import DEFAULT_BLOCK, SMALLEST_BUCKET
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import striped
 from jaxdlm.speculative.policy import Speculation

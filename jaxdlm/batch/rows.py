@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdlm._decode import encode
 from jaxdlm.batch import openai
 from jaxdlm.errors import InputError
+from jaxdlm.layout import encode
 
 PROMPTS = ("prompt", "messages", "tokens")
 LARGEST = 2**31 - 1

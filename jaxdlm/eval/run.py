@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdlm import _decode, policies
+from jaxdlm import _decode, layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
@@ -239,7 +239,7 @@ def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
     """Token positions of a full and of a cached forward of one row."""
     columns, block = bench.geometry(unit.task)
     lm = bench.model(unit.policy)
-    batch = _decode.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
+    batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
     width = loop.width(policies.RECIPES[unit.policy](**unit.settings), batch.geometry)
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     return cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)

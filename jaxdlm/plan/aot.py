@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.load import LM
@@ -55,7 +55,7 @@ class Job:
         rule, cache = _decode.resolve_policy(self.policy), _decode.resolve_cache(self.cache)
         _decode.check(lm, rule, cache, "commit")
         prompts = [[0] * self.prompt] * self.batch
-        return _decode.lay_out(lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
+        return layout.lay_out(lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
 
     @property
     def decoder(self) -> Any:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, _decode, decode
+from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.adaptive import adaptive
 from jaxdlm.core import loop
 from tests.caches.toys import GRID, same, toy
@@ -19,7 +19,7 @@ def test_all_columns_and_the_prompt_renewed_is_no_cache():
 
 def test_no_column_renewed_leaves_the_outputs_of_all_layers_but_the_first():
     lm, run = toy(2), jax.jit(loop.run, static_argnames=("model", "geometry"))
-    batch = _decode.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
+    batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
     fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": adaptive(64, 64, ratio=0.0)}
     fixed |= {"model": lm.model, "geometry": batch.geometry}
     carry = run(loop.init(batch.rows, **fixed, save="none", steps=0), jnp.int32(1), **fixed)

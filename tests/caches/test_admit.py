@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdlm import _decode, policies
+from jaxdlm import _decode, layout, policies
 from jaxdlm.core import loop
 from tests.caches.test_invariants import REUSING
 from tests.caches.toys import GRID, same, toy
@@ -36,8 +36,8 @@ def programs():
 def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, guidance):
     lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**REUSING.get(cache, {}))
     rule = policy("low_confidence", 1.0, **({"cfg_scale": guidance} if guidance else {}))
-    batch = _decode.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
-    late = _decode.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
+    batch = layout.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
+    late = layout.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
     assert late.geometry == batch.geometry
     model = _decode.blocked(lm.model, GRID["block"])
     fixed = {"model": model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import struct
 
-from jaxdlm import InputError, _decode, decode
+from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.delayed import DelayedCache, delayed
 from jaxdlm.core import loop
 from tests.caches.toys import GRID, same, toy
@@ -41,7 +41,7 @@ def test_fewer_queries_once_few_columns_are_left(prediction):
 def test_the_columns_that_change_are_the_masks_of_one_forward_before(prediction):
     """Seen from outside: every other column keeps each bit of its keys."""
     lm = toy(2, prediction)
-    batch = _decode.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
+    batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
     fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": delayed(100)}
     fixed |= {"model": lm.model, "geometry": batch.geometry}
     carry = loop.init(batch.rows, **fixed, save="none", steps=0)

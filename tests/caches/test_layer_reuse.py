@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, _decode, decode
+from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.layer_reuse import layer_reuse
 from jaxdlm.core import loop
 from tests.caches.toys import GRID, toy
@@ -14,7 +14,7 @@ from tests.conformance.toys import PROMPTS, policy
 
 def test_between_key_steps_only_written_columns_enter_the_upper_layers_anew():
     lm, run = toy(2), jax.jit(loop.run, static_argnames=("model", "geometry"))
-    batch = _decode.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
+    batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
     fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": layer_reuse(1, keys=(0,))}
     fixed |= {"model": lm.model, "geometry": batch.geometry}
     carries = [loop.init(batch.rows, **fixed, save="none", steps=0)]

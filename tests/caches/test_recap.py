@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, _decode, decode
+from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.recap import recap
 from jaxdlm.core.cache import Context
@@ -22,7 +22,7 @@ def test_a_group_of_a_whole_block_is_the_dual_cache(prediction):
 
 def test_targets_are_the_surest_open_columns_of_the_block():
     lm = toy(2)
-    batch = _decode.lay_out(lm, PROMPTS[:2], seed=0, ids=None, canvas=[[4], [MASK] * 5 + [7]], **GRID)
+    batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, canvas=[[4], [MASK] * 5 + [7]], **GRID)
     rows = batch.rows._replace(block=jnp.array([0, 1], jnp.int32))
     hidden = jax.random.normal(jax.random.key(0), (2, GRID["block"], 32))
     start = batch.geometry.prompt + GRID["block"] * rows.block

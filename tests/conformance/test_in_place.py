@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from tests.conformance.toys import GRID, PROMPTS, model, policy
 
 LAYERS, HEADS, SIZE = 2, 4, 8
@@ -39,7 +39,7 @@ def reached(found: dict[str, list[str]], name: str, without: str) -> set[str]:
 @pytest.mark.parametrize("cache", ["dual", "prefix"])
 def test_no_ordinary_forward_copies_the_cache(cache):
     lm = model("same")
-    batch = _decode.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
+    batch = layout.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
     rule, kept = policy("threshold", 0.0), _decode.resolve_cache(cache)
     lowered = _decode._run.lower(batch.rows, lm.model, lm.params, rule, kept, batch.geometry, "commit", 0)
     found = computations(lowered.compile().as_text())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxdlm import _decode, decode
+from jaxdlm import _decode, decode, layout
 from jaxdlm.core import loop
 from tests.conformance.toys import EDGES, GRID, MASK, PAIRS, PROMPTS, model, parameters, policy
 
@@ -19,7 +19,7 @@ advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
 
 def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float = 1.0):
     lm = model("same")
-    batch = _decode.lay_out(lm, prompts, seed=3, ids=None, **GRID)
+    batch = layout.lay_out(lm, prompts, seed=3, ids=None, **GRID)
     rule, kept = policy(recipe, heat), _decode.resolve_cache(cache)
     fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
     return batch, fixed

@@ -164,7 +164,7 @@ def ticks_by_hand(steps, forwards, block):
 
 def test_positions_of_a_forward():
     lm = jd.load("tiny")
-    batch = jd._decode.lay_out(lm, ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=4, seed=0, ids=None)
+    batch = jd.layout.lay_out(lm, ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=4, seed=0, ids=None)
     for name, expected in (("none", (48, 48)), ("dual", (48, 4)), ("prefix", (48, 16))):
         cache = jd.policies.CACHES[name]()
         assert cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, 4) == expected

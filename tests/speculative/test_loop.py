@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, Status, decode, speculative
-from jaxdlm._decode import lay_out_rows
+from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import equal, whiles

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chisquare
 
 from jaxdlm import decode, speculative
-from jaxdlm._decode import lay_out_rows
+from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import equal

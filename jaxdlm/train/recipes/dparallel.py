@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import chain
 from jaxdlm.errors import InputError
@@ -65,7 +65,7 @@ def teach(
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
         out = _decode.decode(lm, filled, policy, max_new=canvas, block=block, save="none")
-        laid = _decode.lay_out(lm, filled, max_new=canvas, block=block, seed=0, ids=None)
+        laid = layout.lay_out(lm, filled, max_new=canvas, block=block, seed=0, ids=None)
         prompts.append(np.asarray(laid.rows.tokens)[: len(chunk), : laid.geometry.prompt])
         pads.append(np.asarray(laid.rows.pads)[: len(chunk)])
         answers.append(out.tokens[: len(chunk)])

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Geometry, Row, Rows
 from jaxdlm.core.model import Model
@@ -111,7 +111,7 @@ def collect(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, batch: in
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
         out = _decode.decode(lm, filled, "low_confidence", max_new=canvas, block=width, save="none")
-        laid = _decode.lay_out(lm, filled, max_new=canvas, block=width, seed=0, ids=None)
+        laid = layout.lay_out(lm, filled, max_new=canvas, block=width, seed=0, ids=None)
         answer = np.zeros((len(filled), laid.geometry.canvas), np.int32)
         answer[:, :canvas] = out.tokens
         got, steps = jax.device_get(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdlm import _decode
+from jaxdlm import _decode, layout
 from jaxdlm.core.loop import ban
 from jaxdlm.core.model import Model
 from jaxdlm.load import load
@@ -81,7 +81,7 @@ def collect(
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
         policy = methods.autoregressive(temperature)
         out = _decode.decode(target, filled, policy, max_new=canvas, seed=seed, ids=range(start, start + batch))
-        rows, _ = _decode.lay_out_rows(target, filled, max_new=canvas, seed=seed, ids=None, raw=False)
+        rows, _ = layout.lay_out_rows(target, filled, max_new=canvas, seed=seed, ids=None, raw=False)
         tokens, first = np.asarray(rows.tokens), np.asarray(rows.start)
         column = np.arange(tokens.shape[1])[None, :] - first[:, None]
         answer = np.take_along_axis(out.tokens, np.clip(column, 0, canvas - 1), axis=1)
