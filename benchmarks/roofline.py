@@ -102,7 +102,7 @@ def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> di
     model = _decode.blocked(lm.model, laid.geometry.block)
     fixed = {"model": model, "geometry": laid.geometry}
     begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
-    carry = jax.jit(lambda rows, params: begin(rows, params=params))(layout.rows, params)
+    carry = jax.jit(lambda rows, params: begin(rows, params=params))(laid.rows, params)
     # what is always recomputed has no ordinary step: the refresh is one
     used = cache if not cache.always else _Refreshing(cache)
     run = lambda: forwards(carry, params, policy=policy, cache=used, times=given.forwards, **fixed)  # noqa: E731
