@@ -11,9 +11,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import gc
 import itertools
 import logging
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -110,13 +112,18 @@ def read_group(folder: Path, names: Mapping[str, Any]) -> dict[str, Any]:
         restore_args={name: how(target) for name, target in names.items()},
         partial_restore=True,
     )
-    try:
-        with _checkpointer() as checkpointer:
-            return dict(checkpointer.restore(folder.absolute(), args=args))
-    except MemoryError:
-        raise
-    except Exception as error:  # Orbax puts what TensorStore says into a bare Exception
-        raise _unreadable(error.__cause__ or error, folder, next(iter(names), None)) from error
+    with warnings.catch_warnings():
+        # where one device's read fails, Orbax drops those of the others
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        try:
+            with _checkpointer() as checkpointer:
+                return dict(checkpointer.restore(folder.absolute(), args=args))
+        except MemoryError:
+            raise
+        except Exception as error:  # Orbax puts what TensorStore says into a bare Exception
+            problem = _unreadable(error.__cause__ or error, folder, next(iter(names), None))
+        gc.collect()
+    raise problem
 
 
 def read_rows(folder: Path, name: str, rows: tuple[int, int]) -> np.ndarray:
