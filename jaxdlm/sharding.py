@@ -72,17 +72,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def striped(model: Model, params: PyTree) -> Model:
-    """The model with the head's vocabulary in as many stripes as devices share it, so that each reads its own part of
-    every tile (`core.model.Tiling`); the model as it is where the head is whole, or no model with tiles of its own."""
+    """The model as its weights lie: the head's vocabulary in as many stripes as devices share it, so that each reads its
+    own part of every tile (`core.model.Tiling`), and `alone` where all lies on one device. No `Backbone`: as it is."""
     if not isinstance(model, Backbone):
         return model
     tied = model.config.tie_embeddings
     leaf = params["embed" if tied else "lm_head"]
     placed = getattr(getattr(leaf, "codes", leaf), "sharding", None)
+    alone = placed is not None and len(placed.device_set) == 1
     if not isinstance(placed, NamedSharding):
-        return model
+        return dataclasses.replace(model, alone=alone)
     # the vocabulary is the first axis of an embedding, the last of a head and of its codes
     axis = 0 if tied and not hasattr(leaf, "codes") else 1
     names = placed.spec[axis] if axis < len(placed.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
-    return dataclasses.replace(model, stripes=math.prod(placed.mesh.shape[name] for name in names))
+    stripes = math.prod(placed.mesh.shape[name] for name in names)
+    return dataclasses.replace(model, stripes=stripes, alone=alone)

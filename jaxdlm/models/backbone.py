@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
 from jaxdlm.errors import ConfigUnsupported
+from jaxdlm.models.attention import Attend, choose
 from jaxdlm.models.block import layer, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, read, rms_norm
@@ -29,12 +30,16 @@ class Backbone:
     (`sharding.striped`).
     group: layers whose attention reads the same input, so that it can run at the same time; 1 is the model itself,
     more are a rough form of it over the same weights, for drafting (see `jaxdlm.models.parallel`).
+    attention: "auto", "xla", "cudnn" or "flash" (`attention.choose`); alone: all weights lie on one device
+    (`sharding.striped`), which "auto" asks for its kernel.
     """
 
     config: ModelConfig
     tile: int = 8192
     stripes: int = 1
     group: int = 1
+    attention: str = "auto"
+    alone: bool = False
 
     def apply(
         self,
@@ -103,9 +108,15 @@ class Backbone:
         for number, segment in enumerate(segments(config)):
             one = Around(around.run, side, around.memory[number])
             scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
-            x, side, kept = _run(config, segment, params["segments"][number], x, turns, allow, one, scalars)
+            x, side, kept = _run(
+                config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend
+            )
             memory.append(kept)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
+
+    @property
+    def _attend(self) -> Attend:
+        return choose(self.attention, self.alone)
 
     @property
     def tiling(self) -> Tiling:
@@ -178,7 +189,9 @@ class Backbone:
         stored = [None] if past is None else [(past.kv.k[0][0], past.kv.v[0][0])]
         (segment,) = segments(config)
         around = Around(layer, (), stored)
-        x, _, ((k, v),) = _run(config, segment, leaves, x, _rotations(config, position), allow, around, None)
+        x, _, ((k, v),) = _run(
+            config, segment, leaves, x, _rotations(config, position), allow, around, None, self._attend
+        )
         return x, KV(((k,),), ((v,),))
 
     def exit(self, params: PyTree, x: Float[Array, "... D"]) -> Float32[Array, "... V"]:
@@ -199,7 +212,8 @@ class Backbone:
                 x, (k, v) = _run_grouped(config, segment, leaves, x, turns, allow, cached, self.group)
             else:
                 stored = [None] * segment.period if cached is None else list(zip(*cached, strict=True))
-                x, _, kept = _run(config, segment, leaves, x, turns, allow, Around(layer, (), stored), scalars)
+                around = Around(layer, (), stored)
+                x, _, kept = _run(config, segment, leaves, x, turns, allow, around, scalars, self._attend)
                 k, v = zip(*kept, strict=True)
             keys.append(k)
             values.append(v)
@@ -224,6 +238,7 @@ def _run(
     allow: Allow,
     around: Around,
     scalars: Array | None,
+    chosen: Attend,
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period."""
     kinds = [tuple(config.kinds[layer] for layer in segment.layers(p)) for p in range(segment.period)]
@@ -238,7 +253,7 @@ def _run(
         kept = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
-            one = parts(config, shape, leaves[p], numbers[p], turn, seen)
+            one = parts(config, shape, leaves[p], numbers[p], turn, seen, chosen)
             x, side, remembered = around.run(one, x, side, memory[p])
             if scalar is not None:
                 x = x * scalar[p].astype(x.dtype)

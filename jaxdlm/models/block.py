@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm.core.model import Layer
+from jaxdlm.models.attention import Attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import after, attention, combine, mlp, project, rms_norm
 from jaxdlm.models.moe import experts
@@ -25,16 +26,20 @@ def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, 
 
 
 def parts(
-    config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], number: Array, turn: Rotation, allow: Array
-) -> Layer:
-    """A layer's functions: each works on a normalised copy (and what it adds is normalised again where sandwiched)."""
+    config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], number: Array, turn: Rotation, allow: Array,
+    chosen: Attend,
+) -> Layer:  # fmt: skip
+    """A layer's functions: each works on a normalised copy (and what it adds is normalised again where sandwiched).
+
+    chosen: the implementation of attention (`attention.choose`).
+    """
 
     def heads(x: Array, at: Array | None) -> tuple[Array, Array, Array]:
         there = turn if at is None else jax.tree.map(lambda t: jnp.take_along_axis(t, at[:, :, None, None], 1), turn)
         return project(leaves, rms_norm(x, leaves["attn_norm"], config), there, config)
 
     def attend(q: Array, keys: Array, values: Array, allow: Array) -> Array:
-        mixed = combine(leaves, q, keys, values, allow, config)
+        mixed = combine(leaves, q, keys, values, allow, config, chosen)
         return rms_norm(mixed, leaves["post_attn_norm"], config) if config.sandwich_norm else mixed
 
     return Layer(number, allow, heads, attend, lambda x: fed(config, shape, leaves, x))

@@ -6,10 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from einops import rearrange
 
 from jaxdlm.core.model import Tiling, take_tile
+from jaxdlm.models.attention import Attend, attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.rope import Rotation, rotate
 from jaxdlm.typing import Array, Bool, Float, Int32
@@ -19,9 +18,6 @@ ACTIVATE = {
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
 }
-
-SCORES = 2**28  # bytes of float32 scores that one layer may hold at once
-SHORTEST = 32  # queries in a chunk that is worth a trip
 
 
 def read(leaf: Any, dtype: Any) -> Array:
@@ -47,58 +43,6 @@ def rms_norm(x: Float[Array, "... D"], weight: Array | None, config: ModelConfig
     scale = weight.astype(jnp.float32 if config.norm_scale_in_f32 else x.dtype)
     scale = (scale + 1 if config.norm_plus_one else scale).reshape((1,) * (x.ndim - 1) + weight.shape)
     return (normal.astype(scale.dtype) * scale).astype(x.dtype)
-
-
-def attend(
-    q: Float[Array, "B T N H"],
-    k: Array | tuple[Array, ...],
-    v: Array | tuple[Array, ...],
-    allow: Bool[Array, "B T S"],
-    scale: float,
-    limit: int = SCORES,
-) -> Float[Array, "B T N H"]:
-    """softmax(q·kᵀ · scale + mask) · v; query head n reads key/value head n // G. The only attention of the library.
-
-    Keys and values [B, S, K, H] may come in parts (what is stored, then what is new), one softmax over all: joining
-    them would copy the cache in every layer of every forward. Scores and softmax are float32. Forbidden keys get the
-    smallest finite number, so that a padding query with no key at all still gives finite numbers. Where the scores of
-    all queries would take more than `limit` bytes, queries go in equal chunks that do not: a query's result knows no
-    other query.
-    """
-    k, v = (x if isinstance(x, tuple) else (x,) for x in (k, v))
-    batch, queries, heads, _ = q.shape
-    chunk = _chunk(queries, limit // (4 * batch * heads * allow.shape[2]))
-    if chunk == queries:
-        return _scores(q, k, v, allow, scale)
-    pieces = (rearrange(x, "B (n C) ... -> n B C ...", C=chunk) for x in (q, allow))
-    mixed = jax.lax.map(lambda piece: _scores(piece[0], k, v, piece[1], scale), tuple(pieces))
-    return rearrange(mixed, "n B C N H -> B (n C) N H")
-
-
-def _chunk(queries: int, most: int) -> int:
-    """The longest equal chunk of at most `most` queries; all at once where only crumbs would do."""
-    fitting = [size for size in range(1, queries + 1) if queries % size == 0 and size <= most]
-    longest = max(fitting, default=1)
-    return longest if longest >= min(queries, SHORTEST) else queries
-
-
-def _scores(q: Array, k: tuple[Array, ...], v: tuple[Array, ...], allow: Array, scale: float) -> Array:
-    """`attend` for queries whose scores may be held at once."""
-    # heads lead and the queries of a group stand together: both products are plain batched ones, whose results need no
-    # transposing; the scores are the largest array of a layer
-    groups = q.shape[2] // k[0].shape[2]
-    grouped = rearrange(q, "B T (K G) H -> B K (G T) H", G=groups)
-    scores = [jnp.einsum("bkxh,bskh->bkxs", grouped, part, preferred_element_type=jnp.float32) for part in k]
-    whole = rearrange(_join(scores, 3) * scale, "B K (G T) S -> B K G T S", G=groups)
-    whole = jnp.where(allow[:, None, None, :, :], whole, jnp.finfo(jnp.float32).min)
-    weights = rearrange(jax.nn.softmax(whole, axis=-1).astype(q.dtype), "B K G T S -> B K (G T) S")
-    split = jnp.split(weights, np.cumsum([part.shape[1] for part in k])[:-1].tolist(), axis=3)
-    mixed = sum(jnp.einsum("bkxs,bskh->bkxh", w, part) for w, part in zip(split, v, strict=True))
-    return rearrange(mixed, "B K (G T) H -> B T (K G) H", G=groups)
-
-
-def _join(parts: list[Array], axis: int) -> Array:
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 def attention(
@@ -142,6 +86,7 @@ def combine(
     values: Array | tuple[Array, ...],
     allow: Bool[Array, "B T S"],
     config: ModelConfig,
+    attend: Attend = attend,
 ) -> Float[Array, "B T D"]:
     """Attention of projected queries, and the output projection."""
     scale = q.shape[-1] ** -0.5 if config.attn_scale is None else config.attn_scale

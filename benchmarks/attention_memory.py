@@ -1,0 +1,71 @@
+"""Memory of a forward over a long row with each implementation of attention, from the compiler: nothing runs.
+
+    python benchmarks/attention_memory.py --model llada-8b --target v5p:2x2x1 --length 4096    # libtpu, no TPU
+
+The forward is for one chip of the slice. Prints a JSON object with, for `xla` (which goes in chunks where scores would be
+large), `flash` and `auto`: the bytes of temporaries, those of the largest float32 array, the bytes that the compiler
+counts as read and written, and the seconds that it took.
+"""
+
+import argparse
+import dataclasses
+import json
+import math
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdlm.models import Backbone
+from jaxdlm.models.params import abstract_params
+from jaxdlm.models.registry import released_config
+from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+
+
+def compiled(model: Backbone, target: str, rows: int, length: int) -> Any:
+    """The final hidden rows of `rows` rows of `length` columns, for one chip."""
+    whole = NamedSharding(slice_mesh(target, {"data": 1}), PartitionSpec())
+    params = jax.tree.map(lambda x: placed(x, whole), abstract_params(model.config))
+    kinds = (jnp.int32, jnp.int32, bool)
+    inputs = [placed(jax.ShapeDtypeStruct((rows, length), kind), whole) for kind in kinds]
+    return jax.jit(lambda params, *x: model.apply(params, *x).hidden).lower(params, *inputs).compile()
+
+
+def largest(program: str) -> int:
+    """Bytes of the largest float32 array that an instruction makes."""
+    return max(4 * math.prod(int(n) for n in shape.split(",")) for shape in re.findall(r"\bf32\[([\d,]+)\]", program))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Memory of attention, from the compiler.")
+    parser.add_argument("--model", default="llada-8b")
+    parser.add_argument("--target", default="v5p:2x2x1")
+    parser.add_argument("--rows", type=int, default=1)
+    parser.add_argument("--length", type=int, default=4096)
+    parser.add_argument("--layers", type=int, help="default: all")
+    given = parser.parse_args()
+    config = released_config(given.model)
+    if given.layers:
+        config = dataclasses.replace(config, num_layers=given.layers)
+    ways = ("xla", "flash", "auto")
+    report: dict[str, Any] = {"model": given.model, "target": given.target, "rows": given.rows, "length": given.length}
+    report["scores"] = 4 * given.rows * config.num_heads * given.length**2
+    with alone():
+        prepare()
+        for name in ways:
+            model = Backbone(config, attention=name, alone=True)
+            begin = time.perf_counter()
+            program = compiled(model, given.target, given.rows, given.length)
+            cost = program.cost_analysis()
+            report[name] = {
+                "temporaries": program.memory_analysis().temp_size_in_bytes, "largest": largest(program.as_text()),
+                "bytes": int(cost.get("bytes accessed", 0)), "seconds": round(time.perf_counter() - begin, 1),
+            }  # fmt: skip
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Every implementation of attention computes what the plain one does, for every kind of mask, ragged rows included."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import InputError
+from jaxdlm.models import attention
+from jaxdlm.models.attention import attend, choose, kernel
+from jaxdlm.models.backbone import Backbone
+from jaxdlm.models.masks import attention_masks
+from jaxdlm.models.params import init_params
+from jaxdlm.sharding import striped
+from tests.models.configs import CONFIGS
+
+B, L, N, K, H = 2, 256, 4, 2, 16
+RNG = np.random.default_rng(0)
+Q, KEYS, VALUES = (jnp.asarray(RNG.normal(size=(B, L, n, H)), jnp.float32) for n in (N, K, K))
+PADS = np.array([0, 37])  # no multiple of a block, nor of a tile
+ATTENTIONS = ("full", "causal", "block")
+
+
+def allowed(kind: str, pads=PADS):
+    """Who sees whom in rows with pads on their left, from the family's own masks."""
+    column = np.arange(L, dtype=np.int32)[None] - pads[:, None]
+    config = CONFIGS[kind]
+    return attention_masks(config, np.maximum(column, 0).astype(np.int32), jnp.asarray(column >= 0), None, None).global_
+
+
+def oracle(allow):
+    """float64, one head at a time."""
+    out = np.zeros((B, L, N, H))
+    for b in range(B):
+        for n in range(N):
+            scores = np.float64(Q[b, :, n]) @ np.float64(KEYS[b, :, n // (N // K)]).T * 0.3
+            scores = np.where(allow[b], scores, -1e300)
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            out[b, :, n] = weights / weights.sum(1, keepdims=True) @ np.float64(VALUES[b, :, n // (N // K)])
+    return out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(way, allow):
+    return way(Q, KEYS, VALUES, allow, 0.3)
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_the_kernel_is_the_plain_path_and_both_are_float64(kind):
+    """The kernel interpreted; queries of pads see no key, and get the same mean."""
+    allow = np.asarray(allowed(kind))
+    assert not allow[1, :, :37].any() and allow[0].any(1).all()
+    plain, tiled = run(attend, allow), run(kernel, allow)
+    np.testing.assert_allclose(plain, oracle(allow), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(tiled, plain, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_of_the_kernel_is_that_of_the_plain_path():
+    allow, inputs = np.asarray(allowed("causal"))[:, :128, :128], tuple(x[:, :128] for x in (Q, KEYS, VALUES))
+    weight = jnp.asarray(RNG.normal(size=inputs[0].shape), jnp.float32)
+
+    def slope(way):
+        return jax.jit(jax.grad(lambda x: jnp.sum(weight * way(*x, allow, 0.3))))(inputs)
+
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), slope(kernel), slope(attend))
+
+
+def test_a_stack_with_the_kernel_is_the_stack_without():
+    config = CONFIGS["block"]
+    params = init_params(config, jax.random.key(0), loud=True)
+    column = np.arange(128, dtype=np.int32)[None] - np.array([[5]], np.int32)
+    inputs = (RNG.integers(0, 100, (1, 128), np.int32), np.maximum(column, 0), column >= 0)
+    models = [Backbone(config, attention=kind) for kind in ("xla", "flash")]
+    plain, tiled = (jax.jit(lambda p, *x, m=m: m.apply(p, *x).hidden)(params, *inputs) for m in models)
+    np.testing.assert_allclose(tiled[:, 5:], plain[:, 5:], atol=1e-4)
+    assert not np.array_equal(tiled, plain), "the same program ran twice"
+
+
+def lowered(platform: str, dtype, *, alone: bool = True, queries: int = 4096) -> str:
+    """The program of `auto` for a platform that is not here."""
+    shapes = [jax.ShapeDtypeStruct((2, queries, heads, 128), dtype) for heads in (8, 2, 2)]
+    shapes.append(jax.ShapeDtypeStruct((2, queries, queries), bool))
+    way = jax.jit(lambda q, k, v, allow: choose("auto", alone)(q, k, v, allow, 0.1))
+    return way.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_auto_goes_by_the_platform_of_the_program(monkeypatch):
+    """Long rows: the kernel on one TPU, plain on many, on CPUs, and where scores are small; cuDNN on GPUs."""
+    assert "tpu_custom_call" in lowered("tpu", jnp.bfloat16)
+    assert "tpu_custom_call" not in lowered("tpu", jnp.bfloat16, alone=False)
+    assert "tpu_custom_call" not in lowered("tpu", jnp.bfloat16, queries=256)
+    assert "custom_call" not in lowered("cpu", jnp.bfloat16)
+    with_a_gpu(monkeypatch)
+    assert "__cudnn$fmhaScaleBiasSoftmax" in lowered("cuda", jnp.bfloat16)
+    assert "cudnn" not in lowered("cuda", jnp.float32), "cuDNN's flash attention has no float32"
+    assert "cudnn" not in lowered("cpu", jnp.bfloat16)
+
+
+def with_a_gpu(monkeypatch):
+    """As on a machine with a GPU: JAX asks the installed cuDNN for its version while it traces."""
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(attention.jax, "default_backend", lambda: "gpu")
+
+
+def test_alone_is_where_the_weights_lie():
+    config = CONFIGS["full"]
+    params = init_params(config, jax.random.key(0))
+    assert striped(Backbone(config), params).alone
+    assert not Backbone(config).alone
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "columns", "message"),
+    [
+        ("fast", jnp.float32, 128, "one of auto, xla, cudnn, flash"),
+        ("cudnn", jnp.float32, 128, "16 bits"),
+        ("flash", jnp.float32, 100, "multiples of 128"),
+    ],
+)
+def test_what_an_implementation_does_not_take_is_refused(kind, dtype, columns, message):
+    x = jnp.zeros((1, columns, 2, 8), dtype)
+    with pytest.raises(InputError, match=message):
+        choose(kind, True)(x, x, x, jnp.ones((1, columns, columns), bool), 1.0)
