@@ -30,11 +30,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import numpy as np
 
 from jaxdlm._decode import resolve_cache
+from jaxdlm._load import LM
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
 from jaxdlm.batch.engine import Counts, Result
 from jaxdlm.batch.source import scan
-from jaxdlm.load import LM
 from tests.conformance import toys
 
 CALLS = ("fsync", "replace", "link", "unlink")

@@ -16,8 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm import speculative as S
+from jaxdlm._load import LM
 from jaxdlm.layout import lay_out_rows
-from jaxdlm.load import LM
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config

@@ -14,8 +14,8 @@ import math
 import numpy as np
 
 import jaxdlm as jd
+from jaxdlm._load import ASSETS
 from jaxdlm.eval.task import TASKS, Example, make
-from jaxdlm.load import ASSETS
 from jaxdlm.rules.learn2pd import eotp, learned_filter, shipped_filter
 from jaxdlm.rules.sample import sample
 

@@ -1,121 +1,26 @@
 """`python -m checkpoints_convert SOURCE OUT`, also installed as jaxdlm-convert.
 
-Exit status 0: done; 1: the work failed (disk full, a check that does not agree); 2: wrong usage or bad input, one line
-on stderr.
+Exit status 0: done; 1: the work failed (disk full, a check that does not agree); 2: wrong usage or bad input; 130:
+interrupted; each but the first with one line on stderr.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from jaxdlm.errors import InputError
+import click
 
-DTYPES = ("keep", "bfloat16", "float32", "float16")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="checkpoints_convert", description="Convert a released checkpoint to Orbax, exactly."
-    )
-    p.add_argument("source", help="folder with config.json and safetensors, or a Hub id such as GSAI-ML/LLaDA-8B-Base")
-    p.add_argument("out", nargs="?", help="folder to write (not needed with --dry-run or --verify alone)")
-    p.add_argument("--family", default="auto", help="family name where config.json does not tell (default: auto)")
-    p.add_argument("--dtype", default="keep", choices=DTYPES, help="dtype of the weights (default: keep, bit-exact)")
-    p.add_argument(
-        "--check", action="store_true", help="compare with the PyTorch oracle (transformers) or the manifest"
-    )
-    p.add_argument(
-        "--verify",
-        action="store_true",
-        help="read everything back and compare checksums; without OUT: of a converted SOURCE",
-    )
-    p.add_argument("--strict", action="store_true", help="refuse NaN and infinite values instead of warning")
-    p.add_argument("--force", action="store_true", help="replace a converted checkpoint that exists already")
-    p.add_argument("--dry-run", action="store_true", help="print what would be written; reads headers only")
-    p.add_argument("--export", action="store_true", help="the other way: SOURCE is converted, OUT gets safetensors")
-    p.add_argument("--allow-pickle", action="store_true", help="read .bin files with torch.load(weights_only=True)")
-    p.add_argument("--max-leaf-bytes", type=_size, default=2**30, help="split larger stacked leaves (default 1GiB)")
-    p.add_argument("--mask", type=int, help="id of the mask token, where config.json lacks it")
-    p.add_argument("--block-size", type=int, help="block size of block-causal models, where config.json lacks it")
-    p.add_argument("--attention", choices=("full", "block_causal", "causal"), help="mask, where config.json lacks it")
-    p.add_argument("--revision", help="revision of a Hub id")
-    p.add_argument("--quiet", action="store_true", help="no progress bar")
-    return p
+from jaxdlm import command
+from jaxdlm.command import OK, Command, flag, option, section
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; returns the exit status."""
-    args = parser().parse_args(argv)
-    if not args.out and not args.dry_run and not args.verify:
-        parser().error("OUT is missing")
-    try:
-        if not args.out and not args.dry_run:
-            return _verify(Path(args.source))
-        return _export(args) if args.export else _convert(args)
-    except InputError as error:
-        return _fail(error, 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; run the same command again to continue", 1)
-    except (RuntimeError, OSError, MemoryError) as error:
-        return _fail(error, 1)
-
-
-def _fail(problem: object, status: int) -> int:
-    line = " ".join(str(problem).split()) or type(problem).__name__
-    print(f"checkpoints_convert: {line}", file=sys.stderr)
-    return status
-
-
-def _convert(args: argparse.Namespace) -> int:
-    from checkpoints_convert.check import check
-    from checkpoints_convert.convert import convert
-    from checkpoints_convert.hub import find_source
-    from checkpoints_convert.pickles import open_pickles
-    from checkpoints_convert.plan import describe, make_plan
-    from checkpoints_convert.staging import check_output
-    from checkpoints_convert.verify import verify
-    from jaxdlm.checkpoint.source import open_folder
-
-    folder = find_source(args.source, args.revision)
-    if args.out:
-        check_output(folder.resolve(), Path(args.out).expanduser().absolute(), args.force)
-    source = open_folder(
-        folder, family=args.family, mask=args.mask, block_size=args.block_size, attention=args.attention,
-        tensors=open_pickles(folder) if args.allow_pickle else None,
-    )  # fmt: skip
-    plan = make_plan(source, args.dtype, args.max_leaf_bytes)
-    if args.dry_run:
-        print("\n".join(describe(plan)))
-        return 0
-    with progress_bar(plan.nbytes, args.quiet) as progress:
-        result = convert(plan, Path(args.out), force=args.force, strict=args.strict, progress=progress)
-    for warning in (*source.notes, *result.warnings):
-        print(f"note: {warning}", file=sys.stderr)
-    resumed = f", {result.resumed} groups kept from an earlier run" if result.resumed else ""
-    print(f"{result.out}: {result.nbytes / 1e9:.3f} GB in {result.groups} groups{resumed}", file=sys.stderr)
-    if args.verify:
-        print(f"verified: {verify(result.out)} parts equal their checksums", file=sys.stderr)
-    return check(result.out, source, sys.stdout) if args.check else 0
-
-
-def _verify(folder: Path) -> int:
-    from checkpoints_convert.verify import verify
-
-    print(f"verified: {verify(folder)} parts equal their checksums", file=sys.stderr)
-    return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from checkpoints_convert.export import export
-
-    count = export(Path(args.source), Path(args.out), force=args.force)
-    print(f"{args.out}: {count} tensors", file=sys.stderr)
-    return 0
+    """Runs; returns the exit status."""
+    return command.run(convert, "checkpoints_convert", argv)
 
 
 def _size(text: str) -> int:
@@ -124,10 +29,114 @@ def _size(text: str) -> int:
     try:
         value = int(float(text.removesuffix(unit)) * units.get(unit, 1))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 1GiB or 500MiB") from None
+        raise click.BadParameter(f"{text!r} is not a size such as 1GiB or 500MiB") from None
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
+        raise click.BadParameter(f"{text!r} must be positive")
     return value
+
+
+@click.command(cls=Command, context_settings=command.HELP)
+@click.argument("source")
+@click.argument("out", required=False)
+@section(
+    "Conversion",
+    option(
+        "--dtype",
+        type=click.Choice(("keep", "bfloat16", "float32", "float16")),
+        default="keep",
+        help="of the weights; keep is bit-exact",
+    ),
+    option("--max-leaf-bytes", type=_size, default="1GiB", metavar="SIZE", help="split larger stacked leaves"),
+    flag("--allow-pickle", help="read .bin files with torch.load(weights_only=True)"),
+    flag("--strict", help="refuse NaN and infinite values instead of warning"),
+    flag("--force", help="replace a converted checkpoint that exists already"),
+    flag("--export", help="the other way: SOURCE is converted, OUT gets safetensors"),
+    option("--revision", metavar="R", help="of a Hub id"),
+    flag("--quiet", help="no progress bar"),
+)
+@section(
+    "Proof",
+    flag("--dry-run", help="print what would be written; reads headers only"),
+    flag("--check", help="compare with the PyTorch oracle (transformers) or the manifest"),
+    flag("--verify", help="read everything back and compare checksums; without OUT: of a converted SOURCE"),
+)
+@section(
+    "Where config.json does not tell",
+    option("--family", default="auto", metavar="NAME", help="family of the model"),
+    option("--mask", type=int, metavar="ID", help="id of the mask token"),
+    option("--block-size", type=int, metavar="N", help="block size of block-causal models"),
+    option("--attention", type=click.Choice(("full", "block_causal", "causal")), help="the attention mask"),
+)
+@command.traceback
+def convert(
+    source: str, out: str | None, dry_run: bool, verify: bool, export: bool, traceback: bool, **rest: Any
+) -> int:
+    """Convert a released checkpoint to Orbax, exactly.
+
+    SOURCE is a folder with config.json and safetensors, or a Hub id such as GSAI-ML/LLaDA-8B-Base; OUT is the folder to
+    write (not needed with --dry-run or --verify alone).
+    """
+    if not out and not dry_run and not verify:
+        raise click.UsageError("OUT is missing", click.get_current_context())
+    try:
+        if not out and not dry_run:
+            return _verify(Path(source))
+        if export:
+            return _export(Path(source), Path(str(out)), rest["force"])
+        return _convert(source, out, dry_run, verify, **rest)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("run the same command again to continue") from None
+    except (RuntimeError, OSError, MemoryError) as error:
+        raise click.ClickException(str(error) or type(error).__name__) from error
+
+
+def _convert(
+    name: str, out: str | None, dry_run: bool, verify: bool, *, dtype: str, max_leaf_bytes: int, allow_pickle: bool,
+    strict: bool, force: bool, revision: str | None, quiet: bool, check: bool, family: str, mask: int | None,
+    block_size: int | None, attention: str | None,
+) -> int:  # fmt: skip
+    from checkpoints_convert import check as parity
+    from checkpoints_convert.convert import convert
+    from checkpoints_convert.hub import find_source
+    from checkpoints_convert.pickles import open_pickles
+    from checkpoints_convert.plan import describe, make_plan
+    from checkpoints_convert.staging import check_output
+    from jaxdlm.checkpoint.source import open_folder
+
+    folder = find_source(name, revision)
+    if out:
+        check_output(folder.resolve(), Path(out).expanduser().absolute(), force)
+    source = open_folder(
+        folder, family=family, mask=mask, block_size=block_size, attention=attention,
+        tensors=open_pickles(folder) if allow_pickle else None,
+    )  # fmt: skip
+    plan = make_plan(source, dtype, max_leaf_bytes)
+    if dry_run or not out:
+        print("\n".join(describe(plan)))
+        return OK
+    with progress_bar(plan.nbytes, quiet) as progress:
+        result = convert(plan, Path(out), force=force, strict=strict, progress=progress)
+    for warning in (*source.notes, *result.warnings):
+        print(f"note: {warning}", file=sys.stderr)
+    resumed = f", {result.resumed} groups kept from an earlier run" if result.resumed else ""
+    print(f"{result.out}: {result.nbytes / 1e9:.3f} GB in {result.groups} groups{resumed}", file=sys.stderr)
+    if verify:
+        _verify(result.out)
+    return parity.check(result.out, source, sys.stdout) if check else OK
+
+
+def _verify(folder: Path) -> int:
+    from checkpoints_convert.verify import verify
+
+    print(f"verified: {verify(folder)} parts equal their checksums", file=sys.stderr)
+    return OK
+
+
+def _export(source: Path, out: Path, force: bool) -> int:
+    from checkpoints_convert.export import export
+
+    print(f"{out}: {export(source, out, force=force)} tensors", file=sys.stderr)
+    return OK
 
 
 @contextmanager

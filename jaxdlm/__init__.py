@@ -1,30 +1,30 @@
 """Decoding diffusion language models in JAX."""
 
-from jaxdlm import policies, speculative, viz
-from jaxdlm._decode import Output, decode
-from jaxdlm.caches.none import NoCache
-from jaxdlm.core.carry import Draft, Row, Status
-from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
-from jaxdlm.errors import InputError
-from jaxdlm.load import LM, load
-from jaxdlm.rules.ccd import coherent, stable
-from jaxdlm.rules.credit import credit
-from jaxdlm.rules.dparallel import entropy_threshold
-from jaxdlm.rules.eos import stop_at_eos
-from jaxdlm.rules.guidance import guidance
-from jaxdlm.rules.learn2pd import FilterWeights, eotp, learned_filter
-from jaxdlm.rules.local_leap import local_leap
-from jaxdlm.rules.prophet import prophet
-from jaxdlm.rules.rank import best, ranks
-from jaxdlm.rules.sample import gumbel_max, inverse_cdf, log_prob, margin, neg_entropy, sample, uniform
-from jaxdlm.rules.schedule import time_grid, top_k
-from jaxdlm.rules.threshold import factor, threshold
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxdlm._public import *  # noqa: F403
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "LM", "Chain", "Draft", "FilterWeights", "InputError", "NoCache", "Output", "Row", "Rule", "Stage", "Status",
-    "best", "chain", "coherent", "credit", "decode", "entropy_threshold", "eotp", "factor", "guidance", "gumbel_max",
-    "inverse_cdf", "learned_filter", "load", "local_leap", "log_prob", "margin", "need", "neg_entropy", "policies",
-    "prophet", "ranks", "sample", "speculative", "stable", "stop_at_eos", "threshold", "time_grid", "top_k", "uniform", "viz",
-]  # fmt: skip
+
+def __getattr__(name: str) -> Any:
+    """A module by itself, or the public names, which bring JAX: `jaxdlm --help` does without them."""
+    try:
+        return importlib.import_module(f"jaxdlm.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"jaxdlm.{name}":
+            raise
+    public = importlib.import_module("jaxdlm._public")
+    globals().update({each: getattr(public, each) for each in public.__all__})
+    if name == "__all__":
+        return public.__all__
+    try:
+        return globals()[name]
+    except KeyError:
+        raise AttributeError(f"module 'jaxdlm' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__getattr__("__all__")]

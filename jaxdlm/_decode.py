@@ -1,7 +1,6 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import policies
+from jaxdlm._load import load
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks
-from jaxdlm.load import load
 from jaxdlm.sharding import striped
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
@@ -131,7 +130,8 @@ def resolve_method(policy: Any) -> Rule | Speculation:
     """A recipe by name, or the rule itself; a draft given by name is loaded."""
     if isinstance(policy, str):
         if policy not in policies.RECIPES:
-            raise InputError(f"unknown policy {policy!r}{_near(policy, policies.RECIPES)}")
+            hint = did_you_mean(policy, policies.RECIPES) or f"; known: {', '.join(policies.RECIPES)}"
+            raise InputError(f"unknown policy {policy!r}{hint}")
         policy = policies.RECIPES[policy]()
     if isinstance(policy, Unloaded):
         policy = policy.build(load(policy.name))
@@ -144,16 +144,12 @@ def resolve_cache(cache: Any) -> Cache:
     """A cache by name, or the cache itself."""
     if isinstance(cache, str):
         if cache not in policies.CACHES:
-            raise InputError(f"unknown cache {cache!r}{_near(cache, policies.CACHES)}")
+            hint = did_you_mean(cache, policies.CACHES) or f"; known: {', '.join(policies.CACHES)}"
+            raise InputError(f"unknown cache {cache!r}{hint}")
         cache = policies.CACHES[cache]()
     if not hasattr(cache, "refresh"):
         raise InputError(f"cache {cache!r} is neither a name nor a cache: pass 'none'")
     return cache
-
-
-def _near(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else f"; known: {', '.join(known)}"
 
 
 def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxdlm._load import EMBEDDED, load
 from jaxdlm.errors import InputError
-from jaxdlm.load import EMBEDDED, load
 from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded

@@ -7,8 +7,10 @@ import sys
 
 import pytest
 
-from jaxdlm import cli
+import jaxdlm
+from jaxdlm import cli, command
 from jaxdlm.errors import InputError
+from jaxdlm.policy_words import parse_policy
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIELDS = {"id", "prompt", "text", "tokens", "forwards", "tokens_per_forward", "status", "seconds"}
@@ -28,8 +30,8 @@ FIELDS = {"id", "prompt", "text", "tokens", "forwards", "tokens_per_forward", "s
     ],
 )
 def test_policy_arguments_are_typed(words, parsed):
-    assert cli.parse_policy(words) == parsed
-    assert all(type(value) is type(parsed[1][key]) for key, value in cli.parse_policy(words)[1].items())
+    assert parse_policy(words) == parsed
+    assert all(type(value) is type(parsed[1][key]) for key, value in parse_policy(words)[1].items())
 
 
 @pytest.mark.parametrize(
@@ -37,7 +39,7 @@ def test_policy_arguments_are_typed(words, parsed):
 )
 def test_bad_policy_arguments(words):
     with pytest.raises(InputError, match="policy argument"):
-        cli.parse_policy(words)
+        parse_policy(words)
 
 
 def run(*arguments: str, **options):
@@ -140,10 +142,7 @@ BAD = {
 def test_bad_input_is_one_line_and_status_2(case, prompts, capsys):
     arguments, named = BAD[case]
     arguments = [prompts[0] if word == "PROMPT" else word for word in arguments]
-    try:
-        status = cli.main(arguments)
-    except SystemExit as ended:
-        status = ended.code
+    status = cli.main(arguments)
     printed = capsys.readouterr()
     lines = [line for line in printed.err.splitlines() if not line.startswith("#")]
     assert status == cli.BAD_INPUT
@@ -153,12 +152,121 @@ def test_bad_input_is_one_line_and_status_2(case, prompts, capsys):
 
 
 def test_a_failure_of_the_work_is_status_1(monkeypatch, capsys):
-    def explode(args):
+    def explode():
         raise RuntimeError("disk\non fire")
 
-    monkeypatch.setattr(cli, "list_policies", explode)
-    assert cli.main(["policies"]) == cli.FAILED
+    monkeypatch.setattr(cli, "policy_rows", explode)
+    assert cli.main(["policies"]) == command.FAILED
     assert capsys.readouterr().err.startswith("jaxdlm: RuntimeError: disk on fire")
+
+
+NEEDED = {
+    "generate": ["a"],
+    "batch": ["in", "--output", "o"],
+    "eval": ["--output", "o"],
+    "plan": ["--model", "m", "--topology", "t"],
+}
+EXTRA = [name for name in cli.COMMANDS if name != "generate"]  # which takes any number of prompts
+USAGE = {
+    **{f"{name}, unknown option": ([name, *NEEDED.get(name, []), "--jsom"], name, "option: --jsom") for name in cli.COMMANDS},
+    **{f"{name}, a word too many": ([name, *NEEDED.get(name, []), "b"], name, "unexpected extra argument") for name in EXTRA},
+    **{f"{name}, what it needs": ([name], name, "Missing") for name in NEEDED},
+    "a value that is missing": (["generate", "a", "--policy"], "generate", "'--policy' requires an argument"),
+    "no number": (["plan", *NEEDED["plan"], "--tokens", "many"], "plan", "'many' is not a valid float"),
+    "no choice": (["batch", *NEEDED["batch"], "--order", "short"], "batch", "'short' is not one of 'longest', 'input'"),
+    "close option": (["generate", "a", "--sed", "1"], "generate", "(did you mean '--seed'?)"),
+    "unknown command": (["genrate", "a"], "", "No such COMMAND: genrate (did you mean 'generate'?)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_wrong_usage_is_one_line_that_names_the_help(case, capsys):
+    arguments, name, named = USAGE[case]
+    assert cli.main(arguments) == cli.BAD_INPUT
+    printed = capsys.readouterr()
+    where = f"jaxdlm {name}".strip()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith(f"{where}: ") and printed.err.endswith(f"; see {where} --help\n")
+    assert named in printed.err
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_names_every_option(name, capsys):
+    assert cli.main([name, "--help"]) == cli.OK
+    shown = capsys.readouterr().out
+    found = cli.root.get_command(None, name)
+    assert all(option in shown for parameter in found.params for option in parameter.opts if option.startswith("-"))
+    assert shown.startswith(f"Usage: jaxdlm {name} ")
+    assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_help_lists_every_command(capsys):
+    assert cli.main(["--help"]) == cli.OK
+    shown = capsys.readouterr().out
+    assert all(f"{name:9} {line}" in shown for name, (_, line) in cli.COMMANDS.items())
+    assert cli.main(["--version"]) == cli.OK
+    assert capsys.readouterr().out == f"jaxdlm {jaxdlm.__version__}\n"
+
+
+LAZY = (
+    "import sys; from jaxdlm.cli import main; main(sys.argv[1:]); print(*(n for n in sys.modules if n in {unwanted}))"
+)
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_is_quick(name):
+    """Without JAX or NumPy, and a command that is not asked for is not imported."""
+    areas = {module.partition(":")[0] for each, (module, _) in cli.COMMANDS.items() if each != name} - {"jaxdlm.cli"}
+    code = LAZY.format(unwanted=sorted({"jax", "numpy", "flax", "rich", *areas}))
+    done = subprocess.run(
+        [sys.executable, "-c", code, *name.split(), "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("Usage: jaxdlm"), done.stderr
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_a_shell_completes_commands_and_options(monkeypatch, capsys):
+    monkeypatch.setenv("_JAXDLM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "jaxdlm generate --max")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert cli.main([]) == 0
+    assert capsys.readouterr().out == "plain,--max-new\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        (["-5 + 3", "--seed", "-1"], ["-5 + 3"]),
+        (["-5", "-", "--a b"], ["-5", "-", "--a b"]),
+        (["a", "--", "--seed", "-x"], ["a", "--seed", "-x"]),
+    ],
+)
+def test_prompts_that_begin_with_a_dash(words, read):
+    found = cli.generate.make_context("generate", list(words)).params
+    assert list(found["prompts"]) == read
+    assert found["seed"] == (-1 if "-1" in words else 0)
+
+
+def test_interruption_and_traceback(monkeypatch, capsys):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "policy_rows", stop)
+    assert cli.main(["policies"]) == command.INTERRUPTED
+    assert capsys.readouterr().err == "jaxdlm: interrupted\n"
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(["--traceback", "policies"])
+    with pytest.raises(InputError, match="xyzzy"):
+        cli.main(["--traceback", "examples", "--task", "xyzzy"])
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure():
+    command = f'{sys.executable} -c \'from jaxdlm.cli import main; import sys; sys.exit(main(["policies", "--json"]))\''
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | true; exit ${{PIPESTATUS[0]}}"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_policies_lists_every_recipe(capsys):

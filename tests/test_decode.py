@@ -9,8 +9,8 @@ import pytest
 
 from jaxdlm import InputError, Status, chain, decode, policies, sample, stop_at_eos, threshold, top_k
 from jaxdlm._decode import _run
+from jaxdlm._load import LM
 from jaxdlm.core.rule import Chain, Stage
-from jaxdlm.load import LM
 from jaxdlm.models.denoiser import table_denoiser
 from tests.conformance.toys import END, GRID, MASK, PROMPTS, VOCAB, model
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
 from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.errors import InputError
-from jaxdlm.load import EMBEDDED, checkpoint_tokenizer, load
 from jaxdlm.models import ModelConfig, RopeConfig, TokenIds, init_params
 from jaxdlm.models.params import path_name
 from jaxdlm.models.released import RELEASED

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import _decode, decode, layout
+from jaxdlm._load import LM
 from jaxdlm.errors import InputError
-from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
 from jaxdlm.quant import QuantizedLeaf, encode, quantize, quantize_params, search_exponent, table_of
 

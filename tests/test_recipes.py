@@ -8,11 +8,12 @@ import re
 import shlex
 import shutil
 import subprocess
+import types
 
 import pytest
 import yaml
 
-from jaxdlm import cli
+from jaxdlm.batch.cli import batch
 
 FOLDER = pathlib.Path(__file__).parents[1] / "scripts" / "tpu"
 SHELLS = sorted(FOLDER.glob("*.sh"))
@@ -58,8 +59,9 @@ def run(name, programs, **settings):
 
 def check_command(words):
     """The words after `jaxdlm` are a command line that exists."""
-    args = cli.parser().parse_args(words)
-    assert args.command == "batch" and args.output.startswith("gs://")
+    assert words[0] == "batch"
+    args = types.SimpleNamespace(**batch.make_context("jaxdlm batch", words[1:]).params)
+    assert args.output.startswith("gs://")
     return args
 
 

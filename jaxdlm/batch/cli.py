@@ -1,89 +1,73 @@
 """`jaxdlm batch`: arguments into a job."""
 
-import argparse
 import os
 import sys
 from typing import Any
 
-import numpy as np
+import click
 
+from jaxdlm import command
+from jaxdlm.command import AMOUNT, COUNT, Command, flag, option, section
 from jaxdlm.errors import InputError
 
-ORDERS, SCHEMAS = ("longest", "input"), ("native", "openai")
 
+@click.command(cls=Command)
+@click.argument("input", metavar="INPUT")
+@section(
+    "Files",
+    option("--output", required=True, metavar="DIR", help="folder or URL of the results"),
+    option("--schema", type=click.Choice(("native", "openai")), default="native", help="of the output rows"),
+    option("--shard-rows", type=COUNT, metavar="N", show_default="1000", help="rows per output object"),
+    option("--flush", type=AMOUNT, default=30.0, metavar="SECONDS", help="how often finished rows are saved"),
+    flag("--new-run", help="remove what another job has left in DIR and start over"),
+    flag("--quiet", help="no progress on stderr"),
+)
+@command.decoding(COUNT)
+@section(
+    "Speed",
+    option("--slots", type=COUNT, default=16, metavar="N", help="rows on each replica of the model at a time"),
+    option("--order", type=click.Choice(("longest", "input")), default="longest", help="which rows go first"),
+    option("--window", type=COUNT, default=8192, metavar="N", help="rows that are read ahead and sorted"),
+    option("--mesh", metavar="AXIS=N,...", show_default="all on data", help="devices of this host, as data=2,tensor=2"),
+)
+@section(
+    "Several workers or hosts",
+    flag("--worker", help="one of any number of independent workers that share INPUT and DIR"),
+    option("--lease", type=AMOUNT, default=60.0, metavar="SECONDS", help="when a silent worker counts as dead"),
+    flag("--distributed", help="several hosts by jax.distributed; on TPU pods nothing else is needed"),
+    option("--coordinator", metavar="HOST:PORT", help="with --distributed outside TPU pods"),
+    option("--hosts", type=COUNT, metavar="N", help="with --coordinator: number of processes"),
+    option("--host", type=int, metavar="I", help="with --coordinator: which of them this is, from 0"),
+)
+def batch(
+    input: str, output: str, model: str, policy: str, cache: str, max_new: int | None, block: int | None, mesh: str | None,
+    distributed: bool, coordinator: str | None, hosts: int | None, host: int | None, **rest: Any,
+) -> int:  # fmt: skip
+    """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
-def add_parser(commands: Any) -> None:
-    """Adds the `batch` command."""
-    command = commands.add_parser(
-        "batch",
-        help="answer a file of prompts, resumably",
-        description="Answers a file of prompts. Run the same command again after any interruption: it goes on.",
-    )
-    add = command.add_argument
-    add(
-        "input", metavar="INPUT", help="JSON lines (also .gz) or .parquet; a path or a URL such as gs://bucket/in.jsonl"
-    )
-    add("--output", required=True, metavar="DIR", help="folder or URL of the results")
-    add("--model", default="tiny", help="embedded name, folder, Hub id or shape:NAME (default: tiny)")
-    add("--policy", default="threshold", metavar="NAME[,key=value...]", help="see jaxdlm policies (default: threshold)")
-    add("--cache", default="none", metavar="NAME", help="key/value cache (default: none)")
-    add(
-        "--max-new",
-        type=int,
-        metavar="N",
-        help="columns per row that does not say (default: the model's own, else 128)",
-    )
-    add("--block", type=int, metavar="N", help="block length (default: the model's own, else that of decode)")
-    add("--seed", type=int, default=0, metavar="S", help="seed of rows that do not say (default: 0)")
-    add("--raw", action="store_true", help="do not pass prompts through the chat template")
-    add("--slots", type=int, default=16, metavar="N", help="rows on each replica of the model at a time (default: 16)")
-    add("--order", choices=ORDERS, default="longest", help="which rows go first (default: longest)")
-    add("--schema", choices=SCHEMAS, default="native", help="of the output rows (default: native)")
-    add("--shard-rows", type=int, metavar="N", help="rows per output object (default: 1000)")
-    add("--window", type=int, default=8192, metavar="N", help="rows that are read ahead and sorted (default: 8192)")
-    add("--flush", type=float, default=30.0, metavar="SECONDS", help="how often finished rows are saved (default: 30)")
-    add("--new-run", action="store_true", help="remove what another job has left in DIR and start over")
-    add("--mesh", metavar="AXIS=N,...", help="devices of this host, as in data=2,tensor=2 (default: all on data)")
-    add("--worker", action="store_true", help="one of any number of independent workers that share INPUT and DIR")
-    add(
-        "--lease", type=float, default=60.0, metavar="SECONDS", help="when a silent worker counts as dead (default: 60)"
-    )
-    add(
-        "--distributed",
-        action="store_true",
-        help="several hosts by jax.distributed; on TPU pods nothing else is needed",
-    )
-    add("--coordinator", metavar="HOST:PORT", help="with --distributed outside TPU pods")
-    add("--hosts", type=int, metavar="N", help="with --coordinator: number of processes")
-    add("--host", type=int, metavar="I", help="with --coordinator: which of them this is, from 0")
-    add("--quiet", action="store_true", help="no progress on stderr")
-    command.set_defaults(run=batch)
-
-
-def batch(args: argparse.Namespace) -> int:
-    """The `batch` command: 0 complete, 143 stopped by SIGTERM (130: Ctrl-C), 1 failed, 2 bad input."""
+    Run the same command again after any interruption: it goes on. Exit status 143: stopped by SIGTERM.
+    """
     import jaxdlm as jd
     from jaxdlm import _decode
     from jaxdlm.batch import run
     from jaxdlm.batch.source import scan
     from jaxdlm.batch.store import store
 
-    check(args)
-    host, hosts = join(args)
-    policies = read_policies(args.policy)
-    cache = _decode.resolve_cache(args.cache)
-    store(args.output)  # what needs no model is checked before loading one
-    index = scan(args.input)
-    mesh = make_mesh(args.mesh)
-    lm = jd.load(args.model, mesh=mesh)
-    max_new = args.max_new or lm.defaults.get("max_new_tokens") or 128
+    if rest["worker"] and distributed:
+        raise InputError("--worker and --distributed exclude each other: workers need no coordinator")
+    if rest["worker"] and rest["new_run"]:
+        raise InputError("--new-run would remove what other workers write: run it once without --worker")
+    index, count = join(coordinator, hosts, host) if distributed else (0, 1)
+    policies, kept = read_policies(policy), _decode.resolve_cache(cache)
+    store(output)  # what needs no model is checked before loading one
+    rows, devices = scan(input), make_mesh(mesh)
+    lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=args.input, output=args.output, policy=args.policy, max_new=max_new, cache=args.cache,
-        block=args.block or lm.defaults.get("block_length"), seed=args.seed, raw=args.raw, slots=args.slots,
-        order=args.order, schema=args.schema, shard_rows=args.shard_rows, window=args.window, flush=args.flush,
-        lease=args.lease, worker=args.worker, new_run=args.new_run, quiet=args.quiet, host=host, hosts=hosts,
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, **rest,
+        max_new=max_new or lm.defaults.get("max_new_tokens") or command.MAX_NEW,
+        block=block or lm.defaults.get("block_length"),
     )  # fmt: skip
-    status = run.job(options, lm, policies, cache, mesh, index).run()
+    status = run.job(options, lm, policies, kept, devices, rows).run()
     if status > run.STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()
@@ -91,32 +75,15 @@ def batch(args: argparse.Namespace) -> int:
     return status
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuses numbers that mean nothing."""
-    for name in ("slots", "max_new", "block", "shard_rows", "window", "hosts"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be at least 1")
-    for name in ("flush", "lease"):
-        if not getattr(args, name) > 0:
-            raise InputError(f"--{name} {getattr(args, name)}: must be more than 0 seconds")
-    if args.worker and args.distributed:
-        raise InputError("--worker and --distributed exclude each other: workers need no coordinator")
-    if args.worker and args.new_run:
-        raise InputError("--new-run would remove what other workers write: run it once without --worker")
-
-
-def join(args: argparse.Namespace) -> tuple[int, int]:
-    """(this host, number of hosts), after meeting the others where that was asked for."""
+def join(coordinator: str | None, hosts: int | None, host: int | None) -> tuple[int, int]:
+    """(this host, number of hosts), after meeting the others."""
     import jax
 
-    if not args.distributed:
-        return 0, 1
-    explicit = (args.coordinator, args.hosts, args.host)
+    explicit = (coordinator, hosts, host)
     if any(value is not None for value in explicit) and None in explicit:
         raise InputError("--coordinator, --hosts and --host go together: give all three, or none on a TPU pod")
     try:
-        jax.distributed.initialize(args.coordinator, args.hosts, args.host)
+        jax.distributed.initialize(*explicit)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"--distributed: {' '.join(str(error).split())[:160]}; give --coordinator, --hosts, --host"
@@ -148,10 +115,12 @@ def make_mesh(words: str | None) -> Any:
 
 def read_policies(words: str) -> Any:
     """The policy as stated, at temperature 0, and with a temperature per row."""
+    import numpy as np
+
     from jaxdlm._decode import resolve_method
     from jaxdlm.batch.engine import Policies
-    from jaxdlm.cli import read_policy
     from jaxdlm.core.rule import Stepper
+    from jaxdlm.policy_words import read_policy
     from jaxdlm.rules.per_row import has_number
 
     plain = resolve_method(read_policy(words, {}))

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: the model `jaxdlm` for tasks of the `lm_eval` package (extra: harness).
+"""lm-evaluation-harness: the model `jaxdlm` for tasks of the `lm_eval` package (extra: eval).
 
     python -m jaxdlm.eval.harness run --model jaxdlm --model_args model=tiny,policy=threshold --tasks T
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
+from jaxdlm.policy_words import read_policy
 
 CHAT = (
     "\u241ajaxdlm-chat "  # a rendered chat: its messages as JSON, so that control tokens come from the template alone
@@ -213,9 +214,7 @@ def _parts(members: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def _policy(words: str, heat: float) -> Any:
-    from jaxdlm import cli  # the one reader of NAME,key=value
-
-    return cli.read_policy(words, {"temperature": heat} if heat else {})
+    return read_policy(words, {"temperature": heat} if heat else {})
 
 
 def cut(text: str, until: Any) -> str:
@@ -232,7 +231,7 @@ def register() -> type:
         from lm_eval.api.model import LM
         from lm_eval.api.registry import register_model
     except ImportError as error:
-        raise InputError("lm-evaluation-harness is not installed: pip install 'jaxdlm[harness]'") from error
+        raise InputError("lm-evaluation-harness is not installed: pip install 'jaxdlm[eval]'") from error
     import lm_eval.models  # the table of lazy names first: it would not be read once the registry holds one
 
     assert lm_eval.models

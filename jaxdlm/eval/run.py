@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdlm import _decode, layout, policies
+from jaxdlm._load import EMBEDDED, load
 from jaxdlm.core import loop
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
@@ -17,7 +18,6 @@ from jaxdlm.eval import cost, metrics
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
-from jaxdlm.load import EMBEDDED, load
 from jaxdlm.steppers.freedave import FreeDave
 
 SMALLEST_CANVAS = 16

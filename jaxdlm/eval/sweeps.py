@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxdlm import policies
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.policy_words import parse_policy, split
 
 Settings = dict[str, Any]
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -115,16 +116,14 @@ def choices(words: str, known: Mapping[str, Any], thing: str) -> list[Choice]:
     A part with `=` belongs to the name before it, as in --policy; a list is several settings, several lists are all
     their combinations. `all` is every known name. Raises InputError for an unknown name or argument.
     """
-    from jaxdlm import cli  # the one reader of NAME,key=value: above this module, so not at import
-
     found: list[Choice] = []
-    for group in _groups(cli._split(words)):
-        name, arguments = cli.parse_policy(",".join(group))
+    for group in _groups(split(words)):
+        name, arguments = parse_policy(",".join(group))
         if name == "all" and not arguments:
             found += [Choice(each, None) for each in known]
             continue
         if name not in known:
-            raise InputError(f"unknown {thing} {name!r}{cli.closest(name, known)}: one of {', '.join(known)}")
+            raise InputError(f"unknown {thing} {name!r}{did_you_mean(name, known)}: one of {', '.join(known)}")
         _check_arguments(name, arguments, known[name], thing)
         found.append(Choice(name, _combinations(arguments) if arguments else None))
     return list(dict.fromkeys(found)) if all(c.settings is None for c in found) else found

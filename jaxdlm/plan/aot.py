@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm import _decode, layout
+from jaxdlm._load import LM
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
-from jaxdlm.load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config

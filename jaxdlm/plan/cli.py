@@ -1,57 +1,71 @@
 """`jaxdlm plan`: fit, time and money of a decode on a TPU slice, as a table or as JSON."""
 
-import argparse
 import dataclasses
 import json
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from jaxdlm import command
+from jaxdlm.command import AMOUNT, COUNT, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError
 
 if TYPE_CHECKING:
     from jaxdlm.plan.aot import Job
     from jaxdlm.plan.search import Found, Largest
 
-OK = 0
 GIB, MIB = 2**30, 2**20
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the `plan` command."""
-    command = commands.add_parser(
-        "plan",
-        help="fit and time on a TPU slice that is not here",
-        description="Compiles the whole decode for a TPU slice (no TPU needed) and says what it needs and costs.",
-    )
-    command.add_argument("--model", required=True, help="a released size, as llada-8b or shape:llada-8b")
-    command.add_argument("--topology", required=True, metavar="T", help="slice, as v5e:2x4, v5p:2x2x1, v6e:16x16")
-    command.add_argument("--batch", type=int, metavar="B", help="rows at once (default: 8 per copy of the weights)")
-    command.add_argument("--length", type=int, default=512, metavar="L", help="prompt and answer (default: 512)")
-    command.add_argument("--max-new", type=int, metavar="N", help="columns of the answer (default: half of --length)")
-    command.add_argument("--block", type=int, metavar="N", help="block length (default: that of decode)")
-    command.add_argument("--policy", default="threshold", metavar="NAME[,key=value...]", help="(default: threshold)")
-    command.add_argument("--cache", default="none", metavar="NAME", help="key/value cache (default: none)")
-    command.add_argument("--dtype", default="bfloat16", help="of the weights (default: bfloat16)")
-    command.add_argument("--mesh", metavar="data=D,tensor=T", help="(default: as few chips per copy as fit)")
-    command.add_argument(
-        "--tokens-per-forward", type=float, default=1.0, metavar="X", help="per row, as measured (default: 1)"
-    )
-    command.add_argument("--tokens", type=float, default=1e6, metavar="N", help="size of the job (default: 1e6)")
-    command.add_argument("--price", type=float, metavar="P", help="money per chip-hour")
-    command.add_argument("--no-search", action="store_true", help="do not look for the largest batch")
-    command.add_argument("--hlo", metavar="FILE", help="write the compiled program here")
-    command.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    command.set_defaults(run=plan)
-
-
-def plan(args: argparse.Namespace) -> int:
-    """The `plan` command."""
+@click.command(cls=Command)
+@section(
+    "Job",
+    option("--model", required=True, metavar="M", help="a released size, as llada-8b or shape:llada-8b"),
+    command.policy,
+    command.cache,
+    option("--batch", type=COUNT, metavar="B", show_default="8 per copy of the weights", help="rows at once"),
+    option("--length", type=COUNT, default=512, metavar="L", help="columns of prompt and answer"),
+    command.max_new("half of --length"),
+    command.block("that of decode"),
+    option("--dtype", default="bfloat16", metavar="T", help="of the weights"),
+)
+@section(
+    "Slice",
+    option("--topology", required=True, metavar="T", help="as v5e:2x4, v5p:2x2x1, v6e:16x16"),
+    option("--mesh", metavar="data=D,tensor=T", show_default="as few chips per copy as fit", help="how it is divided"),
+    flag("--no-search", help="do not look for the largest batch"),
+)
+@section(
+    "Time and money",
+    option("--tokens-per-forward", type=AMOUNT, default=1.0, metavar="X", help="per row, as measured"),
+    option("--tokens", type=AMOUNT, default=1e6, metavar="N", help="size of the job"),
+    option("--price", type=float, metavar="P", help="money per chip-hour"),
+)
+@section(
+    "Output",
+    option("--hlo", metavar="FILE", help="write the compiled program here"),
+    json_flag("one JSON object on stdout"),
+)
+def plan(
+    model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str,
+    topology: str, mesh: str | None, no_search: bool, tokens_per_forward: float, tokens: float, price: float | None,
+    hlo: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
     from jaxdlm.plan.aot import alone, prepare
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import choose, largest_batch, on_mesh, read_mesh, slice_mesh
 
-    chip, job = chip_of(args.topology), read_job(args)
-    axes = read_mesh(args.mesh, args.topology) if args.mesh else None
+    chip = chip_of(topology)
+    if price is not None and not 0 <= price < math.inf:
+        raise InputError(f"--price {price}: must not be negative")
+    job = read_job(model, policy, cache, batch, length, max_new, block, dtype)
+    columns = job.layout.geometry.block
+    if tokens_per_forward > columns:
+        raise InputError(f"--tokens-per-forward {tokens_per_forward}: a forward commits at most a block, {columns}")
+    axes = read_mesh(mesh, topology) if mesh else None
     prepare()
 
     def report(line: str) -> None:
@@ -59,74 +73,62 @@ def plan(args: argparse.Namespace) -> int:
 
     with alone():
         if axes is None:
-            found = choose(job, args.topology, args.batch, report)
+            found = choose(job, topology, batch, report)
         else:
-            found = on_mesh(job, slice_mesh(args.topology, axes), args.batch, chip.hbm, report)
-        largest = None if args.no_search else largest_batch(found, chip.hbm, report)
-    result = summary(args, found, largest)
-    if args.hlo and found.fits:
-        with open(args.hlo, "w") as file:
+            found = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
+        largest = None if no_search else largest_batch(found, chip.hbm, report)
+    rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
+    result = summary(topology, policy, found, largest, rates)
+    if hlo and found.fits:
+        with open(hlo, "w") as file:
             file.write(found.outcome.text)  # type: ignore[union-attr]
-    if args.json:
+    if as_json:
         print(json.dumps(result))
     else:
         show(result)
-    return OK
 
 
-def read_job(args: argparse.Namespace) -> "Job":
+def read_job(
+    model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str
+) -> "Job":  # fmt: skip
     """Checks the arguments; raises InputError, one line each."""
-    from jaxdlm.cli import read_policy
-    from jaxdlm.load import DTYPES, SHAPE
+    from jaxdlm._load import DTYPES, SHAPE
     from jaxdlm.plan.aot import Job
+    from jaxdlm.policy_words import read_policy
 
-    max_new = args.length // 2 if args.max_new is None else args.max_new
-    if not 0 < max_new < args.length:
-        raise InputError(f"--max-new {max_new}: must lie between 1 and --length {args.length} less one prompt column")
-    for name in ("batch", "tokens_per_forward", "tokens"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be greater than 0")
-    if args.length > 2**20:
-        raise InputError(f"--length {args.length}: no released model reads more than {2**20} columns")
-    if args.price is not None and not 0 <= args.price < float("inf"):
-        raise InputError(f"--price {args.price}: must not be negative")
-    if args.dtype not in DTYPES:
-        raise InputError(f"--dtype {args.dtype!r}: one of {', '.join(DTYPES)}")
-    job = Job(
-        model=args.model.removeprefix(SHAPE),
-        batch=args.batch or 1,
-        prompt=args.length - max_new,
-        max_new=max_new,
-        block=args.block,
-        policy=read_policy(args.policy, {}),
-        cache=args.cache,
-        dtype=args.dtype,
-    )
-    block = job.layout.geometry.block
-    if args.tokens_per_forward > block:
-        raise InputError(f"--tokens-per-forward {args.tokens_per_forward}: a forward commits at most a block, {block}")
-    return job
+    max_new = length // 2 if max_new is None else max_new
+    if not 0 < max_new < length:
+        raise InputError(f"--max-new {max_new}: must lie between 1 and --length {length} less one prompt column")
+    if length > 2**20:
+        raise InputError(f"--length {length}: no released model reads more than {2**20} columns")
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype {dtype!r}: one of {', '.join(DTYPES)}")
+    return Job(
+        model=model.removeprefix(SHAPE), batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block,
+        policy=read_policy(policy, {}), cache=cache, dtype=dtype,
+    )  # fmt: skip
 
 
-def summary(args: argparse.Namespace, found: "Found", largest: "Largest | None") -> dict[str, Any]:
-    """Everything that is known about the job, as plain values."""
+def summary(
+    topology: str, policy: str, found: "Found", largest: "Largest | None", rates: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that is known about the job, as plain values. rates: tokens per forward, tokens, price."""
     from jaxdlm.plan.aot import Compiled
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import weights_per_chip
 
-    job, chip, geometry = found.job, chip_of(args.topology), found.job.layout.geometry
+    job, chip, geometry = found.job, chip_of(topology), found.job.layout.geometry
     result: dict[str, Any] = {
         "model": job.model,
-        "topology": args.topology,
+        "topology": topology,
         "chips": found.mesh.size,
         "mesh": dict(found.mesh.shape),
         "batch": job.batch,
         "prompt": geometry.prompt,
         "max_new": job.max_new,
         "block": geometry.block,
-        "policy": args.policy,
-        "cache": args.cache,
+        "policy": policy,
+        "cache": job.cache,
         "dtype": job.dtype,
         "fits": found.fits,
         "bytes_available": chip.hbm,
@@ -138,35 +140,28 @@ def summary(args: argparse.Namespace, found: "Found", largest: "Largest | None")
     memory = found.outcome.memory
     result["bytes"] = dataclasses.asdict(memory) | {"total": memory.total}
     result["compile_seconds"] = found.outcome.seconds
-    return result | speed(args, found, memory.cache)
+    return result | speed(topology, rates, found, memory.cache)
 
 
-def speed(args: argparse.Namespace, found: "Found", cache_bytes: int) -> dict[str, Any]:
+def speed(topology: str, rates: dict[str, Any], found: "Found", cache_bytes: int) -> dict[str, Any]:
     """Collectives, times and cost of a job that fits."""
     from jaxdlm import _decode
     from jaxdlm.plan import collectives, cost
     from jaxdlm.plan.chips import chip_of
 
-    job, chip, text = found.job, chip_of(args.topology), found.outcome.text  # type: ignore[union-attr]
+    job, chip, text = found.job, chip_of(topology), found.outcome.text  # type: ignore[union-attr]
     always = _decode.resolve_cache(job.cache).always
     kinds = {"every": 1} if always else {"first": 1, "other": 0}  # forwards of a block -> arm of the cache's condition
     counted = {kind: collectives.count(text, arm) for kind, arm in kinds.items()}
     worked = {kind: cost.work(job, found.mesh, refresh=kind != "other", cache_bytes=cache_bytes) for kind in kinds}
     times = {kind: cost.time(worked[kind], counted[kind], chip) for kind in kinds}
-    forwards = job.layout.geometry.block / args.tokens_per_forward
+    forwards = job.layout.geometry.block / rates["tokens_per_forward"]
 
     def average(part: str) -> float:
         each = [getattr(times[kind], part) for kind in kinds]
         return cost.mean(each[0], each[-1], forwards)
 
-    bill = cost.bill(
-        average("predicted"),
-        batch=job.batch,
-        chips=found.mesh.size,
-        tokens_per_forward=args.tokens_per_forward,
-        tokens=args.tokens,
-        price=args.price,
-    )
+    bill = cost.bill(average("predicted"), batch=job.batch, chips=found.mesh.size, **rates)
     return {
         "forwards": {
             kind: dataclasses.asdict(times[kind])
@@ -177,8 +172,8 @@ def speed(args: argparse.Namespace, found: "Found", cache_bytes: int) -> dict[st
         },
         "floor_seconds": average("floor"),
         "predicted_seconds": average("predicted"),
-        "tokens_per_forward": args.tokens_per_forward,
-        "tokens": args.tokens,
+        "tokens_per_forward": rates["tokens_per_forward"],
+        "tokens": rates["tokens"],
     } | dataclasses.asdict(bill)
 
 

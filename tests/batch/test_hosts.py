@@ -172,5 +172,4 @@ def test_worker_and_new_run_exclude_each_other():
     arguments = ["batch", "in.jsonl", "--output", "out", "--worker", "--new-run"]
     assert cli.main(arguments) == cli.BAD_INPUT
     with pytest.raises(InputError, match="new-run"):
-        args = cli.parser().parse_args(arguments)
-        args.run(args)
+        cli.root(arguments, standalone_mode=False)

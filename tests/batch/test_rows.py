@@ -7,11 +7,11 @@ import math
 import numpy as np
 import pytest
 
+from jaxdlm._load import LM, load
 from jaxdlm.batch import openai
 from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, randomness_key, read
 from jaxdlm.batch.source import scan, source
 from jaxdlm.errors import InputError
-from jaxdlm.load import LM, load
 from tests.batch.jobs import job, rows, write
 from tests.batch.jobs import read as output
 from tests.conformance.toys import END, MASK, VOCAB, model

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, Status, decode, policies
+from jaxdlm._load import LM
 from jaxdlm.core.keys import column_gumbel, column_integer, row_keys
 from jaxdlm.core.loop import BEFORE
 from jaxdlm.core.model import Past
-from jaxdlm.load import LM
 from jaxdlm.models import Backbone, TokenIds
 from jaxdlm.models.params import init_params
 from tests.models.configs import CONFIGS

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from jaxdlm.load import LM
+from jaxdlm._load import LM
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import init_params
 from tests.conformance.toys import model

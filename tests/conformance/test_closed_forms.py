@@ -9,9 +9,9 @@ import pytest
 from flax import struct
 
 from jaxdlm import Stage, chain, decode, sample, threshold, top_k, uniform
+from jaxdlm._load import LM
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.eval import closed_forms
-from jaxdlm.load import LM
 from jaxdlm.models.denoiser import table_denoiser
 
 N, ROWS, NEW = 4, 2000, 20

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import FilterWeights, InputError, Rule, _decode, policies
-from jaxdlm.load import LM
+from jaxdlm._load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
 from jaxdlm.models.params import init_params

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jaxdlm import chain, decode, log_prob, margin, neg_entropy, sample, threshold, uniform
+from jaxdlm._load import LM
 from jaxdlm.core.carry import Draft
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import Readout, ban, given, merge, summarise
-from jaxdlm.load import LM
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.params import init_params

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxdlm as jd
+from jaxdlm._load import LM
 from jaxdlm.eval import likelihood
 from jaxdlm.eval.likelihood import Pair
-from jaxdlm.load import LM
 from jaxdlm.models.denoiser import table_denoiser
 
 ANSWERS = np.array([[3, 4, 5], [4, 3, 5], [5, 4, 3], [3, 5, 4]])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jaxdlm import decode, speculative
-from jaxdlm.load import LM
+from jaxdlm._load import LM
 from tests.models import oracles
 
 NEW, GAP = 16, 1e-4

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, decode, load, speculative
+from jaxdlm._load import ASSETS
 from jaxdlm.eval.task import make
-from jaxdlm.load import ASSETS
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.s2d import Exits

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, decode, load, speculative
+from jaxdlm._load import ASSETS
 from jaxdlm.eval.task import make
-from jaxdlm.load import ASSETS
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.specdec_pp import Head, acceptance, read_head
 from jaxdlm.train.recipes import specdec_pp as recipe

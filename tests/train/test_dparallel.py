@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode, load
+from jaxdlm._load import ASSETS, LM
 from jaxdlm.eval.task import TASKS, make
-from jaxdlm.load import ASSETS, LM
 from jaxdlm.models.params import init_params
 from jaxdlm.sharding import make_mesh, param_shardings
 from jaxdlm.train import lora

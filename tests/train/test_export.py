@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from jaxdlm._load import load
 from jaxdlm.errors import InputError
 from jaxdlm.eval.task import TASKS, make
 from jaxdlm.eval.tasks import vocab
-from jaxdlm.load import load
 from jaxdlm.train.data import prompt_ids
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.step import init_state

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, decode, load
+from jaxdlm._load import ASSETS, LM
 from jaxdlm.eval.task import TASKS, make
-from jaxdlm.load import ASSETS, LM
 from jaxdlm.models.params import fingerprint, init_params
 from jaxdlm.rules.learn2pd import FilterWeights, eotp, learned_filter, shipped_filter
 from jaxdlm.rules.sample import sample

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxdlm._load import ASSETS, load
 from jaxdlm.errors import InputError
 from jaxdlm.eval.task import TASKS
-from jaxdlm.load import ASSETS, load
 from jaxdlm.models.params import abstract_params
 from jaxdlm.train.data import PROMPT_LENGTHS
 from jaxdlm.train.export import data_hash

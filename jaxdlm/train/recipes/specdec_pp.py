@@ -18,9 +18,9 @@ import numpy as np
 import optax
 
 from jaxdlm import _decode, layout
+from jaxdlm._load import load
 from jaxdlm.core.loop import ban
 from jaxdlm.core.model import Model
-from jaxdlm.load import load
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative import methods
 from jaxdlm.speculative.drafters.specdec_pp import FILE, Head, acceptance

@@ -1,7 +1,6 @@
 """`load`: a model by name, folder or Hub id, with its weights on the device and its tokenizer."""
 
 import dataclasses
-import difflib
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.model import Model
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.text import Tokenizer
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
@@ -138,14 +137,9 @@ def _locate(name: str, revision: str | None) -> pathlib.Path:
 def _unknown(name: str) -> InputError:
     from jaxdlm.models.released import RELEASED
 
-    hint = _closest(name, [*EMBEDDED, *(SHAPE + shape for shape in RELEASED)])
+    hint = did_you_mean(name, [*EMBEDDED, *(SHAPE + shape for shape in RELEASED)])
     known = f"{', '.join(EMBEDDED)}, a folder, a Hub id OWNER/NAME, or {SHAPE}NAME"
     return InputError(f"there is no model or folder {name!r}{hint}: give one of {known}")
-
-
-def _closest(name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _download(name: str, revision: str | None) -> pathlib.Path:
@@ -201,7 +195,7 @@ def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None") -> LM:
     shape, _, stated = name.removeprefix(SHAPE).partition(":")
     dtype = dtype or stated or None
     if shape not in RELEASED:
-        hint = _closest(shape, list(RELEASED))
+        hint = did_you_mean(shape, list(RELEASED))
         raise InputError(f"there is no released shape {shape!r}{hint}: one of {', '.join(RELEASED)}")
     _check_dtype(dtype)
     config = released_config(shape)

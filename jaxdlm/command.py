@@ -1,0 +1,170 @@
+"""What the commands share: options that are stated once, the look of --help, errors of one line and exit statuses."""
+
+import functools
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import shell_complete
+
+from jaxdlm.errors import InputError, did_you_mean
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+MAX_NEW = 128
+HELP = {"show_default": True, "max_content_width": 100}  # context settings of whatever `run` runs
+
+# ------------------------------------------------------------------------------------------------------ running
+
+
+def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) -> int:
+    """The exit status of a command: 0 success, 1 the work failed, 2 wrong usage or bad input, 130 interrupted.
+
+    An error is one line on stderr, or is raised where the command's own option --traceback is given.
+    """
+    complete = f"_{prog.upper()}_COMPLETE"  # what the completion script of a shell sets
+    if complete in os.environ:
+        return shell_complete(command, {}, prog, complete, os.environ[complete])
+    traceback = False
+    try:
+        with command.make_context(prog, list(sys.argv[1:] if argv is None else argv)) as context:
+            traceback = context.params["traceback"]
+            return command.invoke(context) or OK
+    except click.exceptions.Exit as ended:  # --help and --version
+        return ended.exit_code
+    except BrokenPipeError:  # the reader of stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except (Exception, KeyboardInterrupt) as error:
+        if traceback:
+            raise
+        status, line = _explain(error, prog)
+        print(" ".join(line.split()), file=sys.stderr)
+        return status
+
+
+def _explain(error: BaseException, prog: str) -> tuple[int, str]:
+    """(exit status, line) of an error."""
+    if isinstance(error, click.UsageError):
+        where = error.ctx.command_path if error.ctx else prog
+        return BAD_INPUT, f"{where}: {_usage(error)}; see {where} --help"
+    if isinstance(error, InputError):
+        return BAD_INPUT, f"{prog}: {error}"
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, "; ".join([f"{prog}: interrupted", *error.args])
+    if isinstance(error, click.ClickException):  # a failure that was foreseen
+        return FAILED, f"{prog}: {error.format_message()}"
+    return FAILED, f"{prog}: {type(error).__name__}: {error}; {prog} --traceback ... shows where"
+
+
+def _usage(error: click.UsageError) -> str:
+    if isinstance(error, click.NoSuchOption) and error.ctx:
+        known = [name for each in error.ctx.command.get_params(error.ctx) for name in each.opts]
+        return f"No such option: {error.option_name}{did_you_mean(error.option_name, known)}"
+    return error.format_message().rstrip(".")
+
+
+traceback = click.option("--traceback", is_flag=True, help="Show the Python traceback of a failure.")
+
+# --------------------------------------------------------------------------------------------------------- help
+
+
+class Option(click.Option):
+    """An option under a title of --help; a default in words is shown like any other."""
+
+    def __init__(self, *names: Any, section: str, **settings: Any) -> None:
+        super().__init__(*names, **settings)
+        self.section = section
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0], re.sub(r"\[default: \((.*)\)\]", r"[default: \1]", record[1]))
+
+
+class Command(click.Command):
+    """A command whose --help lists its options section by section, and whose usage errors name it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                sections.setdefault(getattr(parameter, "section", "Help"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=32)
+
+
+def option(*names: str, **settings: Any) -> Callable[..., Any]:
+    """An option, for `section`; its arguments are those of `click.option`."""
+    return functools.partial(click.option, *names, cls=Option, **settings)
+
+
+def flag(*names: str, help: str) -> Callable[..., Any]:
+    return option(*names, is_flag=True, help=help)
+
+
+def section(title: str, *options: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Decorates a command with options that --help shows under a title."""
+
+    def decorate(function: Any) -> Any:
+        for make in reversed(options):
+            function = make(section=title)(function)
+        return function
+
+    return decorate
+
+
+class Positive(click.ParamType):
+    """A number above 0."""
+
+    name = "number"
+
+    def __init__(self, kind: click.ParamType) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = self.kind.convert(value, param, ctx)
+        if param is not None and not 0 < number < math.inf:
+            raise InputError(f"{param.opts[0]} {value}: must be greater than 0")
+        return number
+
+
+COUNT, AMOUNT = Positive(click.INT), Positive(click.FLOAT)
+
+# ----------------------------------------------------------------------------------------------- shared options
+
+POLICY_WORDS = "NAME[,key=value...]"
+model = option("--model", default="tiny", metavar="M", help="embedded name, folder, Hub id or shape:NAME")
+policy = option("--policy", default="threshold", metavar=POLICY_WORDS, help="how to decode: see jaxdlm policies")
+cache = option("--cache", default="none", metavar="NAME", help="key/value cache")
+seed = option("--seed", type=int, default=0, metavar="S", help="seed of all randomness")
+raw = flag("--raw", help="do not pass prompts through the chat template")
+
+
+def max_new(default: str, type: click.ParamType = click.INT) -> Callable[..., Any]:
+    return option("--max-new", type=type, metavar="N", show_default=default, help="columns to generate")
+
+
+def block(default: str, type: click.ParamType = click.INT) -> Callable[..., Any]:
+    return option("--block", type=type, metavar="N", show_default=default, help="block length")
+
+
+def json_flag(help: str) -> Callable[..., Any]:
+    return flag("--json", "as_json", help=help)
+
+
+def decoding(number: click.ParamType, *more: Callable[..., Any]) -> Callable[[Any], Any]:
+    """Model, policy, cache, shape and seed of a decode; `number` reads the columns."""
+    lengths = max_new(f"the model's own, else {MAX_NEW}", number), block("the model's own, else that of decode", number)
+    return section("Decoding", model, policy, cache, *lengths, *more, seed, raw)

@@ -1,0 +1,140 @@
+"""What `jaxdlm eval` does: decodes, and writes rows.jsonl, summary.json, report.html and curves.svg."""
+
+import pathlib
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from jaxdlm.errors import InputError
+from jaxdlm.eval import ideal, pairs, report, rows, run, summary, svg, timing
+from jaxdlm.eval.sweeps import Choice
+from jaxdlm.eval.task import TASKS
+
+Claims = dict[tuple[str, str], dict[str, Any]]  # (policy, cache) -> the setting that a validation run found
+
+
+def masked(
+    bench: run.Bench, chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], only_learned: bool,
+    batches: Sequence[int], folder: pathlib.Path, head: rows.Line, claims: Claims,
+) -> None:  # fmt: skip
+    """A masked model: every setting of the chosen policies and caches on the tasks, or those that reach their gate."""
+    file, done = rows.open_for(folder / "rows.jsonl", head)
+    with file:
+        found = _run_all(bench, chosen, caches, tasks, only_learned, file, done)
+    made = summary.summarise(head, found.rows, claims, skipped=found.skipped)
+    if batches:
+        learned = [name for name, gate in made["gates"].items() if gate["learned"]] or list(tasks)
+        made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
+    write(folder, made, found.rows)
+    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(found.rows)} rows)")
+
+
+def draft_and_target(
+    bench: run.Bench, chosen: Sequence[Choice], tasks: Sequence[str], draft: str, batches: Sequence[int],
+    folder: pathlib.Path, head: rows.Line,
+) -> None:  # fmt: skip
+    """An autoregressive model: rows of the table are methods, no curves."""
+    pooled, found = pairs.pool(bench, tasks), pairs.methods(chosen, draft)
+    lines = []
+    for line in pairs.measure(pooled, found, batches, max(batches)):
+        lines.append(line)
+        _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
+    made = {"meta": {**head, "draft": draft}, "speculative": lines}
+    (folder / "summary.json").write_text(summary.dump(made))
+    (folder / "report.html").write_text(report.pairs_page(made))
+    _say(f"wrote {folder / 'report.html'}, summary.json")
+
+
+class Found:
+    """Rows of this run, old and new, and what was left out."""
+
+    def __init__(self, done: Sequence[rows.Line]) -> None:
+        self.rows, self.skipped = list(done), dict[str, str]()
+        self.ids: dict[Any, set[str]] = defaultdict(set)
+        for row in done:
+            self.ids[key_of(row)].add(row["id"])
+
+
+def key_of(row: rows.Line) -> tuple[str, str, str, str]:
+    return row["policy"], run.canonical(row["settings"]), row["cache"], row["task"]
+
+
+def _run_all(
+    bench: run.Bench,
+    chosen: Sequence[Choice],
+    caches: Sequence[Choice],
+    tasks: Sequence[str],
+    only_learned: bool,
+    file: Any,
+    done: Any,
+) -> Found:
+    found, begin = Found(done), time.perf_counter()
+    for name in tasks:
+        _run_unit(bench, run.baseline(name), found, file)
+    if only_learned:
+        tasks = [name for name in tasks if _accuracy(found.rows, name) >= TASKS[name].gate]
+        _say(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
+    grid = run.grid(chosen, caches, tasks, bench.canvas)
+    found.skipped |= grid.skipped
+    broken: set[str] = set()
+    for index, unit in enumerate(grid.units):
+        name = f"{unit.policy} with {unit.cache}"
+        if name in broken:
+            continue
+        try:
+            _run_unit(bench, unit, found, file)
+        except InputError as error:
+            broken.add(name)
+            found.skipped[name] = str(error)
+            _say(f"left out: {name}: {error}")
+        if index % 20 == 19:
+            _say(f"{index + 1} of {len(grid.units)} settings, {time.perf_counter() - begin:.0f} s")
+    return found
+
+
+def _run_unit(bench: run.Bench, unit: run.Unit, found: Found, file: Any) -> None:
+    have = found.ids[unit.key]
+    new = list(run.run(bench, unit, frozenset(have)))
+    rows.append(file, new)
+    found.rows += new
+    have.update(row["id"] for row in new)
+
+
+def _accuracy(found: Sequence[rows.Line], name: str) -> float:
+    right = [row["correct"] for row in found if key_of(row) == run.baseline(name).key]
+    return sum(right) / max(1, len(right))
+
+
+def _timed(bench: run.Bench, units: Sequence[run.Unit], tasks: Sequence[str], batches: Sequence[int]) -> list[Any]:
+    _say(f"wall clock of {len(units)} settings at batch {', '.join(map(str, batches))}")
+    return list(timing.measure(bench, units, tasks, batches))
+
+
+def write(folder: pathlib.Path, made: dict[str, Any], found: Sequence[rows.Line]) -> None:
+    """summary.json, report.html and curves.svg."""
+    made["bounds"] = bounds_of(made, found)
+    (folder / "summary.json").write_text(summary.dump(made))
+    (folder / "report.html").write_text(report.page(made))
+    names = report.policies_of(made)
+    (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(made, summary.POOLED, names), names, legend=True))
+
+
+def bounds_of(made: dict[str, Any], found: Sequence[rows.Line]) -> dict[str, Any]:
+    """Task, or the pooled ones -> what an ideal model reaches on the baseline's rows, and its saving of forwards."""
+    slow = [row for row in found if key_of(row) == run.baseline(row["task"]).key]
+    groups = {name: [row for row in slow if row["task"] == name] for name in dict.fromkeys(row["task"] for row in slow)}
+    learned = [name for name, gate in made["gates"].items() if gate["learned"]]
+    groups[summary.POOLED] = [row for row in slow if row["task"] in learned]
+    bounds = {}
+    for name, members in groups.items():
+        reached = ideal.bound(members)
+        if reached is not None:
+            saved = sum(row["forwards"] for row in members) / len(members) / reached.forwards
+            bounds[name] = {"points": reached.points, "forwards": reached.forwards, "speedup": saved}
+    return bounds
+
+
+def _say(text: str) -> None:
+    print(f"# {text}", file=sys.stderr, flush=True)
