@@ -52,6 +52,7 @@ def batch(
     from jaxdlm.batch import run
     from jaxdlm.batch.source import scan
     from jaxdlm.batch.store import store
+    from jaxdlm.batch.threads import STOPPED
 
     if rest["worker"] and distributed:
         raise InputError("--worker and --distributed exclude each other: workers need no coordinator")
@@ -68,7 +69,7 @@ def batch(
         block=block or lm.defaults.get("block_length"),
     )  # fmt: skip
     status = run.job(options, lm, policies, kept, devices, rows).run()
-    if status > run.STOPPED:  # the device may be in the middle of a queue that nobody waits for
+    if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(status)

@@ -1,0 +1,225 @@
+"""The three threads of a job: what reads rows, what decodes them, and what writes them."""
+
+import contextlib
+import itertools
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxdlm.batch.assignment import Assignment
+from jaxdlm.batch.engine import Result
+from jaxdlm.batch.progress import Progress
+from jaxdlm.batch.rows import Raw, Refusal, Request, read
+from jaxdlm.batch.shards import Clock, Shards
+from jaxdlm.batch.source import source
+from jaxdlm.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxdlm.batch.run import Job
+
+DONE, STOPPED = 0, 128  # exit statuses: complete; STOPPED + signal: ended by it, with everything finished saved
+GRACE = 15.0  # seconds from SIGTERM until the process ends, whatever the device is doing
+
+
+class Threads:
+    """Reader -> feed -> device -> finished -> writer."""
+
+    def __init__(self, job: "Job", shards: Shards, owned: Assignment) -> None:
+        self.job, self.shards, self.owned = job, shards, owned
+        self.feed: queue.Queue[list[Request] | None] = queue.Queue(2)
+        self.finished: queue.Queue[Any] = queue.Queue()
+        self.stop = threading.Event()  # nothing new is begun
+        self.failure: BaseException | None = None
+        self.signal = 0
+        self.rows = sum(len(shards.missing(shard)) for shard in range(shards.count) if shard not in shards.committed)
+        self.progress = Progress(shards.rows, shards.rows - self.rows, self.job.engine.counts, quiet=job.options.quiet)
+
+    def run(self) -> int:
+        """The exit status, once every thread has come home or the grace after SIGTERM is over."""
+        work = {"reader": self._read, "device": self._decode, "writer": self._write}
+        threads = {
+            name: threading.Thread(target=self._guarded, args=(each,), name=name, daemon=True)
+            for name, each in work.items()
+        }
+        with self._signals(), self.progress:
+            for thread in threads.values():
+                thread.start()
+            deadline = None
+            while threads["writer"].is_alive():
+                threads["writer"].join(0.2)
+                self.progress.show()
+                if self.stop.is_set():
+                    deadline = deadline or time.monotonic() + GRACE
+                    if not threads["device"].is_alive() or time.monotonic() > deadline - 5:
+                        self.finished.put(None)  # what is still on the device will be done by the next run
+                    if time.monotonic() > deadline:
+                        break
+        if self.failure is not None:
+            threads["device"].join(5)  # the interpreter does not end well under a running device call
+            raise self.failure
+        if self.signal:
+            self.progress.say("stopped by a signal; what is finished is saved: the same command goes on from here")
+            return STOPPED + self.signal
+        return DONE
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C begin an orderly stop, a second Ctrl-C ends at once; only the main thread can ask for that.
+
+        SIGTERM may come twice for one request (coreutils' timeout sends it to the process and to its group).
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def terminate(number: int, *_: Any) -> None:
+            if self.signal and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = self.signal or number
+            self.stop.set()
+
+        before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            if self.failure is None:
+                self.failure = error
+            self.stop.set()
+
+    # -------------------------------------------------------------------------------------------------- reader
+
+    def _read(self) -> None:
+        options = self.job.options
+        reader = Reader(options.input)
+        window: list[Request] = []
+        size = 0
+        for shard in self.owned.shards(self.stop.is_set):
+            if shard is None:  # nothing to claim: what is claimed gets finished
+                self._hand_over(window)
+                window, size = [], 0
+                continue
+            wanted = self.shards.missing(shard)
+            for raw in reader.rows(wanted):
+                found = read(raw, self.job.lm, self.job.defaults, self.job.index.duplicates)
+                if isinstance(found, Refusal):
+                    self.finished.put((raw.row, self.job.refusal(found)))
+                else:
+                    window.append(found)
+            if not wanted:
+                self.finished.put(("whole", shard))
+            size += len(wanted)
+            if size >= options.window:
+                self._hand_over(window)
+                window, size = [], 0
+            if self.stop.is_set():
+                return
+        self._hand_over(window)
+        self._offer(None)
+
+    def _hand_over(self, window: list[Request]) -> None:
+        if self.job.options.order == "longest":
+            window = sorted(window, key=lambda request: (-request.max_new, -len(request.tokens), request.row))
+        if window:
+            self._offer(window)
+
+    def _offer(self, item: list[Request] | None) -> None:
+        while not self.stop.is_set():
+            try:
+                return self.feed.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    # -------------------------------------------------------------------------------------------------- device
+
+    def _decode(self) -> None:
+        self.job.engine.run(Feed(self.feed, self.stop), self._sink, self.stop.is_set)
+        if not self.stop.is_set():
+            self.finished.put(None)
+
+    def _sink(self, request: Request, result: Result) -> None:
+        self.finished.put((request, result))
+
+    # -------------------------------------------------------------------------------------------------- writer
+
+    def _write(self) -> None:
+        """Commits shards as they are complete; keeps finished rows in parts until then."""
+        clock = Clock(self.job.options.flush)
+        while True:
+            try:
+                item = self.finished.get(timeout=0.2)
+            except queue.Empty:
+                item = ()
+            if item is None:
+                break
+            if item:
+                self._take(*item)
+            if clock.due():
+                self.shards.flush()
+        if self.stop.is_set():
+            self.shards.flush()
+        else:
+            self._end()
+
+    def _take(self, what: Any, value: Any) -> None:
+        if what == "whole":  # every row was in parts
+            self.shards.complete([value])
+        elif isinstance(what, Request):
+            self.shards.add(what.row, self.job.line(what, value))
+            self.progress.add(value, self.job.lm.config.tokens.eos)
+        else:
+            self.shards.add(what, value)
+            self.progress.refuse()
+
+    def _end(self) -> None:
+        options = self.job.options
+        while not self.shards.finish():
+            if options.hosts == 1 and not options.worker:
+                raise RuntimeError("the job ended with shards that are not committed: run the same command again")
+            if self.stop.wait(min(2.0, options.lease / 8)):
+                return
+
+
+class Feed:
+    """The queue of windows; an ended run looks like its end."""
+
+    def __init__(self, windows: "queue.Queue[list[Request] | None]", stop: threading.Event) -> None:
+        self._windows, self._stop = windows, stop
+
+    def get_nowait(self) -> list[Request] | None:
+        return self._windows.get_nowait()
+
+    def get(self) -> list[Request] | None:
+        while not self._stop.is_set():
+            with contextlib.suppress(queue.Empty):
+                return self._windows.get(timeout=0.2)
+        return None
+
+
+class Reader:
+    """Rows by number; goes on where it stands, and begins anew to go back."""
+
+    def __init__(self, path: str) -> None:
+        self._source = source(path)
+        self._rows: Iterator[Raw] = iter(())
+        self._next: int | None = None
+
+    def rows(self, wanted: Sequence[int]) -> Iterator[Raw]:
+        """The wanted rows, in ascending order."""
+        for row in wanted:
+            if self._next is None or row < self._next:
+                self._rows, self._next = self._source.rows(row), row
+            found = next(itertools.dropwhile(lambda raw, row=row: raw.row < row, self._rows), None)
+            if found is None:
+                raise InputError("the input became shorter while it was read: run the same command again")
+            self._next = row + 1
+            yield found
