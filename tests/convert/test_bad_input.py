@@ -240,3 +240,30 @@ def test_two_conversions_into_one_place_do_not_mix(tmp_path, capsys):
         assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 2
         assert "another conversion" in capsys.readouterr().err
         assert staging.staging_folder(tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "Missing argument 'SOURCE'"),
+        (["hub"], "OUT is missing"),
+        (["hub", "out", "--chekc"], "No such option: --chekc (did you mean '--check'?)"),
+        (["hub", "out", "--dtype", "int3"], "'int3' is not one of 'keep'"),
+        (["hub", "out", "--max-leaf-bytes", "1 acre"], "'1 acre' is not a size such as 1GiB"),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, named, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and named in error
+    assert error.startswith("checkpoints_convert: ") and error.endswith("; see checkpoints_convert --help\n")
+
+
+def test_an_interrupted_conversion_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupt(folder, arrays):
+        raise KeyboardInterrupt
+
+    _write()(tmp_path / "hub")
+    monkeypatch.setattr(store, "save_group", interrupt)
+    assert main([str(tmp_path / "hub"), str(tmp_path / "out"), "--quiet"]) == 130
+    assert capsys.readouterr().err == "checkpoints_convert: interrupted; run the same command again to continue\n"
