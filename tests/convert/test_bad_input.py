@@ -119,6 +119,17 @@ def _shard_loop(folder):
     (folder / "model.safetensors").symlink_to(folder / "model.safetensors")
 
 
+def _merged_beside_single(folder):
+    """Each expert's tensor under two names: alone, and in the stack that training code saves."""
+    files, config = golden("llada2")
+    for part in ("gate", "up", "down"):
+        names = [name for name in files if f"layers.1.mlp.experts.0.{part}_proj" in name]
+        stack = [files[names[0].replace("experts.0.", f"experts.{number}.")] for number in range(config["num_experts"])]
+        for layer in range(1, config["num_hidden_layers"]):
+            files[f"model.layers.{layer}.mlp.experts.{part}_proj"] = np.stack(stack)
+    hub_folder(folder, files, config)
+
+
 def _set(files, name, value):
     array = np.array(files[name])
     array.flat[3] = value
@@ -141,6 +152,7 @@ CASES = {
     "inf, strict": (_write(lambda f: _set(f, LN, np.inf)), ["--strict"], [LN, "1 NaN or infinite"]),
     "too large for float16": (_write(lambda f: _set(f, UP, 1e6)), ["--dtype", "float16"], ["65504", "up", "bfloat16"]),
     "two names for one": (_duplicate_in_shards, [], ["model-00002", "also in model-00001"]),
+    "one expert under two names": (_merged_beside_single, [], ["model.layers.1.mlp.experts.0", "unexpected"]),
     "escaping shard": (_index_escape, [], ["index.json", "../evil"]),
     "missing shard": (_index_missing_shard, [], ["model-00001", "does not exist"]),
     "tokenizer too large": (_then(_tokenizer), [], ["tokenizer.json", "899", "400"]),

@@ -1,9 +1,12 @@
 """Conversion: bit-exactness, splitting, meshes, resuming, refusing, dtypes."""
 
+import dataclasses
 import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -25,6 +28,13 @@ from jaxdlm.sharding import make_mesh
 from tests.convert.folders import GOLDEN, assert_trees_equal, golden, hub_folder
 
 SMALL = ["--quiet", "--max-leaf-bytes", "100KiB"]
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory):
+    out = tmp_path_factory.mktemp("intact") / "out"
+    assert main([str(GOLDEN / "llada_tiny"), str(out), *SMALL]) == 0
+    return out
 
 
 @pytest.mark.parametrize("name", ["llada", "dream", "llada2", "sdar"])
@@ -56,6 +66,29 @@ def test_restoring_onto_a_mesh_is_bit_equal(name, tmp_path):
         assert_trees_equal(whole, spread)
         wq = spread["segments"][0][0]["wq"]
         assert wq.sharding.spec == jax.P(None, "fsdp", "tensor", None) and len(wq.sharding.device_set) == 4
+
+
+EIGHT = """
+import sys, jax, jaxdlm, numpy as np
+from jaxdlm.sharding import make_mesh
+whole, out = (jax.tree.leaves(jaxdlm.load(folder).params) for folder in sys.argv[1:])
+for axes in ({"data": 2, "tensor": 4}, {"fsdp": 2, "tensor": 4}):
+    lm = jaxdlm.load(sys.argv[2], mesh=make_mesh(axes))
+    wq = lm.params["segments"][0][0]["wq"]
+    assert len(wq.sharding.device_set) == 8 and wq.addressable_shards[0].data.shape[2] * 4 == wq.shape[2]
+    for a, b in zip(whole, jax.tree.leaves(lm.params), strict=True):
+        assert a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+print("equal")
+"""
+
+
+def test_restoring_onto_eight_devices_is_bit_equal(intact):
+    """A mesh of 2 x 4, in a process of its own that simulates as many."""
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", EIGHT, str(GOLDEN / "llada_tiny"), str(intact)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert result.stdout == "equal\n", result.stderr[-2000:]
 
 
 def test_large_leaves_are_split_and_stacked_again(tmp_path):
@@ -103,6 +136,32 @@ def test_a_killed_run_continues_without_redoing_finished_tensors(tmp_path, monke
     assert_trees_equal(load_params(source), load_params(tmp_path / "out"))
     assert verify_source(tmp_path / "out", open_tensors(source.folder)) == len(files)
     assert not staging_folder(tmp_path / "out").exists()
+
+
+def test_a_run_killed_inside_a_group_continues(tmp_path, monkeypatch):
+    """Also where a fused tensor was measured in part before, and Orbax left an unfinished folder."""
+    files, config = golden("llada2")
+    source = open_folder(hub_folder(tmp_path / "hub", files, config))
+    plan = make_plan(source, group_bytes=2**18)
+    convert(plan, tmp_path / "whole")
+    saved = store.save_group
+
+    def dying(folder, arrays):
+        def read(index):
+            raise Killed
+
+        saved(folder, {name: dataclasses.replace(array, read=read) for name, array in arrays.items()})
+
+    last = max(n for n, group in enumerate(plan.groups) if any(part.leaf.path.endswith("wq") for part in group))
+    monkeypatch.setattr(
+        store, "save_group", lambda folder, arrays: (dying if folder.name == f"{last:04d}" else saved)(folder, arrays)
+    )
+    with pytest.raises(Killed):
+        convert(plan, tmp_path / "out")
+    monkeypatch.setattr(store, "save_group", saved)
+    assert convert(plan, tmp_path / "out").resumed == last > 0
+    assert_trees_equal(load_params(source), load_params(tmp_path / "out"))
+    assert read_manifest(tmp_path / "out") == read_manifest(tmp_path / "whole")
 
 
 def test_a_changed_source_is_not_resumed(tmp_path, monkeypatch):
@@ -203,13 +262,6 @@ def _flip_last(path):
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
-
-
-@pytest.fixture(scope="module")
-def intact(tmp_path_factory):
-    out = tmp_path_factory.mktemp("intact") / "out"
-    assert main([str(GOLDEN / "llada_tiny"), str(out), *SMALL]) == 0
-    return out
 
 
 @pytest.mark.parametrize("case", DAMAGE)
