@@ -30,6 +30,7 @@ from jaxdlm.rules.dparallel import entropy_threshold, shifted_neg_entropy
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.eos import stop_at_eos
 from jaxdlm.rules.guidance import guidance
+from jaxdlm.rules.indel import DELETE, INSERT, indel
 from jaxdlm.rules.learn2pd import eotp as end_at_text
 from jaxdlm.rules.learn2pd import learned_filter
 from jaxdlm.rules.local_leap import local_leap as commit_near_anchors
@@ -136,12 +137,12 @@ def local_leap(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4, temperature: 
 
 def credit(
     alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, tau: Any = 0.9, adaptive: bool = False,
-    official: bool = False, temperature: Any = 0.0, sparse: bool = False,
+    official: bool = False, temperature: Any = 0.0, sparse: bool = True,
 ) -> Rule:  # fmt: skip
     """CreditDecoding: tokens that keep winning gather credit and cross the threshold earlier (2510.06133).
 
     official: dInfer's test, which takes near-ties with the best along; its constants are 0.7, 0.8, 0.2, 0.9.
-    sparse: the same with a small state, 8 W^2 bytes per row instead of 4 W V.
+    sparse: 8 W^2 bytes of state per row, which lose nothing here; False: 4 W V.
     """
     commit = tied_threshold(tau) if official else commit_threshold(tau)
     return chain(raise_by_credit(alpha, beta, gamma, adaptive=adaptive, sparse=sparse), sample(temperature), commit)
@@ -282,6 +283,19 @@ def llada21(
     return chain(sample(temperature), rule, stop_after_block())
 
 
+def llada22(
+    tau_mask: Any = 0.5, tau_edit: Any = 0.0, max_post_steps: Any = 16, delete: Any = DELETE, insert: Any = INSERT,
+    temperature: Any = 0.0,
+) -> Rule:  # fmt: skip
+    """LLaDA2.2: as LLaDA2.1, and tokens of the block go and come: two words of its vocabulary delete and insert.
+
+    delete, insert: their ids. Technical report of LLaDA2.2 (inclusionAI/LLaDA2.X); see `indel`.
+    """
+    return chain(
+        sample(temperature), indel(tau_mask, tau_edit, max_post_steps, delete=delete, insert=insert), stop_after_block()
+    )
+
+
 def sdar(
     steps: Any = None, strategy: str = "low_confidence_dynamic", tau: Any = 0.85, gamma: Any = 0.1,
     temperature: Any = 0.0,
@@ -359,6 +373,7 @@ RECIPES: dict[str, Callable[..., Any]] = {
     "best": best,
     "llada2": llada2,
     "llada21": llada21,
+    "llada22": llada22,
     "sdar": sdar,
     "fast_dllm_v2": fast_dllm_v2,
     "entropy_bound": entropy_bound,
@@ -404,6 +419,7 @@ TABLE: tuple[Entry, ...] = (
     ),
     Entry("llada2", "2512.15745", False, "no", ALL, "all with probability > tau, or a scheduled number"),
     Entry("llada21", "2602.08676", True, "no", ALL, "as llada2, and corrects what is written in the block"),
+    Entry("llada22", "2602.08676", True, "no", ALL, "as llada21, and inserts and deletes in the block"),
     Entry("sdar", "2510.06303", False, "no", ALL, "a scheduled number per forward of a block, or more"),
     Entry("fast_dllm_v2", "2509.26328", False, "no", ALL, "all with probability > tau, one sub-block after the other"),
     Entry(

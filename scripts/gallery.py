@@ -96,6 +96,10 @@ ADVICE = {
         "LLaDA2.1 checkpoints, which were trained to correct written tokens",
         "other models: they were not trained to judge written tokens",
     ),
+    "llada22": (
+        "LLaDA2.2 checkpoints, whose vocabulary has words that delete and insert",
+        "other models: without the two words it is `llada21`, with up to as many forwards more",
+    ),
     "sdar": (
         "SDAR checkpoints, in all their released strategies",
         "other models: `threshold`",

@@ -71,17 +71,50 @@ class Given:
         return take_tile(self.logits, 1, first, self.tiling)
 
 
+@struct.dataclass
+class Raised:
+    """Logits that are there, with something added to a few tokens of each column when a tile is read: the sum is no
+    second array. `logits` is that array, for readers that want it whole, as in `Readout`."""
+
+    source: Given
+    token: Int32[Array, "W S"]  # ids past the vocabulary: none
+    bonus: Float32[Array, "W S"]
+    logits: Float32[Array, "W V"]
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.source.tiling
+
+    @property
+    def window(self) -> int:
+        return self.source.window
+
+    def tile(self, first: Int32[Array, ""]) -> Float32[Array, "W T"]:
+        stripe, place = jnp.divmod(self.token, self.tiling.span)
+        place = place - first
+        inside = (place >= 0) & (place < self.tiling.run) & (stripe < self.tiling.stripes)
+        at = jnp.where(inside, stripe * self.tiling.run + place, self.tiling.stripes * self.tiling.run)
+        return raised(self.source.tile(first), at, self.bonus)
+
+
+def raised(
+    logits: Float32[Array, "W T"], at: Int32[Array, "W S"], bonus: Float32[Array, "W S"]
+) -> Float32[Array, "W T"]:
+    """The logits with the bonus of column i added at at[i]; past the end: nowhere."""
+    return logits.at[jnp.arange(at.shape[0])[:, None], at].add(bonus, mode="drop")
+
+
 def given(logits: Float32[Array, "W V"], tiling: Tiling | None = None) -> Given:
     """Logits as a source; the tiles are those of a model with this vocabulary, unless others are given."""
     return Given(logits, Tiling(logits.shape[1]) if tiling is None else tiling)
 
 
-def untouched(draft: Draft) -> Readout | None:
+def untouched(draft: Draft) -> Readout | Raised | None:
     """The draft's readout, if its logits are still those that the readout stands for."""
     return draft.readout if draft.readout is not None and draft.readout.logits is draft.logits else None
 
 
-def summarise(source: Readout | Given, shape: Any = None, rank: Any = None) -> Summary:
+def summarise(source: Readout | Given | Raised, shape: Any = None, rank: Any = None) -> Summary:
     """One pass over the tiles.
 
     Args: shape: logits -> the logits that the statistics are of; rank: (shaped logits, ids) -> what the token

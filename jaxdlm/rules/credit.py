@@ -8,6 +8,7 @@ from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.readout import Given, Raised, given, raised, summarise
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -41,18 +42,28 @@ class Credit(Stage):
             asked = jnp.maximum(jnp.sum(row.active & ~row.given), 1).astype(jnp.float32)
             alpha = beta = 1.0 - jnp.sum(row.open).astype(jnp.float32) / asked
             gamma = 1.0
-        top = jnp.argmax(logits, axis=1)
-        p = jnp.max(jax.nn.softmax(logits, axis=1), axis=1)
-        gain = jnp.where(row.open, p**gamma, 0.0)
-        column = jnp.arange(top.shape[0])[:, None]
+        read = given(logits, None if draft.readout is None else draft.readout.tiling)
+        found = summarise(read)
+        gain = jnp.where(
+            row.open, (1 / (1 + found.rest)) ** gamma, 0.0
+        )  # p of the best is 1 / (1 + the others' ratios)
         if self.sparse:
-            new = jax.tree.map(lambda a, b: jnp.where(row.tick == 0, a, b), empty(top.shape[0]), state)
-            new = earn(new, beta, top.astype(jnp.int32), gain, row.open)
-            at = jnp.where(new.token < 0, logits.shape[1], new.token)  # past the vocabulary: dropped
-            return draft._replace(logits=logits.at[column, at].add(alpha * jnp.log1p(new.value), mode="drop")), new
+            return self._slots(draft._replace(logits=logits), read, state, row, (found.token, gain, alpha, beta))
         old = jnp.where(row.tick == 0, 0.0, state)  # a block begins without credit, so nothing leaks into it
-        earned = (beta * old).at[jnp.arange(top.shape[0]), top].add(gain)
+        earned = (beta * old).at[jnp.arange(gain.shape[0]), found.token].add(gain)
         return draft._replace(logits=logits + alpha * jnp.log1p(earned)), earned
+
+    def _slots(
+        self, draft: Draft, read: Given, state: "Slots", row: Row, won: tuple[Array, Array, Any, Any]
+    ) -> tuple[Draft, "Slots"]:
+        """The same from slots: what is added goes into the tiles that later rules read, not into a second array."""
+        top, gain, alpha, beta = won
+        new = jax.tree.map(lambda a, b: jnp.where(row.tick == 0, a, b), empty(top.shape[0]), state)
+        new = earn(new, beta, top, gain, row.open)
+        token = jnp.where(new.token < 0, draft.logits.shape[1], new.token)  # past the vocabulary: nowhere
+        bonus = alpha * jnp.log1p(new.value)
+        logits = raised(draft.logits, token, bonus)
+        return draft._replace(logits=logits, readout=Raised(read, token, bonus, logits)), new
 
 
 class Slots(NamedTuple):
@@ -88,8 +99,8 @@ def credit(
             2510.06133; its implementation in dInfer has 0.7, 0.8, 0.2.
         adaptive: gamma = 1 and alpha = beta = 1 - (share of the block's generated columns still open); the arguments
             are then unused. The paper leaves open which share; this is the block's.
-        sparse: C as W slots per column, 8 W^2 bytes instead of 4 W V, and the same numbers: a column has at most as
-            many best tokens as its block has forwards, W where each writes a column.
+        sparse: C as W slots per column, 8 W^2 bytes instead of 4 W V, and the same numbers where every forward writes
+            a column: a column then has at most W best tokens in its block. Beyond that the poorest slot is lost.
     Not implemented: the paper's variant that credits every token. Raises InputError for alpha or gamma < 0 or beta
     outside [0, 1].
     """

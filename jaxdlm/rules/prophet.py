@@ -2,12 +2,12 @@
 
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Row, Status
+from jaxdlm.core.readout import given, summarise
 from jaxdlm.core.rule import Rule, Stage, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -22,9 +22,9 @@ def answer_gap(logits: Float32[Array, "W V"], exists: Bool[Array, "W"], start: A
     inside = (at >= 0) & (at < logits.shape[0])
     at = jnp.clip(at, 0, logits.shape[0] - 1)
     inside = inside & exists[at]
-    top, _ = jax.lax.top_k(logits[at].astype(jnp.float32), 2)
+    found = summarise(given(logits[at].astype(jnp.float32)))
     count = jnp.sum(inside)
-    total = jnp.sum(jnp.where(inside, top[:, 0] - top[:, 1], 0.0))
+    total = jnp.sum(jnp.where(inside, found.top - found.second, 0.0))
     return jnp.where(count > 0, total / jnp.maximum(count, 1).astype(jnp.float32), -jnp.inf)
 
 

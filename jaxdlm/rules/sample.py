@@ -10,7 +10,7 @@ from flax import struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Readout, Summary, given, summarise, untouched
+from jaxdlm.core.readout import Raised, Readout, Summary, given, summarise, untouched
 from jaxdlm.core.rule import Stage
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -138,7 +138,7 @@ class Sample(Stage):
         score = self.measure(shaped if self.tempered else logits, token, row, key)
         return draft._replace(token=token, score=score)
 
-    def _tiled(self, source: Readout, draft: Draft, row: Row, key: Array) -> Draft:
+    def _tiled(self, source: Readout | Raised, draft: Draft, row: Row, key: Array) -> Draft:
         """The same in one pass over the tiles of the vocabulary."""
 
         def rank(logits: Array, ids: Array) -> Array:
