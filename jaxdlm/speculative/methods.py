@@ -150,11 +150,19 @@ def _chains(lm: Any, law: Warp, width: int, depth: int) -> DraftModel:
 
 def _with_draft(draft: Any, build: Any) -> Any:
     """The policy, or a promise of it where the draft is a name."""
-    if isinstance(draft, str):
-        return Unloaded(draft, build)
+    return Unloaded(draft, lambda lm: _with(lm, build)) if isinstance(draft, str) else _with(draft, build)
+
+
+def _with(draft: Any, build: Any) -> Any:
     if not all(hasattr(draft, part) for part in ("model", "params", "config", "name")):
         raise InputError(f"draft={draft!r} is no model: pass jaxdlm.load(...) or a name such as 'tiny-draft'")
+    if not _autoregressive(draft.config):
+        raise InputError(f"draft {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
     return build(draft)
+
+
+def _autoregressive(config: Any) -> bool:
+    return config.attention == "causal" and config.prediction == "next" and config.noise == "none"
 
 
 def _count(name: str, value: Any, most: int = MOST) -> None:
@@ -179,7 +187,7 @@ def words(lm: Any) -> int:
 def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     """Refuses targets and pairs that mean nothing, before the first forward. `longest`: prompt tokens of a row."""
     config, draft, tree = lm.config, policy.draft, policy.drafter.tree
-    if config.attention != "causal" or config.prediction != "next" or config.noise != "none":
+    if not _autoregressive(config):
         raise InputError(
             f"{lm.name} is a diffusion model: this policy needs an autoregressive target such as 'tiny-ar'; "
             f"for {lm.name} use policy='threshold'"

@@ -1,0 +1,121 @@
+"""Draft and target over devices, operation by operation, and on the embedded pair: the same tokens, the same law."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+from scipy.stats import chi2_contingency
+
+import jaxdlm as jd
+from jaxdlm import cli
+from jaxdlm.layout import lay_out_rows
+from jaxdlm.speculative import loop
+from jaxdlm.speculative.decode import generate
+from tests.conformance.test_loop import plain
+from tests.speculative.test_loop import TARGET
+from tests.speculative.test_methods import DRAFT, HOT, MAX_NEW, S, equal
+from tests.speculative.toys import PROMPTS
+
+POLICIES = {
+    "autoregressive": S.autoregressive(HOT),
+    "speculative": S.speculative(DRAFT, k=3, temperature=HOT),
+    "spectr": S.spectr(DRAFT, width=2, depth=2, temperature=HOT),
+    "pearl": S.pearl(DRAFT, chunk=2, temperature=HOT),
+    "easyspec": S.easyspec(DRAFT, k=3, group=2, temperature=HOT),
+    "lookup": S.lookup(k=3, ngram=2),
+}
+
+
+def prepare(policy):
+    rows, bucket = lay_out_rows(TARGET, PROMPTS[:4], max_new=MAX_NEW, seed=5, ids=None, raw=True)
+    fixed = {"model": TARGET.model, "prompt": bucket, "max_new": MAX_NEW, "save": "commit"}
+    return rows, {"params": TARGET.params, "policy": policy}, fixed
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_pmap_and_shard_map_over_four_devices(name):
+    """One row per device; the devices run their own number of rounds."""
+    rows, moving, fixed = prepare(POLICIES[name])
+
+    def outcome(rows, moving):
+        out, trace = generate.__wrapped__(rows, **moving, **fixed)
+        return out.tokens, out.step, out.accepted, trace.commit_step
+
+    whole = plain(jax.jit(outcome)(rows, moving))
+    split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), rows)
+    mapped = jax.pmap(outcome, in_axes=(0, None))(split, moving)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), plain(mapped), whole)
+    mesh, data = Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data")
+    shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
+    sharded = jax.jit(shard(outcome, check_vma=False))(rows, moving)
+    jax.tree.map(np.testing.assert_array_equal, plain(sharded), whole)
+
+
+def test_eager_rounds_are_the_compiled_loop():
+    """Operation by operation, without jit around the round; drawn numbers included."""
+    rows, moving, fixed = prepare(POLICIES["speculative"])
+    sizes = {name: fixed[name] for name in ("prompt", "max_new", "save")}
+    model = {"model": TARGET.model, **moving}
+    carry = loop.init(rows, **model, **sizes)
+    while not bool(carry.rows.done.all()):
+        carry = loop.step(carry, **model)
+    want, trace = generate(rows, **moving, **fixed)
+    equal(carry.rows._replace(key=()), want._replace(key=()))
+    np.testing.assert_array_equal(carry.trace.commit_step, trace.commit_step)
+
+
+def test_new_numbers_run_the_compiled_program():
+    def run(seed, heat, prompts=PROMPTS):
+        policy = S.speculative(DRAFT, k=3, temperature=jnp.float32(heat))
+        return jd.decode(TARGET, prompts, policy, max_new=MAX_NEW, seed=seed)
+
+    run(0, 1.0)
+    before = generate._cache_size()
+    run(7, 0.5, [prompt[::-1] for prompt in PROMPTS])
+    assert generate._cache_size() == before
+
+
+PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 1500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heat", [1.0])
+def test_two_samples_of_the_embedded_pair_have_one_law(heat):
+    """Token triples behind one prompt, drawn by the target alone and with its draft: a contingency table."""
+    lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
+
+    def counts(policy, seed, places):
+        out = jd.decode(lm, [PROMPT] * ROWS, policy, max_new=4, seed=seed, save="none")
+        found = {}
+        for row in out.tokens[:, places].tolist():
+            found[tuple(row)] = found.get(tuple(row), 0) + 1
+        return found
+
+    def p_value(a, b):
+        table = np.array([[x.get(key, 0) for key in {**a, **b}] for x in (a, b)])
+        common = table.sum(0) >= 10
+        table = np.concatenate([table[:, common], table[:, ~common].sum(1, keepdims=True)], axis=1)
+        table = table[:, table.sum(0) > 0]
+        assert table.shape[1] > 3
+        return chi2_contingency(table).pvalue
+
+    alone = counts(S.autoregressive(jnp.float32(heat)), 0, [1, 3])
+    assert p_value(alone, counts(S.speculative(draft, k=3, temperature=jnp.float32(heat)), 1, [1, 3])) > 1e-3
+    assert p_value(alone, counts(S.spectr(draft, width=2, depth=3, temperature=jnp.float32(heat)), 2, [1, 3])) > 1e-3
+    assert p_value(alone, counts(S.autoregressive(jnp.float32(0.5 * heat)), 3, [1, 3])) < 1e-3  # another law is seen
+
+
+def test_the_command_line_decodes_with_a_draft(capsys):
+    words = ["generate", "reverse : [ Alan , Kate , Omar ]", "--model", "tiny-ar", "--json", "--max-new", "12"]
+    rows = []
+    for policy in ("autoregressive", "speculative,draft=tiny-draft,k=4"):
+        assert cli.main([*words, "--policy", policy]) == 0
+        rows.append(json.loads(capsys.readouterr().out))
+    assert rows[0]["tokens"] == rows[1]["tokens"] and rows[0]["text"].split() == "[ Omar , Kate , Alan ]".split()
+    assert rows[1]["accepted"] > 0 and rows[1]["forwards"] < rows[0]["forwards"]
+    assert cli.main([*words, "--policy", "speculative,draft=tiny,k=4"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
