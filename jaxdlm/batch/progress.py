@@ -20,13 +20,13 @@ class Progress:
     def __enter__(self) -> "Progress":
         if not self.quiet and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            columns = (BarColumn(20), TextColumn("{task.description}"))
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.rows, completed=self.before)
+            self._task = self._bar.add_task(f"{self.before}/{self.rows} rows, compiling", total=self.rows, completed=self.before)
         elif self.before:
             self.say(f"{self.before} of {self.rows} rows were done before")
         return self
@@ -73,7 +73,8 @@ class Progress:
         now = time.monotonic()
         if self._bar is not None:
             done = self.before + self.finished + self.refused
-            self._bar.update(self._task, completed=done, description=self.summary())
+            text = {"description": self.summary()} if done > self.before else {}
+            self._bar.update(self._task, completed=done, **text)
         elif now - self._last >= LINES:
             self._last = now
             self.say(self.summary())

@@ -79,7 +79,7 @@ def test_new_numbers_run_the_compiled_program():
     assert generate._cache_size() == before
 
 
-PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 1500
+PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 1000
 
 
 @pytest.mark.slow
