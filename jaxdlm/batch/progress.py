@@ -26,7 +26,9 @@ class Progress:
             columns = (BarColumn(20), TextColumn("{task.description}"))
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(f"{self.before}/{self.rows} rows, compiling", total=self.rows, completed=self.before)
+            self._task = self._bar.add_task(
+                f"{self.before}/{self.rows} rows, compiling", total=self.rows, completed=self.before
+            )
         elif self.before:
             self.say(f"{self.before} of {self.rows} rows were done before")
         return self
