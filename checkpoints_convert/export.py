@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from checkpoints_convert.staging import check_output
-from checkpoints_convert.verify import read_manifest
+from checkpoints_convert.verify import check_files, read_manifest
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import FLOATS
@@ -42,6 +42,7 @@ def export(converted: Path, out: Path, *, force: bool = False, shard_bytes: int 
         raise OutputRefused("exists already", file=out, hint="an export never replaces a folder; choose another name")
     check_output(source.folder, out, False)
     manifest = read_manifest(source.folder)
+    check_files(source.folder)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

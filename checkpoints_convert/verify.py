@@ -9,7 +9,7 @@ from typing import Any
 from checkpoints_convert.statistics import crc32
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
-from jaxdlm.checkpoint.source import stored_tensors
+from jaxdlm.checkpoint.source import StoredTensors, stored_tensors
 from jaxdlm.checkpoint.spec import MANIFEST, read_spec
 from jaxdlm.checkpoint.store import CHUNK_BYTES
 from jaxdlm.checkpoint.tensors import Tensors
@@ -29,17 +29,24 @@ def read_manifest(out: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_files(out: Path) -> StoredTensors:
+    """The parts of a converted checkpoint, after a check that no file of one is missing, cut or from elsewhere."""
+    tensors = stored_tensors(out, read_spec(out))
+    for name in tensors.infos:
+        tensors.check(name)
+    return tensors
+
+
 def verify(out: Path) -> int:
     """Re-read every part and compare its checksums; returns how many. Raises ChecksumMismatch naming part and file."""
     manifest = read_manifest(out)
-    tensors = stored_tensors(out, read_spec(out))
+    tensors = check_files(out)
     listed = {entry["part"] for entry in manifest["leaves"]}
     if listed != set(tensors.infos):
         raise HeaderInvalid(
             "lists other parts than spec.json", file=out / MANIFEST, hint="convert the checkpoint again"
         )
     for name in tensors.infos:
-        tensors.check(name)
         tensors.read(name)
     return len(listed)
 

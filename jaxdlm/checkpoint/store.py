@@ -58,14 +58,6 @@ class Stream:
             yield tuple(slice(at[axis], min(at[axis] + size, self.shape[axis])) for axis, size in enumerate(self.chunk))
 
 
-def stream(array: np.ndarray) -> Stream:
-    """An array that is in memory already."""
-    axes = tuple(range(array.ndim))
-    return Stream(
-        array.shape, array.dtype, chunk_of(array.shape, array.itemsize, axes), axes, lambda index: array[index]
-    )
-
-
 def chunk_of(
     shape: tuple[int, ...], itemsize: int, order: tuple[int, ...], limit: int = CHUNK_BYTES
 ) -> tuple[int, ...]:

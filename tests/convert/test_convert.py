@@ -294,6 +294,15 @@ def test_a_converted_folder_is_verified_by_the_command(intact, tmp_path, capsys)
     assert main([str(GOLDEN / "llada_tiny"), "--verify"]) == 2, "a source that was never converted"
 
 
+@pytest.mark.parametrize("case", ["a flipped byte of a chunk", "another chunk's bytes"])
+def test_a_damaged_output_is_not_exported(case, intact, tmp_path):
+    out = shutil.copytree(intact, tmp_path / "out")
+    DAMAGE[case][0](out)
+    with pytest.raises(errors.ChecksumMismatch, match=r"gate\.0001"):
+        export(out, tmp_path / "back")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
 def test_orbax_alone_reads_a_group(intact):
     import orbax.checkpoint as ocp
 
