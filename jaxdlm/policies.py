@@ -173,7 +173,8 @@ def prophet(
     """Prophet: writes everything left once the answer's columns have a clear winner (2508.19982).
 
     host: a recipe's name or a rule. Those of `SCHEDULED` get `steps`, and progress is counted in forwards; with any
-    other host it is the share of columns written. answer_start: canvas column; default the last columns.
+    other host it is the share of columns written. answer_start: canvas column; default the last columns. The paper's
+    suffix prompt ("The answer is") are words that stand in the canvas from the start: `decode(canvas=...)`.
     """
     counted = isinstance(host, str) and host in SCHEDULED
     if isinstance(host, str):

@@ -65,7 +65,10 @@ ADVICE = {
         "a model that was not: there it is another threshold",
     ),
     "prophet": (
-        "long reasoning before a short answer: exits when the answer's columns are clear",
+        (
+            "long reasoning before a short answer: exits when the answer's columns are clear. The paper's suffix prompt "
+            "('The answer is') stands in `decode(canvas=...)`, masks around it, and `answer_start` points behind it"
+        ),
         ("answers without a known place, or whose columns depend on each other: everything left is written at once"),
     ),
     "ccd": (
