@@ -225,16 +225,21 @@ def test_honest_pickles_convert_with_consent(tmp_path):
 def test_a_full_disk_is_a_failure_that_can_continue(tmp_path, capsys, monkeypatch):
     source = tmp_path / "hub"
     _write()(source)
-    saved = store.save_group
+    written = store._write
+    problem = ValueError(
+        'RESOURCE_EXHAUSTED: Error writing local file "c/0/0": No space left on device'
+    )  # TensorStore's
 
-    def full(folder, arrays):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(array, folder, context):
+        raise problem
 
-    monkeypatch.setattr(store, "save_group", full)
-    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 1
-    assert "disk is full" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    monkeypatch.setattr(store, "save_group", saved)
-    assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 0
+    for problem in (problem, OSError(errno.ENOSPC, "No space left on device")):
+        monkeypatch.setattr(store, "_write", full)
+        assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 1
+        assert "disk is full" in capsys.readouterr().err and not (tmp_path / "out").exists()
+        assert staging.staging_folder(tmp_path / "out").exists()
+    monkeypatch.setattr(store, "_write", written)
+    assert main([str(source), str(tmp_path / "out"), "--quiet", "--verify"]) == 0
 
 
 def test_too_little_space_is_refused_before_writing(tmp_path, capsys, monkeypatch):
