@@ -226,14 +226,12 @@ def test_a_full_disk_is_a_failure_that_can_continue(tmp_path, capsys, monkeypatc
     source = tmp_path / "hub"
     _write()(source)
     written = store._write
-    problem = ValueError(
-        'RESOURCE_EXHAUSTED: Error writing local file "c/0/0": No space left on device'
-    )  # TensorStore's
+    full_as_tensorstore_says = ValueError('RESOURCE_EXHAUSTED: Error writing local file "c/0": No space left on device')
+    for problem in (full_as_tensorstore_says, OSError(errno.ENOSPC, "No space left on device")):
 
-    def full(array, folder, context):
-        raise problem
+        def full(array, folder, context, problem=problem):
+            raise problem
 
-    for problem in (problem, OSError(errno.ENOSPC, "No space left on device")):
         monkeypatch.setattr(store, "_write", full)
         assert main([str(source), str(tmp_path / "out"), "--quiet"]) == 1
         assert "disk is full" in capsys.readouterr().err and not (tmp_path / "out").exists()
