@@ -23,6 +23,8 @@ CANVAS = [[MASK] * 4 + [9, 3, 8, 4, 1, 2, 3, 4], [], []]
 CASES = [(cache, "same", "full", 0.0) for cache in ("none", *REUSING)]
 CASES += [("dual", "next", "full", 0.0), ("delayed", "next", "full", 0.0), ("dual", "same", "full", 1.5)]
 CASES += [("block_exact", "same", "block_causal", guidance) for guidance in (0.0, 1.5)]
+CASES += [("sub_block", "next", "block_causal", 0.0)]
+OPTIONS = REUSING | {"sub_block": {"size": 2}}
 
 
 @functools.cache
@@ -34,7 +36,7 @@ def programs():
 
 @pytest.mark.parametrize(("cache", "prediction", "attention", "guidance"), CASES)
 def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, guidance):
-    lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**REUSING.get(cache, {}))
+    lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**OPTIONS.get(cache, {}))
     rule = policy("low_confidence", 1.0, **({"cfg_scale": guidance} if guidance else {}))
     batch = layout.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
     late = layout.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
