@@ -121,20 +121,12 @@ class SubBlockCache:
         speaks = (start - lead)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
         renewed = whole[:, None] | ((speaks >= first[:, None]) & (speaks < (first + size)[:, None]))
         hidden = jnp.where(renewed[..., None], context.select(out.hidden, begin, start), state.hidden)
-        kv = jax.tree.map(lambda old, new: replace(old, new, begin, whole), state.blocks.kv, out.kv)
+        index = begin[:, None] + jnp.arange(width + lead, dtype=jnp.int32)[None, :]
+        row, chosen = jnp.arange(index.shape[0])[:, None], whole[None, :, None, None, None]
+        old = jax.tree.map(lambda leaf: leaf[:, row, index], state.blocks.kv)
+        new = jax.tree.map(lambda old, new: jnp.where(chosen, new.astype(old.dtype), old), old, out.kv)
+        kv = stored.put(state.blocks.kv, new, begin)
         return state.blocks._replace(kv=kv), hidden
-
-
-def replace(
-    old: Float[Array, "R B L K H"], new: Float[Array, "R B T K H"], first: Int32[Array, "B"], rows: Bool[Array, "B"]
-) -> Float[Array, "R B L K H"]:
-    """`old` with columns first .. replaced in these rows; the others keep every bit."""
-
-    def one(old: Array, new: Array, at: Array, chosen: Array) -> Array:
-        kept = jax.lax.dynamic_slice_in_dim(old, at, new.shape[1], 1)
-        return jax.lax.dynamic_update_slice_in_dim(old, jnp.where(chosen, new.astype(old.dtype), kept), at, 1)
-
-    return jax.vmap(one, (1, 1, 0, 0), 1)(old, new, first, rows)
 
 
 def sub_block(size: Any = 8) -> SubBlockCache:
