@@ -31,6 +31,16 @@ def plan(folder, *options):
     return json.loads(result.stdout), program.read_text()
 
 
+def report(script, *options):
+    """The JSON of a script in benchmarks/, likewise."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env.pop("XLA_FLAGS", None)
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
 def largest(program, dtype):
     """Elements of the largest array of a type that any instruction makes."""
     shapes = re.findall(rf"\b{dtype}\[([\d,]+)\]", program)
@@ -71,3 +81,15 @@ def test_decode_of_a_16b_mixture_of_experts_compiles_and_fits(tmp_path):
     assert found["fits"] and found["bytes"]["total"] < found["bytes_available"]
     calls = found["forwards"]["every"]["collective_calls"]
     assert {one["group"] for one in calls if one["bytes"] > 100_000} == {4}, "rows of different groups never meet"
+
+
+@pytest.mark.slow
+def test_the_kernel_of_long_rows_writes_no_scores(capsys):
+    """A layer of LLaDA-8B over 4096 columns: "auto" is the kernel, Mosaic takes it, and what is left are activations."""
+    found = report("attention_memory.py", "--layers", "1", "--length", "4096")
+    plain, tiled = found["xla"], found["auto"]
+    with capsys.disabled():
+        print(f"\n{found}")
+    assert plain["largest"] >= 2**28, "a chunk of scores"
+    assert tiled["largest"] <= 4 * 4096 * 12288, "float32 of one feed-forward at the most"
+    assert tiled["temporaries"] < plain["temporaries"] - 2**27
