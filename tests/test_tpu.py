@@ -1,4 +1,4 @@
-"""Whole decodes of released sizes compile for TPUs and fit their memory; needs libtpu, no TPU."""
+"""Whole decodes compile for TPUs: every recipe, and released sizes, which fit their memory; needs libtpu, no TPU."""
 
 import json
 import math
@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from jaxdlm import policies
 from jaxdlm.models.params import count_params
 from jaxdlm.models.registry import released_config
 
@@ -20,15 +21,21 @@ GIB = 2**30
 VOCAB, ROWS, COLUMNS, BLOCK, LAYERS = 126464, 8, 512, 32, 32
 
 
-def plan(folder, *options):
-    """The JSON of `jaxdlm plan` and the program. In a process of its own: libtpu would claim this one's JAX."""
+def alone(*words, timeout=600):
+    """What `python -m ...` prints. In a process of its own: libtpu would claim this one's JAX."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     env.pop("XLA_FLAGS", None)
-    program = folder / "program.txt"
-    command = [sys.executable, "-m", "jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", *words]
+    result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout), program.read_text()
+    return result.stdout
+
+
+def plan(folder, *options):
+    """The JSON of `jaxdlm plan` and the program."""
+    program = folder / "program.txt"
+    printed = alone("jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program))
+    return json.loads(printed), program.read_text()
 
 
 def report(script, *options):
@@ -45,6 +52,22 @@ def largest(program, dtype):
     """Elements of the largest array of a type that any instruction makes."""
     shapes = re.findall(rf"\b{dtype}\[([\d,]+)\]", program)
     return max(math.prod(int(size) for size in shape.split(",")) for shape in shapes)
+
+
+# what the compiler itself puts into a program; a host callback, a send or an infeed would be another name
+PLAIN = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "ZeroCrop"}
+
+
+@pytest.mark.slow
+def test_every_recipe_and_every_cache_compiles():
+    programs = [json.loads(line) for line in alone("tests.tpu_programs", timeout=1800).splitlines()]
+    assert {one["recipe"] for one in programs} == set(policies.RECIPES)
+    assert {one["cache"] for one in programs} - {""} == set(policies.CACHES)
+    for one in programs:
+        # a draft with exits has a loop of its own behind each but the last: the next part of its layers, where asked for
+        inner = 2 if one["recipe"] == "s2d" else 0
+        assert one["loops"] == 1 + inner, f"{one}: decoding is one `while`"
+        assert set(one["calls"]) <= PLAIN, f"{one}: nothing leaves the chip before the last token"
 
 
 @pytest.mark.slow

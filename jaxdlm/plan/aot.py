@@ -33,9 +33,12 @@ LOCK = pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-libtpu-{os.getuid()}.lock"
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once."""
+    """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
 
-    model: str
+    model: a released one by its name, or a configuration.
+    """
+
+    model: str | ModelConfig
     batch: int
     prompt: int
     max_new: int
@@ -46,12 +49,13 @@ class Job:
 
     @functools.cached_property
     def config(self) -> ModelConfig:
-        return dataclasses.replace(released_config(self.model), param_dtype=self.dtype)
+        config = released_config(self.model) if isinstance(self.model, str) else self.model
+        return dataclasses.replace(config, param_dtype=self.dtype)
 
     @functools.cached_property
     def layout(self) -> _decode.Batch:
         """The rows as `decode` would lay them out; raises InputError for what it would refuse."""
-        lm = LM(Backbone(self.config), None, None, self.model)
+        lm = LM(Backbone(self.config), None, None, self.model if isinstance(self.model, str) else self.model.family)
         rule, cache = _decode.resolve_policy(self.policy), _decode.resolve_cache(self.cache)
         _decode.check(lm, rule, cache, "commit")
         prompts = [[0] * self.prompt] * self.batch
@@ -127,15 +131,25 @@ def slice_mesh(topology: str, axes: dict[str, int]) -> Mesh:
     return make_mesh(axes, topologies.get_topology_desc(topology, "tpu").devices)
 
 
-def compile_decode(job: Job, mesh: Mesh) -> Compiled:
-    """The program of `jaxdlm.decode` on the mesh. Raises DoesNotFit where the chips' memory is too small."""
-    start = time.perf_counter()
-    params = jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
+def weights(job: Job, mesh: Mesh) -> PyTree:
+    """The parameters as shapes with shardings."""
+    return jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
+
+
+def trace_decode(job: Job, mesh: Mesh) -> Any:
+    """`jaxdlm.decode` on the mesh, traced for weights that are shapes with shardings."""
+    params = weights(job, mesh)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.layout.rows)
     whole = NamedSharding(mesh, PartitionSpec())
     rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), _decode.resolve_policy(job.policy))
     cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), _decode.resolve_cache(job.cache))
-    lowered = jax.jit(per_group(job, mesh, striped(job.decoder, params))).lower(rows, params, rule, cache)
+    return jax.jit(per_group(job, mesh, striped(job.decoder, params))).trace(rows, params, rule, cache)
+
+
+def compile_decode(job: Job, mesh: Mesh) -> Compiled:
+    """The program of `jaxdlm.decode` on the mesh. Raises DoesNotFit where the chips' memory is too small."""
+    start = time.perf_counter()
+    lowered = trace_decode(job, mesh).lower()
     with tempfile.TemporaryDirectory() as folder:
         # the program itself cannot be printed where it uses instructions that only libtpu's own printer knows (v5p, v6e)
         options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -144,7 +158,7 @@ def compile_decode(job: Job, mesh: Mesh) -> Compiled:
         except jax.errors.JaxRuntimeError as error:
             raise (overflow(str(error)) or error) from None
         (text,) = (file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt"))
-    return Compiled(account(program, params), text, time.perf_counter() - start)
+    return Compiled(account(program, weights(job, mesh)), text, time.perf_counter() - start)
 
 
 def per_group(job: Job, mesh: Mesh, model: Model) -> Any:

@@ -1,0 +1,99 @@
+"""Compiles recipes for one small slice of TPUs; one JSON line per program. Run alone, since libtpu claims its process's
+JAX:
+
+    JAX_PLATFORMS=cpu python -m tests.tpu_programs
+
+Shapes are as small as two layers, two tiles of the head and the hardware's tiles of 8 x 128 allow.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdlm import _decode, layout, load, policies
+from jaxdlm.core.rule import Rule
+from jaxdlm.models import ModelConfig, TokenIds
+from jaxdlm.plan.aot import Job, alone, placed, prepare, slice_mesh, trace_decode
+from jaxdlm.sharding import batch_sharding, param_shardings
+from jaxdlm.speculative.decode import generate
+from tests.conformance import toys
+from tests.conformance.test_loop import whiles
+from tests.models.configs import CONFIGS
+
+TOPOLOGY = "v5e:2x2"
+ROWS, PROMPT, MAX_NEW, BLOCK = 32, 16, 32, 16
+SIZES = {"vocab_size": 16384, "hidden_size": 128, "num_heads": 2, "num_kv_heads": 2, "head_dim": 64}
+BLOCKED = ("sdar", "llada2", "llada21", "llada22", "fast_dllm_v2")  # recipes of models with block-causal attention
+# Every cache once, a stepper under one of them.
+CACHED = {
+    "prefix": "threshold", "dual": "freedave", "block_exact": "llada2", "refresh": "threshold", "delayed": "threshold",
+    "adaptive": "threshold", "recap": "threshold", "layer_reuse": "threshold", "sub_block": "fast_dllm_v2",
+    "encoder": "entropy_bound",
+}  # fmt: skip
+
+
+def config(recipe: str) -> ModelConfig:
+    """A small model of the kind that the recipe is for."""
+    if recipe == "entropy_bound":
+        tokens = TokenIds(mask=None, pad=0, eos=(1,))
+        layers = {"num_layers": 3, "layer_kinds": ("local", "local", "global"), "block_size": BLOCK}
+        return dataclasses.replace(CONFIGS["prefix_canvas"], tokens=tokens, **layers, **SIZES)
+    kind = toys.KINDS["sdar"] | {"block_size": BLOCK} if recipe in BLOCKED else {}
+    return dataclasses.replace(toys.BASE, **(kind | SIZES))
+
+
+def trace(recipe: str, cache: str, mesh: Mesh) -> Any:
+    """The whole decode of a diffusion recipe."""
+    policy = policies.RECIPES[recipe](**({"weights": toys.filter_weights(BLOCK)} if recipe == "learn2pd" else {}))
+    return trace_decode(Job(config(recipe), ROWS, PROMPT, MAX_NEW, BLOCK, policy, cache), mesh)
+
+
+def trace_pair(recipe: str, mesh: Mesh) -> Any:
+    """The whole generation of an autoregressive recipe with the embedded models; the draft's weights lie on every chip."""
+    lm, policy = load("tiny-ar"), _decode.resolve_method(recipe)
+    rows, bucket = layout.lay_out_rows(lm, [[1] * PROMPT] * ROWS, max_new=MAX_NEW, seed=0, ids=None, raw=False)
+    rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), rows)
+    params = jax.tree.map(placed, lm.params, param_shardings(lm.config, mesh))
+    whole = NamedSharding(mesh, PartitionSpec())
+    policy = jax.tree.map(lambda x: placed(jnp.asarray(x), whole), policy)
+    return generate.trace(rows, lm.model, params, policy, bucket, MAX_NEW, "commit")
+
+
+def programs() -> list[tuple[str, str]]:
+    """(recipe, cache); no cache for the autoregressive ones."""
+    masked = [(name, "none" if isinstance(build(), Rule) else "") for name, build in policies.RECIPES.items()]
+    return masked + [(recipe, cache) for cache, recipe in CACHED.items()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compiles every recipe for a small slice of TPUs.")
+    parser.add_argument("--recipes", nargs="*", default=list(policies.RECIPES))
+    given = parser.parse_args()
+    prepare()
+    with alone():
+        mesh = slice_mesh(TOPOLOGY, {"data": -1})
+        for recipe, cache in programs():
+            if recipe not in given.recipes:
+                continue
+            begin = time.process_time()  # the compiler's threads included
+            traced = trace(recipe, cache, mesh) if cache else trace_pair(recipe, mesh)
+            text = traced.lower().compile().as_text()
+            found = {"recipe": recipe, "cache": cache, "loops": whiles(traced.jaxpr.jaxpr), "calls": calls(text)}
+            print(json.dumps(found | {"seconds": time.process_time() - begin}), flush=True)
+
+
+def calls(text: str) -> list[str]:
+    """What a program asks of its host or of custom code."""
+    wanted = r'custom_call_target="([^"]+)"|\s(infeed|outfeed|send|recv)\('
+    return sorted({custom or plain for custom, plain in re.findall(wanted, text)})
+
+
+if __name__ == "__main__":
+    main()
