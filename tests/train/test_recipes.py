@@ -32,11 +32,10 @@ def test_shipped_shapes_are_those_of_the_recipe(name):
     assert lm.config == recipe(name).model.config
     shapes = jax.tree.map(lambda leaf: leaf.shape, abstract_params(lm.config))
     assert jax.tree.map(jnp.shape, lm.params) == shapes
-    assert (ASSETS / name / "model.safetensors").stat().st_size < 2.7 * 2**20
 
 
 def test_all_shipped_files_together_stay_small():
-    size = sum(file.stat().st_size for name in NAMES for file in (ASSETS / name).iterdir())
+    size = sum(file.stat().st_size for file in ASSETS.rglob("*") if file.is_file())
     assert size < 15 * 10**6
 
 
