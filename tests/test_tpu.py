@@ -116,3 +116,14 @@ def test_the_kernel_of_long_rows_writes_no_scores(capsys):
     assert plain["largest"] >= 2**28, "a chunk of scores"
     assert tiled["largest"] <= 4 * 4096 * 12288, "float32 of one feed-forward at the most"
     assert tiled["temporaries"] < plain["temporaries"] - 2**27
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
+def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
+    """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
+    options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8", "--decode"]
+    found = report("step_memory.py", *options, "--model", model, "--cache", cache, "--block", str(block))
+    with capsys.disabled():
+        print(f"\n{model}, {cache}: {found['decode_seconds']} s, {found['decode_core_seconds']} s of one core")
+    assert found["decode_core_seconds"] <= 60
