@@ -1,4 +1,4 @@
-"""docs/policies.md from the table of methods and a run of `jaxdlm eval`: python scripts/gallery.py DIR.
+"""docs/policies.md from the table of methods and runs of `jaxdlm eval`: python scripts/gallery.py DIR [--pairs DIR].
 
 Also writes docs/results: summary.json (what the page quotes), curves.svg, and one small chart per method.
 """
@@ -83,6 +83,14 @@ ADVICE = {
         "when not one token may change: any deterministic host, lossless",
         "where compute, not latency, is the limit: each forward reads `draft_steps` versions of the row",
     ),
+    "d3llm": (
+        "long answers: later blocks begin before earlier ones are finished, with models distilled for it",
+        "block-causal models, and answers that fit in one block",
+    ),
+    "entropy_bound": (
+        "models of uniform noise (DiffusionGemma), which rewrite their whole canvas",
+        "models with a mask token: `sdar,strategy=entropy_bounded`",
+    ),
     "learn2pd": (
         "canvases much longer than the answers, with a filter trained for the model (minutes)",
         "a block length that the filter was not trained for",
@@ -139,6 +147,14 @@ ADVICE = {
         "a draft deep enough that running its layers in parallel pays",
         "drafts of two or three layers",
     ),
+    "specdec_pp": (
+        "a draft with a head trained for it and its target (minutes), where some tokens are far harder than others",
+        "without the head: `speculative`",
+    ),
+    "s2d": (
+        "one deep draft for several targets, its exits trained (minutes)",
+        "drafts of two layers: one layer knows too little",
+    ),
     "lookup": (
         "answers that repeat the prompt (editing, extraction, code); needs no draft",
         "new text",
@@ -146,7 +162,7 @@ ADVICE = {
 }
 
 
-def page(found: Mapping[str, Any], command: str) -> str:
+def page(found: Mapping[str, Any], pairs: Mapping[str, Any], command: str) -> str:
     """The whole document."""
     meta, gates = found["meta"], found["gates"]
     learned = [task for task, gate in gates.items() if gate["learned"]]
@@ -159,7 +175,7 @@ def page(found: Mapping[str, Any], command: str) -> str:
         "written by `python scripts/gallery.py DIR`.\n"
     )
     parts = ["# Methods\n", measured, "![accuracy against tokens per forward](results/curves.svg)\n", overview(found)]
-    return "\n".join(parts + [section(entry, found) for entry in policies.TABLE])
+    return "\n".join(parts + [section(entry, found, pairs) for entry in policies.TABLE])
 
 
 def pooled(found: Mapping[str, Any], name: str | None = None) -> list[dict[str, Any]]:
@@ -201,7 +217,7 @@ def papers(words: str) -> str:
     return ", ".join(f"[{one.strip()}](https://arxiv.org/abs/{one.strip()})" for one in words.split(","))
 
 
-def section(entry: Any, found: Mapping[str, Any]) -> str:
+def section(entry: Any, found: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:
     when, when_not = ADVICE.get(entry.name, ("–", "–"))
     trained = "needs training" if entry.trained else "no training"
     caches = f"caches: {', '.join(entry.caches)}" if entry.caches else "always cached"
@@ -212,6 +228,8 @@ def section(entry: Any, found: Mapping[str, Any]) -> str:
         f"- Not: {when_not}.\n",
     ]
     points = pooled(found, entry.name)
+    if any(line["policy"] == entry.name for line in pairs.get("speculative", ())):
+        return "\n".join([*lines, *draft_and_target(entry.name, pairs)]) + "\n"
     if not points:
         reason = found.get("skipped", {}).get(f"{entry.name} with none")
         return "\n".join([*lines, f"Not in this run{f': {reason}' if reason else ''}.\n"])
@@ -227,6 +245,23 @@ def section(entry: Any, found: Mapping[str, Any]) -> str:
             f"| {p['speedup_forwards']:.2f} × | {100 * p['delta']:+.2f} ({100 * p['delta_lower']:+.2f}) |"
         )
     return "\n".join(lines) + "\n"
+
+
+def draft_and_target(name: str, pairs: Mapping[str, Any]) -> list[str]:
+    """What a run on a pair found: acceptance and equality by count, wall clock against `autoregressive`."""
+    meta = pairs["meta"]
+    lines = [
+        f"On `{meta['model']}` with draft `{meta['draft']}` (`jaxdlm {' '.join(summary.portable(meta['argv']))}`), greedy:\n",
+        "| setting | batch | accepted per forward | target forwards per token | equal rows | wall |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for line in pairs["speculative"]:
+        if line["policy"] == name:
+            lines.append(
+                f"| `{line['label']}` | {line['batch']} | {line['accepted']:.2f} | {line['forwards_per_token']:.3f} "
+                f"| {line['equal']} of {line['n']} | {line['speedup_wall']['p50']:.2f} × |"
+            )
+    return lines
 
 
 def charts(found: Mapping[str, Any], folder: pathlib.Path) -> None:
@@ -245,13 +280,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="--output of jaxdlm eval")
     parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
+    parser.add_argument("--pairs", type=pathlib.Path, help="--output of jaxdlm eval on an autoregressive model")
     parser.add_argument("--source", help="how the run was made, in Markdown (default: its command)")
     args = parser.parse_args()
     found = json.loads((args.folder / "summary.json").read_text())
+    pairs = {} if args.pairs is None else json.loads((args.pairs / "summary.json").read_text())
     results = args.docs / "results"
     results.mkdir(parents=True, exist_ok=True)
     command = f"`jaxdlm {' '.join(summary.portable(found['meta']['argv']))}`"
-    (args.docs / "policies.md").write_text(page(found, args.source or command))
+    (args.docs / "policies.md").write_text(page(found, pairs, args.source or command))
     (results / "summary.json").write_text(summary.dump(summary.compact(found)))
     charts(found, results)
 
