@@ -29,6 +29,7 @@ from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.typing import PyTree
 
 LOCK = pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-libtpu-{os.getuid()}.lock"
+LIBTPU_LOCK = pathlib.Path("/tmp/libtpu_lockfile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +118,29 @@ def prepare() -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """libtpu serves one process at a time."""
+    """libtpu serves one process at a time, and stays with a process until it has ended."""
     with LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        while not _libtpu_is_loaded() and _libtpu_is_taken():
+            time.sleep(0.1)
         yield
+
+
+def _libtpu_is_taken() -> bool:
+    """Whether another process has the lock by which libtpu refuses a second one."""
+    try:
+        with LIBTPU_LOCK.open("r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (FileNotFoundError, PermissionError):
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _libtpu_is_loaded() -> bool:
+    maps = pathlib.Path("/proc/self/maps")
+    return maps.exists() and b"libtpu.so" in maps.read_bytes()
 
 
 def slice_mesh(topology: str, axes: dict[str, int]) -> Mesh:
