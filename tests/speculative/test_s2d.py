@@ -70,6 +70,17 @@ def slow(prompt: list[int], answer: list[int], thresholds) -> list[int]:
     return rounds
 
 
+@pytest.mark.slow
+def test_one_draft_serves_several_targets():
+    """A target of its own layers, and one that the draft hardly ever foresees: each writes its own greedy tokens."""
+    accepted = []
+    for target in (TARGET, model(3), model(8, layers=4)):
+        out = decode(target, PROMPTS, policy((0.2, 0.3)), **RUN)
+        np.testing.assert_array_equal(out.tokens, [greedy_decode(target, prompt) for prompt in PROMPTS])
+        accepted.append(out.accepted.mean())
+    assert accepted[0] > max(accepted[1:])
+
+
 @pytest.mark.parametrize("thresholds", [(0.2, 0.3), (1.0, 1.0), (-1.0, -1.0)])
 def test_drafts_are_those_of_a_fresh_forward_and_tokens_those_of_plain_decoding(thresholds):
     """Mixed exits; never early; always at the first. `slow` knows neither caches nor catching up."""
