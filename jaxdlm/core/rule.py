@@ -66,6 +66,30 @@ class Stage:
         return geometry.canvas  # one column per forward
 
 
+class Hosting(Stage):
+    """Defaults of a rule around a whole policy, its `host`: what it does not say itself is what the host says."""
+
+    host: Any
+
+    @property
+    def view(self) -> str:  # type: ignore[override]
+        return self.host.view
+
+    @property
+    def uncond(self) -> bool:  # type: ignore[override]
+        return self.host.uncond
+
+    @property
+    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return self.host.writes
+
+    def init(self, window: int, vocab: int) -> PyTree:
+        return self.host.init(window, vocab)
+
+    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
+        return self.host.forwards(geometry)
+
+
 @struct.dataclass
 class Chain(Stage):
     """Rules applied one after the other; member i gets `fold_in(key, i)`."""

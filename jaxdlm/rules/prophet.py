@@ -8,10 +8,10 @@ from flax import struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Row, Status
 from jaxdlm.core.readout import given, summarise
-from jaxdlm.core.rule import Rule, Stage, Stepper, need
+from jaxdlm.core.rule import Hosting, Rule, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 STAGES = (0.33, 0.67)  # shares of the way at which the threshold falls
 
@@ -29,7 +29,7 @@ def answer_gap(logits: Float32[Array, "W V"], exists: Bool[Array, "W"], start: A
 
 
 @struct.dataclass
-class Prophet(Stage):
+class Prophet(Hosting):
     """See `prophet`. State: the host's."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
@@ -44,13 +44,6 @@ class Prophet(Stage):
     official: bool = struct.field(pytree_node=False, default=False)
 
     view: ClassVar[str] = "canvas"
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return self.host.uncond
-
-    def init(self, window: int, vocab: int) -> PyTree:
-        return self.host.init(window, vocab)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         kept, state = self.host.apply(draft, state, row, key)

@@ -6,31 +6,20 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Draft, Geometry, Row
-from jaxdlm.core.rule import Rule, Stage, Stepper
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
-from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Key
 
 
 @struct.dataclass
-class SubBlocks(Stage):
+class SubBlocks(Hosting):
     """See `sub_blocks`. State: the host's."""
 
     host: Any
     size: Any
     lead: bool = struct.field(pytree_node=False, default=True)
-
-    @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        return self.host.writes
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return self.host.uncond
-
-    def init(self, window: int, vocab: int) -> PyTree:
-        return self.host.init(window, vocab)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         return self.host.apply(draft, state, row._replace(open=row.open & self.current(row)), key)
@@ -42,9 +31,6 @@ class SubBlocks(Stage):
         now = part == part[jnp.argmax(row.open)]
         leads = row.open[0] & (row.tick == 0) if self.lead else jnp.asarray(False)
         return jnp.where(leads, column == 0, now)
-
-    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return self.host.forwards(geometry)
 
 
 def sub_blocks(host: Rule, size: Any = 8, *, lead: bool = True) -> SubBlocks:

@@ -11,7 +11,7 @@ from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule, Stage, Stepper
+from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
@@ -38,24 +38,12 @@ class Found(NamedTuple):
 
 
 @struct.dataclass
-class FreeDave(Stage):
+class FreeDave(Hosting):
     """See `freedave`. State: the host's, and (draft_steps - 1) W tokens."""
 
     host: Any
     draft_steps: int = struct.field(pytree_node=False, default=4)
     official: bool = struct.field(pytree_node=False, default=False)
-
-    @property
-    def view(self) -> str:  # type: ignore[override]
-        return self.host.view
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return self.host.uncond
-
-    @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        return self.host.writes
 
     def init(self, window: int, vocab: int) -> State:
         drafts = Drafts(jnp.zeros((self.draft_steps - 1, window), jnp.int32), jnp.asarray(False))
@@ -65,9 +53,6 @@ class FreeDave(Stage):
         """One step of the host."""
         draft, host = self.host.apply(draft, state.host, row, key)
         return draft, State(host, state.drafts)
-
-    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return self.host.forwards(geometry)
 
     def advance(
         self, carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry
