@@ -9,7 +9,7 @@ import numpy as np
 from jaxdlm._decode import resolve_cache
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
-from tests.conformance.toys import END, VOCAB, model
+from tests.conformance.toy_models import END, VOCAB, model
 
 POLICY = "threshold,tau=0.05"  # a random model is sure of nothing
 OPTIONS = {"max_new": 8, "block": 4, "slots": 4, "shard_rows": 5, "quiet": True, "policy": POLICY}

@@ -6,7 +6,7 @@ from jaxdlm import decode
 from jaxdlm.batch.rows import randomness_key
 from jaxdlm.errors import InputError
 from tests.batch.jobs import job, policies, read, results, write
-from tests.conformance.toys import model as diffusion
+from tests.conformance.toy_models import model as diffusion
 from tests.speculative.toys import PROMPTS, model
 
 ASKED = [{"id": f"row {i}", "tokens": list(prompt)} for i, prompt in enumerate(PROMPTS)]

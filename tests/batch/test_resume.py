@@ -117,7 +117,7 @@ def test_another_job_is_refused_by_name(whole, tmp_path, name):
 
 
 def test_another_input_or_model_is_refused(whole, tmp_path):
-    from tests.conformance.toys import model
+    from tests.conformance.toy_models import model
 
     source, _ = whole
     out = tmp_path / "out"

@@ -14,7 +14,7 @@ from jaxdlm.batch.source import scan, source
 from jaxdlm.errors import InputError
 from tests.batch.jobs import job, rows, write
 from tests.batch.jobs import read as output
-from tests.conformance.toys import END, MASK, VOCAB, model
+from tests.conformance.toy_models import END, MASK, VOCAB, model
 
 DEFAULTS = Defaults(max_new=8, seed=3)
 TOKENS = [3, 9, 4]

@@ -9,7 +9,7 @@ from jaxdlm import decode, policies
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import randomness_key
 from tests.batch.jobs import POLICY, job, read, results, rows, write
-from tests.conformance.toys import model
+from tests.conformance.toy_models import model
 
 TRACE = "/jax/core/compile/backend_compile_duration"
 ROWS = rows(23, max_new=[8, 3], seed=[None, 5])

@@ -1,49 +1,15 @@
-"""Random two-layer models, and the tables that the conformance tests run over: recipes, caches, kinds of models."""
+"""The tables that the conformance tests run over: recipes, caches, kinds of models."""
 
-import dataclasses
-import functools
 import inspect
 
 import jax
 import jax.numpy as jnp
 
 from jaxdlm import FilterWeights, InputError, Rule, _decode, policies
-from jaxdlm._load import LM
-from jaxdlm.models import Backbone, ModelConfig
-from jaxdlm.models.config import RopeConfig, TokenIds
-from jaxdlm.models.params import init_params
+from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model  # noqa: F401
 
-VOCAB, MASK, END = 48, 47, 46
 GRID = {"max_new": 8, "block": 4}
 PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3, 28, 10, 5, 1, 39])
-
-
-BASE = ModelConfig(
-    family="llada", vocab_size=VOCAB, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=4, head_dim=8,
-    intermediate_size=48, max_position=128, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="full",
-    prediction="same", noise="mask", tokens=TokenIds(mask=MASK, pad=0, eos=(END,)), param_dtype="float32",
-)  # fmt: skip
-GROUPED = {"n_group": 4, "topk_group": 2, "router_score": "sigmoid", "router_bias": True, "norm_topk": True}
-KINDS = {
-    "same": {},  # LLaDA: each row speaks for its own column
-    "next": {"family": "dream", "num_kv_heads": 2, "qkv_bias": True, "prediction": "next"},  # for the following one
-    "sdar": {"family": "sdar", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4},
-    "v2": {
-        "family": "fast_dllm_v2", "num_kv_heads": 2, "qkv_bias": True, "attention": "block_causal", "block_size": 4,
-        "prediction": "next",
-    },
-    "llada2": {
-        "family": "llada2_moe", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4,
-        "num_experts": 8, "top_k": 3, "expert_size": 12, "shared_size": 12, "first_dense_layers": 1,
-        "routed_scale": 2.5, "router_in_f32": True, **GROUPED,
-    },
-}  # fmt: skip
-
-
-@functools.cache
-def model(kind: str) -> LM:
-    config = dataclasses.replace(BASE, **KINDS[kind])
-    return LM(Backbone(config), init_params(config, jax.random.key(1), loud=True), None, f"toy-{kind}")
 
 
 def parameters(recipe: str) -> dict:
