@@ -7,7 +7,7 @@ from flax import struct
 
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Row, Status
-from jaxdlm.core.readout import given, summarise
+from jaxdlm.core.readout import first_best, given, summarise
 from jaxdlm.core.rule import Hosting, Rule, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -55,7 +55,7 @@ class Prophet(Hosting):
         early, middle, late = (jnp.asarray(x, jnp.float32) for x in self.thresholds)
         bar = jnp.where(way < STAGES[0], early, jnp.where(way < STAGES[1], middle, late))
         leave = gap >= bar
-        best = jnp.argmax(draft.logits, axis=1).astype(jnp.int32)
+        best = first_best(draft.logits)
         return kept._replace(
             token=jnp.where(leave, best, kept.token),
             commit=jnp.where(leave, row.pending & row.exists, kept.commit),

@@ -10,7 +10,7 @@ from flax import struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Raised, Readout, Summary, given, summarise, untouched
+from jaxdlm.core.readout import Summary, first_best, given, summarise, untouched
 from jaxdlm.core.rule import Stage
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -63,7 +63,7 @@ def uniform(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, k
 
 def gumbel_max(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
     """argmax(l + Gumbel): a draw from softmax(l)."""
-    return jnp.argmax(logits + column_gumbel(key, row.position, logits.shape[1]), axis=1).astype(jnp.int32)
+    return first_best(logits + column_gumbel(key, row.position, logits.shape[1]))
 
 
 def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
@@ -117,13 +117,12 @@ class Sample(Stage):
         return KINDS.get(self.measure)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        source = untouched(draft)
         filtered = self.top_p is not None or self.top_k is not None
-        if source is None or filtered or not (self.greedy or self.draw is gumbel_max):
+        if filtered or not (self.greedy or self.draw is gumbel_max):
             return self._whole(draft, row, key), state
         if self.measure not in SUMMARISED and self.measure is not uniform:
             return self._whole(draft, row, key), state
-        return self._tiled(source, draft, row, key), state
+        return self._tiled(draft, row, key), state
 
     def _whole(self, draft: Draft, row: Row, key: Array) -> Draft:
         """From the logits of the whole vocabulary."""
@@ -132,14 +131,15 @@ class Sample(Stage):
             shaped = nucleus(shaped, self.top_p)
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
-        token = jnp.argmax(shaped, axis=1).astype(jnp.int32)
+        token = first_best(shaped)
         if not self.greedy:
             token = jnp.where(jnp.asarray(self.temperature) > 0, self.draw(shaped, row, key), token)
         score = self.measure(shaped if self.tempered else logits, token, row, key)
         return draft._replace(token=token, score=score)
 
-    def _tiled(self, source: Readout | Raised, draft: Draft, row: Row, key: Array) -> Draft:
-        """The same in one pass over the tiles of the vocabulary."""
+    def _tiled(self, draft: Draft, row: Row, key: Array) -> Draft:
+        """The same in one pass over the tiles of the vocabulary, if the logits are still the model's: tiles of the head."""
+        source = untouched(draft)
 
         def rank(logits: Array, ids: Array) -> Array:
             shaped = logits if self.tempered else self._shape(logits)
@@ -148,11 +148,14 @@ class Sample(Stage):
             noisy = shaped + column_gumbel(key, row.position, ids)
             return jnp.where(jnp.asarray(self.temperature) > 0, noisy, shaped)
 
-        found = summarise(source, self._shape if self.tempered else None, rank)
+        found = summarise(
+            given(draft.logits) if source is None else source, self._shape if self.tempered else None, rank
+        )
         score = (
             uniform(draft.logits, found.token, row, key) if self.measure is uniform else SUMMARISED[self.measure](found)
         )
-        return draft._replace(token=found.token, score=score, finite=jnp.all(found.finite))
+        finite = draft.finite if source is None else jnp.all(found.finite)
+        return draft._replace(token=found.token, score=score, finite=finite)
 
     def _shape(self, logits: Array) -> Array:
         """l / T; l at T = 0."""
