@@ -1,10 +1,12 @@
 """Memory of a forward over a long row with each implementation of attention, from the compiler: nothing runs.
 
     python benchmarks/attention_memory.py --model llada-8b --layers 2 --length 4096    # libtpu, no TPU
+    python benchmarks/attention_memory.py --target v5e:2x4 --tensor 4 --rows 2         # heads over 4 chips, rows over 2
 
-The forward is for one chip of the slice. Prints a JSON object with, for `xla` (which goes in chunks where scores would be
-large) and `auto`: the bytes of temporaries, those of the largest float32 array, the bytes that the compiler
-counts as read and written, and the seconds that it took.
+The forward is for one chip of the slice, or for `--tensor` chips along the heads and the others along the rows. Prints a
+JSON object with, for `xla` (which goes in chunks where scores would be large) and `auto`, per chip: the bytes of
+temporaries, those of the largest float32 array, the bytes that the compiler counts as read and written, how many
+kernels the program calls, and the seconds that it took.
 """
 
 import argparse
@@ -17,21 +19,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
 from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.sharding import batch_sharding, param_shardings, striped
 
 
-def compiled(model: Backbone, target: str, rows: int, length: int) -> Any:
-    """The final hidden rows of `rows` rows of `length` columns, for one chip."""
-    whole = NamedSharding(slice_mesh(target, {"data": 1}), PartitionSpec())
-    params = jax.tree.map(lambda x: placed(x, whole), abstract_params(model.config))
+def compiled(model: Backbone, mesh: Mesh, rows: int, length: int, attention: str) -> Any:
+    """The final hidden rows of `rows` rows of `length` columns."""
+    params = jax.tree.map(placed, abstract_params(model.config), param_shardings(model.config, mesh))
     kinds = (jnp.int32, jnp.int32, bool)
-    inputs = [placed(jax.ShapeDtypeStruct((rows, length), kind), whole) for kind in kinds]
-    return jax.jit(lambda params, *x: model.apply(params, *x).hidden).lower(params, *inputs).compile()
+    inputs = [placed(jax.ShapeDtypeStruct((rows, length), kind), batch_sharding(mesh)) for kind in kinds]
+    spread = dataclasses.replace(striped(model, params), attention=attention)
+    return jax.jit(lambda params, *x: spread.apply(params, *x).hidden).lower(params, *inputs).compile()
 
 
 def largest(program: str) -> int:
@@ -43,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory of attention, from the compiler.")
     parser.add_argument("--model", default="llada-8b")
     parser.add_argument("--target", default="v5e:1x1")
+    parser.add_argument("--tensor", type=int, help="default: one chip alone")
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--layers", type=int, help="default: all")
@@ -55,14 +59,16 @@ def main() -> None:
     report["scores"] = 4 * given.rows * config.num_heads * given.length**2
     with alone():
         prepare()
+        axes = {"data": -1, "tensor": given.tensor} if given.tensor else {"data": 1}
+        mesh = slice_mesh(given.target, axes)
         for name in ways:
-            model = Backbone(config, attention=name, alone=True)
             begin = time.perf_counter()
-            program = compiled(model, given.target, given.rows, given.length)
+            program = compiled(Backbone(config), mesh, given.rows, given.length, name)
             cost = program.cost_analysis()
             report[name] = {
                 "temporaries": program.memory_analysis().temp_size_in_bytes, "largest": largest(program.as_text()),
-                "bytes": int(cost.get("bytes accessed", 0)), "seconds": round(time.perf_counter() - begin, 1),
+                "bytes": int(cost.get("bytes accessed", 0)), "kernels": program.as_text().count("tpu_custom_call"),
+                "seconds": round(time.perf_counter() - begin, 1),
             }  # fmt: skip
     print(json.dumps(report))
 

@@ -106,7 +106,9 @@ def measured(name: str, times: int) -> str:
         versions = getattr(policy, "versions", None)
         several = None if versions is None else versions(carry.rows, start)
         host = getattr(policy, "host", policy) if versions is not None else policy
-        return loop.window_logits(carry.rows, start, carry.cache, several, params=params, **fixed | {"policy": host})[0]
+        known = fixed | {"policy": host, "params": params}
+        hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, several, **known)
+        return loop.heads(hidden, model=known["model"], params=params, policy=host)[0]
 
     bare, whole = jax.jit(forward), jax.jit(lambda c, p: loop.step(c, params=p, **fixed))
     spent = contest({"bare": lambda: bare(carry, lm.params), "whole": lambda: whole(carry, lm.params)}, times)

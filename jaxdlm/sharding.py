@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
+from jaxdlm.models.attention import Spread
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import ParamSpec, map_specs
@@ -72,8 +73,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def striped(model: Model, params: PyTree) -> Model:
-    """The model as its weights lie: the head's vocabulary in as many stripes as devices share it, so that each reads its
-    own part of every tile (`core.model.Tiling`), and `alone` where all lies on one device. No `Backbone`: as it is."""
+    """The model as its weights lie. No `Backbone`: as it is.
+
+    The head's vocabulary is in as many stripes as devices share it, so that each reads its own part of every tile
+    (`core.model.Tiling`); `alone` where all lies on one device; `spread` says which rows and heads each of several has.
+    """
     if not isinstance(model, Backbone):
         return model
     tied = model.config.tie_embeddings
@@ -87,4 +91,17 @@ def striped(model: Model, params: PyTree) -> Model:
     names = placed.spec[axis] if axis < len(placed.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
     stripes = math.prod(placed.mesh.shape[name] for name in names)
-    return dataclasses.replace(model, stripes=stripes, alone=alone)
+    return dataclasses.replace(
+        model, stripes=stripes, alone=alone, spread=None if alone else spread(model.config, placed.mesh)
+    )
+
+
+def spread(config: ModelConfig, mesh: Any) -> Spread | None:
+    """Where rows and heads of a program on the mesh lie; None where devices share the query heads, but not the others."""
+    rows = tuple(axis for axis in BATCH if axis in mesh.shape)
+    axis, shapes = RULES["heads"], [config.attention_shape(kind) for kind in config.kinds]
+    devices = mesh.shape.get(axis, 1)
+    whole = [size % devices != 0 for size in (config.num_heads, *(kv for kv, _ in shapes))]
+    if any(whole) and not all(whole):
+        return None
+    return Spread(mesh, rows, None if devices == 1 or any(whole) else axis)

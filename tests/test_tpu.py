@@ -119,6 +119,15 @@ def test_the_kernel_of_long_rows_writes_no_scores(capsys):
 
 
 @pytest.mark.slow
+def test_the_kernel_of_long_rows_on_several_chips():
+    """Rows over two groups of chips, heads over the four of each: every chip runs the kernel on its own."""
+    found = report("attention_memory.py", "--layers", "1", "--target", "v5e:2x4", "--tensor", "4", "--rows", "2")
+    assert (found["xla"]["kernels"], found["auto"]["kernels"]) == (0, 1)
+    assert found["auto"]["bytes"] < found["xla"]["bytes"]
+    assert found["auto"]["temporaries"] < found["scores"] / 8, "the scores of a chip's rows and heads"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
     """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""

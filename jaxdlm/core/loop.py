@@ -109,11 +109,18 @@ def step(carry: Carry, **fixed: Any) -> Carry:
 
 def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
     """One forward, one step of the policy."""
-    rows = carry.rows
+    rows, fixed = carry.rows, {"model": model, "params": params, "policy": policy, "geometry": geometry}
     start = window_start(rows, policy, geometry)
-    hidden, state, active = window_hidden(
-        rows, start, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry
-    )
+    hidden, state, active = window_hidden(rows, start, carry.cache, cache=cache, **fixed)
+    new, trace = settle(rows, carry.trace, start, hidden, active, **fixed)
+    return Carry(new, state, trace, carry.loops + 1)
+
+
+def settle(
+    rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], *, model: Model,
+    params: PyTree, policy: Rule, geometry: Geometry,
+) -> tuple[Rows, Trace]:  # fmt: skip
+    """What comes of a forward: the rows after the policy's step on its hidden rows, and the record."""
     logits, uncond = heads(hidden, model=model, params=params, policy=policy)
     # what no rule asks for is never computed, because nothing depends on it: the logits, or the readout of them
     read = None if policy.uncond or model.tiling.count == 1 else hidden
@@ -121,8 +128,7 @@ def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: C
         rows, logits, uncond, start, read, params=params, model=model, policy=policy, geometry=geometry
     )
     new = freeze(active, new._replace(forwards=rows.forwards + 1), rows)
-    trace = record(carry.trace, rows, new, active, changed, score, start, geometry)
-    return Carry(new, state, trace, carry.loops + 1)
+    return new, record(trace, rows, new, active, changed, score, start, geometry)
 
 
 def decide(
@@ -199,15 +205,6 @@ def heads(
         return logits, None
     given, uncond = jnp.split(logits, 2)
     return given, uncond
-
-
-def window_logits(
-    rows: Rows, start: Array, state: PyTree, versions: Int32[Array, "B N L"] | None = None, **fixed: Any
-) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None, PyTree, Bool[Array, "B"]]:
-    """`heads` of `window_hidden`: (logits, unconditional ones, the cache's state, who takes part)."""
-    hidden, state, active = window_hidden(rows, start, state, versions, **fixed)
-    logits, uncond = heads(hidden, **{name: fixed[name] for name in ("model", "params", "policy")})
-    return logits, uncond, state, active
 
 
 def doubled(

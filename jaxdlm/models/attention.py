@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.flash import flash, tile
@@ -22,34 +24,45 @@ Parts = Array | tuple[Array, ...]
 Attend = Callable[[Array, Parts, Parts, Array, float], Array]
 
 
-def choose(kind: str, alone: bool) -> Attend:
+@dataclass(frozen=True)
+class Spread:
+    """Mesh axes over which a program's rows and heads lie; heads None: on every device all of them."""
+
+    mesh: Mesh
+    rows: tuple[str, ...]
+    heads: str | None
+
+
+def choose(kind: str, alone: bool, spread: Spread | None = None) -> Attend:
     """The attention of a model: `attend`, or what `kind` asks for.
 
     auto: by the platform that the program is lowered for. A GPU: cuDNN's flash attention where it takes the shapes (16
     bits, heads of at most 128, from 128 queries on, keys in one part). A TPU: the kernel, where the plain form would
-    have to go in chunks, shapes allow and the program is for one chip (`alone`): the compiler cannot split a kernel.
-    Everything else, CPUs too: plain. All of them take any mask, so that pads are seen by nobody. Raises InputError for
-    another kind.
+    have to go in chunks, shapes allow and it is known how devices share the work: the program is for one (`alone`), or
+    `spread` says which rows and heads each has. Everything else, CPUs too: plain. All of them take any mask, so that
+    pads are seen by nobody. Raises InputError for another kind.
     """
     if kind not in KINDS:
         raise InputError(f"attention={kind!r}: must be one of {', '.join(KINDS)}")
     ways: dict[str, Attend] = {
-        "auto": functools.partial(automatic, alone=alone), "xla": attend, "cudnn": cudnn, "flash": kernel,
+        "auto": functools.partial(automatic, alone=alone, spread=spread), "xla": attend, "cudnn": cudnn,
+        "flash": functools.partial(kernel, spread=spread),
     }  # fmt: skip
     return ways[kind]
 
 
 def automatic(
-    q: Float[Array, "B T N H"], k: Parts, v: Parts, allow: Bool[Array, "B T S"], scale: float, *, alone: bool
-) -> Float[Array, "B T N H"]:
+    q: Float[Array, "B T N H"], k: Parts, v: Parts, allow: Bool[Array, "B T S"], scale: float, *, alone: bool,
+    spread: Spread | None = None,
+) -> Float[Array, "B T N H"]:  # fmt: skip
     """See `choose`."""
     others: dict[str, Callable[..., Array]] = {}
     if jax.default_backend() == "gpu" and not isinstance(k, tuple) and _cudnn_takes(q) is None:
         others["cuda"] = lambda q, k, v, allow: cudnn(q, k, v, allow, scale)
     batch, queries, heads, _ = q.shape
     large = 4 * batch * heads * queries * allow.shape[2] > SCORES
-    if alone and large and not isinstance(k, tuple) and _kernel_takes(allow) is None:
-        others["tpu"] = lambda q, k, v, allow: kernel(q, k, v, allow, scale)
+    if (alone or spread) and large and not isinstance(k, tuple) and _kernel_takes(allow) is None:
+        others["tpu"] = lambda q, k, v, allow: kernel(q, k, v, allow, scale, spread)
     if not others:
         return attend(q, k, v, allow, scale)
     plain = lambda q, k, v, allow: attend(q, k, v, allow, scale)  # noqa: E731
@@ -76,12 +89,37 @@ def _cudnn_takes(q: Array, least: int = WORTH) -> str | None:
 
 
 def kernel(
-    q: Float[Array, "B T N H"], k: Parts, v: Parts, allow: Bool[Array, "B T S"], scale: float
-) -> Float[Array, "B T N H"]:
-    """`attend` by `flash`. Raises InputError for shapes that it does not take. Gradients are those of `attend`."""
+    q: Float[Array, "B T N H"], k: Parts, v: Parts, allow: Bool[Array, "B T S"], scale: float,
+    spread: Spread | None = None,
+) -> Float[Array, "B T N H"]:  # fmt: skip
+    """`attend` by `flash`, each device on its own rows and heads where they are `spread`.
+
+    Raises InputError for shapes that it does not take. Gradients are those of `attend`.
+    """
     if _kernel_takes(allow) is not None:
         raise InputError(f"attention='flash' {_kernel_takes(allow)}: use 'auto'")
-    return _kernel(q, _whole(k), _whole(v), allow, scale)
+    inputs = (q, _whole(k), _whole(v), allow)
+    if spread is None:
+        return _kernel(*inputs, scale)
+    return _split(lambda *own: _kernel(*own, scale), inputs, spread)
+
+
+def _split(run: Callable[..., Array], inputs: tuple[Array, ...], spread: Spread) -> Array:
+    """`run` on the part of each device: the compiler cannot split a kernel, and asks for one over all axes of the mesh.
+
+    Where a part of the program around it is split by hand already (the groups of `jaxdlm batch`), over the others."""
+    around = jax.sharding.get_abstract_mesh()
+    free = frozenset(spread.mesh.axis_names) - frozenset(around.manual_axes)
+    rows = tuple(axis for axis in spread.rows if axis in free)
+    if inputs[0].shape[0] % int(np.prod([spread.mesh.shape[axis] for axis in rows])):
+        rows = ()
+    heads = spread.heads if spread.heads in free else None
+    columns, seen = PartitionSpec(rows or None, None, heads, None), PartitionSpec(rows or None, None, None)
+    mesh = spread.mesh if around.empty else None  # None: the one around
+    one = jax.shard_map(
+        run, mesh=mesh, in_specs=(*(columns,) * 3, seen), out_specs=columns, axis_names=free, check_vma=False
+    )
+    return one(*inputs)
 
 
 def _kernel_takes(allow: Array) -> str | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
 from jaxdlm.errors import ConfigUnsupported
-from jaxdlm.models.attention import Attend, choose
+from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, read, rms_norm
@@ -30,8 +30,8 @@ class Backbone:
     (`sharding.striped`).
     group: layers whose attention reads the same input, so that it can run at the same time; 1 is the model itself,
     more are a rough form of it over the same weights, for drafting (see `jaxdlm.models.parallel`).
-    attention: "auto", "xla", "cudnn" or "flash" (`attention.choose`); alone: all weights lie on one device
-    (`sharding.striped`), which "auto" asks for its kernel.
+    attention: "auto", "xla", "cudnn" or "flash" (`attention.choose`); alone: all weights lie on one device; spread: how
+    several share the heads (both from `sharding.striped`). "auto" asks for one of them before it takes its kernel.
     """
 
     config: ModelConfig
@@ -40,6 +40,7 @@ class Backbone:
     group: int = 1
     attention: str = "auto"
     alone: bool = False
+    spread: Spread | None = None
 
     def apply(
         self,
@@ -116,7 +117,7 @@ class Backbone:
 
     @property
     def _attend(self) -> Attend:
-        return choose(self.attention, self.alone)
+        return choose(self.attention, self.alone, self.spread)
 
     @property
     def tiling(self) -> Tiling:

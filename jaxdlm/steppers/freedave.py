@@ -9,11 +9,11 @@ from flax import struct
 
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows
+from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Trace
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
 class Drafts(NamedTuple):
@@ -58,23 +58,30 @@ class FreeDave(Hosting):
         self, carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry
     ) -> Carry:
         """One forward over the row as it stands and its drafts, the steps that they allow, and new drafts."""
-        rows, fixed = carry.rows, {"model": model, "policy": self.host, "geometry": geometry}
+        rows, fixed = carry.rows, {"model": model, "params": params, "geometry": geometry}
         start = loop.window_start(rows, self.host, geometry)
-        versions = self.versions(rows, start)
-        logits, uncond, state, active = loop.window_logits(
-            rows, start, carry.cache, versions, model=model, params=params, policy=self.host, cache=cache,
-            geometry=geometry,
-        )  # fmt: skip
+        hidden, state, active = loop.window_hidden(
+            rows, start, carry.cache, self.versions(rows, start), policy=self.host, cache=cache, **fixed
+        )
+        new, trace = self.settle(rows, carry.trace, start, hidden, active, cache=cache, **fixed)
+        return Carry(new, state, trace, carry.loops + 1)
+
+    def settle(
+        self, rows: Rows, trace: Trace, start: Int32[Array, "B"], hidden: Float[Array, "BN W D"],
+        active: Bool[Array, "B"], *, model: Model, params: PyTree, cache: Cache, geometry: Geometry,
+    ) -> tuple[Rows, Trace]:  # fmt: skip
+        """What comes of a forward over the versions of each row; as `loop.settle`."""
+        fixed = {"model": model, "policy": self.host, "geometry": geometry}
         logits, uncond = (
-            None if x is None else rearrange(x, "(b n) w v -> b n w v", n=self.draft_steps) for x in (logits, uncond)
+            None if x is None else rearrange(x, "(b n) w v -> b n w v", n=self.draft_steps)
+            for x in loop.heads(hidden, model=model, params=params, policy=self.host)
         )
         hosted = rows._replace(policy=rows.policy.host)
         found = (subset if self.official else exact)(hosted, rows.policy.drafts, logits, uncond, start, cache, fixed)
         drafts = self.draft(found, logits, uncond, start, cache, fixed)
         new = found.rows._replace(policy=State(found.rows.policy, drafts), forwards=rows.forwards + 1)
         new = loop.freeze(active, new, rows)
-        trace = loop.record(carry.trace, rows, new, active, found.changed, found.score, start, geometry)
-        return Carry(new, state, trace, carry.loops + 1)
+        return new, loop.record(trace, rows, new, active, found.changed, found.score, start, geometry)
 
     def versions(self, rows: Rows, start: Int32[Array, "B"]) -> Int32[Array, "B N L"]:
         """The row as it stands, then its drafts."""

@@ -1,19 +1,22 @@
 """Every implementation of attention computes what the plain one does, for every kind of mask, ragged rows included."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxdlm import InputError
 from jaxdlm.models import attention
-from jaxdlm.models.attention import attend, choose, kernel
+from jaxdlm.models.attention import Spread, attend, choose, kernel
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.masks import attention_masks
 from jaxdlm.models.params import init_params
-from jaxdlm.sharding import striped
+from jaxdlm.sharding import make_mesh, spread, striped
 from tests.models.configs import CONFIGS
 
 B, L, N, K, H = 2, 256, 4, 2, 16
@@ -57,6 +60,34 @@ def test_the_kernel_is_the_plain_path_and_both_are_float64(kind):
     np.testing.assert_allclose(tiled, plain, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("axes", [{"data": 2, "tensor": 2}, {"tensor": 4}, {"fsdp": 2}, {"data": 4}], ids=str)
+def test_the_kernel_on_the_rows_and_heads_of_each_device(axes):
+    """On four devices, interpreted: by hand over the whole mesh, and over what is left of it where its groups are split
+    by hand already. Two key heads do not go into four devices, nor two rows: those lie whole on each."""
+    mesh, allow = make_mesh(axes), jnp.asarray(allowed("full"))
+    config = dataclasses.replace(CONFIGS["full"], num_heads=N, num_kv_heads=K if axes != {"tensor": 4} else N)
+    shares = spread(config, mesh)
+    keys, values = (jnp.repeat(x, config.num_kv_heads // K, axis=2) for x in (KEYS, VALUES))
+    inputs = tuple(jax.device_put(x, NamedSharding(mesh, P())) for x in (Q, keys, values, allow))
+    plain = run(attend, allow)
+    way = jax.jit(lambda *x: choose("flash", False, shares)(*x, 0.3))
+    np.testing.assert_allclose(way(*inputs), plain, rtol=0, atol=1e-5)
+    heads, rows = N // axes.get("tensor", 1), B // axes.get("data", axes.get("fsdp", 1)) or B
+    assert f"f32[{rows},{heads},{L},{H}]" in way.lower(*inputs).compile().as_text(), "the share of a device"
+    if "data" in axes and B % axes["data"] == 0:
+        group = jax.jit(
+            jax.shard_map(way, mesh=mesh, in_specs=P("data"), out_specs=P("data"), axis_names={"data"}, check_vma=False)
+        )
+        np.testing.assert_allclose(group(*inputs), plain, rtol=0, atol=1e-5)
+
+
+def test_heads_that_devices_do_not_share_alike_are_left_to_the_compiler():
+    config, mesh = dataclasses.replace(CONFIGS["full"], num_heads=4, num_kv_heads=2), make_mesh({"tensor": 4})
+    assert spread(config, mesh) is None
+    assert spread(dataclasses.replace(config, num_kv_heads=4), mesh).heads == "tensor"
+    assert spread(dataclasses.replace(config, num_heads=6, num_kv_heads=2), mesh).heads is None, "all whole"
+
+
 def test_the_gradient_of_the_kernel_is_that_of_the_plain_path():
     allow, inputs = np.asarray(allowed("causal"))[:, :128, :128], tuple(x[:, :128] for x in (Q, KEYS, VALUES))
     weight = jnp.asarray(RNG.normal(size=inputs[0].shape), jnp.float32)
@@ -78,18 +109,21 @@ def test_a_stack_with_the_kernel_is_the_stack_without():
     assert not np.array_equal(tiled, plain), "the same program ran twice"
 
 
-def lowered(platform: str, dtype, *, alone: bool = True, queries: int = 4096) -> str:
+def lowered(platform: str, dtype, *, alone: bool = True, queries: int = 4096, spread=None) -> str:
     """The program of `auto` for a platform that is not here."""
     shapes = [jax.ShapeDtypeStruct((2, queries, heads, 128), dtype) for heads in (8, 2, 2)]
     shapes.append(jax.ShapeDtypeStruct((2, queries, queries), bool))
-    way = jax.jit(lambda q, k, v, allow: choose("auto", alone)(q, k, v, allow, 0.1))
+    way = jax.jit(lambda q, k, v, allow: choose("auto", alone, spread)(q, k, v, allow, 0.1))
     return way.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_auto_goes_by_the_platform_of_the_program(monkeypatch):
-    """Long rows: the kernel on one TPU, plain on many, on CPUs, and where scores are small; cuDNN on GPUs."""
+    """Long rows: the kernel on one TPU, and on many whose shares are known; plain on CPUs, and where scores are small; cuDNN
+    on GPUs."""
     assert "tpu_custom_call" in lowered("tpu", jnp.bfloat16)
     assert "tpu_custom_call" not in lowered("tpu", jnp.bfloat16, alone=False)
+    shared = Spread(make_mesh({"data": 2, "tensor": 2}), ("data",), "tensor")
+    assert "tpu_custom_call" in lowered("tpu", jnp.bfloat16, alone=False, spread=shared)
     assert "tpu_custom_call" not in lowered("tpu", jnp.bfloat16, queries=256)
     assert "custom_call" not in lowered("cpu", jnp.bfloat16)
     with_a_gpu(monkeypatch)

@@ -1,0 +1,105 @@
+"""The loop cut in two: a forward that no recipe is part of, and a step that neither the model nor the cache is part of.
+
+A whole decode is one program per recipe, cache and model. Cut, it is one per cache and model and one per recipe, so that
+all of them can meet. `test_families` holds the halves to the whole.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import Rule, layout
+from jaxdlm.core import loop
+from jaxdlm.core.cache import Context
+from jaxdlm.core.carry import Geometry, Rows, Trace
+from jaxdlm.core.rule import Stepper
+from tests.conformance.toys import PROMPTS, model
+
+GEOMETRY = Geometry(prompt=16, block=4, blocks=3)
+# the prompt's tail and the answer fill three blocks: models of both kinds have one geometry
+MAX_NEW = {"full": 12, "block_causal": 9}
+SHORT = (*PROMPTS[:2], PROMPTS[2][:14])
+
+
+class Seen(NamedTuple):
+    """All that a forward sees of a recipe."""
+
+    view: str
+    uncond: bool
+
+
+class Outcome(NamedTuple):
+    tokens: np.ndarray
+    forwards: np.ndarray
+    commit_step: np.ndarray
+    status: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("model", "seen"))
+def store(rows, params, cache, *, model, seen):
+    """The cache's state before the first forward."""
+    both = loop.doubled(rows, model, GEOMETRY)[0] if seen.uncond else rows
+    return cache.init(Context(model, params, GEOMETRY, loop.width(seen, GEOMETRY)), both)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "seen"))
+def read(rows, start, versions, state, params, cache, *, model, seen):
+    """A forward: hidden rows of the window, the cache's new state, which rows took part."""
+    fixed = {"model": model, "params": params, "policy": seen, "cache": cache, "geometry": GEOMETRY}
+    return loop.window_hidden(rows, start, state, versions, **fixed)
+
+
+@jax.jit
+def enter(rows, policy):
+    return loop.enter(rows, model=model("same").model, policy=policy, geometry=GEOMETRY)
+
+
+@jax.jit
+def look(rows, policy):
+    """First column of the window, and the versions of each row that a stepper has read."""
+    start = loop.window_start(rows, policy, GEOMETRY)
+    return start, policy.versions(rows, start) if isinstance(policy, Stepper) else None
+
+
+@jax.jit
+def settle(rows, trace, start, hidden, active, head, policy, cache):
+    """The policy's step. Head and token ids of all toys are alike; a stepper asks the cache when it is due."""
+    fixed = {"model": model("same").model, "params": head, "geometry": GEOMETRY}
+    if isinstance(policy, Stepper):
+        return policy.settle(rows, trace, start, hidden, active, cache=cache, **fixed)
+    return loop.settle(rows, trace, start, hidden, active, policy=policy, **fixed)
+
+
+@functools.cache
+def laid_out(kind: str, order: tuple[int, ...], alone: int | None) -> Rows:
+    """The prompts in this order, each with its own id; but for `alone`, where given, rows are done from the start."""
+    lm = model(kind)
+    run = {"max_new": MAX_NEW[lm.config.attention], "block": GEOMETRY.block, "seed": 5, "ids": order}
+    batch = layout.lay_out(lm, [SHORT[row] for row in order], **run)
+    assert batch.geometry == GEOMETRY
+    live = np.array([alone is None or row == alone for row in order])
+    return batch.rows._replace(pending=batch.rows.pending & live[:, None])
+
+
+def decode(
+    kind: str, policy: Rule, cache: Any, order: tuple[int, ...] = (0, 1, 2), alone: int | None = None
+) -> Outcome:
+    """As `jaxdlm.decode`, by halves; whole canvases."""
+    lm, seen = model(kind), Seen(policy.view, policy.uncond)
+    fixed = {"model": lm.model, "seen": seen}
+    rows = enter(laid_out(kind, order, alone), policy)
+    blank = jnp.full((len(order), GEOMETRY.canvas), -1, jnp.int32)
+    trace = Trace(blank, jnp.zeros(blank.shape, jnp.float32), None)
+    state = store(rows._replace(policy=()), lm.params, cache, **fixed)
+    head, due = {"lm_head": lm.params["lm_head"]}, cache if isinstance(policy, Stepper) else None
+    for _ in range(4 * int(policy.forwards(GEOMETRY))):
+        if np.asarray(rows.done).all():
+            break
+        start, versions = look(rows, policy)
+        hidden, state, active = read(rows._replace(policy=()), start, versions, state, lm.params, cache, **fixed)
+        rows, trace = settle(rows, trace, start, hidden, active, head, policy, due)
+    assert np.asarray(rows.done).all(), "the loop does not end"
+    return jax.device_get(Outcome(rows.tokens[:, GEOMETRY.prompt :], rows.forwards, trace.commit_step, rows.status))

@@ -1,0 +1,60 @@
+"""Every recipe with every cache on models of all four families: alone, batched and permuted a row decodes alike."""
+
+import numpy as np
+import pytest
+
+import jaxdlm
+from jaxdlm import policies
+from tests.conformance import halves
+from tests.conformance.toys import MASK, RULES, meets, model, parameters, policy
+
+# LLaDA: full attention; Dream: rows speak for the next column, grouped heads, biases; SDAR: block-causal, grouped heads
+# with norms; LLaDA2: block-causal, a mixture of experts
+FAMILIES = {"llada": "same", "dream": "next", "sdar": "sdar", "llada2": "llada2"}
+# small windows and periods, so that on twelve columns something lies outside and is kept
+SMALL = {
+    "refresh": {"before": 2, "after": 1, "warmup": 2}, "delayed": {"every": 5}, "recap": {"local": 2},
+    "adaptive": {"prompt_every": 5, "response_every": 3}, "layer_reuse": {"keys": (0, 2)}, "sub_block": {"size": 2},
+}  # fmt: skip
+
+
+def kept(cache: str):
+    return policies.CACHES[cache](**SMALL.get(cache, {}))
+
+
+def same(a, row: int, b, other: int, where: str) -> None:
+    for field in a._fields:
+        np.testing.assert_array_equal(getattr(a, field)[row], getattr(b, field)[other], f"{where}: {field}")
+
+
+@pytest.mark.parametrize("recipe", RULES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_alone_batched_and_permuted(family, recipe):
+    """One program for all three, as rows that are done from the start take no part; other numbers of rows and other
+    buckets: test_rows."""
+    kind, order = FAMILIES[family], (2, 0, 1)
+    for cache in [cache for cache in policies.CACHES if meets(recipe, cache, kind)]:
+        for heat in (0.0, 1.0) if "temperature" in parameters(recipe) else (None,):
+            rule, where = policy(recipe, heat), f"{family}, {recipe}, {cache}, temperature {heat}"
+            batch = halves.decode(kind, rule, kept(cache))
+            permuted = halves.decode(kind, rule, kept(cache), order)
+            for place, row in enumerate(order):
+                same(permuted, place, batch, row, where)
+            same(halves.decode(kind, rule, kept(cache), alone=1), 1, batch, 1, where)
+            assert (batch.tokens != MASK).all(), f"{where}: a mask is left, or was proposed"
+
+
+@pytest.mark.parametrize(
+    ("family", "recipe", "cache"),
+    [("llada", "threshold", "dual"), ("dream", "freedave", "prefix"), ("sdar", "credit", "block_exact")],
+)
+def test_the_halves_are_the_decode(family, recipe, cache):
+    lm, rule = model(FAMILIES[family]), policy(recipe, 1.0)
+    new = halves.MAX_NEW[lm.config.attention]
+    whole = jaxdlm.decode(lm, halves.SHORT, rule, kept(cache), max_new=new, block=halves.GEOMETRY.block, seed=5)
+    cut = halves.decode(FAMILIES[family], rule, kept(cache))
+    for row, prompt in enumerate(halves.SHORT):
+        tail = len(prompt) % halves.GEOMETRY.block if lm.config.attention == "block_causal" else 0
+        for field in ("tokens", "commit_step"):
+            np.testing.assert_array_equal(getattr(cut, field)[row, tail : tail + new], getattr(whole, field)[row])
+    np.testing.assert_array_equal(cut.forwards, whole.forwards)
