@@ -1,9 +1,10 @@
 """Memory per chip of a decode on TPUs that are not here, for several models and slices: `jaxdlm plan` as one table.
 
     python benchmarks/tpu_memory.py --models llada-8b --topologies v5e:2x4
-    python benchmarks/tpu_memory.py --models llada-8b --topologies v5e:2x4 --batch 2 --prompt 2048 --max-new 2048 --attention xla
+    python benchmarks/tpu_memory.py --models llada-8b --topologies v5e:2x4 --batch 2 --prompt 2048 --max-new 2048
 
-`--attention`: as in `Backbone`; a program counts its kernels in the last column. Needs `libtpu` (extra `tpu-aot`), no TPU. No weight is ever made: parameters are shapes with shardings.
+Needs `libtpu` (extra `tpu-aot`), no TPU. No weight is ever made: parameters are shapes with shardings. `--attention`: as in
+`Backbone`; the last column counts the attention kernels that a program calls.
 """
 
 import argparse
