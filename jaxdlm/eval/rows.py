@@ -30,15 +30,16 @@ def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | Non
     return {
         "kind": "meta", "schema": SCHEMA, "version": jaxdlm.__version__, "git": _git(),
         "time": time.strftime("%FT%TZ", time.gmtime()), "device": device.device_kind, "platform": device.platform,
-        "device_count": jax.device_count(), "cores": _cores(), "load": _load(), "python": platform.python_version(),
+        "device_count": jax.device_count(), "cores": cores(), "load": _load(), "python": platform.python_version(),
         "jax": jax.__version__, "dtype": str(jax.tree.leaves(lm.params)[0].dtype), "model": lm.name,
         "model_hash": model_hash(lm), "tokenizer_hash": _tokenizer_hash(lm), "mixture": "minibench", "split": split,
         "seed": seed, "G": canvas, "K": block, "argv": sys.argv[1:],
     }  # fmt: skip
 
 
-def _cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load() -> list[float] | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from jaxdlm._load import EMBEDDED, load
 from jaxdlm.core import loop
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
-from jaxdlm.eval import cost, metrics
+from jaxdlm.eval import cost, metrics, rows
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
@@ -138,24 +139,28 @@ def students(lm: Any) -> dict[str, Any]:
     return {policy: load(name) for policy, name in names.items() if name in EMBEDDED}
 
 
+def threads() -> int:
+    """How many settings are decoded at once: one per core of a CPU, whose cores a small model cannot fill alone."""
+    return rows.cores() if jax.default_backend() == "cpu" else 1
+
+
 class Stopwatch:
-    """Wall and CPU seconds of a with block, those of tracing and compiling taken off the former."""
+    """Wall seconds of a with block, those of tracing and compiling in this thread taken off."""
 
     PREFIX = "/jax/core/compile/"
 
     def __enter__(self) -> "Stopwatch":
-        self.compiling = 0.0
+        self.compiling, self._thread = 0.0, threading.get_ident()
         jax.monitoring.register_event_duration_secs_listener(self._heard)
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._wall = time.perf_counter()
         return self
 
     def _heard(self, event: str, seconds: float, **_: Any) -> None:
-        if event.startswith(self.PREFIX):
+        if event.startswith(self.PREFIX) and threading.get_ident() == self._thread:
             self.compiling += seconds
 
     def __exit__(self, *_: Any) -> None:
         wall = time.perf_counter() - self._wall
-        self.cpu = time.process_time() - self._cpu
         self.seconds = max(0.0, wall - self.compiling)
         jax.monitoring.unregister_event_duration_listener(self._heard)
 
