@@ -185,23 +185,23 @@ def prophet(
 
 
 def ccd(
-    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, expand_ratio: Any = 4.0,
+    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, eps: Any = None, expand_ratio: Any = 4.0,
     confidence: str = "entropy",
 ) -> Rule:  # fmt: skip
     """CCD: a fixed number of columns per forward, coherent ones first (2512.02044).
 
-    mode: "paper", or "release" for what its code does (block = max_new there). depth and top_v belong to the first,
-    expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability" (LLaDA).
+    mode: "paper", or "release" for what its code does (block = max_new there). depth, top_v and
+    eps (nats; see `coherent`) belong to the first, expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability" (LLaDA).
     """
-    return _ccd(mode, steps, depth, top_v, expand_ratio, confidence, dynamic=False)
+    return _ccd(mode, steps, depth, top_v, eps, expand_ratio, confidence, dynamic=False)
 
 
 def ccd_ds(
-    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, expand_ratio: Any = 4.0,
+    mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, eps: Any = None, expand_ratio: Any = 4.0,
     confidence: str = "entropy",
 ) -> Rule:  # fmt: skip
     """CCD-DS: every coherent column per forward (2512.02044). Arguments as in `ccd`."""
-    return _ccd(mode, steps, depth, top_v, expand_ratio, confidence, dynamic=True)
+    return _ccd(mode, steps, depth, top_v, eps, expand_ratio, confidence, dynamic=True)
 
 
 def learn2pd(
@@ -216,10 +216,12 @@ def learn2pd(
     return chain(sample(temperature), learned_filter("tiny" if weights is None else weights, tau), *end)
 
 
-def _ccd(mode: str, steps: Any, depth: int, top_v: int, expand_ratio: Any, confidence: str, *, dynamic: bool) -> Rule:
+def _ccd(
+    mode: str, steps: Any, depth: int, top_v: int, eps: Any, expand_ratio: Any, confidence: str, *, dynamic: bool
+) -> Rule:
     words(mode=(mode, ("paper", "release")), confidence=(confidence, ("entropy", "probability")))
     released = stable(steps, dynamic=dynamic, expand_ratio=expand_ratio)
-    published = coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v)
+    published = coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v, eps=eps)
     proposal = sample(measure=neg_entropy if confidence == "entropy" else log_prob)
     return chain(proposal, released if mode == "release" else published)
 
