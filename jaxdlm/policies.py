@@ -190,8 +190,9 @@ def ccd(
 ) -> Rule:  # fmt: skip
     """CCD: a fixed number of columns per forward, coherent ones first (2512.02044).
 
-    mode: "paper", or "release" for what its code does (block = max_new there). depth, top_v and
-    eps (nats; see `coherent`) belong to the first, expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability" (LLaDA).
+    mode: "paper", or "release" for what its code does (block = max_new there). depth, top_v and eps (nats; `coherent`)
+    belong to the first, expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability"
+    (LLaDA).
     """
     return _ccd(mode, steps, depth, top_v, eps, expand_ratio, confidence, dynamic=False)
 
