@@ -59,10 +59,11 @@ def _local_leap(canvas: int) -> list[Settings]:
 
 
 def _ccd_ds(canvas: int) -> list[Settings]:
-    """The paper's algorithm with its four columns at most per forward and with more, and the release's."""
-    half, quarter = max(1, canvas // 2), max(1, canvas // 4)
+    """The paper's algorithm with its four columns at most per forward, with more, with a bound on the entropy, and the
+    release's."""
+    half = max(1, canvas // 2)
     paper = ({"top_v": 4}, {"top_v": 4, "steps": half}, {"top_v": 8}, {"top_v": 8, "steps": half})
-    wide = ({"top_v": 16, "steps": half}, {"top_v": 16, "steps": quarter})
+    wide = ({"top_v": 16, "eps": eps} for eps in (0.01, 0.05, 0.2, 0.4))  # nats
     return [*paper, *wide, *({"mode": "release", "expand_ratio": r} for r in (2.0, 4.0, 8.0))]
 
 
