@@ -14,10 +14,11 @@ from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import model, parameters
 
 NUMBERS = {  # arguments without a number as default
-    "steps": 0, "alg_temp": -1, "top_p": 1.5, "top_k": -1, "eps": 1.5, "answer_start": -1,
+    "steps": 0, "alg_temp": -1, "top_p": 1.5, "top_k": -1, "eps": -1, "answer_start": -1,
     "threshold": math.nan,  # of entropy: below 0 is one column per forward
 }  # fmt: skip
 
+TOO_LARGE = {("origin", "eps"): 1.5, ("maskgit_plus", "eps"): 1.5, ("topk_margin", "eps"): 1.5, ("entropy", "eps"): 1.5}
 ANY_SIGN = {("dparallel", "threshold")}  # an entropy is never below 0: one column per forward
 
 
