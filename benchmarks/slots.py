@@ -1,12 +1,15 @@
 """How well the slots of `jaxdlm batch` are filled, against static batching, and what the host costs.
 
     python benchmarks/slots.py                # one device: slot use, static batching, recompiles, idle time
-    python benchmarks/slots.py --devices 4    # and rows/s with 4 simulated devices against 1, on the same core
+    python benchmarks/slots.py --devices 4    # rows/s with 4 simulated devices against 1: pin it to one core
 
 Rows ask for 6 to 64 tokens, log-uniformly, one token per forward. Static batching is the same compiled program that
 takes the same rows in chunks and lets every chunk run dry before the next. Contestants take turns within a round and
 ratios are taken inside rounds. Idle is the share of the job's time that the device alone would not have needed: the
 job's queues are recorded and sent again, back to back, with no host work between them.
+
+With --devices N every contestant does the same rows: N devices with S slots each, one device with S slots, and one with
+N S slots. Beside the time on the wall stands that of the processor, which other programs on the core do not change.
 """
 
 import argparse
@@ -14,8 +17,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
@@ -77,88 +78,129 @@ def replay(calls: list[Any], slots: int, start: Any, advance: Any) -> float:
     return time.perf_counter() - begin
 
 
-def measure(given: argparse.Namespace) -> dict[str, Any]:
-    import jax
+class Bench:
+    """Jobs of the same rows on `tiny`, one token per forward."""
 
-    import jaxdlm as jd
-    from jaxdlm._decode import resolve_cache
-    from jaxdlm.batch import run, slots
-    from jaxdlm.batch.cli import make_mesh, read_policies
+    def __init__(self, rows: int) -> None:
+        from jaxdlm._decode import resolve_cache
+        from jaxdlm.batch.cli import read_policies
 
-    mesh = make_mesh(None)
-    lm = jd.load("tiny", mesh=mesh)
-    policies, cache = read_policies("low_confidence"), resolve_cache("none")
-    rows = given.rows * mesh.shape["data"]
-    folder = pathlib.Path(tempfile.mkdtemp())
-    source = folder / "in.jsonl"
-    source.write_text("".join(f"{json.dumps(row)}\n" for row in requests(lm, rows)))
-    compiled: list[str] = []
-    advance = slots.advance
-    number = iter(range(10**6))
+        self.rows = rows
+        self.policies, self.cache = read_policies("low_confidence"), resolve_cache("none")
+        self.folder = pathlib.Path(tempfile.mkdtemp())
+        self.models: dict[str, Any] = {}
+        self._number = iter(range(10**6))
 
-    def job(order: str, static: bool = False) -> tuple[float, Any, list[Any]]:
+    def model(self, words: str) -> tuple[Any, Any]:
+        """(model, mesh), loaded once."""
+        import jaxdlm as jd
+        from jaxdlm.batch.cli import make_mesh
+
+        if words not in self.models:
+            mesh = make_mesh(words)
+            self.models[words] = jd.load("tiny", mesh=mesh), mesh
+        return self.models[words]
+
+    def job(self, slots: int, order: str = "longest", mesh: str = "data=1", static: bool = False) -> tuple[float, Any]:
+        """(seconds, engine counts) of one whole job: reading, decoding, writing."""
+        from jaxdlm.batch import run
+
+        lm, devices = self.model(mesh)
+        source = self.folder / "in.jsonl"
+        if not source.exists():
+            source.write_text("".join(f"{json.dumps(row)}\n" for row in requests(lm, self.rows)))
         options = run.Options(
-            input=str(source), output=str(folder / f"out{next(number)}"), policy="low_confidence", max_new=LONG,
-            slots=given.slots, order=order, quiet=True,
+            input=str(source), output=str(self.folder / f"out{next(self._number)}"), policy="low_confidence",
+            max_new=LONG, slots=slots, order=order, quiet=True,
         )  # fmt: skip
-        work = run.job(options, lm, policies, cache, mesh)
+        work = run.job(options, lm, self.policies, self.cache, devices)
         work.engine = Static(work.engine) if static else work.engine
-        slots.advance = recorder = Recorder(advance)
         begin = time.perf_counter()
         assert work.run() == 0
-        seconds = time.perf_counter() - begin
-        slots.advance = advance
-        return seconds, work.engine.counts, recorder.calls
+        return time.perf_counter() - begin, work.engine.counts
 
-    names = ("longest",) if given.inner else ("longest", "input", "static")
-    job("longest")
+
+def ratio(rounds: dict[str, list[float]], over: str, under: str) -> float:
+    return statistics.median(a / b for a, b in zip(rounds[over], rounds[under], strict=True))
+
+
+def one_device(given: argparse.Namespace) -> dict[str, Any]:
+    import jax
+
+    from jaxdlm.batch import slots
+
+    bench = Bench(given.rows)
+    compiled: list[str] = []
+    advance = slots.advance
+    names = ("longest", "input", "static")
+    bench.job(given.slots)
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
     rounds: dict[str, list[float]] = {name: [] for name in (*names, "device")}
     use = {}
     for _ in range(given.rounds):
         for name in names:
-            seconds, counts, calls = job("input" if name == "static" else name, name == "static")
+            slots.advance = recorder = Recorder(advance)
+            seconds, counts = bench.job(given.slots, "input" if name == "static" else name, static=name == "static")
+            slots.advance = advance
             rounds[name].append(seconds)
             use[name] = counts.use
             if name == "longest":
-                rounds["device"].append(replay(calls, given.slots, slots.start, advance))
-    ratio = lambda a, b: statistics.median(x / y for x, y in zip(rounds[a], rounds[b]))  # noqa: E731
+                rounds["device"].append(replay(recorder.calls, given.slots, slots.start, advance))
     return {
-        "devices": mesh.shape["data"], "rows": rows, "slots": given.slots,
+        "rows": given.rows, "slots": given.slots,
         "slot_use": {name: round(value, 3) for name, value in use.items()},
-        "speedup_over_static": {name: round(ratio("static", name), 2) for name in names if name != "static"}
-        if "static" in names
-        else None,
-        "rows_per_second": round(rows / statistics.median(rounds["longest"]), 2),
-        "idle": round(1 - ratio("device", "longest"), 3), "recompiles": compiled.count(COMPILE),
+        "speedup_over_static": {name: round(ratio(rounds, "static", name), 2) for name in names[:2]},
+        "rows_per_second": round(given.rows / statistics.median(rounds["longest"]), 2),
+        "idle": round(1 - ratio(rounds, "device", "longest"), 3), "recompiles": compiled.count(COMPILE),
         "job_seconds": [round(value, 2) for value in rounds["longest"]],
         "device_seconds": [round(value, 2) for value in rounds["device"]],
     }  # fmt: skip
 
 
+def several_devices(given: argparse.Namespace) -> dict[str, Any]:
+    many = given.devices
+    bench = Bench(given.rows)
+    contestants = {
+        f"{many} devices, {given.slots} slots each": (given.slots, f"data={many}"),
+        f"1 device, {given.slots} slots": (given.slots, "data=1"),
+        f"1 device, {many * given.slots} slots": (many * given.slots, "data=1"),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    processor: dict[str, list[float]] = {name: [] for name in contestants}
+    use = {}
+    for number in range(given.rounds + 1):
+        for name in list(contestants)[number % 3 :] + list(contestants)[: number % 3]:
+            slots, mesh = contestants[name]
+            begin = time.process_time()
+            seconds, counts = bench.job(slots, mesh=mesh)
+            if number:  # the first round compiles
+                wall[name].append(seconds)
+                processor[name].append(time.process_time() - begin)
+                use[name] = round(counts.use, 3)
+    first, *others = contestants
+    return {
+        "rows": given.rows, "slot_use": use,
+        "rows_per_second": {name: round(given.rows / statistics.median(wall[name]), 2) for name in contestants},
+        "rows_per_core_second": {name: round(given.rows / statistics.median(processor[name]), 2) for name in contestants},
+        "times_as_fast": {f"as {name}": round(ratio(wall, name, first), 3) for name in others},
+        "times_as_fast_by_processor": {f"as {name}": round(ratio(processor, name, first), 3) for name in others},
+        "seconds": {name: [round(value, 2) for value in values] for name, values in wall.items()},
+        "processor_seconds": {name: [round(value, 2) for value in values] for name, values in processor.items()},
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Slots against static batching.")
-    parser.add_argument("--rows", type=int, default=160, help="per device")
-    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=160)
+    parser.add_argument("--slots", type=int, default=8, help="per device")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--devices", type=int, help="compare that many simulated devices with one, in turns")
-    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.devices is None or given.inner:
-        print(json.dumps(measure(given)))
+    if given.devices is None:
+        print(json.dumps(one_device(given)))
         return
-    found: dict[int, list[float]] = {1: [], given.devices: []}
-    for _ in range(given.rounds):
-        for devices, rates in found.items():
-            flags = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-            size = ["--rows", str(given.rows), "--slots", str(given.slots), "--rounds", "1", "--inner"]
-            done = subprocess.run(
-                [sys.executable, __file__, *size], env=flags, capture_output=True, text=True, check=True
-            )
-            rates.append(json.loads(done.stdout)["rows_per_second"])
-            print(done.stdout, end="", flush=True)
-    ratios = [many / one for one, many in zip(*found.values())]
-    print(json.dumps({"rows_per_second": found, "ratio": round(statistics.median(ratios), 3)}))
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={given.devices}"
+    print(json.dumps(several_devices(given), indent=1))
 
 
 if __name__ == "__main__":
