@@ -133,37 +133,33 @@ def test_four_workers_of_which_one_is_killed(alone, tmp_path):
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
-@pytest.mark.slow
-def test_two_hosts_of_which_one_is_killed(alone, tmp_path):
-    """The other keeps what it has; one host alone then does the rest."""
-    source, expected = alone
+def start(source: str, output: pathlib.Path, hosts: int, *more: str) -> list[subprocess.Popen]:
+    """Hosts that meet on the loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", "2")
-    hosts = [spawn(*command(source, tmp_path / "out", *flags, "--host", str(host))) for host in range(2)]
-    wait_for(tmp_path / "out", "*.done", 3, hosts)
-    hosts[1].send_signal(signal.SIGKILL)
-    hosts[1].communicate()
-    hosts[0].send_signal(signal.SIGTERM)
-    assert ended(hosts[0]) == 143
-    committed = {int(path.name[5:10]) % 2 for path in (tmp_path / "out").glob("*.done")}
-    assert committed, "nothing was committed"
-    assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert ended(spawn(*command(source, tmp_path / "out"))) == 0
-    assert results(tmp_path / "out") == expected
+    flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", str(hosts))
+    return [spawn(*command(source, output, *flags, "--host", str(host), *more)) for host in range(hosts)]
 
 
 @pytest.mark.slow
-def test_two_hosts_to_the_end(alone, tmp_path):
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (4, 2)])
+def test_hosts_of_which_one_is_killed(alone, tmp_path, before, after):
+    """The others keep what they have; another number of hosts then does the rest."""
     source, expected = alone
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", "2")
-    hosts = [spawn(*command(source, tmp_path / "out", *flags, "--host", str(host))) for host in range(2)]
-    assert [ended(host) for host in hosts] == [0, 0]
-    assert results(tmp_path / "out") == expected
+    out = tmp_path / "out"
+    hosts = start(source, out, before)
+    wait_for(out, "*.done", 3, hosts)
+    hosts[-1].send_signal(signal.SIGKILL)
+    hosts[-1].communicate()
+    for host in hosts[:-1]:
+        host.send_signal(signal.SIGTERM)
+    assert [ended(host) for host in hosts[:-1]] == [143] * (before - 1)
+    assert list(out.glob("*.done")), "nothing was committed"
+    assert not (out / "_SUCCESS").exists()
+    rest = start(source, out, after) if after > 1 else [spawn(*command(source, out))]
+    assert [ended(host) for host in rest] == [0] * after
+    assert results(out) == expected
 
 
 def test_worker_and_new_run_exclude_each_other():
