@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,7 +126,11 @@ class Job:
                 owned: Assignment = stack.enter_context(Claimed(shards, self.store, stamp, self.who, options.lease))
             else:
                 owned = Static(shards, options.host, options.hosts)
-            return Threads(self, shards, owned).run()
+            threads = Threads(self, shards, owned)
+            status = threads.run()
+            if threads.signal and options.hosts > 1:
+                leave(options.host, options.hosts, threads.deadline)
+            return status
 
     def _prepare(self) -> None:
         if isinstance(self.store, Folder):
@@ -175,6 +180,23 @@ def meet(name: str) -> None:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices(name)
+
+
+def leave(host: int, hosts: int, deadline: float) -> None:
+    """After a stop the host at which the others met goes last: without it they are aborted, saved or not.
+
+    It waits for a dead host until the deadline (of `time.monotonic`), since nothing tells that one from a slow one.
+    """
+    from jax._src import distributed  # JAX has no public name for what its hosts tell each other without devices
+
+    client: Any = distributed.global_state.client
+    if host:
+        client.key_value_set(f"jaxdlm.batch.left/{host}", "saved")
+        return
+    for other in range(1, hosts):
+        left = max(0.0, deadline - time.monotonic())
+        with contextlib.suppress(RuntimeError):  # it did not answer in time
+            client.blocking_key_value_get(f"jaxdlm.batch.left/{other}", int(1000 * left) + 1)
 
 
 def job(options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, index: Index | None = None) -> Job:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import queue
 import signal
 import threading
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 DONE, STOPPED = 0, 128  # exit statuses: complete; STOPPED + signal: ended by it, with everything finished saved
 GRACE = 15.0  # seconds from SIGTERM until the process ends, whatever the device is doing
+PATIENCE = 3.0  # seconds more for the host at which the others met
 
 
 class Threads:
@@ -34,6 +36,7 @@ class Threads:
         self.stop = threading.Event()  # nothing new is begun
         self.failure: BaseException | None = None
         self.signal = 0
+        self.deadline = math.inf  # when this process ends after a signal, had it to wait for other hosts
         self.rows = sum(len(shards.missing(shard)) for shard in range(shards.count) if shard not in shards.committed)
         self.progress = Progress(shards.rows, shards.rows - self.rows, self.job.engine.counts, quiet=job.options.quiet)
 
@@ -78,7 +81,8 @@ class Threads:
         def terminate(number: int, *_: Any) -> None:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.signal = self.signal or number
+            if not self.signal:
+                self.signal, self.deadline = number, time.monotonic() + GRACE + PATIENCE
             self.stop.set()
 
         before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
