@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -15,16 +15,21 @@ def clock(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def in_turns(names: Iterable[str], rounds: int) -> Iterator[str]:
+    """Every name once a round; who begins changes from round to round."""
+    names = list(names)
+    for number in range(rounds):
+        turn = number % len(names)
+        yield from names[turn:] + names[:turn]
+
+
 def contest(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, after one round to warm up; the order turns from round to round."""
+    """Seconds of each contestant in each round, after one round to warm up."""
     for work in works.values():
         clock(work)
     times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            times[name].append(clock(works[name]))
+    for name in in_turns(works, rounds):
+        times[name].append(clock(works[name]))
     return times
 
 

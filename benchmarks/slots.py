@@ -21,6 +21,8 @@ import tempfile
 import time
 from typing import Any
 
+from contest import in_turns, ratio
+
 SHORT, LONG = 6, 64
 COMPILE = "/jax/core/compile/backend_compile_duration"
 
@@ -120,10 +122,6 @@ class Bench:
         return time.perf_counter() - begin, work.engine.counts
 
 
-def ratio(rounds: dict[str, list[float]], over: str, under: str) -> float:
-    return statistics.median(a / b for a, b in zip(rounds[over], rounds[under], strict=True))
-
-
 def one_device(given: argparse.Namespace) -> dict[str, Any]:
     import jax
 
@@ -168,15 +166,15 @@ def several_devices(given: argparse.Namespace) -> dict[str, Any]:
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     processor: dict[str, list[float]] = {name: [] for name in contestants}
     use = {}
-    for number in range(given.rounds + 1):
-        for name in list(contestants)[number % 3 :] + list(contestants)[: number % 3]:
-            slots, mesh = contestants[name]
-            begin = time.process_time()
-            seconds, counts = bench.job(slots, mesh=mesh)
-            if number:  # the first round compiles
-                wall[name].append(seconds)
-                processor[name].append(time.process_time() - begin)
-                use[name] = round(counts.use, 3)
+    for slots, mesh in contestants.values():
+        bench.job(slots, mesh=mesh)  # compiles
+    for name in in_turns(contestants, given.rounds):
+        slots, mesh = contestants[name]
+        begin = time.process_time()
+        seconds, counts = bench.job(slots, mesh=mesh)
+        wall[name].append(seconds)
+        processor[name].append(time.process_time() - begin)
+        use[name] = round(counts.use, 3)
     first, *others = contestants
     return {
         "rows": given.rows, "slot_use": use,
