@@ -133,13 +133,13 @@ def test_four_workers_of_which_one_is_killed(alone, tmp_path):
     assert (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def start(source: str, output: pathlib.Path, hosts: int, *more: str) -> list[subprocess.Popen]:
+def start(source: str, output: pathlib.Path, hosts: int) -> list[subprocess.Popen]:
     """Hosts that meet on the loopback."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     flags = ("--distributed", "--coordinator", f"localhost:{port}", "--hosts", str(hosts))
-    return [spawn(*command(source, output, *flags, "--host", str(host), *more)) for host in range(hosts)]
+    return [spawn(*command(source, output, *flags, "--host", str(host))) for host in range(hosts)]
 
 
 @pytest.mark.slow
@@ -160,6 +160,13 @@ def test_hosts_of_which_one_is_killed(alone, tmp_path, before, after):
     rest = start(source, out, after) if after > 1 else [spawn(*command(source, out))]
     assert [ended(host) for host in rest] == [0] * after
     assert results(out) == expected
+
+
+@pytest.mark.slow
+def test_two_hosts_to_the_end(alone, tmp_path):
+    source, expected = alone
+    assert [ended(host) for host in start(source, tmp_path / "out", 2)] == [0, 0]
+    assert results(tmp_path / "out") == expected
 
 
 def test_worker_and_new_run_exclude_each_other():
