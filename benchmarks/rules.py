@@ -7,7 +7,7 @@ Counted: XLA's own figures for the compiled chain on one row of 32 columns and o
 tiles, because XLA counts a loop's body once. On a CPU every pass over the tile counts, although the tile stays in the
 chip's own memory on a TPU: an upper bound of the traffic. Against them the forward of a cached step,
 which reads every weight of the layers and of the head once (2 operations per weight and token). A stepper's figures are
-its host's, times the steps that it makes and drafts in one forward of as many versions. No weight is made.
+its host's: one summary per version of the row, and the steps that it makes and drafts on them. No weight is made.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.model import Tiling
+from jaxdlm.core.readout import Given, given, summarise
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import released_config
@@ -40,12 +41,12 @@ def weights_read(config: Any) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in leaves) - config.vocab_size * config.hidden_size
 
 
-def chain_cost(policy: Rule, config: Any, columns: int) -> tuple[float, float]:
-    """(operations, bytes) of one step of the policy on one row."""
+def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: int) -> tuple[float, float]:
+    """(operations, bytes) of `steps` steps of the policy on one row, on the summaries of `versions` windows."""
     mask = jnp.zeros(columns, bool)
     number, scalar = jnp.zeros(columns, jnp.int32), jnp.int32(1)
 
-    def step(logits: Any, uncond: Any, state: Any, open_columns: Any) -> Any:
+    def step(logits: Any, plain: Any, uncond: Any, state: Any, open_columns: Any) -> Any:
         view = Row(
             number,
             open_columns,
@@ -61,15 +62,26 @@ def chain_cost(policy: Rule, config: Any, columns: int) -> tuple[float, float]:
             8,
             config.tokens,
         )
-        draft, state = policy.apply(Draft(logits, uncond), state, view, jax.random.key(0))
+        said = Given(logits, Tiling(config.vocab_size), plain)
+        draft, state = policy.apply(Draft(logits, uncond, readout=said), state, view, jax.random.key(0))
         return draft.token, draft.commit, draft.cut, draft.halt, draft.hold, state
 
     shape = jax.ShapeDtypeStruct((columns, config.vocab_size), jnp.float32)
     state = jax.eval_shape(lambda: policy.init(columns, config.vocab_size))
     uncond = shape if policy.uncond else None
-    # as in the loop, the state is overwritten in place
-    cost = jax.jit(step, donate_argnums=2).lower(shape, uncond, state, mask).compile().cost_analysis()
-    return float(cost.get("flops", 0)), float(cost.get("bytes accessed", 0))
+
+    def whole(logits: Any, *others: Any) -> Any:
+        return step(logits, summarise(given(logits)), *others)
+
+    def cost(run: Any, state_at: int, *arguments: Any) -> tuple[float, float]:
+        # as in the loop, the state is overwritten in place
+        found = jax.jit(run, donate_argnums=state_at).lower(*arguments, uncond, state, mask).compile().cost_analysis()
+        return float(found.get("flops", 0)), float(found.get("bytes accessed", 0))
+
+    plain = jax.eval_shape(lambda logits: summarise(given(logits)), shape)
+    both, alone = cost(whole, 2, shape), cost(step, 3, shape, plain)
+    operations, moved = (versions * (a - b) + steps * b for a, b in zip(both, alone, strict=True))
+    return operations, moved
 
 
 def counted(name: str, shape: str, columns: int) -> str:
@@ -80,7 +92,7 @@ def counted(name: str, shape: str, columns: int) -> str:
     if isinstance(policy, Stepper):
         host, versions = policy.host, policy.draft_steps  # type: ignore[attr-defined]
         steps = 2 * versions - 1
-    operations, moved = (steps * x * config.vocab_size / tile for x in chain_cost(host, part, columns))
+    operations, moved = (x * config.vocab_size / tile for x in chain_cost(host, part, columns, versions, steps))
     weights = weights_read(config)
     share = operations / (2 * weights * columns * versions), moved / (2 * weights)
     return f"| {name} | {operations / 1e6:.1f} | {moved / 1e6:.1f} | {share[0]:.3%} | {share[1]:.2%} |"

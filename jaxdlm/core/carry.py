@@ -24,6 +24,15 @@ class Status(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
+class Reach(IntEnum):
+    """How much a rule wants of the logits that come in: what is cheap to give goes with the largest of a chain."""
+
+    NOTHING = 0
+    SUMMARY = 1  # `summarise` of them as they are, which all rules of a step share
+    TILES = 2  # a pass of its own over tiles of the vocabulary
+    WHOLE = 3
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The static columns of a batch: `prompt` columns, then `blocks` blocks of `block` columns."""
@@ -93,7 +102,7 @@ class Draft(NamedTuple):
     halt: Bool[Array, ""] | bool = False  # this row is finished
     condition: Float32[Array, "W V"] | None = None  # probabilities that a self-conditioned model reads next
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
-    readout: Any = None  # the same logits tile by tile (core.readout.Readout); None: they are cheap
+    readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
     finite: Bool[Array, ""] | None = None  # what a rule that read them so found of the raw logits: no NaN, no +inf
 
 

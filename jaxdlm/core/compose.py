@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from jaxdlm.core.carry import Reach
 from jaxdlm.errors import InputError
 
 MAKERS = {
@@ -38,6 +39,11 @@ def says(rule: Any) -> Said:
     """What a rule declares; one that is no `Stage` may declare nothing."""
     reads, writes = getattr(rule, "reads", ()), getattr(rule, "writes", None)
     return Said(reads, writes, getattr(rule, "makes", None), getattr(rule, "expects", None))
+
+
+def reach(rule: Any) -> Reach:
+    """How much of the logits a rule wants; everything, where it does not say."""
+    return getattr(rule, "reach", Reach.WHOLE)
 
 
 def order(rules: Sequence[Any]) -> None:

@@ -1,16 +1,17 @@
 """The diffusion loop: one forward, the rule chain on each row, write, until every row is done."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache, Context, forward
-from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Status, Trace
+from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, Trace
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
-from jaxdlm.core.readout import Readout, ban
+from jaxdlm.core.readout import Given, Readout, Summary, ban, summarise
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
@@ -121,39 +122,49 @@ def settle(
     params: PyTree, policy: Rule, geometry: Geometry,
 ) -> tuple[Rows, Trace]:  # fmt: skip
     """What comes of a forward: the rows after the policy's step on its hidden rows, and the record."""
-    logits, uncond = heads(hidden, model=model, params=params, policy=policy)
-    # what no rule asks for is never computed, because nothing depends on it: the logits, or the readout of them
-    read = None if policy.uncond or model.tiling.count == 1 else hidden
-    new, changed, score = decide(
-        rows, logits, uncond, start, read, params=params, model=model, policy=policy, geometry=geometry
-    )
+    said = read(hidden, Reach.TILES, model=model, params=params, policy=policy)
+    new, changed, score = decide(rows, said, start, params=params, model=model, policy=policy, geometry=geometry)
     new = freeze(active, new._replace(forwards=rows.forwards + 1), rows)
     return new, record(trace, rows, new, active, changed, score, start, geometry)
 
 
-def decide(
-    rows: Rows,
-    logits: Array,
-    uncond: Array | None,
-    start: Array,
-    hidden: Float[Array, "B W D"] | None = None,
-    *,
-    params: PyTree = None,
-    model: Model,
-    policy: Rule,
-    geometry: Geometry,
-) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
-    """The policy on each row and its window's logits: (rows after the step, columns written, their scores).
+class Read(NamedTuple):
+    """What the head says of each row's window. What no rule asks for is never computed: nothing depends on it."""
 
-    With the `hidden` rows that they were read from, rules may read them tile by tile (`Readout`).
-    """
+    logits: Float32[Array, "B W V"]
+    uncond: Float32[Array, "B W V"] | None
+    plain: Summary  # of the logits, [B, W]: one pass for all rules, and for all steps on the same logits
+    hidden: Float[Array, "B W D"] | None  # for rules that read tiles; None: they take them from the logits
+
+
+def read(hidden: Float[Array, "B W D"], upto: Reach, *, model: Model, params: PyTree, policy: Rule) -> Read:
+    """What the head says of hidden rows. Tiles come from the head itself, and no row of the vocabulary is ever held,
+    where the policy wants no more than `upto`, so that the head is read once."""
+    logits, uncond = heads(hidden, model=model, params=params, policy=policy)
+    tiled = not policy.uncond and model.tiling.count > 1 and compose.reach(policy) <= upto
+
+    def one(logits: Array, hidden: Array | None) -> Summary:
+        return summarise(source(logits, hidden, None, params, model))
+
+    parts = hidden if tiled else None
+    return Read(logits, uncond, jax.vmap(one)(logits, parts), parts)
+
+
+def source(logits: Array, hidden: Array | None, plain: Summary | None, params: PyTree, model: Model) -> Readout | Given:
+    """One row's logits, to be read tile by tile."""
+    return Given(logits, model.tiling, plain) if hidden is None else Readout(hidden, logits, params, model, plain)
+
+
+def decide(
+    rows: Rows, said: Read, start: Array, *, params: PyTree, model: Model, policy: Rule, geometry: Geometry
+) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
+    """The policy on each row and what the head says of its window: (rows after the step, columns written, their scores)."""
     limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
 
-    def one(
-        row: Rows, logits: Array, uncond: Array | None, hidden: Array | None, start: Array
-    ) -> tuple[Rows, Array, Array]:
+    def one(row: Rows, said: Read, start: Array) -> tuple[Rows, Array, Array]:
+        logits = said.logits
         view = look(row, start, logits.shape[0], geometry, model)
-        draft = Draft(logits, uncond, readout=None if hidden is None else Readout(hidden, logits, params, model))
+        draft = Draft(logits, said.uncond, readout=source(logits, said.hidden, said.plain, params, model))
         draft, kept = policy.apply(draft, row.policy, view, jax.random.fold_in(row.key, row.step))
         if draft.condition is not None and model.config.self_conditioning:
             soft: Any = model
@@ -161,7 +172,7 @@ def decide(
         bad = ~(finite(logits) if draft.finite is None else draft.finite)
         return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
 
-    return jax.vmap(one)(rows, logits, uncond, hidden, start)
+    return jax.vmap(one)(rows, said, start)
 
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:

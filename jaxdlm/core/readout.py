@@ -44,6 +44,7 @@ class Readout:
     logits: Float32[Array, "W V"]
     params: PyTree
     model: Model = struct.field(pytree_node=False)
+    plain: Summary | None = None  # `summarise` of it, where that is at hand
 
     @property
     def tiling(self) -> Tiling:
@@ -63,6 +64,7 @@ class Given:
 
     logits: Float32[Array, "W V"]
     tiling: Tiling = struct.field(pytree_node=False)
+    plain: Summary | None = None  # as in `Readout`
 
     @property
     def window(self) -> int:
@@ -79,10 +81,11 @@ class Raised:
     """Logits that are there, with something added to a few tokens of each column when a tile is read: the sum is no
     second array. `logits` is that array, for readers that want it whole, as in `Readout`."""
 
-    source: Given
+    source: "Source"
     token: Int32[Array, "W S"]  # ids past the vocabulary: none
     bonus: Float32[Array, "W S"]
     logits: Float32[Array, "W V"]
+    plain: None = None
 
     @property
     def tiling(self) -> Tiling:
@@ -100,6 +103,9 @@ class Raised:
         return raised(self.source.tile(first), at, self.bonus)
 
 
+Source = Readout | Given | Raised
+
+
 def raised(
     logits: Float32[Array, "W T"], at: Int32[Array, "W S"], bonus: Float32[Array, "W S"]
 ) -> Float32[Array, "W T"]:
@@ -112,17 +118,20 @@ def given(logits: Float32[Array, "W V"], tiling: Tiling | None = None) -> Given:
     return Given(logits, Tiling(logits.shape[1]) if tiling is None else tiling)
 
 
-def untouched(draft: Draft) -> Readout | Raised | None:
-    """The draft's readout, if its logits are still those that the readout stands for."""
-    return draft.readout if draft.readout is not None and draft.readout.logits is draft.logits else None
+def incoming(draft: Draft) -> Source:
+    """The draft's logits to read in tiles: its readout, if they are still those that the readout stands for."""
+    own = draft.readout is not None and draft.readout.logits is draft.logits
+    return draft.readout if own else given(draft.logits)
 
 
-def summarise(source: Readout | Given | Raised, shape: Any = None, rank: Any = None) -> Summary:
-    """One pass over the tiles.
+def summarise(source: Source, shape: Any = None, rank: Any = None) -> Summary:
+    """One pass over the tiles; none where the source has its summary at hand.
 
     Args: shape: logits -> the logits that the statistics are of; rank: (shaped logits, ids) -> what the token
     is the arg-max of. Both elementwise in the vocabulary; default: the logits themselves.
     """
+    if shape is None and rank is None and source.plain is not None:
+        return source.plain
     tiling = source.tiling
 
     def read(begin: Int32[Array, ""]) -> Summary:

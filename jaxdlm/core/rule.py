@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Carry, Draft, Geometry, Row
+from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key, PyTree
 
@@ -50,6 +50,7 @@ class Stage:
     forwards: an upper bound on the forwards that a row may need.
     reads, writes: fields of the draft; None: not said, so `chain` cannot check. A field in both is changed, one that is
     only written is replaced. makes, expects: what the score is, where the rule makes or compares it.
+    reach: how much of the logits it wants; it gets right ones whatever it says, only dearer.
     """
 
     view: ClassVar[str] = "block"
@@ -58,6 +59,10 @@ class Stage:
     writes: ClassVar[tuple[str, ...] | None] = None
     makes: ClassVar[str | None] = None
     expects: ClassVar[str | None] = None
+
+    @property
+    def reach(self) -> Reach:
+        return Reach.WHOLE if self.writes is None or "logits" in self.reads else Reach.NOTHING
 
     def init(self, window: int, vocab: int) -> PyTree:
         return ()
@@ -83,6 +88,10 @@ class Hosting(Stage):
     def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
         return self.host.writes
 
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]
+        return compose.reach(self.host)
+
     def init(self, window: int, vocab: int) -> PyTree:
         return self.host.init(window, vocab)
 
@@ -103,6 +112,10 @@ class Chain(Stage):
     @property
     def uncond(self) -> bool:  # type: ignore[override]
         return any(rule.uncond for rule in self.rules)
+
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]
+        return max(compose.reach(rule) for rule in self.rules)
 
     @property
     def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]

@@ -8,7 +8,7 @@ from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
-from jaxdlm.core.readout import Given, Raised, given, raised, summarise
+from jaxdlm.core.readout import Raised, Source, incoming, raised, summarise
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -36,25 +36,24 @@ class Credit(Stage):
         return jnp.zeros((window, vocab), jnp.float32)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        logits = draft.logits.astype(jnp.float32)
         alpha, beta, gamma = self.alpha, self.beta, self.gamma
         if self.adaptive:
             asked = jnp.maximum(jnp.sum(row.active & ~row.given), 1).astype(jnp.float32)
             alpha = beta = 1.0 - jnp.sum(row.open).astype(jnp.float32) / asked
             gamma = 1.0
-        read = given(logits, None if draft.readout is None else draft.readout.tiling)
+        read = incoming(draft)
         found = summarise(read)
         gain = jnp.where(
             row.open, (1 / (1 + found.rest)) ** gamma, 0.0
         )  # p of the best is 1 / (1 + the others' ratios)
         if self.sparse:
-            return self._slots(draft._replace(logits=logits), read, state, row, (found.token, gain, alpha, beta))
+            return self._slots(draft, read, state, row, (found.token, gain, alpha, beta))
         old = jnp.where(row.tick == 0, 0.0, state)  # a block begins without credit, so nothing leaks into it
         earned = (beta * old).at[jnp.arange(gain.shape[0]), found.token].add(gain)
-        return draft._replace(logits=logits + alpha * jnp.log1p(earned)), earned
+        return draft._replace(logits=draft.logits + alpha * jnp.log1p(earned)), earned
 
     def _slots(
-        self, draft: Draft, read: Given, state: "Slots", row: Row, won: tuple[Array, Array, Any, Any]
+        self, draft: Draft, read: Source, state: "Slots", row: Row, won: tuple[Array, Array, Any, Any]
     ) -> tuple[Draft, "Slots"]:
         """The same from slots: what is added goes into the tiles that later rules read, not into a second array."""
         top, gain, alpha, beta = won

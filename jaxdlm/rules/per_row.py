@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core import compose
+from jaxdlm.core.carry import Draft, Geometry, Reach, Row
 from jaxdlm.core.rule import Stage
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Float32, Int32, Key, PyTree
@@ -31,6 +32,10 @@ class PerRow(Stage):
     @property
     def uncond(self) -> bool:  # type: ignore[override]
         return self.rule.uncond
+
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]
+        return compose.reach(self.rule)
 
     def init(self, window: int, vocab: int) -> Own:
         return Own(jnp.float32(0), self.rule.init(window, vocab))

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Draft, Geometry, Row, Status
-from jaxdlm.core.readout import first_best, given, summarise
+from jaxdlm.core.carry import Draft, Geometry, Reach, Row, Status
+from jaxdlm.core.readout import Summary, incoming, summarise
 from jaxdlm.core.rule import Hosting, Rule, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -16,13 +16,10 @@ from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 STAGES = (0.33, 0.67)  # shares of the way at which the threshold falls
 
 
-def answer_gap(logits: Float32[Array, "W V"], exists: Bool[Array, "W"], start: Any, length: int) -> Float32[Array, ""]:
+def answer_gap(found: Summary, exists: Bool[Array, "W"], start: Any, length: int) -> Float32[Array, ""]:
     """Mean gap of the two best logits over the answer's columns that exist; -inf when none does."""
-    at = jnp.asarray(start, jnp.int32) + jnp.arange(length, dtype=jnp.int32)
-    inside = (at >= 0) & (at < logits.shape[0])
-    at = jnp.clip(at, 0, logits.shape[0] - 1)
-    inside = inside & exists[at]
-    found = summarise(given(logits[at].astype(jnp.float32)))
+    column = jnp.arange(exists.shape[0], dtype=jnp.int32)
+    inside = exists & (column >= start) & (column < start + length)
     count = jnp.sum(inside)
     total = jnp.sum(jnp.where(inside, found.top - found.second, 0.0))
     return jnp.where(count > 0, total / jnp.maximum(count, 1).astype(jnp.float32), -jnp.inf)
@@ -45,19 +42,23 @@ class Prophet(Hosting):
 
     view: ClassVar[str] = "canvas"
 
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]
+        return max(Reach.SUMMARY, compose.reach(self.host))
+
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         kept, state = self.host.apply(draft, state, row, key)
         need(kept, "token", "commit", rule="prophet")
         length = jnp.sum(row.exists).astype(jnp.int32)
         start = length - self.answer_length if self.answer_start is None else self.answer_start
-        gap = answer_gap(draft.logits, row.exists, start, self.answer_length)
+        found = summarise(incoming(draft))
+        gap = answer_gap(found, row.exists, start, self.answer_length)
         way = self.way(row, length)
         early, middle, late = (jnp.asarray(x, jnp.float32) for x in self.thresholds)
         bar = jnp.where(way < STAGES[0], early, jnp.where(way < STAGES[1], middle, late))
         leave = gap >= bar
-        best = first_best(draft.logits)
         return kept._replace(
-            token=jnp.where(leave, best, kept.token),
+            token=jnp.where(leave, found.token, kept.token),
             commit=jnp.where(leave, row.pending & row.exists, kept.commit),
             hold=jnp.asarray(kept.hold, bool) | self.idle(row),
             reopen=None if kept.reopen is None else kept.reopen & ~leave,

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Draft, Reach, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Summary, first_best, given, summarise, untouched
+from jaxdlm.core.readout import Summary, first_best, given, incoming, summarise
 from jaxdlm.core.rule import Stage
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -116,13 +116,17 @@ class Sample(Stage):
     def makes(self) -> str | None:  # type: ignore[override]
         return KINDS.get(self.measure)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+    @property
+    def reach(self) -> Reach:  # type: ignore[override]
         filtered = self.top_p is not None or self.top_k is not None
-        if filtered or not (self.greedy or self.draw is gumbel_max):
-            return self._whole(draft, row, key), state
-        if self.measure not in SUMMARISED and self.measure is not uniform:
-            return self._whole(draft, row, key), state
-        return self._tiled(draft, row, key), state
+        if filtered or (self.measure not in SUMMARISED and self.measure is not uniform):
+            return Reach.WHOLE
+        if self.greedy:
+            return Reach.SUMMARY
+        return Reach.TILES if self.draw is gumbel_max else Reach.WHOLE
+
+    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+        return (self._whole if self.reach is Reach.WHOLE else self._tiled)(draft, row, key), state
 
     def _whole(self, draft: Draft, row: Row, key: Array) -> Draft:
         """From the logits of the whole vocabulary."""
@@ -139,22 +143,18 @@ class Sample(Stage):
 
     def _tiled(self, draft: Draft, row: Row, key: Array) -> Draft:
         """The same in one pass over the tiles of the vocabulary, if the logits are still the model's: tiles of the head."""
-        source = untouched(draft)
+        source = incoming(draft)
 
         def rank(logits: Array, ids: Array) -> Array:
             shaped = logits if self.tempered else self._shape(logits)
-            if self.greedy:
-                return shaped
             noisy = shaped + column_gumbel(key, row.position, ids)
             return jnp.where(jnp.asarray(self.temperature) > 0, noisy, shaped)
 
-        found = summarise(
-            given(draft.logits) if source is None else source, self._shape if self.tempered else None, rank
-        )
+        found = summarise(source) if self.greedy else summarise(source, self._shape if self.tempered else None, rank)
         score = (
             uniform(draft.logits, found.token, row, key) if self.measure is uniform else SUMMARISED[self.measure](found)
         )
-        finite = draft.finite if source is None else jnp.all(found.finite)
+        finite = jnp.all(found.finite) if source is draft.readout else draft.finite
         return draft._replace(token=found.token, score=score, finite=finite)
 
     def _shape(self, logits: Array) -> Array:

@@ -9,7 +9,7 @@ from flax import struct
 
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.carry import Carry, Draft, Geometry, Row, Rows, Trace
+from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Trace
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
@@ -71,14 +71,13 @@ class FreeDave(Hosting):
         active: Bool[Array, "B"], *, model: Model, params: PyTree, cache: Cache, geometry: Geometry,
     ) -> tuple[Rows, Trace]:  # fmt: skip
         """What comes of a forward over the versions of each row; as `loop.settle`."""
-        fixed = {"model": model, "policy": self.host, "geometry": geometry}
-        logits, uncond = (
-            None if x is None else rearrange(x, "(b n) w v -> b n w v", n=self.draft_steps)
-            for x in loop.heads(hidden, model=model, params=params, policy=self.host)
-        )
-        hosted = rows._replace(policy=rows.policy.host)
-        found = (subset if self.official else exact)(hosted, rows.policy.drafts, logits, uncond, start, cache, fixed)
-        drafts = self.draft(found, logits, uncond, start, cache, fixed)
+        fixed = {"model": model, "params": params, "policy": self.host}
+        # several steps read the same logits, so tiles of the head would be read several times
+        flat = loop.read(hidden, Reach.SUMMARY, **fixed)
+        said = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> b n ...", n=self.draft_steps), flat)
+        hosted, fixed = rows._replace(policy=rows.policy.host), fixed | {"geometry": geometry}
+        found = (subset if self.official else exact)(hosted, rows.policy.drafts, said, start, cache, fixed)
+        drafts = self.draft(found, said, start, cache, fixed)
         new = found.rows._replace(policy=State(found.rows.policy, drafts), forwards=rows.forwards + 1)
         new = loop.freeze(active, new, rows)
         return new, loop.record(trace, rows, new, active, found.changed, found.score, start, geometry)
@@ -89,15 +88,12 @@ class FreeDave(Hosting):
         drafts = jax.vmap(put, (0, 0, 0, None))(rows.tokens, rows.policy.drafts.tokens, start, 0)
         return jnp.concatenate([rows.tokens[:, None], drafts], axis=1)
 
-    def draft(
-        self, found: Found, logits: Array, uncond: Array | None, start: Array, cache: Cache, fixed: dict[str, Any]
-    ) -> Drafts:
+    def draft(self, found: Found, said: loop.Read, start: Array, cache: Cache, fixed: dict[str, Any]) -> Drafts:
         """The host's next steps if the model did not change its mind: replayed on the logits of the last step."""
-        stale, unguided = (pick(x, found.last) for x in (logits, uncond))
-        width = stale.shape[1]
+        stale, width = pick(said, found.last), said.logits.shape[2]
 
         def ahead(rows: Rows, _: None) -> tuple[Rows, Array]:
-            new, _, _ = loop.decide(rows, stale, unguided, start, **fixed)
+            new, _, _ = loop.decide(rows, stale, start, **fixed)
             return new, window(new.tokens, start, width)
 
         _, tokens = jax.lax.scan(ahead, found.rows, None, length=self.draft_steps - 1)
@@ -105,19 +101,17 @@ class FreeDave(Hosting):
         return Drafts(rearrange(tokens, "n b w -> b n w"), read)
 
 
-def exact(
-    rows: Rows, drafts: Drafts, logits: Array, uncond: Array | None, start: Array, cache: Cache, fixed: dict[str, Any]
-) -> Found:
+def exact(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cache, fixed: dict[str, Any]) -> Found:
     """Steps of the host, each on the logits of the version that the step before led to, as long as one was drafted."""
-    stop, width = rows.stop, logits.shape[2]
-    blank = jnp.zeros(logits.shape[::2][:1] + (width,), bool)
+    stop, (batch, count, width) = rows.stop, said.logits.shape[:3]
+    blank = jnp.zeros((batch, width), bool)
     begin = Found(rows, blank, jnp.zeros(blank.shape, jnp.float32), jnp.zeros(rows.step.shape, jnp.int32))
 
     def body(carry: tuple[Found, Array], at: Any) -> tuple[tuple[Found, Array], None]:
         found, true = carry
         number, following = at
-        given, unguided = (None if x is None else x[:, number] for x in (logits, uncond))
-        new, wrote, score = loop.decide(found.rows, given, unguided, start, **fixed)
+        fresh = jax.tree.map(lambda x: x[:, number], said)
+        new, wrote, score = loop.decide(found.rows, fresh, start, **fixed)
         new, wrote = loop.freeze(true, new, found.rows), wrote & true[:, None]
         last = jnp.where(true, number, found.last)
         found = Found(new, found.changed | wrote, jnp.where(wrote, score, found.score), last)
@@ -126,20 +120,18 @@ def exact(
 
     # what the last version leads to is nobody's draft
     following = jnp.concatenate([rearrange(drafts.tokens, "b n w -> n b w"), jnp.full((1, *blank.shape), -1)])
-    numbers = jnp.arange(logits.shape[1], dtype=jnp.int32)
+    numbers = jnp.arange(count, dtype=jnp.int32)
     (found, _), _ = jax.lax.scan(body, (begin, jnp.ones(rows.done.shape, bool)), (numbers, following))
     return found
 
 
-def subset(
-    rows: Rows, drafts: Drafts, logits: Array, uncond: Array | None, start: Array, cache: Cache, fixed: dict[str, Any]
-) -> Found:
+def subset(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cache, fixed: dict[str, Any]) -> Found:
     """The released acceptance: go on to the last draft whose written columns the version reached so far leads to.
 
     And a block that more than one column completed at once is read once more.
     """
     geometry, mask = fixed["geometry"], fixed["model"].config.tokens.mask
-    count, width = logits.shape[1:3]
+    count, width = said.logits.shape[1:3]
     here = window(rows.tokens, start, width)
     drafted = jnp.where(drafts.read[:, None, None], drafts.tokens, -1)  # -1: agrees with nothing
     windows = jnp.concatenate([here[:, None], drafted], axis=1)
@@ -148,8 +140,8 @@ def subset(
     for number in range(count):
         tokens = full(rows.tokens, windows[:, number], start)
         version = rows._replace(tokens=tokens, pending=rows.pending & (tokens == mask))
-        given, unguided = (None if x is None else x[:, number] for x in (logits, uncond))
-        reached.append((version, *loop.decide(version, given, unguided, start, **fixed)))
+        fresh = jax.tree.map(lambda x: x[:, number], said)
+        reached.append((version, *loop.decide(version, fresh, start, **fixed)))
     before, after, _, score = (jax.tree.map(lambda *x: jnp.stack(x, 1), *part) for part in zip(*reached))
     targets = jax.vmap(window, (1, None, None), 1)(after.tokens, start, width)
     match = (windows[:, None] == targets[:, :, None]) | (windows[:, None] == mask)  # [B, from, to, W]
@@ -186,9 +178,9 @@ def window(x: Array, start: Int32[Array, "B"], width: int) -> Array:
     return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, width))(x, start)
 
 
-def pick(x: Array | None, index: Int32[Array, "B"]) -> Any:
-    """x[b, index[b]] for each b."""
-    return None if x is None else jax.vmap(lambda row, at: row[at])(x, index)
+def pick(tree: PyTree, index: Int32[Array, "B"]) -> Any:
+    """x[b, index[b]] for each b, leaf by leaf."""
+    return jax.vmap(lambda rows, at: jax.tree.map(lambda x: x[at], rows))(tree, index)
 
 
 def freedave(host: Any, draft_steps: int = 4, *, official: bool = False) -> FreeDave:

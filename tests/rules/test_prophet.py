@@ -7,6 +7,7 @@ import pytest
 
 from jaxdlm import InputError, Status, chain, prophet, sample, threshold, top_k
 from jaxdlm.core.carry import Draft, Geometry
+from jaxdlm.core.readout import given, summarise
 from jaxdlm.rules.prophet import answer_gap
 from tests.rules.hand import row
 
@@ -28,12 +29,13 @@ def act(rule, gap, view):
 
 def test_the_mean_gap_by_hand():
     logits = jnp.asarray([[3, 1, 0], [5, 4.5, 0], [1, 9, 2], [0, 0, 0]], jnp.float32)
-    all_exist = jnp.ones(4, bool)
-    assert answer_gap(logits, all_exist, 0, 3) == pytest.approx((2 + 0.5 + 7) / 3)
-    assert answer_gap(logits, all_exist, 2, 5) == pytest.approx(3.5)  # cut at the end of the window
-    assert answer_gap(logits, all_exist.at[2:].set(False), 1, 3) == pytest.approx(0.5)  # and of the row's canvas
-    assert answer_gap(logits, all_exist, 4, 2) == -np.inf
-    shifted = answer_gap(logits + jnp.asarray([[1.0], [-2.0], [3.0], [4.0]]), all_exist, 0, 3)
+    found, all_exist = summarise(given(logits)), jnp.ones(4, bool)
+    assert answer_gap(found, all_exist, 0, 3) == pytest.approx((2 + 0.5 + 7) / 3)
+    assert answer_gap(found, all_exist, 2, 5) == pytest.approx(3.5)  # cut at the end of the window
+    assert answer_gap(found, all_exist.at[2:].set(False), 1, 3) == pytest.approx(0.5)  # and of the row's canvas
+    assert answer_gap(found, all_exist, 4, 2) == -np.inf
+    moved = summarise(given(logits + jnp.asarray([[1.0], [-2.0], [3.0], [4.0]])))
+    shifted = answer_gap(moved, all_exist, 0, 3)
     assert shifted == pytest.approx(9.5 / 3)
 
 
