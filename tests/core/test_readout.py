@@ -1,21 +1,24 @@
 """One pass over tiles of the vocabulary finds what the whole logits say: tokens exactly, statistics bit for bit."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import chain, decode, log_prob, margin, neg_entropy, sample, threshold, uniform
+from jaxdlm import chain, decode, layout, log_prob, margin, neg_entropy, sample, threshold, uniform
 from jaxdlm._load import LM
-from jaxdlm.core.carry import Draft
+from jaxdlm.core import loop
+from jaxdlm.core.carry import Draft, Reach
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import Readout, ban, first_best, given, merge, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.params import init_params
+from jaxdlm.policies import CACHES, RECIPES
 from jaxdlm.quant import quantize_params
 from tests.conformance.toys import model
 from tests.rules.hand import row
@@ -161,3 +164,18 @@ def test_a_decode_in_tiles_writes_the_same_text(toy, heat):
     np.testing.assert_array_equal(outs[0].tokens, outs[1].tokens)
     np.testing.assert_array_equal(outs[0].commit_step, outs[1].commit_step)
     np.testing.assert_allclose(outs[0].score, outs[1].score, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("recipe", ["threshold", "prophet", "freedave", "credit", "best"])
+def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_that_want_it(toy, recipe):
+    config, params = toy
+    policy, backbone = RECIPES[recipe](), Backbone(config, tile=64)
+    lm = LM(backbone, params, None, "toy")
+    batch = layout.lay_out(lm, [[1, 2, 3], [4, 5, 6, 7]], max_new=8, block=8, seed=0, ids=None)
+    fixed = {"model": backbone, "policy": policy, "cache": CACHES["none"](), "geometry": batch.geometry}
+    carry = loop.init(batch.rows, params=params, **fixed, save="none", steps=0)
+    text = jax.jit(lambda c, p: loop.step(c, params=p, **fixed)).lower(carry, params).compile().as_text()
+    products = re.findall(rf"= f32\[\d+,(64|{VOCAB})\]\S* dot\(", text)
+    held = set(re.findall(rf"f32\[(?:\d+,)*{VOCAB}\]", text)) - {f"f32[{config.hidden_size},{VOCAB}]"}
+    assert products == (["64"] if policy.reach is Reach.SUMMARY else [f"{VOCAB}"])
+    assert bool(held) == (policy.reach is Reach.WHOLE)
