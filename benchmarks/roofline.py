@@ -6,7 +6,7 @@
 Per number of rows: milliseconds of an ordinary forward behind the cache (a compiled loop of them, head and arg-max of
 the block included), operations and bytes counted as in `jaxdlm.plan.cost`, the floor max(operations / matrix rate,
 bytes / copy bandwidth) with both rates measured in the same run, and tokens per second at a stated number of tokens
-per forward. `--bits 8` or `4`: the same from quantised weights.
+per forward. `--bits 8` or `4`: the same from quantised weights, `--kind power` or `uniform`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from jaxdlm.core.carry import Carry
 from jaxdlm.core.readout import Readout, ban, summarise
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
-from jaxdlm.quant import quantize_params
+from jaxdlm.quant import KINDS, quantize_params
 from jaxdlm.sharding import make_mesh
 from jaxdlm.typing import Array, PyTree
 
@@ -84,14 +84,19 @@ def seconds(call: Callable[[], Any], rounds: int) -> float:
 
 
 def machine(dtype: Any, rounds: int) -> tuple[float, float]:
-    """(bytes per second of a large copy, reads and writes counted; operations per second of a large matrix product)."""
+    """(bytes per second of a large copy, reads and writes counted; operations per second of a large matrix product).
+
+    The copy runs in place: pages that a process touches for the first time cost a CPU four times the copy.
+    """
     gpu = jax.default_backend() != "cpu"
     x = jnp.ones((2**30 if gpu else 2**26) // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)
+    times = 8
+    copy = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, x: x + 1, x))
     side = 8192 if gpu else 1024
     a = jnp.ones((side, side), dtype)
     multiply = jax.jit(lambda a: a @ a)
-    return 2 * x.nbytes / seconds(lambda: copy(x), rounds), 2 * side**3 / seconds(lambda: multiply(a), rounds)
+    bandwidth = 2 * times * x.nbytes / seconds(lambda: copy(x), rounds)
+    return bandwidth, 2 * side**3 / seconds(lambda: multiply(a), rounds)
 
 
 def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> dict[str, float]:
@@ -111,7 +116,7 @@ def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> di
     count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.always, cache_bytes=stored)
     return {
         "ms": 1e3 * seconds(run, given.rounds) / given.forwards, "flops": count.flops,
-        "bytes": count.weight_bytes * shrink(lm.params, params) + count.cache_bytes,
+        "bytes": read_bytes(count.weight_bytes, lm, params) + count.cache_bytes,
     }  # fmt: skip
 
 
@@ -122,10 +127,11 @@ class _Refreshing:
         self.inner, self.window, self.step = inner, inner.window, inner.refresh
 
 
-def shrink(plain: PyTree, held: PyTree) -> float:
-    """Bytes of the layers' weights as held, against those of the plain ones."""
-    size = lambda tree: sum(x.nbytes for x in jax.tree.leaves(tree["segments"]))  # noqa: E731
-    return size(held) / size(plain)
+def read_bytes(plain: float, lm: Any, held: PyTree) -> float:
+    """Bytes of weights that a forward reads, from those of the plain ones: layers shrink, the head stays."""
+    size = lambda tree: sum(x.on_device_size_in_bytes() for x in jax.tree.leaves(tree))  # noqa: E731
+    head = size(lm.params["embed" if lm.config.tie_embeddings else "lm_head"])
+    return head + (plain - head) * size(held["segments"]) / size(lm.params["segments"])
 
 
 def plain_torch(lm: Any, given: argparse.Namespace, rows: int) -> float | None:
@@ -163,6 +169,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--cache", default="dual")
     parser.add_argument("--bits", type=int, nargs="+", default=[16], help="16: weights as they are; 8, 4: quantised")
+    parser.add_argument("--kind", choices=KINDS, default="power", help="how they are quantised")
     parser.add_argument("--tokens-per-forward", type=float, default=2.0)
     parser.add_argument("--no-torch", action="store_true")
     return parser.parse_args()
@@ -181,7 +188,7 @@ def main() -> None:
     )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for bits in given.bits:
-        params = lm.params if bits == 16 else quantize_params(lm.params, bits)[0]
+        params = lm.params if bits == 16 else quantize_params(lm.params, bits, kind=given.kind)[0]
         for rows in given.rows:
             one = measure(lm, params, given, rows)
             floor = 1e3 * max(one["flops"] / rate, one["bytes"] / bandwidth)

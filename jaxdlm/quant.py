@@ -1,12 +1,12 @@
-"""Weight-only quantisation: int8 or packed int4 codes, a scale per channel or group, one table of levels per tensor.
+"""Weight-only quantisation: int8 or int4 codes, a scale per channel or group, one exponent per tensor.
 
 With q_max = 2^(b-1) - 1, scale s = max|W| over a group and exponent a (arXiv 2301.09858, 2308.05600):
 
     u = W / s,   q = clip(round(q_max · sign(u) · |u|^a), ±q_max),   Ŵ = s · sign(q) · (|q| / q_max)^(1/a)
 
-a = 1 is symmetric uniform quantisation. The exponent is searched per tensor, argmin_a ||W - Ŵ(a)||₂ by golden section;
-at run time there is no power, only `table[q] · s`. Departures from the papers: one exponent per tensor (PowerQuant: one
-per network), scales per channel or group, and no data-driven refinement.
+a = 1 is symmetric uniform quantisation. The exponent is searched per tensor, argmin_a ||W - Ŵ(a)||₂ by golden section.
+Departures from the papers: one exponent per tensor (PowerQuant: one per network), scales per channel or group, and no
+data-driven refinement.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ ALWAYS_DENSE = ("embed", "lm_head")
 
 @struct.dataclass
 class QuantizedLeaf:
-    """A weight as codes: W[..., i, ...] = table[code + q_max] · scale[group of i].
+    """A weight as codes: W[..., i, ...] = sign(q) · (|q| / q_max)^root · scale[group of i].
 
-    codes: int8 [*lead, rows, cols] (bits 8) or uint8 [*lead, rows/2, cols] (bits 4; even rows in the low nibble), where
-    rows are the contracted axes flattened and cols the output axes; scale: float32 [*lead, groups, cols]; table:
-    float32 [*lead[:1] or nothing, 2·q_max + 1]. `shape` and `dtype` are those of the weight without the axis that
+    codes: int8 or int4 [*lead, rows, cols], where rows are the contracted axes flattened and cols the output axes (two
+    int4 codes share a byte on GPUs and TPUs; CPUs give each its own); scale: float32 [*lead, groups, cols]; root:
+    float32 [*lead[:1]], 1/a, or None where a is 1. `shape` and `dtype` are those of the weight without the axis that
     `lax.scan` strips.
     """
 
     codes: Array
     scale: Array
-    table: Array
+    root: Array | None
     tail: tuple[int, ...] = struct.field(pytree_node=False)  # shape of the weight behind the lead axes
     axes: tuple[int, ...] = struct.field(pytree_node=False)  # contracted axes, negative
     bits: int = struct.field(pytree_node=False)
@@ -68,10 +68,11 @@ class QuantizedLeaf:
 
     @property
     def nbytes(self) -> int:
-        return self.codes.nbytes + self.scale.nbytes + self.table.nbytes
+        root = 0 if self.root is None else self.root.nbytes
+        return self.codes.size * self.bits // 8 + self.scale.nbytes + root
 
     def dequantize(self, dtype: Any) -> Array:
-        """table[codes] · scale in `dtype`, in the weight's own shape."""
+        """The weight in `dtype` and in its own shape."""
         return _restore(self._values(self.codes, self.scale).astype(dtype), self.tail, self.axes)
 
     def rows(self, index: Array, dtype: Any) -> Array:
@@ -93,15 +94,8 @@ class QuantizedLeaf:
         return self.replace(codes=codes, scale=scale, tail=tail)
 
     def _values(self, codes: Array, scale: Array) -> Array:
-        top = 2 ** (self.bits - 1) - 1
-        whole = _unpack(codes) if self.bits == 4 else codes
-        number = whole.astype(jnp.int32) + top
-        if self.table.ndim == 1:
-            level = self.table[number]
-        else:
-            level = jax.vmap(lambda table, number: table[number])(self.table, number)
-        grouped = level.reshape(*level.shape[:-2], scale.shape[-2], -1, level.shape[-1])
-        return (grouped * scale[..., :, None, :]).reshape(level.shape)
+        groups = codes.reshape(*scale.shape[:-1], -1, codes.shape[-1])
+        return (_levels(groups, self.root, top_of(self.bits)) * scale[..., None, :]).reshape(codes.shape)
 
 
 class QuantReport(NamedTuple):
@@ -150,25 +144,25 @@ def quantize(
 ) -> tuple[QuantizedLeaf, QuantReport]:
     """Quantise one weight; axes: the contracted ones, counted from the end, adjacent.
 
-    The lead axes (layers, experts) each get scales of their own; layers also a table of their own shape but of one
-    common exponent. Raises InputError for other bits or kinds, or a group that does not divide the rows.
+    The lead axes (layers, experts) each get scales of their own, and share one exponent.
+    Raises InputError for other bits or kinds, or a group that does not divide the rows.
     """
     _check(bits, kind)
     lead, tail, flat = _flatten(np.asarray(weight).astype(np.float32), axes)
     rows = flat.shape[-2]
     group = rows if group is None else group
-    if rows % group or (bits == 4 and rows % 2):
+    if rows % group:
         raise InputError(f"{path or 'weight'}: {rows} rows cannot be cut into groups of {group}; use a divisor")
-    top = 2 ** (bits - 1) - 1
+    top = top_of(bits)
     unit, scale = _normalise(flat, group)
     a = 1.0 if kind == "uniform" else float(exponent or search_exponent(unit, scale, top, path))
     codes = encode(unit, a, top).reshape(flat.shape)
     levels = table_of(a, top)
     restored = (levels[codes.reshape(unit.shape) + top] * scale[..., None, :]).reshape(flat.shape)
     leaf = QuantizedLeaf(
-        codes=jnp.asarray(_pack(codes) if bits == 4 else codes),
+        codes=jnp.asarray(codes, jnp.int4 if bits == 4 else jnp.int8),
         scale=jnp.asarray(scale),
-        table=jnp.asarray(np.broadcast_to(levels, (*lead[:1], levels.size)) if lead else levels),
+        root=None if a == 1.0 else jnp.full(lead[:1], 1 / a, jnp.float32),
         tail=tail, axes=axes, bits=bits, stored=str(jnp.dtype(weight.dtype)),
     )  # fmt: skip
     return leaf, _report(path, a, flat, restored, weight.nbytes, leaf.nbytes)
@@ -208,6 +202,11 @@ def search_exponent(unit: np.ndarray, scale: np.ndarray, top: int, path: str = "
     return float(np.float32(best)) if value < cost(1.0) else 1.0
 
 
+def top_of(bits: int) -> int:
+    """q_max, the largest code."""
+    return 2 ** (bits - 1) - 1
+
+
 def encode(unit: np.ndarray, a: float, top: int) -> np.ndarray:
     """clip(round(q_max · sign(u) · |u|^a), ±q_max) as int8."""
     power = np.sign(unit) * (np.abs(unit) if a == 1.0 else np.abs(unit) ** np.float32(a))
@@ -235,6 +234,24 @@ def _normalise(flat: np.ndarray, group: int) -> tuple[np.ndarray, np.ndarray]:
     return grouped / scale[..., None, :], scale
 
 
+def _levels(codes: Array, root: Array | None, top: int) -> Array:
+    """sign(q) · (|q| / q_max)^root, or q / q_max without a root."""
+    if root is None:
+        return codes.astype(jnp.float32) * (1 / top)
+    if root.ndim:
+        return jax.vmap(lambda codes, root: _levels(codes, root, top))(codes, root)
+
+    def power(codes: Array) -> Array:
+        level = codes.astype(jnp.float32) * (1 / top)
+        return jnp.sign(level) * jnp.exp(root * jnp.log(jnp.abs(level)))
+
+    def look_up(codes: Array) -> Array:
+        return power(jnp.arange(-top, top + 1)).at[codes.astype(jnp.int32) + top].get(mode="promise_in_bounds")
+
+    # a product on a TPU takes the power in with its operand; a gather would go through memory. CPUs look up faster
+    return jax.lax.platform_dependent(codes, cpu=look_up, default=power)
+
+
 def _flatten(weight: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray]:
     """(lead shape, tail shape, weight as [*lead, rows, cols]).
 
@@ -254,19 +271,6 @@ def _restore(flat: Array, tail: tuple[int, ...], axes: tuple[int, ...]) -> Array
     if axes[-1] == -1:
         return jnp.swapaxes(flat, -1, -2)
     return flat.reshape(*flat.shape[:-2], *tail)
-
-
-def _pack(codes: np.ndarray) -> np.ndarray:
-    """int8 codes in -7..7 [*, rows, cols] to uint8 [*, rows/2, cols], two's complement nibbles, even rows low."""
-    nibble = codes.astype(np.uint8) & 15
-    return nibble[..., 0::2, :] | (nibble[..., 1::2, :] << 4)
-
-
-def _unpack(packed: Array) -> Array:
-    low, high = packed & jnp.uint8(15), packed >> jnp.uint8(4)
-    pair = jnp.stack([low, high], axis=-2).astype(jnp.int8)  # [*, rows/2, 2, cols]
-    signed = jnp.where(pair > 7, pair - jnp.int8(16), pair)
-    return signed.reshape(*packed.shape[:-2], 2 * packed.shape[-2], packed.shape[-1])
 
 
 def _report(path: str, a: float, weight: np.ndarray, restored: np.ndarray, before: int, after: int) -> QuantReport:

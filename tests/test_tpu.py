@@ -128,6 +128,13 @@ def test_the_kernel_of_long_rows_on_several_chips():
 
 
 @pytest.mark.slow
+def test_quantised_weights_are_read_as_codes():
+    """A feed-forward layer of LLaDA-8B moves its codes and scales once; no dequantised weight is written to memory."""
+    for one in report("weight_bytes.py")["weights"]:
+        assert one["counted"] < 1.1 * one["held"] and one["whole_in_hbm"] == 0, one
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
     """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
