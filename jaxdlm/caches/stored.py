@@ -151,10 +151,28 @@ def scatter(x: Float[Array, "B T ..."], index: Int32[Array, "B M"], new: Array) 
     return x.at[jnp.arange(x.shape[0])[:, None], index].set(new.astype(x.dtype), mode="drop")
 
 
+def take(kv: KV, first: Int32[Array, "B"], count: int) -> KV:
+    """Columns first .. first + count of each row; leaves [R, B, count, K, H]."""
+    index = first[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
+    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index[None, :, :, None, None], axis=2), kv)
+
+
 def put(kv: KV, new: KV, first: Int32[Array, "B"]) -> KV:
     """`kv` with columns first .. of each row replaced; `new` holds as many columns as are replaced."""
-    at = jax.vmap(lambda old, part, at: jax.lax.dynamic_update_slice_in_dim(old, part, at, 1), (1, 1, 0), 1)
-    return jax.tree.map(lambda old, part: at(old, part.astype(old.dtype), first), kv, new)
+    # one slice per row where it lies; `vmap` would move the rows to the front, and copy the keys twice for that
+    axes = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(0, 2, 3, 4),
+        inserted_window_dims=(),
+        scatter_dims_to_operand_dims=(2,),
+        operand_batching_dims=(1,),
+        scatter_indices_batching_dims=(0,),
+    )
+
+    def one(old: Array, part: Array) -> Array:
+        at = jnp.clip(first, 0, old.shape[2] - part.shape[2])[:, None]
+        return jax.lax.scatter(old, at, part.astype(old.dtype), axes, unique_indices=True, indices_are_sorted=True)
+
+    return jax.tree.map(one, kv, new)
 
 
 def span(context: Context, first: Int32[Array, "B"], count: int) -> Bool[Array, "B L"]:

@@ -11,6 +11,7 @@ from jaxdlm.caches.block_exact import BlockExactCache, Stored
 from jaxdlm.caches.interval import count
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Int32
 
@@ -62,13 +63,15 @@ class SubBlockCache:
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
         first, whole = self.current(context, rows, start)
-        blocks, hidden = jax.lax.cond(
+        begin = jnp.minimum(start - context.lead, context.geometry.length - context.width - context.lead)
+        # the branches give the block's keys, and the store is written after them: as a result of both it would be copied
+        old = stored.take(state.blocks.kv, begin, context.width + context.lead)
+        new, hidden = jax.lax.cond(
             jnp.any(whole & ~rows.done),
-            lambda kept: self.block(context, rows, start, kept, first, whole),
-            lambda kept: (kept.blocks, self.part(context, rows, start, kept, first)),
-            state,
+            lambda: self.block(context, rows, start, state, first, whole, begin, old),
+            lambda: (old, self.part(context, rows, start, state, first)),
         )
-        return Window(hidden, Kept(blocks, hidden))
+        return Window(hidden, Kept(state.blocks._replace(kv=stored.put(state.blocks.kv, new, begin)), hidden))
 
     def columns(self, context: Context) -> int:
         """S, or InputError where the block is no multiple of it."""
@@ -112,21 +115,18 @@ class SubBlockCache:
         state: Kept,
         first: Int32[Array, "B"],
         whole: Bool[Array, "B"],
-    ) -> tuple[Stored, Float[Array, "B W D"]]:
+        begin: Int32[Array, "B"],
+        old: KV,
+    ) -> tuple[KV, Float[Array, "B W D"]]:
         """The block's columns read as a whole; of rows that need a part only, nothing but the part is read or kept."""
         width, lead, size = context.width, context.lead, self.columns(context)
-        begin = jnp.minimum(start - lead, context.geometry.length - width - lead)
         fresh = jnp.where(whole[:, None], stored.span(context, begin, width + lead), stored.span(context, first, size))
         out = stored.some(context, rows, state.blocks.kv, begin, width + lead, fresh)
         speaks = (start - lead)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
         renewed = whole[:, None] | ((speaks >= first[:, None]) & (speaks < (first + size)[:, None]))
         hidden = jnp.where(renewed[..., None], context.select(out.hidden, begin, start), state.hidden)
-        index = begin[:, None] + jnp.arange(width + lead, dtype=jnp.int32)[None, :]
-        row, chosen = jnp.arange(index.shape[0])[:, None], whole[None, :, None, None, None]
-        old = jax.tree.map(lambda leaf: leaf[:, row, index], state.blocks.kv)
-        new = jax.tree.map(lambda old, new: jnp.where(chosen, new.astype(old.dtype), old), old, out.kv)
-        kv = stored.put(state.blocks.kv, new, begin)
-        return state.blocks._replace(kv=kv), hidden
+        chosen = whole[None, :, None, None, None]
+        return jax.tree.map(lambda old, new: jnp.where(chosen, new.astype(old.dtype), old), old, out.kv), hidden
 
 
 def sub_block(size: Any = 8) -> SubBlockCache:
