@@ -41,7 +41,7 @@ class QuantizedLeaf:
     """A weight as codes: W[..., i, ...] = sign(q) · (|q| / q_max)^root · scale[group of i].
 
     codes: int8 or int4 [*lead, rows, cols], where rows are the contracted axes flattened and cols the output axes (two
-    int4 codes share a byte on GPUs and TPUs; CPUs give each its own); scale: float32 [*lead, groups, cols]; root:
+    int4 codes share a byte on TPUs; CPUs give each its own); scale: float32 [*lead, groups, cols]; root:
     float32 [*lead[:1]], 1/a, or None where a is 1. `shape` and `dtype` are those of the weight without the axis that
     `lax.scan` strips.
     """

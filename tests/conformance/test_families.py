@@ -1,5 +1,6 @@
 """Every recipe with every cache on models of all four families: alone, batched and permuted a row decodes alike."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,21 +28,33 @@ def same(a, row: int, b, other: int, where: str) -> None:
         np.testing.assert_array_equal(getattr(a, field)[row], getattr(b, field)[other], f"{where}: {field}")
 
 
+def decodes_alike(family: str, rule, cache: str, where: str) -> None:
+    """Holds a row alone and in another order to the row in its batch."""
+    kind, order = FAMILIES[family], (2, 0, 1)
+    batch = halves.decode(kind, rule, kept(cache))
+    permuted = halves.decode(kind, rule, kept(cache), order)
+    for place, row in enumerate(order):
+        same(permuted, place, batch, row, where)
+    same(halves.decode(kind, rule, kept(cache), alone=1), 1, batch, 1, where)
+    assert (batch.tokens != MASK).all(), f"{where}: a mask is left, or was proposed"
+
+
 @pytest.mark.parametrize("recipe", RULES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_alone_batched_and_permuted(family, recipe):
     """One program for all three, as rows that are done from the start take no part; other numbers of rows and other
     buckets: test_rows."""
-    kind, order = FAMILIES[family], (2, 0, 1)
-    for cache in [cache for cache in policies.CACHES if meets(recipe, cache, kind)]:
+    for cache in [cache for cache in policies.CACHES if meets(recipe, cache, FAMILIES[family])]:
         for heat in (0.0, 1.0) if "temperature" in parameters(recipe) else (None,):
-            rule, where = policy(recipe, heat), f"{family}, {recipe}, {cache}, temperature {heat}"
-            batch = halves.decode(kind, rule, kept(cache))
-            permuted = halves.decode(kind, rule, kept(cache), order)
-            for place, row in enumerate(order):
-                same(permuted, place, batch, row, where)
-            same(halves.decode(kind, rule, kept(cache), alone=1), 1, batch, 1, where)
-            assert (batch.tokens != MASK).all(), f"{where}: a mask is left, or was proposed"
+            decodes_alike(family, policy(recipe, heat), cache, f"{family}, {recipe}, {cache}, temperature {heat}")
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
+def test_alone_batched_and_permuted_with_guidance(family):
+    """Rows doubled, with a state for each; experts would change nothing of it."""
+    for cache in [cache for cache in policies.CACHES if meets("low_confidence", cache, FAMILIES[family])]:
+        rule = policy("low_confidence", 0.0, cfg_scale=jnp.float32(1.5))
+        decodes_alike(family, rule, cache, f"{family}, guidance, {cache}")
 
 
 @pytest.mark.parametrize(
