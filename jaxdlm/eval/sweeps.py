@@ -39,13 +39,22 @@ KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
 }
 
 
+LONG = 64  # from so many columns on, an answer of the tasks (16 at most) fills less than the first third
+
+
 def _prophet(canvas: int) -> list[Settings]:
-    """The published thresholds times a factor; the answer is the whole canvas, as no task announces where it begins."""
-    factors = (8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)  # small models are surer than those of the paper
-    return [
-        {"answer_start": 0, "answer_length": canvas, "thresholds": tuple(f * bar for bar in (7.5, 5.0, 2.5))}
-        for f in factors
-    ]
+    """The answer and its thresholds, early, middle, late; no task announces where its answer begins.
+
+    On a short canvas it is the whole of it, at the published thresholds times a factor (small models are surer than
+    those of the paper). On a long one an answer stands in front of much padding: the first eight columns are watched,
+    and only the early threshold differs from the paper's, since in blocks the answer is written when the stage ends.
+    """
+    if canvas >= LONG:
+        bars = [(early, 5.0, 2.5) for early in (12.0, 11.5, 11.0, 10.5, 10.0, 9.5, 7.5)]
+        return [{"answer_start": 0, "answer_length": 8, "thresholds": bar} for bar in bars]
+    factors = (8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    bars = [(7.5 * f, 5.0 * f, 2.5 * f) for f in factors]
+    return [{"answer_start": 0, "answer_length": canvas, "thresholds": bar} for bar in bars]
 
 
 def _credit(canvas: int) -> list[Settings]:

@@ -21,7 +21,7 @@ def test_every_recipe_with_a_knob_has_a_curve(recipe):
 
 @pytest.mark.parametrize("recipe", [name for name in policies.RECIPES if name in ("threshold", "prophet", "ccd_ds")])
 def test_settings_build_rules(recipe):
-    for settings in sweeps.sweep(recipe, 16):
+    for settings in sweeps.sweep(recipe, 16) + sweeps.sweep(recipe, 64):
         assert isinstance(policies.RECIPES[recipe](**settings), Rule)
 
 
