@@ -137,16 +137,9 @@ def test_quantised_weights_are_read_as_codes():
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
-    """The whole decode of an 8B model, traced and compiled: by the clock, or in core seconds if others hold the cores.
-
-    One machine took 46 and 80 core seconds for the same program within an hour. Where it is more than the minute, the
-    decode without a cache says how slow the machine is: a cache may cost four times as much.
-    """
+    """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
     options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8", "--decode"]
     found = report("step_memory.py", *options, "--model", model, "--cache", cache, "--block", str(block))
     with capsys.disabled():
         print(f"\n{model}, {cache}: {found['decode_seconds']} s, {found['decode_core_seconds']} s of one core")
-    spent = min(found["decode_seconds"], found["decode_core_seconds"])
-    if spent > 60:
-        bare = report("step_memory.py", *options, "--model", model, "--cache", "none", "--block", str(block))
-        assert spent <= 4 * bare["decode_core_seconds"]
+    assert found["decode_core_seconds"] <= 60
