@@ -24,8 +24,8 @@ class BlockExactCache:
 
     Stale: nothing. A column sees its own and earlier blocks only, so the keys of a finished block are final. A step
     costs K tokens (K + 1 with `next` prediction). The first forward of a block costs 2 K: it also reads the block
-    before, whose last commits came after its last forward, and stores it. Where a row skipped blocks that were given
-    (infilling), that forward reads all L columns instead. The prompt is read once, before the first forward.
+    before, whose last commits came after its last forward, and stores it; two more blocks are read, 2 K tokens a time,
+    for every two that were given and skipped (infilling). The prompt is read once, before the first forward.
 
     Departure from official code: SDAR stores a finished block with a forward of its own; here that is folded into the
     next block's first forward, so `forwards` counts denoising forwards alone.
@@ -49,25 +49,21 @@ class BlockExactCache:
         return rows.tick == 0
 
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Stored) -> Window:
-        skipped = jnp.any(~rows.done & (rows.block - 1 > state.ready))
-        return jax.lax.cond(
-            skipped,
-            lambda kv: self.all_blocks(context, rows, start),
-            lambda kv: self.two_blocks(context, rows, start, kv),
-            state.kv,
-        )
+        def pair(window: Window) -> tuple[Window, Bool[Array, ""]]:
+            """Reads the first block that is not final yet and the next one: the row's own, unless more are missing."""
+            state: Stored = window.state
+            block, own = context.geometry.block, rows.block
+            at = jnp.minimum(state.ready, own - 1)
+            # a finished row's block lies behind the canvas; what it computes is thrown away
+            first = jnp.minimum(context.geometry.prompt + block * at, context.geometry.length - 2 * block)
+            out = stored.some(context, rows, state.kv, first, 2 * block, stored.span(context, first, 2 * block))
+            state = Stored(stored.put(state.kv, out.kv, first), jnp.minimum(at + 2, own))
+            return Window(context.select(out.hidden, first, start), state), jnp.any(~rows.done & (at < own - 1))
 
-    def all_blocks(self, context: Context, rows: Rows, start: Int32[Array, "B"]) -> Window:
-        out = stored.everything(context, rows)
-        return Window(context.select(out.hidden, 0, start), Stored(out.kv, rows.block))
-
-    def two_blocks(self, context: Context, rows: Rows, start: Int32[Array, "B"], kv: KV) -> Window:
-        block = context.geometry.block
-        # a finished row's block lies behind the canvas; what it computes is thrown away
-        first = jnp.minimum(start, context.geometry.length - block) - block
-        fresh = stored.span(context, first, 2 * block)
-        out = stored.some(context, rows, kv, first, 2 * block, fresh)
-        return Window(context.select(out.hidden, first, start), Stored(stored.put(kv, out.kv, first), rows.block))
+        hidden = jax.eval_shape(pair, Window(None, state))[0].hidden
+        blank = Window(jnp.zeros(hidden.shape, hidden.dtype), state)
+        # one trip, but for rows that skipped blocks; a row that waits for others reads the same again
+        return jax.lax.while_loop(lambda x: x[1], lambda x: pair(x[0]), (blank, jnp.bool_(True)))[0]
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Stored) -> Window:
         count = context.width + context.lead
