@@ -181,7 +181,7 @@ def test_the_shipped_student_is_of_this_recipe_and_needs_fewer_forwards_than_its
     """Weak bounds: 80 % of the forwards, at most two of 24 answers worse, on problems neither has seen."""
     record = json.loads((ASSETS / "tiny-dparallel" / "recipe.json").read_text())
     taught = json.loads((ASSETS / "tiny" / "recipe.json").read_text())["tokens"]
-    assert record["recipe"] == "dparallel" and record["teacher"] == "tiny" and record["tokens"] < 0.25 * taught
+    assert record["recipe"] == "dparallel" and record["teacher"] == "tiny" and record["tokens"] < 0.2 * taught
     examples = [e for name in ("reverse", "remove_random", "insert_random") for e in make(name, 8, seed=5)]
     right, forwards = {}, {}
     for name in ("tiny", "tiny-dparallel"):

@@ -211,7 +211,7 @@ def run(
     rows: int = 6912,
     canvas: int = 256,
     block: int = 32,
-    steps: int = 1200,
+    steps: int = 1170,
     minutes: float | None = None,
     rank: int | None = None,
     seed: int = 0,
