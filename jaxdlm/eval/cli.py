@@ -48,12 +48,12 @@ SWEEP = "NAME[,key=value...],..."
 @section(
     "Run",
     option("--output", required=True, metavar="DIR", help="folder for rows.jsonl, summary.json, report.html, curves.svg"),
-    option("--batch", type=COUNT, default=64, metavar="B", help="rows per batch at most"),
+    option("--batch", type=COUNT, metavar="B", help="rows per batch at most; by default 32 on a CPU, else 64"),
     option("--timing", default="1,32", metavar="B,...", help="batch sizes of the wall-clock table, or none"),
 )  # fmt: skip
 def evaluate(
     model: str, draft: str | None, policies: str, cache: str, max_new: int | None, block: int | None, seed: int, tasks: str,
-    n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int, timing: str,
+    n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
@@ -71,7 +71,8 @@ def evaluate(
     except OSError as error:
         raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
     lm = jd.load(model)
-    bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=batch)
+    at_once = batch or run.rows_per_batch()
+    bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=at_once)
     head = rows.meta(lm, split=split, seed=seed, canvas=max_new, block=block)
     if draft is not None:
         pairs.refuse_masked(lm)

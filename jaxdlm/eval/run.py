@@ -144,6 +144,11 @@ def threads() -> int:
     return rows.cores() if jax.default_backend() == "cpu" else 1
 
 
+def rows_per_batch() -> int:
+    """Rows decoded together: few on a CPU, so that activations stay in its caches and few rows wait for a slow one."""
+    return 32 if jax.default_backend() == "cpu" else 64
+
+
 class Stopwatch:
     """Wall seconds of a with block, those of tracing and compiling in this thread taken off."""
 
