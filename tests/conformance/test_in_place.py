@@ -5,6 +5,10 @@ import re
 import pytest
 
 from jaxdlm import _decode, layout
+from jaxdlm.caches.block_exact import BlockExactCache
+from jaxdlm.caches.sub_block import SubBlockCache
+from jaxdlm.plan.collectives import Program
+from tests.caches.toys import toy
 from tests.conformance.toys import GRID, PROMPTS, model, policy
 
 LAYERS, HEADS, SIZE = 2, 4, 8
@@ -36,13 +40,23 @@ def reached(found: dict[str, list[str]], name: str, without: str) -> set[str]:
     return seen
 
 
+def compiled(lm, cache):
+    """(computations of the whole decode, pattern of a copy of all stored keys)."""
+    batch = layout.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
+    rule = policy("threshold", 0.0)
+    program = _decode._run.lower(batch.rows, lm.model, lm.params, rule, cache, batch.geometry, "commit", 0).compile()
+    shape = rf"f32\[{LAYERS},{len(PROMPTS)},{batch.geometry.length},{HEADS},{SIZE}\]"
+    return program.as_text(), shape
+
+
+def copies(found, names, shape):
+    return [line for name in names for line in found[name] if re.search(rf"= {shape}\S* copy(-start)?\(", line)]
+
+
 @pytest.mark.parametrize("cache", ["dual", "prefix"])
 def test_no_ordinary_forward_copies_the_cache(cache):
-    lm = model("same")
-    batch = layout.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
-    rule, kept = policy("threshold", 0.0), _decode.resolve_cache(cache)
-    lowered = _decode._run.lower(batch.rows, lm.model, lm.params, rule, kept, batch.geometry, "commit", 0)
-    found = computations(lowered.compile().as_text())
+    text, shape = compiled(model("same"), _decode.resolve_cache(cache))
+    found = computations(text)
     lines = [line for body in found.values() for line in body]
     (branches,) = [
         re.findall(r"%([\w.\-]+)", match[1])
@@ -50,12 +64,16 @@ def test_no_ordinary_forward_copies_the_cache(cache):
         if " conditional(" in line and (match := re.search(r"branch_computations=\{([^}]*)\}", line))
     ]
     step, refresh = branches  # lax.cond: the branch of False, then that of True
-    shape = rf"= f32\[{LAYERS},{len(PROMPTS)},{batch.geometry.length},{HEADS},{SIZE}\]\S* copy(-start)?\("
-
-    def copies(names: set[str]) -> list[str]:
-        return [line for name in names for line in found[name] if re.search(shape, line)]
-
     (body,) = [name for name, body in found.items() if any(" conditional(" in line for line in body)]
     assert step in reached(found, body, refresh)
-    assert not copies(reached(found, body, refresh))
-    assert any(f"[{LAYERS},{len(PROMPTS)},{batch.geometry.length}," in line for line in found[step]), "no cache in it"
+    assert not copies(found, reached(found, body, refresh), shape)
+    assert any(re.search(shape, line) for line in found[step]), "no cache in it"
+
+
+@pytest.mark.parametrize("cache", [BlockExactCache(), SubBlockCache(2)])
+def test_no_forward_at_all_copies_the_keys_of_finished_blocks(cache):
+    text, shape = compiled(toy(LAYERS, "same", "block_causal"), cache)
+    found, loop = computations(text), Program(text).decode_loop()
+    inside = reached(found, re.search(r"body=%([\w.\-]+)", loop.rest)[1], "")
+    assert any(re.search(shape, line) for name in inside for line in found[name]), "no cache in it"
+    assert not copies(found, inside, shape)
