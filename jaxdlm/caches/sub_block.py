@@ -44,7 +44,6 @@ class SubBlockCache:
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
-    writes: ClassVar[bool] = True
     attention: ClassVar[str] = "block_causal"
     size: int = struct.field(pytree_node=False, default=8)
 

@@ -1,6 +1,5 @@
 """What a cache decides: which columns a forward recomputes. The loop decides when, per row, from `due`."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -49,7 +48,6 @@ class Cache(Protocol):
     always: every forward recomputes everything (there is no `step`). window: "block" or "canvas", the widest view of
     rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a row.
     admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
-    writes: `step` writes a part of the state, as `refresh` does; default no.
     """
 
     always: ClassVar[bool]
@@ -112,22 +110,8 @@ def forward(
         window = cache.refresh(single, rows, start, state)
         return window._replace(hidden=jnp.repeat(window.hidden, context.versions, axis=0))
 
-    choose = in_turn if getattr(cache, "writes", False) else jax.lax.cond
-    window = choose(rebuild, refresh, lambda s: cache.step(context, many, starts, s), state)
+    window = jax.lax.cond(rebuild, refresh, lambda s: cache.step(context, many, starts, s), state)
     return window, live & (rebuild | ~due)
-
-
-def in_turn(
-    which: Bool[Array, ""], yes: Callable[[PyTree], Window], no: Callable[[PyTree], Window], state: PyTree
-) -> Window:
-    """`lax.cond` as two loops of one trip at most. XLA leaves in place what both sides write in part; where both arms
-    of a conditional do so, it copies all of it."""
-    hidden = jax.eval_shape(yes, state).hidden
-    window = Window(jnp.zeros(hidden.shape, hidden.dtype), state)
-    for wanted, side in ((which, yes), (~which, no)):
-        run = lambda x, side=side: (side(x[0].state), jnp.bool_(False))  # noqa: E731
-        window, _ = jax.lax.while_loop(lambda x: x[1], run, (window, wanted))
-    return window
 
 
 def spread(rows: Rows, versions: Int32[Array, "B N L"]) -> Rows:

@@ -73,8 +73,7 @@ class Program:
 
     def collectives(self, computation: str, branch: int) -> dict[tuple[str, int], tuple[int, float]]:
         """(kind, group) -> (count, bytes) of one run of a computation. `branch`: which arm of its conditionals runs;
-        conditionals further inside take their first arm (that of a false condition). Two loops that state no trips are
-        the arms of `core.cache.in_turn`, the true one first."""
+        conditionals further inside take their first arm (that of a false condition)."""
         total: dict[tuple[str, int], tuple[int, float]] = {}
 
         def add(found: dict[tuple[str, int], tuple[int, float]], times: int = 1) -> None:
@@ -82,15 +81,12 @@ class Program:
                 have = total.get(key, (0, 0.0))
                 total[key] = (have[0] + times * count, have[1] + times * size)
 
-        instructions = self.computations.get(computation, {}).values()
-        open_ended = [x for x in instructions if x.op == "while" and self.trips(x) is None]
-        idle = open_ended[branch : branch + 1] if len(open_ended) == 2 else []
-        for instruction in instructions:
+        for instruction in self.computations.get(computation, {}).values():
             kind = instruction.op.removesuffix("-start")
             if kind in KINDS:
                 add({(kind, group_size(instruction.rest)): (1, _result_bytes(instruction))})
             elif instruction.op == "while":
-                times = 0 if instruction in idle else self.trips(instruction) or 1
+                times = self.trips(instruction) or 1
                 for part in ("condition", "body"):
                     add(self._inside(_named(instruction.rest, part) or "", branch), times)
             elif instruction.op == "conditional":
