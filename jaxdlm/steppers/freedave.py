@@ -110,8 +110,7 @@ def exact(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cach
     def body(carry: tuple[Found, Array], at: Any) -> tuple[tuple[Found, Array], None]:
         found, true = carry
         number, following = at
-        fresh = jax.tree.map(lambda x: x[:, number], said)
-        new, wrote, score = loop.decide(found.rows, fresh, start, **fixed)
+        new, wrote, score = loop.decide(found.rows, said_of(said, number), start, **fixed)
         new, wrote = loop.freeze(true, new, found.rows), wrote & true[:, None]
         last = jnp.where(true, number, found.last)
         found = Found(new, found.changed | wrote, jnp.where(wrote, score, found.score), last)
@@ -140,8 +139,7 @@ def subset(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cac
     for number in range(count):
         tokens = full(rows.tokens, windows[:, number], start)
         version = rows._replace(tokens=tokens, pending=rows.pending & (tokens == mask))
-        fresh = jax.tree.map(lambda x: x[:, number], said)
-        reached.append((version, *loop.decide(version, fresh, start, **fixed)))
+        reached.append((version, *loop.decide(version, said_of(said, number), start, **fixed)))
     before, after, _, score = (jax.tree.map(lambda *x: jnp.stack(x, 1), *part) for part in zip(*reached))
     targets = jax.vmap(window, (1, None, None), 1)(after.tokens, start, width)
     match = (windows[:, None] == targets[:, :, None]) | (windows[:, None] == mask)  # [B, from, to, W]
@@ -157,6 +155,11 @@ def subset(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cac
     new = loop.freeze(~once_more, new, new._replace(**held))
     changed = window(rows.pending & ~new.pending, start, width)
     return Found(new, changed, pick(score, last), last)
+
+
+def said_of(said: loop.Read, number: Any) -> loop.Read:
+    """What the head says of one version of each row."""
+    return jax.tree.map(lambda x: x[:, number], said)
 
 
 def inside(rows: Rows, geometry: Geometry) -> Bool[Array, "B C"]:
