@@ -49,11 +49,11 @@ SWEEP = "NAME[,key=value...],..."
     "Run",
     option("--output", required=True, metavar="DIR", help="folder for rows.jsonl, summary.json, report.html, curves.svg"),
     option("--batch", type=COUNT, metavar="B", help="rows per batch at most; by default 32 on a CPU, else 64"),
-    option("--timing", default="1,32", metavar="B,...", help="batch sizes of the wall-clock table, or none"),
+    option("--timing", metavar="B,...", help="batch sizes of the wall-clock table, or none; by default 1 and the run's"),
 )  # fmt: skip
 def evaluate(
     model: str, draft: str | None, policies: str, cache: str, max_new: int | None, block: int | None, seed: int, tasks: str,
-    n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str,
+    n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
@@ -63,7 +63,7 @@ def evaluate(
 
     methods = choices(policies, jd.policies.RECIPES, "policy")
     caches = choices(cache, jd.policies.CACHES, "cache")
-    names, batches = read_tasks(tasks, run_code), read_batches(timing)
+    names, batches = read_tasks(tasks, run_code), None if timing is None else read_batches(timing)
     claims = read_claims(chosen)
     folder = pathlib.Path(output)
     try:
@@ -73,6 +73,7 @@ def evaluate(
     lm = jd.load(model)
     at_once = batch or run.rows_per_batch()
     bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=at_once)
+    batches = list(dict.fromkeys([1, bench.batch])) if batches is None else batches
     head = rows.meta(lm, split=split, seed=seed, canvas=max_new, block=block)
     if draft is not None:
         pairs.refuse_masked(lm)

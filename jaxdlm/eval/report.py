@@ -292,7 +292,7 @@ def _cache_note() -> str:
 def _wall_note(summary: Summary) -> str:
     return (
         "<p>Upper panels: time of the batches of this run, compilation taken off, each measured once while other work may "
-        "have run on the machine. Table: batches of 1 and 32 mixed prompts, compiled and warmed, baseline and policy in "
+        "have run on the machine. Table: batches of mixed prompts, compiled and warmed, baseline and policy in "
         "turn, median and quartiles of the ratio.</p>"
     )
 

@@ -21,7 +21,7 @@ from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
 from jaxdlm.steppers.freedave import FreeDave
 
-SMALLEST_CANVAS = 16
+SMALLEST_CANVAS, SMALLEST_BATCH = 16, 8
 BASELINE = "low_confidence"  # one token per step, no cache: what every speed-up is measured against
 CACHED = ("threshold", BASELINE)  # policies whose caches are swept unless others are asked for
 
@@ -174,13 +174,15 @@ def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterato
     """Rows of a unit; those in `skip` are left out.
 
     Batches have one size (the last one is filled up), so a unit adds no shape; answers of one length go together,
-    because a batch runs until its slowest row ends. Raises InputError where the policy does not work with the model.
+    because a batch runs until its slowest row ends. Where a forward holds several versions of a row, a batch holds fewer
+    rows. Raises InputError where the policy does not work with the model.
     """
     examples = sorted(bench.examples[unit.task], key=lambda example: (len(example.answer.split()), example.id))
     examples = [example for example in examples if example.id not in skip]
-    for first in range(0, len(examples), bench.batch):
-        part = examples[first : first + bench.batch]
-        filled = part + [part[-1]] * (bench.batch - len(part))
+    size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // versions(unit))
+    for first in range(0, len(examples), size):
+        part = examples[first : first + size]
+        filled = part + [part[-1]] * (size - len(part))
         yield from itertools.islice(_decoded(bench, unit, filled), len(part))
 
 
@@ -241,8 +243,13 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
     cached = cost.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
-    versions = policy.draft_steps if isinstance(policy, FreeDave) else 1  # of each row, side by side in a forward
-    return cached, positions * versions * (2 if policy.uncond else 1)
+    return cached, positions * versions(unit) * (2 if policy.uncond else 1)
+
+
+def versions(unit: Unit) -> int:
+    """Versions of each row, side by side in a forward."""
+    policy = policies.RECIPES[unit.policy](**unit.settings)
+    return policy.draft_steps if isinstance(policy, FreeDave) else 1
 
 
 def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:

@@ -32,7 +32,7 @@ KNOBS: dict[str, Callable[[int], Sequence[Any]]] = {
     "threshold": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.8),  # nats
     "gamma": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
     "entropy_bound": lambda canvas: (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),  # nats
-    "draft_steps": lambda canvas: (2, 3, 4, 6, 8),  # the paper's are 4 and 8
+    "draft_steps": lambda canvas: (2, 3, 4, 6, 8, 12),
     "steps": per_step,
     "refresh_every": lambda canvas: (1, 2, 3, 4, 8, 16),
     "every": lambda canvas: (1, 2, 3, 4, 8, 16),

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, canvas_of, decode
+from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, canvas_of, decode, threads
 from jaxdlm.eval.sweeps import canonical, label
 
 WARM, REPEATS = 3, 5
@@ -46,10 +47,10 @@ def measure(
     for size in batches:
         task, examples = mixed(bench, tasks, size)
         slow = baseline(task)
-        slow_out, _ = decode(bench, slow, examples)
-        for unit in units:
-            unit = unit._replace(task=task)
-            out, _ = decode(bench, unit, examples)
+        units = [unit._replace(task=task) for unit in units]
+        with ThreadPoolExecutor(threads()) as pool:  # compiling is most of it, and not yet timed
+            slow_out, *outs = pool.map(lambda unit: decode(bench, unit, examples)[0], [slow, *units])
+        for unit, out in zip(units, outs, strict=True):
             times = _in_turn(bench, slow, unit, examples)
             ratio = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75])
             yield {
