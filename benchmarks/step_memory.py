@@ -105,8 +105,6 @@ def main() -> None:
         begin = time.perf_counter()
         step = compile_step(job, mesh, cache)
         stats, text = step.memory_analysis(), step.as_text()
-        shape = jax.eval_shape(lambda: 0)
-        del shape
         stored = job.config.num_layers * given.batch * job.layout.geometry.length
         stored *= job.config.num_kv_heads * job.config.head_dim // math.prod(mesh.shape.values())
         report = {

@@ -51,17 +51,16 @@ class BlockExactCache:
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Stored) -> Window:
         def pair(window: Window) -> tuple[Window, Bool[Array, ""]]:
             """Reads the first block that is not final yet and the next one: the row's own, unless more are missing."""
-            state: Stored = window.state
+            kv, ready = window.state
             block, own = context.geometry.block, rows.block
-            at = jnp.minimum(state.ready, own - 1)
+            at = jnp.minimum(ready, own - 1)
             # a finished row's block lies behind the canvas; what it computes is thrown away
             first = jnp.minimum(context.geometry.prompt + block * at, context.geometry.length - 2 * block)
-            out = stored.some(context, rows, state.kv, first, 2 * block, stored.span(context, first, 2 * block))
-            state = Stored(stored.put(state.kv, out.kv, first), jnp.minimum(at + 2, own))
-            return Window(context.select(out.hidden, first, start), state), jnp.any(~rows.done & (at < own - 1))
+            out = stored.some(context, rows, kv, first, 2 * block, stored.span(context, first, 2 * block))
+            read = Stored(stored.put(kv, out.kv, first), jnp.minimum(at + 2, own))
+            return Window(context.select(out.hidden, first, start), read), jnp.any(~rows.done & (at < own - 1))
 
-        hidden = jax.eval_shape(pair, Window(None, state))[0].hidden
-        blank = Window(jnp.zeros(hidden.shape, hidden.dtype), state)
+        blank = Window(stored.blank(context, rows).hidden[:, : context.width], state)
         # one trip, but for rows that skipped blocks; a row that waits for others reads the same again
         return jax.lax.while_loop(lambda x: x[1], lambda x: pair(x[0]), (blank, jnp.bool_(True)))[0]
 

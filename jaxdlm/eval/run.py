@@ -179,7 +179,8 @@ def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterato
     """
     examples = sorted(bench.examples[unit.task], key=lambda example: (len(example.answer.split()), example.id))
     examples = [example for example in examples if example.id not in skip]
-    size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // versions(unit))
+    policy = policies.RECIPES[unit.policy](**unit.settings)
+    size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // versions(policy))
     for first in range(0, len(examples), size):
         part = examples[first : first + size]
         filled = part + [part[-1]] * (size - len(part))
@@ -243,12 +244,11 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
     cached = cost.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
-    return cached, positions * versions(unit) * (2 if policy.uncond else 1)
+    return cached, positions * versions(policy) * (2 if policy.uncond else 1)
 
 
-def versions(unit: Unit) -> int:
+def versions(policy: Rule) -> int:
     """Versions of each row, side by side in a forward."""
-    policy = policies.RECIPES[unit.policy](**unit.settings)
     return policy.draft_steps if isinstance(policy, FreeDave) else 1
 
 

@@ -40,7 +40,7 @@ def reached(found: dict[str, list[str]], name: str, without: str) -> set[str]:
 
 
 def compiled(lm, cache):
-    """(computations of the whole decode, pattern of a copy of all stored keys)."""
+    """(text of the whole compiled decode, pattern of the shape of all stored keys)."""
     batch = layout.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
     rule = policy("threshold", 0.0)
     program = _decode._run.lower(batch.rows, lm.model, lm.params, rule, cache, batch.geometry, "commit", 0).compile()
