@@ -14,8 +14,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    # small programs that run once: compiled quickly rather than well (a third of the time, same arithmetic)
-    quick = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    # small programs that run once: compiled quickly rather than well (a third of the time, same arithmetic), and in one
+    # piece, as every core has a worker of its own
+    quick = (
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+        "--xla_cpu_parallel_codegen_split_count=1"
+    )
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=4 {quick}".strip()
 
@@ -48,6 +52,13 @@ def pytest_configure(config):
         import jaxtyping
 
         jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
+
+
+def pytest_collection_finish(session):
+    """Tracing makes many small objects and few cycles: what the imports made is searched for them no more, the rest less."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_runtest_teardown(item, nextitem):
