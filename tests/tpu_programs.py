@@ -40,6 +40,14 @@ CACHED = {
 }  # fmt: skip
 
 
+class Tiled(Job):
+    """A job whose decoder reads the head in two parts."""
+
+    @property
+    def decoder(self) -> Any:
+        return dataclasses.replace(super().decoder, tile=TILE)
+
+
 def config(recipe: str) -> ModelConfig:
     """A small model of the kind that the recipe is for."""
     if recipe == "entropy_bound":
@@ -53,7 +61,7 @@ def config(recipe: str) -> ModelConfig:
 def trace(recipe: str, cache: str, mesh: Mesh) -> Any:
     """The whole decode of a diffusion recipe."""
     policy = policies.RECIPES[recipe](**({"weights": toys.filter_weights(BLOCK)} if recipe == "learn2pd" else {}))
-    return trace_decode(Job(config(recipe), ROWS, PROMPT, MAX_NEW, BLOCK, policy, cache, tile=TILE), mesh)
+    return trace_decode(Tiled(config(recipe), ROWS, PROMPT, MAX_NEW, BLOCK, policy, cache), mesh)
 
 
 def trace_pair(recipe: str, mesh: Mesh) -> Any:

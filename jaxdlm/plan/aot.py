@@ -36,7 +36,7 @@ LIBTPU_LOCK = pathlib.Path("/tmp/libtpu_lockfile")
 class Job:
     """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
 
-    model: a released one by its name, or a configuration. tile: ids per part of the head (`Backbone.tile`).
+    model: a released one by its name, or a configuration.
     """
 
     model: str | ModelConfig
@@ -47,7 +47,6 @@ class Job:
     policy: Any = "threshold"
     cache: Any = "none"
     dtype: str = "bfloat16"
-    tile: int = Backbone.tile
 
     @functools.cached_property
     def config(self) -> ModelConfig:
@@ -66,7 +65,7 @@ class Job:
     @property
     def decoder(self) -> Any:
         """The model as the loop sees it."""
-        return _decode.blocked(Backbone(self.config, self.tile), self.layout.geometry.block)
+        return _decode.blocked(Backbone(self.config), self.layout.geometry.block)
 
 
 @dataclasses.dataclass(frozen=True)
