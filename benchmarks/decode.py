@@ -8,7 +8,6 @@ a machine that is busy for a while disturbs numerator and denominator alike. Nee
 
 import argparse
 import dataclasses
-import functools
 import os
 import pathlib
 import statistics
@@ -24,6 +23,7 @@ from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
+from jaxdlm.core.compiled import compiled
 from jaxdlm.policies import low_confidence
 from jaxdlm.typing import Array, PyTree
 
@@ -31,7 +31,7 @@ TRACE = "/jax/core/compile/jaxpr_trace_duration"
 NONE = _decode.resolve_cache("none")
 
 
-@functools.partial(jax.jit, static_argnames=("model", "geometry", "columns", "times"))
+@compiled(static_argnames=("model", "geometry", "columns", "times"))
 def bare(rows: Rows, model: Any, params: PyTree, geometry: Any, columns: int, times: int) -> Array:
     """The forward with the head on the block, `times` times, nothing chosen and nothing written."""
     context = Context(model, params, geometry, columns)
@@ -89,14 +89,19 @@ def against_torch(
     from torch_llada import TorchModel, lean, paper
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # the cores that XLA uses
-    model, ids = TorchModel(lm.config, lm.params), torch.tensor(prompts)
+    model = TorchModel(lm.config, lm.params, torch.bfloat16 if given.dtype == "bfloat16" else torch.float32)
+    ids = torch.tensor(prompts, device=model.device)
     sizes = {"max_new": given.max_new, "block": given.block, "steps": given.steps, "temperature": temperature}
     policy = low_confidence(given.steps, temperature)
 
     def ours() -> np.ndarray:
         return jaxdlm.decode(lm, prompts, policy, max_new=given.max_new, block=given.block).tokens
 
-    works = {"ours": ours, "paper": lambda: paper(model, ids, **sizes), "lean": lambda: lean(model, ids, **sizes)}
+    works = {
+        "ours": ours,
+        "paper": lambda: paper(model, ids, **sizes).cpu(),
+        "lean": lambda: lean(model, ids, **sizes).cpu(),
+    }
     same = float(np.mean(ours() == works["paper"]().numpy()))
     return contest(works, given.rounds), same
 
@@ -142,6 +147,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny" if embedded else "tests/golden/llada_tiny")
     for name, size in (("rows", 8), ("prompt", 64), ("max-new", 64), ("block", 32), ("steps", 64), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--dtype", default="float32", help="of the weights, ours and PyTorch's: float32 or bfloat16")
     parser.add_argument("--temperature", type=float, default=0.5, help="of the second comparison with PyTorch")
     parser.add_argument("--vocab", type=int, help="random ids behind the model's own, up to this many (tied head)")
     parser.add_argument("--no-torch", action="store_true", help="leave (b) out")
@@ -150,14 +156,14 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = arguments()
-    lm = jaxdlm.load(given.model, dtype="float32")
+    lm = jaxdlm.load(given.model, dtype=given.dtype)
     ids = lm.config.tokens
     ordinary = np.setdiff1d(np.arange(lm.config.vocab_size), [ids.mask, ids.pad, *ids.eos])
     prompts = np.random.default_rng(0).choice(ordinary, (given.rows, given.prompt)).tolist()
     lm = lm if given.vocab is None else widened(lm, given.vocab)
     sizes = f"{given.rows} rows, {given.prompt} + {given.max_new} columns, block {given.block}, {given.steps} forwards"
     sizes = sizes if given.vocab is None else f"{sizes}, {given.vocab} ids"
-    print(f"{given.model}, {sizes}, {jax.default_backend()}, medians of {given.rounds} rounds\n")
+    print(f"{given.model}, {given.dtype}, {sizes}, {jax.devices()[0].device_kind}, medians of {given.rounds} rounds\n")
     print("| comparison | ours | other | ratio | goal |\n|---|--:|--:|--:|--:|")
     print(row("loop and rules / bare forwards", loop_cost(lm, prompts, given), "decode", "bare", "≤ 1.05"), flush=True)
     agreement = []

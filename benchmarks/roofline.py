@@ -27,6 +27,7 @@ import jaxdlm
 from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.readout import Readout, ban, summarise
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
@@ -46,7 +47,7 @@ class Loaded(Job):
         return CONFIGS[self.model]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "geometry", "times"))
+@compiled(static_argnames=("model", "geometry", "times"))
 def forwards(carry: Carry, params: PyTree, model: Any, policy: Any, cache: Any, geometry: Any, times: int) -> Array:
     """`times` ordinary forwards, each with the arg-max of its block; each depends on the one before."""
 
@@ -93,7 +94,7 @@ def machine(dtype: Any, rounds: int) -> tuple[float, float]:
     times = 8
     copy = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, x: x + 1, x))
     side = 8192 if gpu else 1024
-    a = jnp.ones((side, side), dtype)
+    a = jax.random.normal(jax.random.key(0), (side, side), dtype)  # a GPU multiplies ones faster than numbers
     multiply = jax.jit(lambda a: a @ a)
     bandwidth = 2 * times * x.nbytes / seconds(lambda: copy(x), rounds)
     return bandwidth, 2 * side**3 / seconds(lambda: multiply(a), rounds)
@@ -139,20 +140,15 @@ def plain_torch(lm: Any, given: argparse.Namespace, rows: int) -> float | None:
     import torch
     from torch_llada import TorchModel
 
-    device = "cuda" if jax.default_backend() != "cpu" else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        model = TorchModel(lm.config, lm.params)
+        model = TorchModel(lm.config, lm.params, torch.bfloat16 if given.dtype == "bfloat16" else torch.float32)
     except SystemExit as reason:
         print(reason)
         return None
-    kind = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
-    move = lambda x: x.to(device=device, dtype=kind)  # noqa: E731
-    model.weights = jax.tree.map(move, model.weights)
-    model.layers = [{name: move(leaf) for name, leaf in layer.items()} for layer in model.layers]
-    ids = torch.randint(5, 50, (rows, given.prompt + given.max_new), device=device)
+    ids = torch.randint(5, 50, (rows, given.prompt + given.max_new), device=model.device)
     times = []
-    with torch.no_grad(), torch.device(device):
+    with torch.no_grad():
         for _ in range(given.rounds + 1):
             begin = time.perf_counter()
             model.head(model.hidden(ids)[:, -given.block :]).argmax(-1).cpu()

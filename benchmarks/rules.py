@@ -1,7 +1,8 @@
-"""What the rules of each recipe cost beside a forward: operations and bytes for a released shape, time on `tiny`.
+"""What the rules of each recipe cost beside a forward: operations and bytes for a released shape, or time on a model.
 
     python benchmarks/rules.py --policies threshold ccd credit
     flock /tmp/bench.lock taskset -c 1 python benchmarks/rules.py --measure
+    python benchmarks/rules.py --measure --model shape:llada-8b --dtype bfloat16 --rows 1    # one GPU with 80 GB
 
 Counted: XLA's own figures for the compiled chain on one row of 32 columns and one tile of the vocabulary, times the
 tiles, because XLA counts a loop's body once. On a CPU every pass over the tile counts, although the tile stays in the
@@ -23,6 +24,7 @@ import jaxdlm
 from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import Given, given, summarise
 from jaxdlm.core.rule import Rule, Stepper
@@ -30,7 +32,7 @@ from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import released_config
 from jaxdlm.models.released import RELEASED
 
-ROWS, LENGTH = 8, 32
+LENGTH = 32
 
 
 def weights_read(config: Any) -> int:
@@ -105,10 +107,10 @@ def build(name: str, columns: int) -> Any:
     return policies.RECIPES[name](weights=(square, line, square, line))
 
 
-def measured(name: str, times: int) -> str:
-    """Time of a step beside that of its forward and head, `tiny`, no cache: the least of each, the median ratio."""
-    lm, policy = jaxdlm.load("tiny"), build(name, LENGTH)
-    prompts = list(lm.tokenizer.examples[:ROWS])
+def measured(name: str, lm: Any, rows: int, times: int) -> str:
+    """Time of a step beside that of its forward and head, no cache: the least of each, the median ratio."""
+    policy = build(name, LENGTH)
+    prompts = np.random.default_rng(0).integers(5, 50, (rows, LENGTH)).tolist()
     batch = layout.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
     fixed = {"model": lm.model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
     carry = loop.init(batch.rows, params=lm.params, **fixed, save="none", steps=0)
@@ -122,7 +124,7 @@ def measured(name: str, times: int) -> str:
         hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, several, **known)
         return loop.heads(hidden, model=known["model"], params=params, policy=host)[0]
 
-    bare, whole = jax.jit(forward), jax.jit(lambda c, p: loop.step(c, params=p, **fixed))
+    bare, whole = compiled()(forward), compiled()(lambda c, p: loop.step(c, params=p, **fixed))
     spent = contest({"bare": lambda: bare(carry, lm.params), "whole": lambda: whole(carry, lm.params)}, times)
     least = {which: 1e3 * min(seconds) for which, seconds in spent.items()}
     return f"| {name} | {least['bare']:.2f} | {least['whole']:.2f} | {ratio(spent, 'whole', 'bare'):.3f} |"
@@ -134,18 +136,26 @@ def main() -> None:
     parser.add_argument("--policies", nargs="+", default=known, choices=known)
     parser.add_argument("--shape", default="llada-8b", choices=list(RELEASED))
     parser.add_argument("--columns", type=int, default=LENGTH)
-    parser.add_argument("--measure", action="store_true", help="time them on tiny instead")
+    parser.add_argument("--measure", action="store_true", help="time them instead, with this model:")
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--times", type=int, default=50)
     given = parser.parse_args()
+    lm = jaxdlm.load(given.model, dtype=given.dtype) if given.measure else None
     if given.measure:
+        print(f"{given.model}, {given.dtype}, {given.rows} rows, {jax.devices()[0].device_kind}")
         print("| recipe | forward and head, ms | step, ms | ratio |\n|---|--:|--:|--:|")
     else:
         print(f"{given.shape}, one row of {given.columns} columns")
         print("| recipe | Mop | MB | of the forward's operations | of its weight bytes |\n|---|--:|--:|--:|--:|")
     for name in given.policies:
         if name == "entropy_bound" and given.measure:
-            continue  # tiny has masks
-        print(measured(name, given.times) if given.measure else counted(name, given.shape, given.columns), flush=True)
+            continue  # the models that may be given have masks
+        counts = (
+            counted(name, given.shape, given.columns) if lm is None else measured(name, lm, given.rows, given.times)
+        )
+        print(counts, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ ACTIVATE = {"silu": F.silu, "relu2": lambda x: F.relu(x).square(), "gelu_tanh": 
 
 
 class TorchModel:
-    """Full attention over whole sequences of one length; float32."""
+    """Full attention over whole sequences of one length."""
 
-    def __init__(self, config: Any, params: Any) -> None:
+    def __init__(self, config: Any, params: Any, dtype: torch.dtype = torch.float32) -> None:
         plain = {"attention": "full", "num_experts": 0, "sandwich_norm": False, "norm_plus_one": False, "v_norm": False}
         plain |= {"prediction": "same", "final_softcap": None}
         odd = [name for name, value in plain.items() if getattr(config, name) != value]
@@ -21,8 +21,10 @@ class TorchModel:
         if odd:
             raise SystemExit(f"the PyTorch baseline knows LLaDA's stack only; this model has its own {', '.join(odd)}")
         self.config = config
-        self.weights = jax.tree.map(lambda x: torch.from_numpy(np.array(x, np.float32)), params)
-        stacked = self.weights["segments"][0][0]
+        self.device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+        move = lambda x: torch.from_numpy(np.array(x, np.float32)).to(self.device, dtype)  # noqa: E731
+        self.weights = {name: move(leaf) for name, leaf in params.items() if name != "segments"}
+        stacked = jax.tree.map(move, params["segments"][0][0])
         self.layers = [{name: leaf[i] for name, leaf in stacked.items()} for i in range(config.num_layers)]
         for layer in self.layers:  # matrices as torch.nn.Linear would hold them
             for name in ("wq", "wk", "wv"):
@@ -34,9 +36,9 @@ class TorchModel:
         config, (rows, length) = self.config, tokens.shape
         x = self.weights["embed"][tokens]
         x = x if config.embed_scale is None else x * config.embed_scale
-        half = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-        angle = torch.outer(torch.arange(length).float(), config.rope.theta**-half).repeat(1, 2)
-        cos, sin = angle.cos(), angle.sin()
+        half = torch.arange(0, config.head_dim, 2, device=x.device).float() / config.head_dim
+        angle = torch.outer(torch.arange(length, device=x.device).float(), config.rope.theta**-half).repeat(1, 2)
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         for layer in self.layers:
             h = self.norm(x, layer["attn_norm"])
             q, k, v = (self.heads(h, layer, name).view(rows, length, -1, config.head_dim) for name in "qkv")
@@ -82,7 +84,7 @@ def paper(
     """As the paper's code: logits of every column, float64 Gumbel noise in product form, float64 softmax."""
     mask = model.config.tokens.mask
     rows, start = prompt.shape
-    x = torch.cat([prompt, torch.full((rows, max_new), mask)], dim=1)
+    x = torch.cat([prompt, prompt.new_full((rows, max_new), mask)], dim=1)
     blocks = max_new // block
     for number in range(blocks):
         end = start + (number + 1) * block
@@ -113,12 +115,12 @@ def lean(
     """The same rule without the waste: logits of the block only, float32, additive noise, one topk for the batch."""
     mask = model.config.tokens.mask
     rows, start = prompt.shape
-    x = torch.cat([prompt, torch.full((rows, max_new), mask)], dim=1)
+    x = torch.cat([prompt, prompt.new_full((rows, max_new), mask)], dim=1)
     blocks = max_new // block
     for number in range(blocks):
         window = slice(start + number * block, start + (number + 1) * block)
         for count in split(block, steps // blocks):
-            logits = model.head(model.hidden(x)[:, window])
+            logits = model.head(model.hidden(x)[:, window]).float()
             noisy = logits
             if temperature > 0:
                 noisy = logits / temperature - torch.log(-torch.log(torch.rand_like(logits)))

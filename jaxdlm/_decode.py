@@ -1,7 +1,6 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxdlm._load import load
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError, did_you_mean
@@ -109,7 +109,7 @@ def decode(
     return finish(lm, carry, batch, max_new)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "geometry", "save", "steps"))
+@compiled(static_argnames=("model", "geometry", "save", "steps"))
 def _run(
     rows: Rows, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
 ) -> Carry:

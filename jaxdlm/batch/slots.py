@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Cache, Context
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule
@@ -184,7 +185,7 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
     )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("model", "geometry", "slots", "mesh"))
+@compiled(static_argnames=("model", "geometry", "slots", "mesh"))
 def start(
     params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh
 ) -> Pool:
@@ -193,7 +194,7 @@ def start(
     return _per_replica(make, mesh, 0, 3)(params, policy, cache)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "geometry", "mesh"), donate_argnames=("pool",))
+@compiled(static_argnames=("model", "geometry", "mesh"), donate_argnames=("pool",))
 def advance(
     pool: Pool, queue: Queue, count: Array, drain: Array, params: PyTree, policy: Rule, cache: Cache, *,
     model: Model, geometry: Geometry, mesh: Mesh,

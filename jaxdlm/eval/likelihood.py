@@ -4,7 +4,6 @@ A masked model bounds -log p(y | x), N = |y|, by E_l[(N / l) Σ_{masked} CE], l 
 (LLaDA, arXiv 2502.09992, its get_log_likelihood). The bound is what papers report as likelihood.
 """
 
-import functools
 import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
@@ -153,7 +153,7 @@ def _losses(lm: Any, rows: Sequence[_Row], batch: int, cfg: float) -> np.ndarray
     return np.asarray(_cross_entropy(lm.model, lm.params, *arrays, guided))[: len(rows)]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiled(static_argnums=0)
 def _cross_entropy(
     model: Model, params: PyTree, tokens: Int32[Array, "B L"], target: Int32[Array, "B L"],
     scored: Bool[Array, "B L"], valid: Bool[Array, "B L"], given: Bool[Array, "B L"], cfg: Array | None,

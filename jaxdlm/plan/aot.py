@@ -185,7 +185,7 @@ def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
     """The decode of `jaxdlm batch`: the groups of chips along `data` run loops of their own and share no collective."""
 
     def run(rows: Any, params: PyTree, rule: Any, cache: Any) -> Any:
-        return _decode._run(rows, model, params, rule, cache, job.layout.geometry, "commit", 0)
+        return _decode._run.__wrapped__(rows, model, params, rule, cache, job.layout.geometry, "commit", 0)
 
     if mesh.shape.get("data", 1) == 1:
         return run

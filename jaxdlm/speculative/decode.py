@@ -1,11 +1,9 @@
 """The compiled generation: prompts read, then the loop."""
 
-import functools
-
-import jax
 import jax.numpy as jnp
 
 from jaxdlm.core.carry import Trace
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.policy import Speculation
@@ -13,7 +11,7 @@ from jaxdlm.speculative.state import Rows
 from jaxdlm.typing import PyTree
 
 
-@functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new", "save"))
+@compiled(static_argnames=("model", "prompt", "max_new", "save"))
 def generate(
     rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
 ) -> tuple[Rows, Trace]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.carry import Trace
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.policy import Speculation
@@ -55,12 +56,12 @@ def _take(rows: Rows, index: np.ndarray) -> Rows:
 _SIZES = ("model", "prompt", "max_new", "save")
 
 
-@functools.partial(jax.jit, static_argnames=_SIZES)
+@compiled(static_argnames=_SIZES)
 def _begin(rows: Rows, params: PyTree, policy: Speculation, *, model: Model, **sizes: Any) -> Carry:
     return loop.init(rows, model=model, params=params, policy=policy, **sizes)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@compiled(static_argnames=("model",))
 def _advance(
     carry: Carry, params: PyTree, policy: Speculation, enough: Int32[Array, ""], owned: Bool[Array, "B"], model: Model
 ) -> Carry:
@@ -76,7 +77,7 @@ def _advance(
     return jax.lax.while_loop(live, functools.partial(loop.step, **fixed), carry)
 
 
-@functools.partial(jax.jit, static_argnames=_SIZES)
+@compiled(static_argnames=_SIZES)
 def _admit(
     carry: Carry,
     rows: Rows,

@@ -6,7 +6,6 @@ change nothing. Weights and caches stay where they are: between the sets go the 
 sampled) and the rows.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 
 from jaxdlm.core.carry import Trace
+from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import KV, Model
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import loop
@@ -59,7 +59,7 @@ def _light(state: PearlState) -> PearlState:
     return state._replace(kv=KV((), ()))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new", "save"))
+@compiled(static_argnames=("model", "prompt", "max_new", "save"))
 def _begin(
     rows: Rows, params: PyTree, policy: Speculation, model: Model, prompt: int, max_new: int, save: str
 ) -> Carry:
@@ -67,17 +67,17 @@ def _begin(
     return loop.init(rows, model=model, params=params, policy=alone, prompt=prompt, max_new=max_new, save=save)
 
 
-@functools.partial(jax.jit, static_argnames=("prompt",))
+@compiled(static_argnames=("prompt",))
 def _begin_draft(drafter: Pearl, rows: Rows, prompt: int) -> PearlState:
     return drafter.init(rows, prompt)
 
 
-@jax.jit
+@compiled()
 def _write(drafter: Pearl, state: PearlState, rows: Rows) -> tuple[Array, Array | None, KV]:
     return drafter.write(state, rows, loop.stage_keys(rows, loop.DRAFT))
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@compiled(static_argnames=("model",))
 def _read(carry: Carry, params: PyTree, policy: Speculation, model: Model) -> tuple[Array, KV]:
     """The target forward over what was drafted before this round: the tail, where there is one."""
     tail, drafter = carry.drafter.tail, policy.drafter
@@ -88,7 +88,7 @@ def _read(carry: Carry, params: PyTree, policy: Speculation, model: Model) -> tu
     return loop.read(carry, loop.bounded(proposal, carry.rows), model=model, params=params)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@compiled(static_argnames=("model",))
 def _judge(
     carry: Carry, chunk: Array, logq: Array | None, logits: Array, fresh: KV, policy: Speculation, model: Model
 ) -> Carry:
