@@ -4,6 +4,7 @@ The environment is set before anything imports JAX, so this file imports it last
 """
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 import tempfile
@@ -16,10 +17,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     # small programs that run once: compiled quickly rather than well (a third of the time, same arithmetic), and in one
     # piece, as every core has a worker of its own
-    quick = (
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-        "--xla_cpu_parallel_codegen_split_count=1"
-    )
+    quick = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (
+        0,
+        12,
+    ):  # a flag it does not know ends it
+        quick += " --xla_cpu_use_fusion_emitters=false"
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=4 {quick}".strip()
 

@@ -56,7 +56,9 @@ class Program:
         return None
 
     def trips(self, loop: _Instruction) -> int | None:
-        """n of `while i < n` where i starts at 0 and n is a constant."""
+        """n of `while i < n` where i starts at 0 and n is a constant: as XLA noted it, else as the condition says."""
+        if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest):
+            return int(known[1])
         condition = self.computations.get(_named(loop.rest, "condition") or "", {})
         constants = [re.match(r"(\d+)\)", x.rest) for x in condition.values() if x.op == "constant"]
         plain = {x.op for x in condition.values()} <= {"parameter", "constant", "get-tuple-element", "compare"}

@@ -23,7 +23,7 @@ def test_between_key_steps_only_written_columns_enter_the_upper_layers_anew():
     for key, before, after in zip((True, False, False), carries[:-1], carries[1:], strict=True):
         written = np.asarray(before.rows.tokens) != np.asarray(before.cache.tokens)
         changed = (np.asarray(before.cache.hidden) != np.asarray(after.cache.hidden)).any(2)
-        np.testing.assert_array_equal(changed & ~key, written & ~key)
+        np.testing.assert_array_equal(changed & (not key), written & (not key))
         np.testing.assert_array_equal(np.asarray(after.cache.tokens), np.asarray(before.rows.tokens))
     assert written.sum() == 2, "one column per row and forward"
 
