@@ -13,8 +13,16 @@ from jaxdlm.errors import InputError
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array
 
-SMALLEST_BUCKET = 16
 DEFAULT_BLOCK = 32
+
+
+def bucket_of(columns: int) -> int:
+    """Columns that a prompt of so many is padded to: 16, 24, 32, 48, 64, 96, 128, ..., so at most a third are pads.
+
+    Prompts of one bucket share a compiled program.
+    """
+    power = max(16, 1 << (columns - 1).bit_length())
+    return 3 * power // 4 if columns <= 3 * power // 4 and power > 16 else power
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +46,7 @@ def lay_out(
     canvas: Sequence[Sequence[int]] | None = None,
     ends: Sequence[int] | None = None,
 ) -> Batch:
-    """Tokenises and left-pads prompts to a bucket of columns (16, 32, 64, ...), so generated columns coincide.
+    """Tokenises and left-pads prompts to a bucket of columns (`bucket_of`), so generated columns coincide.
 
     Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
     blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `ends`: canvas columns per row,
@@ -57,8 +65,7 @@ def lay_out(
         raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
-    columns = max(SMALLEST_BUCKET, *(len(text) - tail for text, tail in zip(texts, tails, strict=True)))
-    bucket = 1 << int(columns - 1).bit_length()
+    bucket = bucket_of(max(len(text) - int(tail) for text, tail in zip(texts, tails, strict=True)))
     bucket = -(-bucket // block) * block if aligned else bucket
     blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
     geometry = Geometry(prompt=bucket, block=block, blocks=blocks)
@@ -184,13 +191,12 @@ def lay_out_rows(
 
 
 def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
-    """Token ids of every prompt, and the bucket (16, 32, 64, ...) that the longest one fits."""
+    """Token ids of every prompt, and the bucket that the longest one fits."""
     _whole("max_new", max_new)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    longest = max(SMALLEST_BUCKET, *(len(text) for text in texts))
-    return texts, 1 << int(longest - 1).bit_length()
+    return texts, bucket_of(max(len(text) for text in texts))
 
 
 def _whole(name: str, value: Any) -> None:

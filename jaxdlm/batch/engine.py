@@ -16,7 +16,7 @@ from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
-from jaxdlm.layout import DEFAULT_BLOCK, SMALLEST_BUCKET
+from jaxdlm.layout import DEFAULT_BLOCK, bucket_of
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import striped
 from jaxdlm.speculative.policy import Speculation
@@ -102,9 +102,9 @@ class Slots:
     # ------------------------------------------------------------------------------------------------- groups
 
     def group(self, request: Request) -> Group:
-        """Columns in powers of two: the prompt's from 16 on, the canvas from the job's max_new on."""
+        """The prompt's columns as its bucket says, the canvas from the job's max_new on in powers of two."""
         tail = len(request.tokens) % self.block if self.aligned else 0
-        bucket = 1 << (max(SMALLEST_BUCKET, len(request.tokens) - tail) - 1).bit_length()
+        bucket = bucket_of(len(request.tokens) - tail)
         bucket = -(-bucket // self.block) * self.block if self.aligned else bucket
         spare = self.block - 1 if self.aligned else 0
         blocks = -(-(self.max_new + spare) // self.block)
@@ -234,8 +234,7 @@ class Chunks:
         while (window := feed.get()) is not None:
             groups: dict[Any, list[Request]] = {}
             for request in window:
-                bucket = (max(SMALLEST_BUCKET, len(request.tokens)) - 1).bit_length()
-                settings = request.max_new, request.seed, request.temperature, bucket
+                settings = request.max_new, request.seed, request.temperature, bucket_of(len(request.tokens))
                 groups.setdefault(settings, []).append(request)
             for (max_new, seed, heat, _), requests in groups.items():
                 for begin in range(0, len(requests), self.slots):

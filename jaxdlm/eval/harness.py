@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
+from jaxdlm.layout import bucket_of
 from jaxdlm.policy_words import read_policy
 
 CHAT = (
@@ -176,7 +177,7 @@ class Adapter:
             columns = min(self.gen_length, int(options.get("max_gen_toks") or self.gen_length))
             heat = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
             ids = self.prompt_ids(context)[-(self.max_length - columns) :]
-            groups[columns, heat, max(16, 1 << (len(ids) - 1).bit_length())].append((index, ids))
+            groups[columns, heat, bucket_of(len(ids))].append((index, ids))
         for (columns, heat, _), members in sorted(groups.items()):
             for part in _parts(members, self.batch):
                 for (index, _), text in zip(part, self._generate([ids for _, ids in part], columns, heat)):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
+from jaxdlm.layout import bucket_of
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 STRATA = 16  # draws that share one uniform start, spread evenly over 1..N
@@ -119,7 +120,7 @@ def _exact(pair: Pair) -> Draws:
 
 
 def _bucket(pair: Pair) -> int:
-    return max(16, 1 << (len(pair.context) + len(pair.answer) - 1).bit_length())
+    return bucket_of(len(pair.context) + len(pair.answer))
 
 
 class _Row(NamedTuple):
@@ -138,7 +139,7 @@ def _row(lm: Any, pair: Pair, hidden: np.ndarray) -> _Row:
 
 def _losses(lm: Any, rows: Sequence[_Row], batch: int, cfg: float) -> np.ndarray:
     """Σ of cross-entropy over the scored tokens of each row; rows are padded to a bucket and to the batch."""
-    width = max(16, 1 << (max(len(row.tokens) for row in rows) - 1).bit_length())
+    width = bucket_of(max(len(row.tokens) for row in rows))
     tokens = np.full((batch, width), lm.config.tokens.pad, np.int32)
     target, scored, valid = np.zeros_like(tokens), np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
     given = np.zeros(tokens.shape, bool)

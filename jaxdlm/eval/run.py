@@ -174,10 +174,12 @@ def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterato
     """Rows of a unit; those in `skip` are left out.
 
     Batches have one size (the last one is filled up), so a unit adds no shape; answers of one length go together,
-    because a batch runs until its slowest row ends. Where a forward holds several versions of a row, a batch holds fewer
-    rows. Raises InputError where the policy does not work with the model.
+    because a batch runs until its slowest row ends, and among them prompts, because it is as wide as the longest. Where
+    a forward holds several versions of a row, a batch holds fewer rows. Raises InputError where the policy does not
+    work with the model.
     """
-    examples = sorted(bench.examples[unit.task], key=lambda example: (len(example.answer.split()), example.id))
+    order = lambda example: (len(example.answer.split()), len(bench.prompts[example.id]), example.id)  # noqa: E731
+    examples = sorted(bench.examples[unit.task], key=order)
     examples = [example for example in examples if example.id not in skip]
     policy = policies.RECIPES[unit.policy](**unit.settings)
     size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // versions(policy))

@@ -12,6 +12,7 @@ from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, canvas_of, decod
 from jaxdlm.eval.sweeps import canonical, label
 
 WARM, REPEATS = 3, 5
+TOGETHER = 4  # settings that are timed against the same calls of one token per forward
 
 
 def chosen(summary: Mapping[str, Any], pooled: str) -> list[Unit]:
@@ -43,15 +44,19 @@ def mixed(bench: Bench, tasks: Sequence[str], size: int) -> tuple[str, list[Any]
 def measure(
     bench: Bench, units: Sequence[Unit], tasks: Sequence[str], batches: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
-    """Per unit and batch size: median and quartiles of time(one token per forward) / time(policy)."""
+    """Per unit and batch size: median and quartiles of time(one token per forward) / time(policy) in one round."""
     for size in batches:
         task, examples = mixed(bench, tasks, size)
         slow = baseline(task)
         units = [unit._replace(task=task) for unit in units]
         with ThreadPoolExecutor(threads()) as pool:  # compiling is most of it, and not yet timed
             slow_out, *outs = pool.map(lambda unit: decode(bench, unit, examples)[0], [slow, *units])
-        for unit, out in zip(units, outs, strict=True):
-            times = _in_turn(bench, slow, unit, examples)
+        timed = [
+            times
+            for first in range(0, len(units), TOGETHER)
+            for times in _in_turn(bench, slow, units[first : first + TOGETHER], examples)
+        ]
+        for unit, out, times in zip(units, outs, timed, strict=True):
             ratio = np.quantile(times[:, 0] / times[:, 1], [0.25, 0.5, 0.75])
             yield {
                 "label": label(unit.policy, unit.settings), "policy": unit.policy, "settings": canonical(unit.settings),
@@ -64,14 +69,16 @@ def measure(
             }  # fmt: skip
 
 
-def _in_turn(bench: Bench, slow: Unit, fast: Unit, examples: Sequence[Any]) -> np.ndarray:
-    """Seconds [repeats, (slow, fast)]; the whole call, from prompts to text."""
+def _in_turn(bench: Bench, slow: Unit, fast: Sequence[Unit], examples: Sequence[Any]) -> list[np.ndarray]:
+    """Seconds [repeats, (slow, fast)] of each; the whole call, from prompts to text. In a round everyone has a turn."""
 
     def once(unit: Unit) -> float:
         begin = time.perf_counter()
         decode(bench, unit, examples)
         return time.perf_counter() - begin
 
-    for _ in range(WARM - 1):
-        once(fast)
-    return np.array([[once(slow), once(fast)] for _ in range(REPEATS)])
+    for unit in fast:
+        for _ in range(WARM - 1):
+            once(unit)
+    rounds = np.array([[once(unit) for unit in (slow, *fast)] for _ in range(REPEATS)])
+    return [rounds[:, [0, place]] for place in range(1, 1 + len(fast))]
