@@ -89,7 +89,7 @@ def against_torch(
     from torch_llada import TorchModel, lean, paper
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # the cores that XLA uses
-    model = TorchModel(lm.config, lm.params, torch.bfloat16 if given.dtype == "bfloat16" else torch.float32)
+    model = TorchModel(lm.config, lm.params, given.dtype)
     ids = torch.tensor(prompts, device=model.device)
     sizes = {"max_new": given.max_new, "block": given.block, "steps": given.steps, "temperature": temperature}
     policy = low_confidence(given.steps, temperature)

@@ -142,7 +142,7 @@ def plain_torch(lm: Any, given: argparse.Namespace, rows: int) -> float | None:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        model = TorchModel(lm.config, lm.params, torch.bfloat16 if given.dtype == "bfloat16" else torch.float32)
+        model = TorchModel(lm.config, lm.params, given.dtype)
     except SystemExit as reason:
         print(reason)
         return None

@@ -8,7 +8,6 @@ machine disturbs both sides alike. "decode" is the loop alone, "whole" with the 
 """
 
 import argparse
-import functools
 import json
 import pathlib
 import random
@@ -23,6 +22,7 @@ from contest import contest, ratio
 
 import jaxdlm as jd
 from jaxdlm import speculative as S
+from jaxdlm.core.compiled import compiled
 from jaxdlm.eval.task import make
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
@@ -47,12 +47,12 @@ def prompts(lm: Any, count: int, seed: int = 0) -> list[list[int]]:
     return [list(lm.tokenizer.encode_prompt(text)) for text in texts]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "prompt", "max_new"))
+@compiled(static_argnames=("model", "prompt", "max_new"))
 def _begin(rows: Any, model: Any, params: Any, policy: Any, prompt: int, max_new: int) -> Any:
     return loop.init(rows, model=model, params=params, policy=policy, prompt=prompt, max_new=max_new, save="none")
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
+@compiled(static_argnames=("model",))
 def _advance(carry: Any, model: Any, params: Any, policy: Any) -> Any:
     return loop.run(carry, 2**30, model=model, params=params, policy=policy)
 

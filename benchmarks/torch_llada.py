@@ -13,7 +13,7 @@ ACTIVATE = {"silu": F.silu, "relu2": lambda x: F.relu(x).square(), "gelu_tanh": 
 class TorchModel:
     """Full attention over whole sequences of one length."""
 
-    def __init__(self, config: Any, params: Any, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, config: Any, params: Any, dtype: str) -> None:
         plain = {"attention": "full", "num_experts": 0, "sandwich_norm": False, "norm_plus_one": False, "v_norm": False}
         plain |= {"prediction": "same", "final_softcap": None}
         odd = [name for name, value in plain.items() if getattr(config, name) != value]
@@ -22,7 +22,7 @@ class TorchModel:
             raise SystemExit(f"the PyTorch baseline knows LLaDA's stack only; this model has its own {', '.join(odd)}")
         self.config = config
         self.device = "cpu" if jax.default_backend() == "cpu" else "cuda"
-        move = lambda x: torch.from_numpy(np.array(x, np.float32)).to(self.device, dtype)  # noqa: E731
+        move = lambda x: torch.from_numpy(np.array(x, np.float32)).to(self.device, getattr(torch, dtype))  # noqa: E731
         self.weights = {name: move(leaf) for name, leaf in params.items() if name != "segments"}
         stacked = jax.tree.map(move, params["segments"][0][0])
         self.layers = [{name: leaf[i] for name, leaf in stacked.items()} for i in range(config.num_layers)]

@@ -16,13 +16,14 @@ from jaxdlm.typing import Array
 DEFAULT_BLOCK = 32
 
 
-def bucket_of(columns: int) -> int:
-    """Columns that a prompt of so many is padded to: 16, 24, 32, 48, 64, 96, 128, ..., so at most a third are pads.
+def bucket_of(columns: int, block: int = 1) -> int:
+    """Columns that a prompt of so many is padded to: 16, 24, 32, 48, 64, 96, 128, ..., then whole blocks.
 
-    Prompts of one bucket share a compiled program.
+    From 16 on at most a third are pads, those of the last block aside. Prompts of one bucket share a compiled program.
     """
     power = max(16, 1 << (columns - 1).bit_length())
-    return 3 * power // 4 if columns <= 3 * power // 4 and power > 16 else power
+    bucket = 3 * power // 4 if columns <= 3 * power // 4 and power > 16 else power
+    return -(-bucket // block) * block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +66,8 @@ def lay_out(
         raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
-    bucket = bucket_of(max(len(text) - int(tail) for text, tail in zip(texts, tails, strict=True)))
-    bucket = -(-bucket // block) * block if aligned else bucket
+    longest = max(len(text) - int(tail) for text, tail in zip(texts, tails, strict=True))
+    bucket = bucket_of(longest, block if aligned else 1)
     blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
     geometry = Geometry(prompt=bucket, block=block, blocks=blocks)
     starts = prefilled(canvas, len(texts), max_new, config)

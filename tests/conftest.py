@@ -18,10 +18,8 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
     # small programs that run once: compiled quickly rather than well (a third of the time, same arithmetic), and in one
     # piece, as every core has a worker of its own
     quick = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
-    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (
-        0,
-        12,
-    ):  # a flag it does not know ends it
+    version = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2]))
+    if version < (0, 12):  # XLA ends the process at a flag that it does not know
         quick += " --xla_cpu_use_fusion_emitters=false"
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{given} --xla_force_host_platform_device_count=4 {quick}".strip()

@@ -104,8 +104,7 @@ class Slots:
     def group(self, request: Request) -> Group:
         """The prompt's columns as its bucket says, the canvas from the job's max_new on in powers of two."""
         tail = len(request.tokens) % self.block if self.aligned else 0
-        bucket = bucket_of(len(request.tokens) - tail)
-        bucket = -(-bucket // self.block) * self.block if self.aligned else bucket
+        bucket = bucket_of(len(request.tokens) - tail, self.block if self.aligned else 1)
         spare = self.block - 1 if self.aligned else 0
         blocks = -(-(self.max_new + spare) // self.block)
         while blocks * self.block < request.max_new + spare:

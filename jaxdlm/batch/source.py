@@ -71,7 +71,7 @@ class Parquet:
         try:
             import pyarrow.parquet as parquet
         except ImportError:
-            raise InputError("reading Parquet needs pyarrow: pip install 'jaxdlm[parquet]'") from None
+            raise InputError(f"input {self.path} needs pyarrow: pip install 'jaxdlm[parquet]'") from None
         row = 0
         with opened(self.path) as file:
             if digest is not None:
