@@ -25,6 +25,7 @@ from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
 from jaxdlm.core.compiled import compiled
 from jaxdlm.policies import low_confidence
+from jaxdlm.sharding import striped
 from jaxdlm.typing import Array, PyTree
 
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
@@ -71,7 +72,7 @@ def loop_cost(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> d
     policy, steps = low_confidence(given.steps), given.steps
     batch = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
     columns = loop.width(policy, batch.geometry)
-    fixed = (lm.model, lm.params)
+    fixed = (striped(lm.model, lm.params, len(prompts) * columns), lm.params)
     works = {
         "decode": lambda: _decode._run(batch.rows, *fixed, policy, NONE, batch.geometry, "commit", 0).rows.tokens,
         "bare": lambda: bare(batch.rows, *fixed, batch.geometry, columns, steps),

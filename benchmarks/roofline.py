@@ -6,7 +6,8 @@
 Per number of rows: milliseconds of an ordinary forward behind the cache (a compiled loop of them, head and arg-max of
 the block included), operations and bytes counted as in `jaxdlm.plan.cost`, the floor max(operations / matrix rate,
 bytes / copy bandwidth) with both rates measured in the same run, and tokens per second at a stated number of tokens
-per forward. `--bits 8` or `4`: the same from quantised weights, `--kind power` or `uniform`.
+per forward. `--bits 8` or `4`: the same from quantised weights, `--kind power` or `uniform`. `--tiles`: the head in
+tiles also where a GPU would read it whole.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from jaxdlm.core.readout import Readout, ban, summarise
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
 from jaxdlm.quant import KINDS, quantize_params
-from jaxdlm.sharding import make_mesh
+from jaxdlm.sharding import make_mesh, striped
 from jaxdlm.typing import Array, PyTree
 
 CONFIGS: dict[str, Any] = {}
@@ -105,7 +106,8 @@ def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> di
     policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(given.cache)
     prompts = np.random.default_rng(0).integers(5, 50, (rows, given.prompt)).tolist()
     laid = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
-    model = _decode.blocked(lm.model, laid.geometry.block)
+    columns = 0 if given.tiles else rows * loop.width(policy, laid.geometry)
+    model = striped(_decode.blocked(lm.model, laid.geometry.block), lm.params, columns)
     fixed = {"model": model, "geometry": laid.geometry}
     begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
     carry = jax.jit(lambda rows, params: begin(rows, params=params))(laid.rows, params)
@@ -126,6 +128,15 @@ class _Refreshing:
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.window, self.step = inner, inner.window, inner.refresh
+
+
+def quantised(params: PyTree, bits: int, kind: str) -> PyTree:
+    """Quantised weights of the same shapes: the codes of each first layer, for all of them (time does not read values)."""
+    first = {**params, "segments": jax.tree.map(lambda leaf: leaf[:1], params["segments"])}
+    made, _ = quantize_params(first, bits, kind=kind)
+    layers = lambda old, new: jax.tree.map(lambda leaf: jnp.repeat(leaf, len(old["attn_norm"]), axis=0), new)  # noqa: E731
+    pairs = [zip(old, new, strict=True) for old, new in zip(params["segments"], made["segments"], strict=True)]
+    return {**made, "segments": tuple(tuple(layers(*pair) for pair in each) for each in pairs)}
 
 
 def read_bytes(plain: float, lm: Any, held: PyTree) -> float:
@@ -167,6 +178,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--bits", type=int, nargs="+", default=[16], help="16: weights as they are; 8, 4: quantised")
     parser.add_argument("--kind", choices=KINDS, default="power", help="how they are quantised")
     parser.add_argument("--tokens-per-forward", type=float, default=2.0)
+    parser.add_argument("--tiles", action="store_true", help="read the head in tiles in any case")
     parser.add_argument("--no-torch", action="store_true")
     return parser.parse_args()
 
@@ -184,7 +196,7 @@ def main() -> None:
     )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
     for bits in given.bits:
-        params = lm.params if bits == 16 else quantize_params(lm.params, bits, kind=given.kind)[0]
+        params = lm.params if bits == 16 else quantised(lm.params, bits, given.kind)
         for rows in given.rows:
             one = measure(lm, params, given, rows)
             floor = 1e3 * max(one["flops"] / rate, one["bytes"] / bandwidth)

@@ -31,6 +31,7 @@ from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import released_config
 from jaxdlm.models.released import RELEASED
+from jaxdlm.sharding import striped
 
 LENGTH = 32
 
@@ -112,7 +113,8 @@ def measured(name: str, lm: Any, rows: int, times: int) -> str:
     policy = build(name, LENGTH)
     prompts = np.random.default_rng(0).integers(5, 50, (rows, LENGTH)).tolist()
     batch = layout.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
-    fixed = {"model": lm.model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
+    model = striped(lm.model, lm.params, rows * loop.width(policy, batch.geometry))
+    fixed = {"model": model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
     carry = loop.init(batch.rows, params=lm.params, **fixed, save="none", steps=0)
 
     def forward(carry: Any, params: Any) -> Any:

@@ -104,7 +104,8 @@ def decode(
     batch = lay_out(lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, ends=ends)
     check(lm, policy, cache, save)
     steps = batch.geometry.canvas if save == "steps" else 0
-    model = striped(blocked(lm.model, batch.geometry.block), lm.params)
+    columns = len(prompts) * loop.width(policy, batch.geometry)
+    model = striped(blocked(lm.model, batch.geometry.block), lm.params, columns)
     carry = _run(batch.rows, model, lm.params, policy, cache, batch.geometry, save, steps)
     return finish(lm, carry, batch, max_new)
 

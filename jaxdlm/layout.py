@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,6 +36,18 @@ class Batch:
     tails: np.ndarray  # canvas columns at the front of each row that belong to its prompt
 
 
+def geometry_of(config: Any, lengths: np.ndarray, max_new: int, block: int | None) -> Geometry:
+    """The columns that prompts of these lengths are laid out in; block None: the model's own, or `DEFAULT_BLOCK`."""
+    aligned = config.attention == "block_causal"
+    whole = config.attention == "prefix_canvas"  # a canvas is always read whole
+    block = (config.block_size if aligned or whole else DEFAULT_BLOCK) if block is None else block
+    block = int(block) if aligned or whole else min(int(block), int(max_new))
+    tails = lengths % block if aligned else 0
+    bucket = bucket_of(int((lengths - tails).max()), block if aligned else 1)
+    blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
+    return Geometry(prompt=bucket, block=block, blocks=blocks)
+
+
 def lay_out(
     lm: Any,
     prompts: Sequence[Any],
@@ -54,22 +67,19 @@ def lay_out(
     where rows have fewer than max_new.
     """
     config = lm.config
-    aligned = config.attention == "block_causal"
-    whole = config.attention == "prefix_canvas"  # a canvas is always read whole
-    block = (config.block_size if aligned or whole else DEFAULT_BLOCK) if block is None else block
+    aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
     _whole("max_new", max_new)
-    _whole("block", block)
+    if block is not None:
+        _whole("block", block)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
-    block = int(block) if aligned or whole else min(int(block), int(max_new))
     if whole and canvas is not None:
         raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    tails = np.array([len(text) % block if aligned else 0 for text in texts], np.int32)
-    longest = max(len(text) - int(tail) for text, tail in zip(texts, tails, strict=True))
-    bucket = bucket_of(longest, block if aligned else 1)
-    blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
-    geometry = Geometry(prompt=bucket, block=block, blocks=blocks)
+    lengths = np.array([len(text) for text in texts], np.int32)
+    geometry = geometry_of(config, lengths, max_new, block)
+    block, bucket = geometry.block, geometry.prompt
+    tails = lengths % np.int32(block) if aligned else np.zeros_like(lengths)
     starts = prefilled(canvas, len(texts), max_new, config)
     tokens = np.full((len(texts), geometry.length), config.tokens.pad, np.int32)
     pending = np.zeros(tokens.shape, bool)
@@ -82,14 +92,13 @@ def lay_out(
         tokens[row, first : bucket + stop[row]] = _mask(config)
         tokens[row, first : bucket + end] = starts[row][: end - tail]
         pending[row, first : bucket + stop[row]] = tokens[row, first : bucket + stop[row]] == _mask(config)
-    lengths = np.array([len(text) for text in texts], np.int32)
     count = np.zeros(len(texts), np.int32)
     rows = Rows(
-        tokens=jnp.asarray(tokens), pending=jnp.asarray(pending), given=jnp.asarray(~pending),
-        pads=jnp.asarray(bucket + tails - lengths), stop=jnp.asarray(stop), key=_keys(seed, ids, len(texts)),
-        done=jnp.zeros(len(texts), bool), status=jnp.asarray(count), block=jnp.asarray(count),
-        forwards=jnp.asarray(count), step=jnp.asarray(count), tick=jnp.asarray(count), policy=(),
+        tokens=tokens, pending=pending, given=~pending, pads=bucket + tails - lengths, stop=stop,
+        key=_keys(seed, ids, len(texts)), done=np.zeros(len(texts), bool), status=count, block=count, forwards=count,
+        step=count, tick=count, policy=(),
     )  # fmt: skip
+    rows = jax.device_put(rows)  # all at once: a transfer for each of them takes longer than a small decode's step
     return Batch(rows, geometry, tails)
 
 
@@ -105,8 +114,8 @@ def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
         raise InputError("ids must be whole numbers of 32 bits: they key the randomness of their rows")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise InputError(f"seed={seed!r}: must be a whole number")
-    numbers = jnp.asarray(np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32))
-    return row_keys(jnp.full(rows, int(seed) & 0x7FFFFFFF, jnp.int32), numbers)
+    numbers = np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32)
+    return row_keys(np.full(rows, int(seed) & 0x7FFFFFFF, np.int32), numbers)
 
 
 def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:

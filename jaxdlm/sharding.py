@@ -26,6 +26,7 @@ RULES: dict[str, str] = {
     "embed": "fsdp",
 }
 BATCH = ("data", "fsdp")
+WHOLE = 2**30  # bytes of float32 logits that a GPU may hold at once
 
 
 def make_mesh(axes: Mapping[str, int], devices: Any = None) -> Mesh:
@@ -72,11 +73,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in BATCH if axis in mesh.shape) or None))
 
 
-def striped(model: Model, params: PyTree) -> Model:
+def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     """The model as its weights lie. No `Backbone`: as it is.
 
     The head's vocabulary is in as many stripes as devices share it, so that each reads its own part of every tile
     (`core.model.Tiling`); `alone` where all lies on one device; `spread` says which rows and heads each of several has.
+    columns: those that the head speaks for in a forward, all rows together. On a GPU, where a tile is copied out of the
+    head before its product, it is read whole if their logits take at most `WHOLE` bytes; 0: not known, in tiles.
     """
     if not isinstance(model, Backbone):
         return model
@@ -84,6 +87,9 @@ def striped(model: Model, params: PyTree) -> Model:
     leaf = params["embed" if tied else "lm_head"]
     placed = getattr(getattr(leaf, "codes", leaf), "sharding", None)
     alone = placed is not None and len(placed.device_set) == 1
+    gpu = placed is not None and all(device.platform == "gpu" for device in placed.device_set)
+    if gpu and 0 < 4 * columns * model.config.vocab_size <= WHOLE:
+        model = dataclasses.replace(model, tile=model.config.vocab_size)
     if not isinstance(placed, NamedSharding):
         return dataclasses.replace(model, alone=alone)
     # the vocabulary is the first axis of an embedding, the last of a head and of its codes

@@ -88,7 +88,8 @@ class Slots:
         block = (config.block_size if self.aligned else DEFAULT_BLOCK) if block is None else block
         self.block = int(block) if self.aligned else min(int(block), max_new)
         self.lm, self.cache = lm, cache
-        self.model = striped(blocked(lm.model, self.block), lm.params)
+        columns = slots * loop.width(policies.plain, Geometry(0, self.block, -(-max_new // self.block)))
+        self.model = striped(blocked(lm.model, self.block), lm.params, columns)
         self.max_new, self.mesh, self.slots = max_new, mesh, slots
         self.replicas = mesh.shape["data"]
         self.policies = policies

@@ -8,6 +8,7 @@ from flax import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.model import Narrow
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 
@@ -26,9 +27,12 @@ class NoCache(Refreshing):
         return jnp.ones_like(rows.done)
 
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
-        position, exists = context.columns(rows)
-        out = context.model.apply(context.params, rows.tokens, position, exists)
-        if context.model.config.attention == "prefix_canvas":
+        model, (position, exists) = context.model, context.columns(rows)
+        if isinstance(model, Narrow) and model.config.attention != "prefix_canvas":
+            at = context.speakers(rows.tokens.shape[1], 0, start)
+            return Window(model.narrow(context.params, rows.tokens, position, exists, at), state)
+        out = model.apply(context.params, rows.tokens, position, exists)
+        if model.config.attention == "prefix_canvas":
             # a finished row's canvas lies behind the last one; what it computes is thrown away
             start = jnp.minimum(start, context.geometry.length - context.width)
             return Window(stored.canvas(context, rows, start, out.kv), state)

@@ -34,12 +34,13 @@ class Context:
     def select(
         self, hidden: Float[Array, "B T D"], first: Int32[Array, "B"] | int, start: Int32[Array, "B"]
     ) -> Float[Array, "B W D"]:
-        """Rows that speak for columns start .. start + W, out of the rows of columns first .. first + T.
+        """Rows that speak for columns start .. start + W, out of the rows of columns first .. first + T."""
+        return jnp.take_along_axis(hidden, self.speakers(hidden.shape[1], first, start)[:, :, None], axis=1)
 
-        With `lead` the one place that knows `next` prediction.
-        """
+    def speakers(self, columns: int, first: Int32[Array, "B"] | int, start: Int32[Array, "B"]) -> Int32[Array, "B W"]:
+        """Where these rows are; with `lead` the one place that knows `next` prediction."""
         index = (start - first - self.lead)[:, None] + jnp.arange(self.width, dtype=jnp.int32)[None, :]
-        return jnp.take_along_axis(hidden, jnp.clip(index, 0, hidden.shape[1] - 1)[:, :, None], axis=1)
+        return jnp.clip(index, 0, columns - 1)
 
 
 class Cache(Protocol):

@@ -7,6 +7,7 @@ from jax.extend.random import threefry2x32_p
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 
+@jax.jit
 def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]:
     """key_b = fold_in(key(seed_b), id_b)."""
     return jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seed, ids)

@@ -129,6 +129,22 @@ class Model(Protocol):
         ...
 
 
+@runtime_checkable
+class Narrow(Model, Protocol):
+    """A model that need not finish every column."""
+
+    def narrow(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        at: Int32[Array, "B W"],
+    ) -> Float[Array, "B W D"]:
+        """`apply(...).hidden` at the columns `at` [B, W], for a caller that wants nothing else."""
+        ...
+
+
 class Layer(NamedTuple):
     """One layer taken apart, for a cache that keeps features: h = x + mix(project(x)), then h + feed(h).
 
@@ -147,12 +163,14 @@ class Around(NamedTuple):
     """What runs in place of each layer: `run(layer, x, side, memory) -> (x, side, memory)`.
 
     `side` goes from layer to layer beside the hidden states. `memory` is each layer's own, shaped like the parts of a
-    `KV`: a tuple over segments of a tuple over positions of a tree with leaves [R, ...].
+    `KV`: a tuple over segments of a tuple over positions of a tree with leaves [R, ...]. `last` runs in place of the
+    stack's last layer and may return fewer columns; then nothing of its segment is remembered.
     """
 
     run: Callable[[Layer, Array, PyTree, PyTree], tuple[Array, PyTree, PyTree]]
     side: PyTree
     memory: PyTree
+    last: Callable[[Layer, Array, PyTree, PyTree], tuple[Array, PyTree, PyTree]] | None = None
 
 
 class Features(NamedTuple):

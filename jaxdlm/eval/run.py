@@ -258,9 +258,12 @@ def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
     """Token positions of a full and of a cached forward of one row."""
     columns, block = bench.geometry(unit.task)
     lm = bench.model(unit.policy)
+    cache = policies.CACHES[unit.cache](**unit.cache_settings)
+    if cache.always:
+        length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length
+        return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
     width = loop.width(policies.RECIPES[unit.policy](**unit.settings), batch.geometry)
-    cache = policies.CACHES[unit.cache](**unit.cache_settings)
     return cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)
 
 

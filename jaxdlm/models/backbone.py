@@ -1,5 +1,6 @@
 """One decoder stack for every family: a `lax.scan` per segment over stacked layers, driven by `ModelConfig` alone."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.attention import Attend, Spread, choose
-from jaxdlm.models.block import layer, parts
+from jaxdlm.models.block import layer, layer_at, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, read, rms_norm
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
@@ -18,10 +19,14 @@ from jaxdlm.models.rope import Rotation, rotation
 from jaxdlm.models.segments import Segment, segments
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
+# layers of a stack whose last layer is compiled apart to run for the asked columns alone: in a deeper one it is too
+# small a part, and of two layers the program would hold both
+SHALLOW = range(3, 9)
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """Implements `jaxdlm.core.model.Model`, and `Layered`, for every decoder family.
+    """Implements `jaxdlm.core.model.Model`, `Narrow` and `Layered`, for every decoder family.
 
     A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
     `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
@@ -106,14 +111,30 @@ class Backbone:
         config, side, memory = self.config, around.side, []
         x, turns = self._embed(params, tokens), _rotations(config, position)
         allow = attention_masks(config, position, valid, past, None)
-        for number, segment in enumerate(segments(config)):
-            one = Around(around.run, side, around.memory[number])
+        runs = segments(config)
+        for number, segment in enumerate(runs):
+            one = Around(around.run, side, around.memory[number], around.last if segment is runs[-1] else None)
             scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
             x, side, kept = _run(
                 config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend
             )
             memory.append(kept)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
+
+    def narrow(
+        self,
+        params: PyTree,
+        tokens: Int32[Array, "B T"],
+        position: Int32[Array, "B T"],
+        valid: Bool[Array, "B T"],
+        at: Int32[Array, "B W"],
+    ) -> Float[Array, "B W D"]:
+        """See `Narrow.narrow`; in a shallow stack the last layer computes nothing but keys and values elsewhere."""
+        if self.group > 1 or self.config.num_layers not in SHALLOW:
+            return jnp.take_along_axis(self.apply(params, tokens, position, valid).hidden, at[:, :, None], axis=1)
+        nothing = tuple((None,) * segment.period for segment in segments(self.config))
+        around = Around(layer, (), nothing, functools.partial(layer_at, at))
+        return self.through(params, tokens, position, valid, None, around).hidden
 
     @property
     def _attend(self) -> Attend:
@@ -241,29 +262,42 @@ def _run(
     scalars: Array | None,
     chosen: Attend,
 ) -> tuple[Array, PyTree, PyTree]:
-    """One segment: scan over its repeats, the body runs the layers of one period."""
+    """One segment: scan over its repeats, the body runs the layers of one period.
+
+    With `around.last` for its last layer, the last round stands behind the scan, and nothing is remembered.
+    """
     kinds = [tuple(config.kinds[layer] for layer in segment.layers(p)) for p in range(segment.period)]
     local = tuple(jnp.asarray([kind == "local" for kind in column]) for column in kinds)
     numbers = tuple(jnp.asarray(segment.layers(p), jnp.int32) for p in range(segment.period))
     if scalars is not None:
         scalars = scalars[segment.start : segment.stop].reshape(segment.repeats, segment.period)
 
-    def body(carry: tuple[Array, PyTree], round_: Any) -> tuple[tuple[Array, PyTree], Any]:
+    def body(carry: tuple[Array, PyTree], round_: Any, last: Any = around.run) -> tuple[tuple[Array, PyTree], Any]:
         x, side = carry
         leaves, local, numbers, memory, scalar = round_
         kept = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
             one = parts(config, shape, leaves[p], numbers[p], turn, seen, chosen)
-            x, side, remembered = around.run(one, x, side, memory[p])
+            run = last if p == segment.period - 1 else around.run
+            x, side, remembered = run(one, x, side, memory[p])
             if scalar is not None:
                 x = x * scalar[p].astype(x.dtype)
             kept.append(remembered)
         return (x, side), tuple(kept)
 
     rounds = (leaves, local, numbers, tuple(around.memory), scalars)
-    (x, side), kept = jax.lax.scan(body, (x, around.side), rounds, length=segment.repeats)
-    return x, side, kept
+    if around.last is None:
+        (x, side), kept = jax.lax.scan(body, (x, around.side), rounds, length=segment.repeats)
+        return x, side, kept
+
+    def numbered(carry: tuple[Array, PyTree], number: Array) -> tuple[tuple[Array, PyTree], None]:
+        # by number, since a scan over all rounds but one would copy them
+        return body(carry, jax.tree.map(lambda leaf: leaf[number], rounds))[0], None
+
+    carry, _ = jax.lax.scan(numbered, (x, around.side), jnp.arange(segment.repeats - 1, dtype=jnp.int32))
+    (x, side), _ = body(carry, jax.tree.map(lambda leaf: leaf[-1], rounds), around.last)
+    return x, side, None
 
 
 def _run_grouped(

@@ -25,6 +25,15 @@ def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, 
     return x + one.feed(x), side, (k, v)
 
 
+def layer_at(at: Array, one: Layer, x: Array, side: Any, past: None) -> tuple[Array, Any, None]:
+    """`layer` at the columns `at` [B, W] of x alone; they attend to all. Nothing is remembered."""
+    there = lambda x: jnp.take_along_axis(x, at[:, :, None], axis=1)  # noqa: E731
+    _, k, v = one.project(x, None)
+    x = there(x)
+    x = x + one.mix(one.project(x, at)[0], k, v, there(one.allow))
+    return x + one.feed(x), side, None
+
+
 def parts(
     config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], number: Array, turn: Rotation, allow: Array,
     chosen: Attend,

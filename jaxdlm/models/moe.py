@@ -1,4 +1,8 @@
-"""Mixture of experts without capacity and without dropped tokens: sort by expert, three ragged matmuls, unsort."""
+"""Mixture of experts without capacity and without dropped tokens: sort by expert, three ragged matmuls, unsort.
+
+On a CUDA GPU, where XLA writes a ragged matmul as masked copies of all rows for every expert, each expert runs on each
+token instead and the chosen outputs are picked.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +14,8 @@ from einops import rearrange
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import ACTIVATE, mlp, read, rms_norm
 from jaxdlm.typing import Array, Float, Float32, Int32
+
+CHUNK = 256  # tokens that all experts of a GPU read at once
 
 
 def experts(
@@ -63,7 +69,36 @@ def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[
 def _expert_outputs(
     leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig
 ) -> Float[Array, "M k D"]:
-    """Output of each chosen expert; the rows are sorted by expert (stably) and brought back afterwards."""
+    """Output of each chosen expert."""
+    ragged = lambda x, chosen: _ragged(leaves, x, chosen, config)  # noqa: E731
+    if jax.default_backend() != "gpu":
+        return ragged(x, chosen)
+    every = lambda x, chosen: _every(leaves, x, chosen, config)  # noqa: E731
+    return jax.lax.platform_dependent(x, chosen, cuda=every, default=ragged)
+
+
+def _every(
+    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig,
+    chunk: int = CHUNK,
+) -> Float[Array, "M k D"]:  # fmt: skip
+    """All experts on all tokens, a chunk of tokens at a time; the chosen outputs are picked."""
+    tokens = x.shape[0]
+    if tokens > chunk:
+        padded = -(-tokens // chunk) * chunk - tokens
+        x, chosen = (jnp.pad(a, ((0, padded), (0, 0))).reshape(-1, chunk, a.shape[1]) for a in (x, chosen))
+        out = jax.lax.map(lambda piece: _every(leaves, piece[0], piece[1], config, chunk), (x, chosen))
+        return rearrange(out, "n M k D -> (n M) k D")[:tokens]
+    # a copy of the tokens per expert: otherwise the products may become one, and the weights be transposed for it
+    rows = jax.lax.optimization_barrier(jnp.broadcast_to(x[None], (config.num_experts, *x.shape)))
+    product = lambda rows, name: jnp.einsum("emi,eio->emo", rows, read(leaves[name], x.dtype))  # noqa: E731
+    wide = ACTIVATE[config.activation](product(rows, "e_gate")) * product(rows, "e_up")
+    return product(wide, "e_down")[chosen, jnp.arange(tokens)[:, None]]
+
+
+def _ragged(
+    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig
+) -> Float[Array, "M k D"]:
+    """The rows are sorted by expert (stably) and brought back afterwards."""
     pairs = chosen.reshape(-1)
     order = jnp.argsort(pairs, stable=True)
     sizes = jnp.bincount(pairs, length=config.num_experts).astype(jnp.int32)

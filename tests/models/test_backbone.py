@@ -10,6 +10,7 @@ import pytest
 
 from jaxdlm.core.model import KV, Model, ModelOutput, Past
 from jaxdlm.models import Backbone, ModelConfig, init_params
+from jaxdlm.models.backbone import SHALLOW
 from tests.models.configs import CONFIGS, change
 
 B, T = 2, 11
@@ -73,6 +74,20 @@ def test_the_last_token_reaches_exactly_the_positions_that_may_see_it(name: str,
     moved = np.abs(forward(CONFIGS[name], tokens)[1] - forward(CONFIGS[name], other)[1]).max(axis=(0, 2)) > 1e-6
     # blocks of 4: the last one holds columns 8 to 10
     np.testing.assert_array_equal(moved, np.arange(T) >= T - reach)
+
+
+@EVERY
+def test_some_columns_alone_are_those_of_all(name: str) -> None:
+    """Columns in any order, other ones per row, a left pad among the keys; every stack here is shallow."""
+    model, tokens = Backbone(CONFIGS[name]), jnp.asarray(text(), jnp.int32)
+    assert model.config.num_layers in SHALLOW
+    position = jnp.maximum(jnp.arange(T, dtype=jnp.int32)[None] - jnp.asarray([[0], [2]], jnp.int32), 0)
+    valid = jnp.arange(T)[None] >= jnp.asarray([[0], [2]])
+    at = jnp.asarray([[7, 8, 3], [10, 2, 9]], jnp.int32)
+    params = params_of(model.config)
+    whole = run(model, params, tokens, position, valid, None, None)[0].hidden
+    some = jax.jit(model.narrow)(params, tokens, position, valid, at)
+    np.testing.assert_allclose(some, np.take_along_axis(whole, at[:, :, None], 1), rtol=1e-5, atol=2e-5)
 
 
 @EVERY

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdlm.models import ModelConfig, init_params
-from jaxdlm.models.moe import experts, route
+from jaxdlm.models.moe import _every, _ragged, experts, route
 from tests.models.configs import CONFIGS, GROUPED, MOE, change
 
 ROUTERS = {
@@ -105,3 +105,14 @@ def test_a_permutation_across_groups_does_change_the_choice() -> None:
     }
     x = jax.random.normal(jax.random.key(1), (2, 20, config.hidden_size), jnp.float32)
     assert float(jnp.abs(experts(moved, x, x, config) - experts(leaves, x, x, config)).max()) > 1e-2
+
+
+@pytest.mark.parametrize("chunk", [10, 4], ids=["at once", "in chunks, the last one filled up"])
+def test_all_experts_on_all_tokens_are_the_chosen_ones(chunk: int) -> None:
+    """What GPUs compute, against what others do."""
+    config = ROUTERS["grouped"]
+    leaves = layer(config)
+    x = jax.random.normal(jax.random.key(0), (10, config.hidden_size))
+    _, chosen = route(leaves, x, config)
+    found = jax.jit(lambda x, chosen: _every(leaves, x, chosen, config, chunk))(x, chosen)
+    np.testing.assert_allclose(found, _ragged(leaves, x, chosen, config), rtol=1e-4, atol=1e-5)
