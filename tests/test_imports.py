@@ -1,6 +1,8 @@
 """Imports go only downward, and heavy or optional packages only where they are used. Read from the source, not run."""
 
 import ast
+import builtins
+import dis
 import pathlib
 import subprocess
 import sys
@@ -111,3 +113,22 @@ def test_import_is_light():
     code = f"import sys, jaxdlm; print(sorted(set(sys.modules) & {unwanted!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def instructions(code):
+    """Of a compiled module and of everything that is defined in it."""
+    yield from dis.get_instructions(code)
+    for inner in code.co_consts:
+        if hasattr(inner, "co_code"):
+            yield from instructions(inner)
+
+
+@pytest.mark.parametrize("folder", ["jaxdlm", "checkpoints_convert", "scripts", "benchmarks", "tests"])
+def test_every_name_is_bound_somewhere(folder):
+    """The lint cannot say it: to it, the shapes in annotations are undefined names."""
+    known = {*dir(builtins), "__file__", "__annotations__"}
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        found = list(instructions(compile(path.read_text(), str(path), "exec")))
+        bound = {one.argval for one in found if one.opname in ("STORE_NAME", "STORE_GLOBAL")}
+        used = {one.argval for one in found if one.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
+        assert used - bound <= known, f"{path}: {sorted(used - bound - known)}"

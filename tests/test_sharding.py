@@ -104,5 +104,5 @@ def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
 def test_a_gpu_reads_a_head_whole_whose_logits_are_few(platform: str, columns: int, tiles: int) -> None:
     """512 columns of 131,072 ids are 256 MiB of logits, 4,096 are 2 GiB."""
     model = Backbone(dataclasses.replace(CONFIGS["full"], vocab_size=2**17))
-    leaf = types.SimpleNamespace(sharding=types.SimpleNamespace(device_set={types.SimpleNamespace(platform=platform)}))
+    leaf = types.SimpleNamespace(sharding=types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)]))
     assert striped(model, {"lm_head": leaf}, columns).tiling.count == tiles

@@ -14,6 +14,7 @@ import numpy as np
 from jaxdlm._decode import blocked, check, decode
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
+from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
 from jaxdlm.layout import DEFAULT_BLOCK, bucket_of
