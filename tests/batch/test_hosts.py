@@ -90,7 +90,7 @@ def command(source: str, output: pathlib.Path, *more: str) -> list[str]:
 
 
 def spawn(*arguments: str) -> subprocess.Popen:
-    fast = {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    fast = {"JAX_COMPILATION_CACHE_DIR": str(CACHE), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"} | fast
     return subprocess.Popen(arguments, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 

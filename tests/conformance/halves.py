@@ -52,12 +52,6 @@ def read(rows, start, versions, state, params, cache, *, model, seen):
     return loop.window_hidden(rows, start, state, versions, **fixed)
 
 
-@jax.jit
-def enter(rows, policy):
-    return loop.enter(rows, model=model("same").model, policy=policy, geometry=GEOMETRY)
-
-
-@jax.jit
 def look(rows, policy):
     """First column of the window, and the versions of each row that a stepper has read."""
     start = loop.window_start(rows, policy, GEOMETRY)
@@ -65,12 +59,22 @@ def look(rows, policy):
 
 
 @jax.jit
+def enter(rows, policy):
+    """Rows before their first forward, and where to look."""
+    rows = loop.enter(rows, model=model("same").model, policy=policy, geometry=GEOMETRY)
+    return rows, look(rows, policy)
+
+
+@jax.jit
 def settle(rows, trace, start, hidden, active, head, policy, cache):
-    """The policy's step. Head and token ids of all toys are alike; a stepper asks the cache when it is due."""
+    """The policy's step, and where to look next. Head and token ids of all toys are alike; a stepper asks the cache when
+    it is due."""
     fixed = {"model": model("same").model, "params": head, "geometry": GEOMETRY}
     if isinstance(policy, Stepper):
-        return policy.settle(rows, trace, start, hidden, active, cache=cache, **fixed)
-    return loop.settle(rows, trace, start, hidden, active, policy=policy, **fixed)
+        rows, trace = policy.settle(rows, trace, start, hidden, active, cache=cache, **fixed)
+    else:
+        rows, trace = loop.settle(rows, trace, start, hidden, active, policy=policy, **fixed)
+    return rows, trace, look(rows, policy)
 
 
 @functools.cache
@@ -90,7 +94,7 @@ def decode(
     """As `jaxdlm.decode`, by halves; whole canvases."""
     lm, seen = model(kind), Seen(policy.view, policy.uncond)
     fixed = {"model": lm.model, "seen": seen}
-    rows = enter(laid_out(kind, order, alone), policy)
+    rows, (start, versions) = enter(laid_out(kind, order, alone), policy)
     blank = jnp.full((len(order), GEOMETRY.canvas), -1, jnp.int32)
     trace = Trace(blank, jnp.zeros(blank.shape, jnp.float32), None)
     state = store(rows._replace(policy=()), lm.params, cache, **fixed)
@@ -98,8 +102,7 @@ def decode(
     for _ in range(4 * int(policy.forwards(GEOMETRY))):
         if np.asarray(rows.done).all():
             break
-        start, versions = look(rows, policy)
         hidden, state, active = read(rows._replace(policy=()), start, versions, state, lm.params, cache, **fixed)
-        rows, trace = settle(rows, trace, start, hidden, active, head, policy, due)
+        rows, trace, (start, versions) = settle(rows, trace, start, hidden, active, head, policy, due)
     assert np.asarray(rows.done).all(), "the loop does not end"
     return jax.device_get(Outcome(rows.tokens[:, GEOMETRY.prompt :], rows.forwards, trace.commit_step, rows.status))

@@ -87,9 +87,10 @@ PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 1000
 def test_two_samples_of_the_embedded_pair_have_one_law(heat):
     """Token triples behind one prompt, drawn by the target alone and with its draft: a contingency table."""
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
+    ids = [token for token in lm.tokenizer.encode_prompt(PROMPT) if token != lm.config.tokens.pad]  # half the columns
 
     def counts(policy, seed, places):
-        out = jd.decode(lm, [PROMPT] * ROWS, policy, max_new=4, seed=seed, save="none")
+        out = jd.decode(lm, [ids] * ROWS, policy, max_new=4, seed=seed, save="none")
         found = {}
         for row in out.tokens[:, places].tolist():
             found[tuple(row)] = found.get(tuple(row), 0) + 1
