@@ -113,6 +113,7 @@ def test_all_experts_on_all_tokens_are_the_chosen_ones(chunk: int) -> None:
     config = ROUTERS["grouped"]
     leaves = layer(config)
     x = jax.random.normal(jax.random.key(0), (10, config.hidden_size))
-    _, chosen = route(leaves, x, config)
+    _, chosen = jax.jit(lambda x: route(leaves, x, config))(x)
     found = jax.jit(lambda x, chosen: _every(leaves, x, chosen, config, chunk))(x, chosen)
-    np.testing.assert_allclose(found, _ragged(leaves, x, chosen, config), rtol=1e-4, atol=1e-5)
+    expected = jax.jit(lambda x, chosen: _ragged(leaves, x, chosen, config))(x, chosen)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
