@@ -82,6 +82,23 @@ def whole_copies(program: str, elements: int) -> list[str]:
     return found
 
 
+def step_report(job: Job, mesh: Any, cache: Any, hlo: pathlib.Path | None) -> dict[str, Any]:
+    """What the compiler says of the ordinary step; its program is written to `hlo`."""
+    begin = time.perf_counter()
+    step = compile_step(job, mesh, cache)
+    stats, text = step.memory_analysis(), step.as_text()
+    stored = job.config.num_layers * job.batch * job.layout.geometry.length
+    stored *= job.config.num_kv_heads * job.config.head_dim // math.prod(mesh.shape.values())
+    if hlo:
+        hlo.write_text(text)
+    buffer = buffer_bytes(job, mesh)
+    return {
+        "temporaries": stats.temp_size_in_bytes, "buffer": buffer, "aliased": stats.alias_size_in_bytes,
+        "seconds": round(time.perf_counter() - begin, 1), "copies": whole_copies(text, stored),
+        "ratio": round(stats.temp_size_in_bytes / buffer, 3),
+    }  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Memory of a cached step, from the compiler.")
     parser.add_argument("--model", default="llada-8b")
@@ -91,7 +108,7 @@ def main() -> None:
     parser.add_argument("--cache", default="dual")
     for name, size in (("batch", 8), ("prompt", 256), ("max-new", 256), ("block", 32)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--decode", action="store_true", help="compile the whole decode, too")
+    parser.add_argument("--decode", nargs="?", const="too", choices=["too", "alone"], help="compile the whole decode")
     parser.add_argument("--hlo", type=pathlib.Path, help="write the compiled step here")
     given = parser.parse_args()
     job = Job(given.model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache)
@@ -102,20 +119,9 @@ def main() -> None:
         else:
             prepare()
             mesh = slice_mesh(given.target, {"data": -1, "tensor": given.tensor})
-        begin = time.perf_counter()
-        step = compile_step(job, mesh, cache)
-        stats, text = step.memory_analysis(), step.as_text()
-        stored = job.config.num_layers * given.batch * job.layout.geometry.length
-        stored *= job.config.num_kv_heads * job.config.head_dim // math.prod(mesh.shape.values())
-        report = {
-            "model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch,
-            "temporaries": stats.temp_size_in_bytes, "buffer": buffer_bytes(job, mesh),
-            "aliased": stats.alias_size_in_bytes, "seconds": round(time.perf_counter() - begin, 1),
-            "copies": whole_copies(text, stored),
-        }  # fmt: skip
-        report["ratio"] = round(report["temporaries"] / report["buffer"], 3)
-        if given.hlo:
-            given.hlo.write_text(text)
+        report = {"model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch}
+        if given.decode != "alone":
+            report |= step_report(job, mesh, cache, given.hlo)
         if given.decode:
             rows, params, rule = abstract(job, mesh)
             begin, worked = time.perf_counter(), time.process_time()
