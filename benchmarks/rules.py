@@ -1,7 +1,7 @@
 """What the rules of each recipe cost beside a forward: operations and bytes for a released shape, or time on a model.
 
     python benchmarks/rules.py --policies threshold ccd credit
-    flock /tmp/bench.lock taskset -c 1 python benchmarks/rules.py --measure
+    taskset -c 1 python benchmarks/rules.py --measure
     python benchmarks/rules.py --measure --model shape:llada-8b --dtype bfloat16 --rows 1    # one GPU with 80 GB
 
 Counted: XLA's own figures for the compiled chain on one row of 32 columns and one tile of the vocabulary, times the
