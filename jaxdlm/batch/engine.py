@@ -17,7 +17,7 @@ from jaxdlm.batch.rows import Request
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
-from jaxdlm.layout import DEFAULT_BLOCK, bucket_of
+from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import striped
 from jaxdlm.speculative.policy import Speculation
@@ -84,12 +84,11 @@ class Slots:
     def __init__(
         self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
     ):
-        config = lm.config
-        self.aligned = config.attention == "block_causal"
-        block = (config.block_size if self.aligned else DEFAULT_BLOCK) if block is None else block
-        self.block = int(block) if self.aligned else min(int(block), max_new)
+        self.aligned = lm.config.attention == "block_causal"
+        least = geometry_of(lm.config, np.array([1]), max_new, block)
+        self.block = least.block
         self.lm, self.cache = lm, cache
-        columns = slots * loop.width(policies.plain, Geometry(0, self.block, -(-max_new // self.block)))
+        columns = slots * loop.width(policies.plain, least)
         self.model = striped(blocked(lm.model, self.block), lm.params, columns)
         self.max_new, self.mesh, self.slots = max_new, mesh, slots
         self.replicas = mesh.shape["data"]
@@ -105,13 +104,11 @@ class Slots:
 
     def group(self, request: Request) -> Group:
         """The prompt's columns as its bucket says, the canvas from the job's max_new on in powers of two."""
-        tail = len(request.tokens) % self.block if self.aligned else 0
-        bucket = bucket_of(len(request.tokens) - tail, self.block if self.aligned else 1)
-        spare = self.block - 1 if self.aligned else 0
-        blocks = -(-(self.max_new + spare) // self.block)
+        least = geometry_of(self.lm.config, np.array([len(request.tokens)]), self.max_new, self.block)
+        spare, blocks = self.block - 1 if self.aligned else 0, least.blocks
         while blocks * self.block < request.max_new + spare:
             blocks *= 2
-        return Group(Geometry(bucket, self.block, blocks), self.policies.form(request.temperature))
+        return Group(Geometry(least.prompt, self.block, blocks), self.policies.form(request.temperature))
 
     def _rule(self, group: Group) -> Any:
         rule = getattr(self.policies, group.form)

@@ -10,7 +10,7 @@ from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import KV, Around, Layer, Past
+from jaxdlm.core.model import KV, Around, Layer, Past, gather
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
@@ -127,12 +127,12 @@ class AdaptiveCache(Refreshing):
         def turned(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
             v = layer.project(x, None)[2]
             index = self.most(turn(v, old.v[:, first:], own))
-            q, k, _ = layer.project(stored.gather(x, index), index)
+            q, k, _ = layer.project(gather(x, index), index)
             keys, values = stored.scatter(old.k, first + index, k), old.v.at[:, first:].set(v)
-            allow = stored.gather(layer.allow[:, :, :length], index)
+            allow = gather(layer.allow[:, :, :length], index)
             mixed = stored.scatter(old.mixed, index, layer.mix(q, keys, values, allow))
             x = x + mixed
-            fed = stored.scatter(old.fed, index, layer.feed(stored.gather(x, index)))
+            fed = stored.scatter(old.fed, index, layer.feed(gather(x, index)))
             return x + fed, Kept(keys, values, mixed, fed)
 
         def run(layer: Layer, x: Array, side: PyTree, old: Kept) -> tuple[Array, PyTree, Kept]:

@@ -10,7 +10,7 @@ from jaxdlm.caches import stored
 from jaxdlm.caches.interval import count, interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import Around, Layer
+from jaxdlm.core.model import Around, Layer, gather
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
@@ -66,10 +66,10 @@ class LayerReuseCache(Refreshing):
         index = stored.columns_of(changed, context.width)  # a rule writes inside its window
 
         def some(layer: Layer, x: Array, memory: PyTree) -> tuple[Array, PyTree]:
-            part = stored.gather(x, index)
+            part = gather(x, index)
             q, k, v = layer.project(part, jnp.minimum(index, x.shape[1] - 1))
             keys, values = (stored.scatter(old, index, new) for old, new in zip(memory, (k, v), strict=True))
-            part = part + layer.mix(q, keys, values, stored.gather(layer.allow, index))
+            part = part + layer.mix(q, keys, values, gather(layer.allow, index))
             return stored.scatter(x, index, part + layer.feed(part)), (keys, values)
 
         def run(layer: Layer, x: Array, side: Array, memory: PyTree) -> tuple[Array, Array, PyTree]:

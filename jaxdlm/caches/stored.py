@@ -140,12 +140,6 @@ def pairs(kv: KV) -> PyTree:
     return tuple(tuple(zip(k, v, strict=True)) for k, v in zip(kv.k, kv.v, strict=True))
 
 
-def gather(x: Float[Array, "B T ..."], index: Int32[Array, "B M"]) -> Float[Array, "B M ..."]:
-    """Columns of each row; an index past the end reads the last."""
-    index = jnp.minimum(index, x.shape[1] - 1)
-    return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
-
-
 def scatter(x: Float[Array, "B T ..."], index: Int32[Array, "B M"], new: Array) -> Float[Array, "B T ..."]:
     """`x` with columns of each row replaced; an index past the end writes nothing."""
     return x.at[jnp.arange(x.shape[0])[:, None], index].set(new.astype(x.dtype), mode="drop")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm.core.carry import Geometry, Rows, Window
-from jaxdlm.core.model import Model
+from jaxdlm.core.model import Model, gather
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
@@ -35,7 +35,7 @@ class Context:
         self, hidden: Float[Array, "B T D"], first: Int32[Array, "B"] | int, start: Int32[Array, "B"]
     ) -> Float[Array, "B W D"]:
         """Rows that speak for columns start .. start + W, out of the rows of columns first .. first + T."""
-        return jnp.take_along_axis(hidden, self.speakers(hidden.shape[1], first, start)[:, :, None], axis=1)
+        return gather(hidden, self.speakers(hidden.shape[1], first, start))
 
     def speakers(self, columns: int, first: Int32[Array, "B"] | int, start: Int32[Array, "B"]) -> Int32[Array, "B W"]:
         """Where these rows are; with `lead` the one place that knows `next` prediction."""

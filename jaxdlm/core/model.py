@@ -92,6 +92,12 @@ def take_tile(x: Array, axis: int, first: Int32[Array, ""], tiling: Tiling) -> A
     return jax.lax.dynamic_slice_in_dim(stripes, first, tiling.run, axis + 1).reshape(*before, -1, *after)
 
 
+def gather(x: Float[Array, "B T ..."], index: Int32[Array, "B M"]) -> Float[Array, "B M ..."]:
+    """Columns of each row; an index past the end reads the last."""
+    index = jnp.minimum(index, x.shape[1] - 1)
+    return jnp.take_along_axis(x, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), axis=1)
+
+
 @runtime_checkable
 class Model(Protocol):
     """A frozen, hashable object (a static argument of jit); all weights live in `params`."""

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling
+from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, parts
@@ -131,7 +131,7 @@ class Backbone:
     ) -> Float[Array, "B W D"]:
         """See `Narrow.narrow`; in a shallow stack the last layer computes nothing but keys and values elsewhere."""
         if self.group > 1 or self.config.num_layers not in SHALLOW:
-            return jnp.take_along_axis(self.apply(params, tokens, position, valid).hidden, at[:, :, None], axis=1)
+            return gather(self.apply(params, tokens, position, valid).hidden, at)
         nothing = tuple((None,) * segment.period for segment in segments(self.config))
         around = Around(layer, (), nothing, functools.partial(layer_at, at))
         return self.through(params, tokens, position, valid, None, around).hidden

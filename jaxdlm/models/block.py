@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import Layer
+from jaxdlm.core.model import Layer, gather
 from jaxdlm.models.attention import Attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import after, attention, combine, mlp, project, rms_norm
@@ -27,10 +27,9 @@ def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, 
 
 def layer_at(at: Array, one: Layer, x: Array, side: Any, past: None) -> tuple[Array, Any, None]:
     """`layer` at the columns `at` [B, W] of x alone; they attend to all. Nothing is remembered."""
-    there = lambda x: jnp.take_along_axis(x, at[:, :, None], axis=1)  # noqa: E731
     _, k, v = one.project(x, None)
-    x = there(x)
-    x = x + one.mix(one.project(x, at)[0], k, v, there(one.allow))
+    x = gather(x, at)
+    x = x + one.mix(one.project(x, at)[0], k, v, gather(one.allow, at))
     return x + one.feed(x), side, None
 
 
