@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxdlm.core.carry import Draft, Row
-from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -69,7 +68,7 @@ class Coherent(Stage):
         commit = self.choose(draft, row, at, coherent, entropy)
         token = jnp.asarray(draft.token)
         if self.token_source == "pbar":
-            settled = jnp.where(coherent, first_best(mean), token[at])
+            settled = jnp.where(coherent, jax.lax.argmax(mean, 1, jnp.int32), token[at])
             token = token.at[at].set(settled)
         kept, still = leaders(draft.score, row.open & ~commit, past.shape[1])
         new = jax.nn.softmax(draft.logits[kept].astype(jnp.float32), axis=1)

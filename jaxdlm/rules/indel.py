@@ -8,7 +8,6 @@ from flax import struct
 
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
-from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
@@ -80,7 +79,7 @@ class Indel(Stage):
     def plain(self, draft: Draft) -> Int32[Array, "W"]:
         """The best token that neither deletes nor inserts."""
         ids = jnp.arange(draft.logits.shape[1], dtype=jnp.int32)
-        return first_best(jnp.where(self.editing(ids)[None], -jnp.inf, draft.logits))
+        return jax.lax.argmax(jnp.where(self.editing(ids)[None], -jnp.inf, draft.logits), 1, jnp.int32)
 
     def proposal(self, draft: Draft, still: Bool[Array, "W"]) -> tuple[Int32[Array, "W"], Float32[Array, "W"]]:
         """The proposals and their probabilities; where nothing may move, of tokens that move nothing."""

@@ -9,7 +9,6 @@ from flax import struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.keys import column_integer
-from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
@@ -87,7 +86,7 @@ class Settle(Stage):
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         need(draft, "token", "score", rule="settle")
-        best = first_best(draft.logits)
+        best = jax.lax.argmax(draft.logits, 1, jnp.int32)
         past = jnp.where(row.tick == 0, -1, state)
         stable = jnp.all((past == best[None]) | ~row.open[None])
         columns = jnp.maximum(jnp.sum(row.open), 1).astype(jnp.float32)

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm.core.readout import first_best
 from jaxdlm.speculative.state import Proposal, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.speculative.warp import draw
@@ -51,7 +50,7 @@ def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], 
 
 def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node stays iff it is argmax P behind its parent; then argmax P. Output = greedy decoding of the target."""
-    tree, best = proposal.tree, first_best(logits)
+    tree, best = proposal.tree, jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
     ok = proposal.valid & (proposal.token == best[speaker(tree)])
     path, count, end = longest(tree, ok)
     row, read = after(proposal, end)

@@ -34,7 +34,12 @@ KINDS = {
 }  # fmt: skip
 
 
+def untrained(kind: str) -> LM:
+    """A model without weights: all that a recipe and a cache are checked against."""
+    return LM(Backbone(dataclasses.replace(BASE, **KINDS[kind])), None, None, f"toy-{kind}")
+
+
 @functools.cache
 def model(kind: str) -> LM:
-    config = dataclasses.replace(BASE, **KINDS[kind])
-    return LM(Backbone(config), init_params(config, jax.random.key(1), loud=True), None, f"toy-{kind}")
+    lm = untrained(kind)
+    return dataclasses.replace(lm, params=init_params(lm.config, jax.random.key(1), loud=True))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import FilterWeights, InputError, Rule, _decode, policies
-from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model  # noqa: F401
+from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, untrained  # noqa: F401
 
 GRID = {"max_new": 8, "block": 4}
 PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3, 28, 10, 5, 1, 39])
@@ -37,7 +37,7 @@ def policy(recipe: str, heat: float | None = None, **arguments):
 def meets(recipe: str, cache: str, kind: str = "same") -> bool:
     """Whether `decode` takes the two together on such a model."""
     try:
-        _decode.check(model(kind), policy(recipe), policies.CACHES[cache](), "none")
+        _decode.check(untrained(kind), policy(recipe), policies.CACHES[cache](), "none")
     except InputError:
         return False
     return True
