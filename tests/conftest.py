@@ -59,7 +59,7 @@ def pytest_collection_finish(session):
     """Tracing makes many small objects and few cycles: what the imports made is searched for them no more, the rest less."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(200_000, 20, 20)
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -50,13 +50,7 @@ def whiles(jaxpr) -> int:
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)
 def test_the_whole_decode_is_one_while(recipe, cache):
     batch, fixed = prepare(recipe, cache)
-    rows, geometry, lm_model = batch.rows, fixed.pop("geometry"), fixed.pop("model")
-
-    def run(rows, params, policy, cache):
-        return _decode._run.__wrapped__(rows, lm_model, params, policy, cache, geometry, "commit", 0)
-
-    jaxpr = jax.make_jaxpr(run)(rows, fixed["params"], fixed["policy"], fixed["cache"])
-    assert whiles(jaxpr.jaxpr) == 1
+    assert whiles(_decode._run.trace(batch.rows, **fixed, save="commit", steps=0).jaxpr.jaxpr) == 1
 
 
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)
