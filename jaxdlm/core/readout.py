@@ -8,6 +8,7 @@ Two tiles merge into the statistics of their union (`merge`), so that one pass o
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,8 @@ from flax import struct
 from jaxdlm.core.carry import Draft
 from jaxdlm.core.model import Model, Tiling, take_tile
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
+
+FOLDS = 16  # parts of the vocabulary that an arg-max of noisy logits compares side by side on a CPU
 
 
 class Summary(NamedTuple):
@@ -140,7 +143,8 @@ def summarise(source: Source, shape: Any = None, rank: Any = None) -> Summary:
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
             place = ids if tiling.stripes == 1 else ids % tiling.span
             new = (place >= begin)[None]
-            shaped, ranked = (jnp.where(new, x, -jnp.inf) for x in (shaped, ranked))
+            plain, shaped = shaped, jnp.where(new, shaped, -jnp.inf)
+            ranked = shaped if ranked is plain else jnp.where(new, ranked, -jnp.inf)
         # stripes stay apart until the end, so that devices talk once per forward and not once per tile
         apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
         return _statistics(*map(apart, (shaped, ranked, jnp.broadcast_to(ids, shaped.shape), fine)))
@@ -170,9 +174,8 @@ def _statistics(shaped: Array, ranked: Array, ids: Array, fine: Array) -> Summar
     comparison may round them otherwise, and then nothing equals the maximum.
     """
     place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
-    argmax = lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32)  # noqa: E731
-    best = place == argmax(shaped)[..., None]
-    chosen = best if ranked is shaped else place == argmax(ranked)[..., None]
+    best = place == jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)[..., None]
+    chosen = best if ranked is shaped else place == first_best(ranked)[..., None]
     top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
     gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
     ratio = jnp.exp(gap)
@@ -182,6 +185,33 @@ def _statistics(shaped: Array, ranked: Array, ids: Array, fine: Array) -> Summar
         rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1),
         finite=jnp.all(fine, axis=-1),
     )  # fmt: skip
+
+
+def first_best(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
+    """The arg-max over the last axis of numbers that are still to be worked out; ties: the lowest place. NaN is above
+    everything, as in `jnp.argmax`.
+
+    XLA walks an arg-max one number after the other on a CPU, and works each out on the way: noise, above all. There, the
+    axis is folded into sixteen parts first, which are compared part by part, many numbers at once.
+    """
+    return jax.lax.platform_dependent(x, cpu=_folded, default=lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32))
+
+
+def _folded(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
+    parts = jnp.split(x, math.gcd(x.shape[-1], FOLDS), axis=-1)
+    best, part = parts[0], jnp.zeros(parts[0].shape, jnp.int32)
+    for index, new in enumerate(parts[1:], start=1):
+        above = (new > best) | (jnp.isnan(new) & ~jnp.isnan(best))
+        best, part = jnp.where(above, new, best), jnp.where(above, index, part)
+    place = part * part.shape[-1] + jax.lax.broadcasted_iota(jnp.int32, part.shape, part.ndim - 1)
+    return jax.lax.reduce((best, place), (jnp.float32(-jnp.inf), jnp.int32(x.shape[-1])), _earlier, (x.ndim - 1,))[1]
+
+
+def _earlier(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    above = (b[0] > a[0]) | (jnp.isnan(b[0]) & ~jnp.isnan(a[0]))
+    level = (b[0] == a[0]) | (jnp.isnan(b[0]) & jnp.isnan(a[0]))
+    takes = above | (level & (b[1] < a[1]))
+    return jnp.where(takes, b[0], a[0]), jnp.where(takes, b[1], a[1])
 
 
 def merge(a: Summary, b: Summary) -> Summary:

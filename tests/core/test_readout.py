@@ -14,7 +14,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Reach
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
-from jaxdlm.core.readout import Readout, ban, given, merge, summarise
+from jaxdlm.core.readout import Readout, ban, first_best, given, merge, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.params import init_params
@@ -60,6 +60,15 @@ def test_every_id_is_in_one_tile_and_the_summary_is_that_of_all(tiling):
     begins = range(0, tiling.count * tiling.run, tiling.run)
     seen = [i for b in begins for i in np.asarray(tiling.ids(tiling.first(b))) if i % tiling.span >= b]
     assert sorted(seen) == list(range(VOCAB))
+
+
+@pytest.mark.parametrize("width", [1, 7, 48, 300, 512])
+def test_arg_max_in_parts_is_that_of_numpy(width):
+    """Ties to the lowest id, within a part and across parts; columns of nothing but -inf; NaN above everything."""
+    x = np.random.default_rng(width).integers(-3, 4, (40, 2, width)).astype(np.float32)
+    x[x == -3] = -np.inf
+    x[:2], x[2, :, width // 2 :], x[3, 0, width // 3] = -np.inf, np.nan, np.nan
+    np.testing.assert_array_equal(jax.jit(first_best)(x), np.argmax(x, axis=-1))
 
 
 def test_merging_with_nothing_changes_no_bit():
