@@ -138,16 +138,15 @@ def summarise(source: Source, shape: Any = None, rank: Any = None) -> Summary:
         first = tiling.first(begin)
         ids, logits = tiling.ids(first), source.tile(first)
         shaped = logits if shape is None else shape(logits)
-        ranked = shaped if rank is None else rank(shaped, ids)
+        ranked = None if rank is None else rank(shaped, ids)
         fine = jnp.isfinite(logits) | (logits == -jnp.inf)
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
             place = ids if tiling.stripes == 1 else ids % tiling.span
             new = (place >= begin)[None]
-            plain, shaped = shaped, jnp.where(new, shaped, -jnp.inf)
-            ranked = shaped if ranked is plain else jnp.where(new, ranked, -jnp.inf)
+            shaped, ranked = jax.tree.map(lambda x: jnp.where(new, x, -jnp.inf), (shaped, ranked))
         # stripes stay apart until the end, so that devices talk once per forward and not once per tile
         apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
-        return _statistics(*map(apart, (shaped, ranked, jnp.broadcast_to(ids, shaped.shape), fine)))
+        return _statistics(*jax.tree.map(apart, (shaped, ranked, jnp.broadcast_to(ids, shaped.shape), fine)))
 
     def trip(so_far: Summary, begin: Array) -> tuple[Summary, None]:
         return merge(so_far, read(begin)), None
@@ -167,20 +166,22 @@ def _empty(shape: tuple[int, ...]) -> Summary:
     return Summary(token=token, rank=low, own=low, top=low, second=low, rest=none, weighted=none, finite=fine)
 
 
-def _statistics(shaped: Array, ranked: Array, ids: Array, fine: Array) -> Summary:
-    """The summary of arrays [..., T]. Picks by arg-max are masked maxima: unlike gathers they fuse with the rest.
+def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) -> Summary:
+    """The summary of arrays [..., T]; where `ranked` is None, the shaped logits are.
+
+    Picks by arg-max are masked maxima: unlike gathers they fuse with the rest.
 
     A comparison with the maximum instead of the arg-max is not safe: a compiler that works the logits out again for the
     comparison may round them otherwise, and then nothing equals the maximum.
     """
     place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
     best = place == jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)[..., None]
-    chosen = best if ranked is shaped else place == first_best(ranked)[..., None]
+    chosen = best if ranked is None else place == first_best(ranked)[..., None]
     top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
     gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
     ratio = jnp.exp(gap)
     return Summary(
-        token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=jnp.max(ranked, axis=-1),
+        token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=top if ranked is None else jnp.max(ranked, axis=-1),
         own=jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1), top=top, second=jnp.max(others, axis=-1),
         rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1),
         finite=jnp.all(fine, axis=-1),
