@@ -189,11 +189,11 @@ def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) ->
 
 
 def first_best(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
-    """The arg-max over the last axis of numbers that are still to be worked out; ties: the lowest place. NaN is above
-    everything, as in `jnp.argmax`.
+    """The arg-max over the last axis of logits with noise; ties: the lowest place. NaN is above everything, as in
+    `jnp.argmax`.
 
-    XLA walks an arg-max one number after the other on a CPU, and works each out on the way: noise, above all. There, the
-    axis is folded into sixteen parts first, which are compared part by part, many numbers at once.
+    XLA walks an arg-max one number after the other on a CPU, and works the noise out on the way. There, the axis is
+    folded into sixteen parts first, which are compared part by part, many numbers at once.
     """
     return jax.lax.platform_dependent(x, cpu=_folded, default=lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32))
 

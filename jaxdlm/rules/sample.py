@@ -10,7 +10,7 @@ from flax import struct
 from jaxdlm.core.carry import Draft, Reach, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Summary, given, incoming, summarise
+from jaxdlm.core.readout import Summary, first_best, given, incoming, summarise
 from jaxdlm.core.rule import Stage
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -63,7 +63,7 @@ def uniform(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, k
 
 def gumbel_max(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
     """argmax(l + Gumbel): a draw from softmax(l)."""
-    return jax.lax.argmax(logits + column_gumbel(key, row.position, logits.shape[1]), 1, jnp.int32)
+    return first_best(logits + column_gumbel(key, row.position, logits.shape[1]))
 
 
 def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
