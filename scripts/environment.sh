@@ -2,6 +2,7 @@
 # project with that extra ("" for none). An active environment is used as it is; else .venv is made beside pyproject.toml.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset PYTHONDONTWRITEBYTECODE # nothing is compiled at installation: without caches every process would do it again
 
 find_python() {
     local candidate

@@ -5,6 +5,7 @@ The environment is set before anything imports JAX, so this file imports it last
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import tempfile
@@ -40,8 +41,10 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 CHECKED = ["jaxdlm.models"]
-# A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond.
-MOST_MAPS = 30_000
+# A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond. Counting
+# tens of thousands of them takes a while, so that only every tenth test does it.
+MOST_MAPS = 45_000
+ended = itertools.count(1)
 
 
 def pytest_addoption(parser):
@@ -65,7 +68,7 @@ def pytest_collection_finish(session):
 def pytest_runtest_teardown(item, nextitem):
     """Drops the compiled programs of earlier tests before the process runs out of memory maps."""
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if next(ended) % 10 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
 
