@@ -213,8 +213,7 @@ def _check_finite(params: PyTree, source: "Source") -> None:
     """InputError that names the first tensor with a NaN or an infinity; one pass over the weights, on their device."""
     from jaxdlm.models.params import path_name
 
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        good = np.asarray(_finite(leaf))
+    for path, good in jax.tree_util.tree_leaves_with_path(jax.device_get(_finite(params))):
         if good.all():
             continue
         spec = source.leaf(path_name(path))
@@ -225,6 +224,6 @@ def _check_finite(params: PyTree, source: "Source") -> None:
 
 
 @jax.jit
-def _finite(leaf: Array) -> Array:
-    """One flag per index of the leading axis of a stacked leaf (rank 2 and more), else a single one."""
-    return jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+def _finite(params: PyTree) -> PyTree:
+    """One flag per index of the leading axis of each leaf."""
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))), params)

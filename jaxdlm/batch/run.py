@@ -41,6 +41,7 @@ class Options:
     window: int = 8192
     flush: float = 30.0
     lease: float = 60.0
+    grace: float = 15.0
     worker: bool = False
     new_run: bool = False
     quiet: bool = False

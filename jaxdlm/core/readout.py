@@ -20,6 +20,7 @@ from jaxdlm.core.model import Model, Tiling, take_tile
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 FOLDS = 16  # parts of the vocabulary that an arg-max of noisy logits compares side by side on a CPU
+LONG = 128  # words from which on that pays
 
 
 class Summary(NamedTuple):
@@ -195,7 +196,8 @@ def first_best(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
     XLA walks an arg-max one number after the other on a CPU, and works the noise out on the way. There, the axis is
     folded into sixteen parts first, which are compared part by part, many numbers at once.
     """
-    return jax.lax.platform_dependent(x, cpu=_folded, default=lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32))
+    plain = lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32)  # noqa: E731
+    return plain(x) if x.shape[-1] < LONG else jax.lax.platform_dependent(x, cpu=_folded, default=plain)
 
 
 def _folded(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:

@@ -1,5 +1,6 @@
 """Every parameter, declared once: shape, logical axes, initial distribution. Shapes, shardings and inits follow."""
 
+import functools
 import hashlib
 import math
 import zlib
@@ -150,13 +151,19 @@ def init_leaf(
         center, spread = _loud(spec.kind, neutral)
         if spec.kind == "layer_scalar":
             return jax.random.uniform(key, spec.shape, kind, 1.0, 1.2)
-        return jax.random.normal(key, spec.shape, kind) * spread + center
+        return _normal(key, spec.shape, kind, spread, center)
     if spec.kind in ("norm", "scale", "layer_scalar"):
         return jnp.full(spec.shape, neutral, kind)
     if spec.kind in ("bias", "router_bias"):
         return jnp.zeros(spec.shape, kind)
     scale = std if init == "normal" else _fan_in_scale(spec, config.num_layers)
-    return jax.random.normal(key, spec.shape, kind) * scale
+    return _normal(key, spec.shape, kind, scale, 0.0)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normal(key: Array, shape: tuple[int, ...], kind: np.dtype, spread: float, center: float) -> Array:
+    """N(center, spread²), by one program for all leaves of a shape."""
+    return jax.random.normal(key, shape, kind) * spread + center
 
 
 def _fan_in_scale(spec: ParamSpec, layers: int) -> float:

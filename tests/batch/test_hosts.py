@@ -85,7 +85,7 @@ def command(source: str, output: pathlib.Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "jaxdlm", "batch", source, "--output", str(output), "--model", "tests/golden/llada_tiny",
         "--max-new", "8", "--block", "8", "--slots", "4", "--shard-rows", "10", "--policy", "low_confidence",
-        "--lease", "2", "--window", "10", *more,
+        "--lease", "2", "--window", "10", "--grace", "6", *more,
     ]  # fmt: skip
 
 

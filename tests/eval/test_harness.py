@@ -1,14 +1,11 @@
-"""The model of lm-evaluation-harness, with the real package on local tasks: no network, no download."""
+"""The model of lm-evaluation-harness, with the real package on local tasks: no network, no download. It is imported by
+who runs these tests alone: that takes a while."""
 
 import importlib.metadata
 import json
 import math
 
-import lm_eval
 import pytest
-from lm_eval.api.instance import Instance
-from lm_eval.api.registry import get_model
-from lm_eval.tasks import TaskManager
 
 import jaxdlm as jd
 from jaxdlm.eval import harness
@@ -23,13 +20,18 @@ def model():
 
 
 def request(kind, *arguments, index=0):
+    from lm_eval.api.instance import Instance
+
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=index)
 
 
 def test_it_is_registered():
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import get_model
+
     made = harness.register()
     assert get_model("jaxdlm") is made
-    assert issubclass(harness.JaxDLM, lm_eval.api.model.LM)
+    assert issubclass(harness.JaxDLM, LM)
     (entry,) = importlib.metadata.entry_points(group="lm_eval.models", name="jaxdlm")
     assert entry.load() is made
 
@@ -46,6 +48,9 @@ def local_task(folder, rows, **config):
 
 def evaluate(model, task):
     """By the harness; its own thousands of task files are not read for it."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
     known = TaskManager(include_defaults=False)
     return lm_eval.simple_evaluate(model, tasks=[task], task_manager=known, apply_chat_template=True, bootstrap_iters=0)
 
