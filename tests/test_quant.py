@@ -88,6 +88,12 @@ def test_the_search_finds_the_known_exponents(kind, bits, exponent, ratio):
     assert error(a) / error(1.0) == pytest.approx(ratio, abs=0.06)
 
 
+@jax.jit
+def dequantised(params):
+    is_leaf = lambda leaf: isinstance(leaf, QuantizedLeaf)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf.dequantize(jnp.float32) if is_leaf(leaf) else leaf, params, is_leaf=is_leaf)
+
+
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
 @pytest.mark.parametrize("bits,limit", [(8, 0.03), (4, 0.4)])
 def test_the_model_runs_from_quantised_leaves(config, bits, limit):
@@ -101,11 +107,8 @@ def test_the_model_runs_from_quantised_leaves(config, bits, limit):
     def logits(params):
         return model.head(params, model.apply(params, tokens, position, jnp.ones((2, 9), bool)).hidden)
 
-    def plain(leaf):
-        return leaf.dequantize(jnp.float32) if isinstance(leaf, QuantizedLeaf) else leaf
-
     ours = logits(small)
-    whole = logits(jax.tree.map(plain, small, is_leaf=lambda leaf: isinstance(leaf, QuantizedLeaf)))
+    whole = logits(dequantised(small))
     np.testing.assert_allclose(ours, whole, atol=1e-4)
     exact = logits(params)
     assert float(jnp.linalg.norm(ours - exact) / jnp.linalg.norm(exact)) < limit
@@ -136,10 +139,7 @@ def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     """The text is that of the dequantised weights, whose copies never lie beside each other in memory."""
     config = dataclasses.replace(DENSE, num_layers=12, hidden_size=64, intermediate_size=256)
     small, _ = quantize_params(init_params(config, jax.random.key(0), loud=True), 8)
-    whole = jax.tree.map(
-        lambda leaf: leaf.dequantize(jnp.float32) if isinstance(leaf, QuantizedLeaf) else leaf,
-        small, is_leaf=lambda leaf: isinstance(leaf, QuantizedLeaf),
-    )  # fmt: skip
+    whole = dequantised(small)
     prompts, run = [[3, 9, 4, 1], [7, 2, 11]], {"policy": "threshold", "cache": cache, "max_new": 8, "block": 4}
     ours, plain = (decode(LM(Backbone(config), params, None, "toy"), prompts, **run) for params in (small, whole))
     np.testing.assert_array_equal(ours.tokens, plain.tokens)

@@ -21,6 +21,9 @@ ROUTERS = {
 }
 
 
+computed = jax.jit(experts, static_argnums=3)
+
+
 def layer(config: ModelConfig) -> dict:
     leaves = init_params(config, jax.random.key(3), loud=True)["segments"][0][0]
     return {name: leaf[0] for name, leaf in leaves.items()}
@@ -55,7 +58,7 @@ def test_experts_equal_a_loop_over_tokens(name: str) -> None:
     slow = {key: np.asarray(leaf, np.float64) for key, leaf in leaves.items()}
     x = np.random.default_rng(0).standard_normal((2, 5, config.hidden_size)).astype(np.float32)
     weights, chosen = jax.jit(lambda x: route(leaves, x, config))(x.reshape(10, -1))
-    y = jax.jit(lambda x: experts(leaves, x, x, config))(x)
+    y = computed(leaves, x, x, config)
     for m, token in enumerate(x.reshape(10, -1).astype(np.float64)):
         expected = slow_route(slow, token, config)
         assert set(np.asarray(chosen[m]).tolist()) == set(expected)
@@ -75,8 +78,8 @@ def test_every_token_may_choose_the_same_expert() -> None:
     leaves = layer(config)
     leaves["router"] = jnp.zeros_like(leaves["router"]).at[:, 4].set(1.0)
     x = jnp.abs(jax.random.normal(jax.random.key(0), (1, 64, config.hidden_size), jnp.float32))
-    y = experts(leaves, x, x, config)
-    alone = experts(leaves, x[:, 9:10], x[:, 9:10], config)
+    y = computed(leaves, x, x, config)
+    alone = computed(leaves, x[:, 9:10], x[:, 9:10], config)
     np.testing.assert_allclose(y[:, 9:10], alone, atol=1e-5)
     assert bool(jnp.all(jnp.any(y != 0, axis=-1)))
 
@@ -91,7 +94,7 @@ def test_permuting_experts_with_their_router_columns_changes_nothing() -> None:
         **{name: leaves[name][order] for name in ("e_gate", "e_up", "e_down")},
     }
     x = jax.random.normal(jax.random.key(1), (2, 7, config.hidden_size), jnp.float32)
-    np.testing.assert_allclose(experts(moved, x, x, config), experts(leaves, x, x, config), atol=1e-5)
+    np.testing.assert_allclose(computed(moved, x, x, config), computed(leaves, x, x, config), atol=1e-5)
 
 
 def test_a_permutation_across_groups_does_change_the_choice() -> None:
@@ -104,7 +107,7 @@ def test_a_permutation_across_groups_does_change_the_choice() -> None:
         **{name: leaves[name][order] for name in ("e_gate", "e_up", "e_down")},
     }
     x = jax.random.normal(jax.random.key(1), (2, 20, config.hidden_size), jnp.float32)
-    assert float(jnp.abs(experts(moved, x, x, config) - experts(leaves, x, x, config)).max()) > 1e-2
+    assert float(jnp.abs(computed(moved, x, x, config) - computed(leaves, x, x, config)).max()) > 1e-2
 
 
 @pytest.mark.parametrize("chunk", [10, 4], ids=["at once", "in chunks, the last one filled up"])
