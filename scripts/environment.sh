@@ -27,6 +27,8 @@ use_environment() {
                 echo "python's venv module did not work: on Debian and Ubuntu, apt install python3-venv" >&2
                 return 1
             }
+            # the pip that Python brings along may be years old, and take twice as long for what follows
+            "$home/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip </dev/null >&2 || true
         fi
         # shellcheck disable=SC1091
         source "$home/bin/activate"
