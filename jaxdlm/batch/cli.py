@@ -19,10 +19,7 @@ from jaxdlm.errors import InputError
     option("--schema", type=click.Choice(("native", "openai")), default="native", help="of the output rows"),
     option("--shard-rows", type=COUNT, metavar="N", show_default="1000", help="rows per output object"),
     option("--flush", type=AMOUNT, default=30.0, metavar="SECONDS", help="how often finished rows are saved"),
-    option(
-        "--grace", type=AMOUNT, default=15.0, metavar="SECONDS",
-        help="from SIGTERM until it ends, whatever the device is doing; less than what the scheduler gives",
-    ),
+    option("--grace", type=AMOUNT, default=15.0, metavar="SECONDS", help="how long a stop by SIGTERM may take"),
     flag("--new-run", help="remove what another job has left in DIR and start over"),
     flag("--quiet", help="no progress on stderr"),
 )

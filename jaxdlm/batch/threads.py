@@ -35,7 +35,6 @@ class Threads:
         self.stop = threading.Event()  # nothing new is begun
         self.failure: BaseException | None = None
         self.signal = 0
-        self.grace = job.options.grace
         self.deadline = math.inf  # when this process ends after a signal, had it to wait for other hosts
         self.rows = sum(len(shards.missing(shard)) for shard in range(shards.count) if shard not in shards.committed)
         self.progress = Progress(shards.rows, shards.rows - self.rows, self.job.engine.counts, quiet=job.options.quiet)
@@ -47,6 +46,7 @@ class Threads:
             name: threading.Thread(target=self._guarded, args=(each,), name=name, daemon=True)
             for name, each in work.items()
         }
+        grace = self.job.options.grace
         with self._signals(), self.progress:
             for thread in threads.values():
                 thread.start()
@@ -55,8 +55,8 @@ class Threads:
                 threads["writer"].join(0.2)
                 self.progress.show()
                 if self.stop.is_set():
-                    deadline = deadline or time.monotonic() + self.grace
-                    if not threads["device"].is_alive() or time.monotonic() > deadline - self.grace / 3:
+                    deadline = deadline or time.monotonic() + grace
+                    if not threads["device"].is_alive() or time.monotonic() > deadline - grace / 3:
                         self.finished.put(None)  # what is still on the device will be done by the next run
                     if time.monotonic() > deadline:
                         break
@@ -82,7 +82,7 @@ class Threads:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
             if not self.signal:
-                self.signal, self.deadline = number, time.monotonic() + self.grace + PATIENCE
+                self.signal, self.deadline = number, time.monotonic() + self.job.options.grace + PATIENCE
             self.stop.set()
 
         before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
