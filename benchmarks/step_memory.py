@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from flax import struct
+from jaxdlm import struct
 
 from jaxdlm import _decode
 from jaxdlm.core import loop

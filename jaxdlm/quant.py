@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, PyTree

@@ -4,8 +4,8 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window

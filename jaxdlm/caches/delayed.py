@@ -4,8 +4,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing

@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window

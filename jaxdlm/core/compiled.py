@@ -1,8 +1,9 @@
 """`jax.jit` with the options that XLA should have on the platform where a program runs."""
 
 import functools
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -23,18 +24,28 @@ class Compiled:
     """A function compiled on its first use: only then is the platform asked for, which starts it.
 
     Stands at the top: a program that calls it inside another takes `__wrapped__`, as options are a whole program's.
+    A program is found again by the hash of its arguments' structure as well: see `jaxdlm.struct`; anybody's rule may be
+    a `flax.struct.dataclass`.
     """
 
-    def __init__(self, function: Callable[..., Any], **how: Any) -> None:
-        self._function, self._how = function, how
+    def __init__(self, function: Callable[..., Any], static_argnames: str | Iterable[str] = (), **how: Any) -> None:
+        names = (static_argnames,) if isinstance(static_argnames, str) else static_argnames
+        self._function, self._how = function, how | {"static_argnames": (*names, "structure")}
         functools.update_wrapper(self, function)
 
     @functools.cached_property
     def _jitted(self) -> Any:
-        return jax.jit(self._function, compiler_options=options() or None, **self._how)
+        @functools.wraps(self._function)
+        def keyed(*args: Any, structure: int = 0, **kwargs: Any) -> Any:
+            return self._function(*args, **kwargs)
+
+        signature = inspect.signature(self._function)
+        key = inspect.Parameter("structure", inspect.Parameter.KEYWORD_ONLY, default=0)
+        keyed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), key])  # type: ignore[attr-defined]
+        return jax.jit(keyed, compiler_options=options() or None, **self._how)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._jitted(*args, **kwargs)
+        return self._jitted(*args, **kwargs, structure=hash(jax.tree.structure((args, kwargs))))
 
     def __getattr__(self, name: str) -> Any:
         """`lower`, `trace`, `clear_cache` of the compiled function."""

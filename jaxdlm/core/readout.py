@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.carry import Draft
 from jaxdlm.core.model import Model, Tiling, take_tile
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree

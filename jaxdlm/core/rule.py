@@ -4,8 +4,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row
 from jaxdlm.errors import InputError
@@ -16,7 +16,7 @@ from jaxdlm.typing import Array, Int32, Key, PyTree
 class Rule(Protocol):
     """A pure stage of a decoding policy, written for one row; the loop maps it over the batch.
 
-    Implementations are `flax.struct.dataclass`es: numbers and weights are leaves (changing them never retraces), the
+    Implementations are `jaxdlm.struct.dataclass`es: numbers and weights are leaves (changing them never retraces), the
     structure is static. They subclass `Stage` for the defaults of the class attributes.
     """
 

@@ -4,8 +4,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError

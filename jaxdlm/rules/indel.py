@@ -4,8 +4,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need

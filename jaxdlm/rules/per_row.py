@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Reach, Row
 from jaxdlm.core.rule import Stage

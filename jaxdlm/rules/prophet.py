@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Reach, Row, Status
 from jaxdlm.core.readout import Summary, incoming, summarise

@@ -3,8 +3,8 @@
 from typing import Any
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Hosting, Rule, Stepper

@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need

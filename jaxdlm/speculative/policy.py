@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from flax import struct
-
+from jaxdlm import struct
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.warp import Warp
 

@@ -2,8 +2,7 @@
 
 from typing import Any, NamedTuple, Protocol
 
-from flax import struct
-
+from jaxdlm import struct
 from jaxdlm.core.carry import Trace
 from jaxdlm.core.model import KV
 from jaxdlm.speculative.tree import Tree
@@ -56,7 +55,7 @@ class Verdict(NamedTuple):
 
 
 class Drafter(Protocol):
-    """Proposes tokens for all rows at once; a `flax.struct.dataclass` whose weights are leaves.
+    """Proposes tokens for all rows at once; a `jaxdlm.struct.dataclass` whose weights are leaves.
 
     tree: of its proposals. forwards: draft forwards per `propose`. init: the state before the first round, with the
     prompts read. propose: `key` is fresh for each row and round. observe: `rows` as they were when it proposed, and

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Trace

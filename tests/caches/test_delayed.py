@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from flax import struct
 
-from jaxdlm import InputError, decode, layout
+from jaxdlm import InputError, decode, layout, struct
 from jaxdlm.caches.delayed import DelayedCache, delayed
 from jaxdlm.core import loop
 from tests.caches.toys import GRID, same, toy

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import struct
 
-from jaxdlm import Stage, chain, decode, sample, threshold, top_k, uniform
+from jaxdlm import Stage, chain, decode, sample, struct, threshold, top_k, uniform
 from jaxdlm._load import LM
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.eval import closed_forms

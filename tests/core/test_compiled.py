@@ -1,5 +1,6 @@
 """Whole programs get the compiler options of their platform, and work with them."""
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +22,24 @@ def test_options_reach_the_compiler_unless_the_environment_sets_them(monkeypatch
 def test_the_platform_is_asked_for_at_the_first_call(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("too early"))
     compiled(static_argnames="times")(lambda x, times: x * times)
+
+
+def test_a_rule_of_flax_never_runs_the_program_of_another():
+    """Structures of flax's dataclasses compare equal where only their classes differ."""
+    run = compiled(static_argnames="more")(lambda rule, x, more: rule(x) + more)
+
+    def made(times):
+        @flax.struct.dataclass
+        class Scale:
+            by: float
+
+            def __call__(self, x):
+                return x * self.by * times
+
+        return Scale(1.0)
+
+    assert jax.tree.structure(made(1)) == jax.tree.structure(made(2))  # else this precaution can go
+    assert [float(run(made(times), 1.0, more=1)) for times in range(60)] == [times + 1 for times in range(60)]
 
 
 @pytest.mark.parametrize("policy", ["threshold", "freedave"])

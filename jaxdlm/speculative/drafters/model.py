@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.core.readout import ban
 from jaxdlm.speculative import kv as store

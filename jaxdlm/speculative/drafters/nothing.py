@@ -1,8 +1,8 @@
 """No draft at all: the loop is then plain autoregressive decoding."""
 
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Key, PyTree

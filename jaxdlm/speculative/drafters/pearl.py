@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import ban
 from jaxdlm.speculative import kv as store

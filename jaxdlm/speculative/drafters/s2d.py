@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.core.loop import ban
 from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError

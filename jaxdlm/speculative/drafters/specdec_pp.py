@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from jaxdlm import struct
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.model import DraftModel, DraftState

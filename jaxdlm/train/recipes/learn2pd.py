@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import struct
 
-from jaxdlm import _decode, layout
+from jaxdlm import _decode, layout, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Geometry, Row, Rows
 from jaxdlm.core.model import Model
