@@ -5,6 +5,7 @@ The environment is set before anything imports JAX, so this file imports it last
 
 import gc
 import importlib.metadata
+import itertools
 import os
 import pathlib
 import tempfile
@@ -35,13 +36,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 3.0)  # storing takes a tenth of a second
+jax.config.update("jax_traceback_in_locations_limit", 0)  # nobody reads them
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 CHECKED = ["jaxdlm.models"]
-# A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond.
-MOST_MAPS = 30_000
+# A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond. Counting
+# tens of thousands of them takes a while, so that only every fifth test does it.
+MOST_MAPS = 50_000
+ended = itertools.count(1)
 
 
 def pytest_addoption(parser):
@@ -65,9 +69,15 @@ def pytest_collection_finish(session):
 def pytest_runtest_teardown(item, nextitem):
     """Drops the compiled programs of earlier tests before the process runs out of memory maps."""
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if next(ended) % 5 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_sessionfinish(session):
+    """What is left is searched for what was never closed once, not again by everything that ends after this."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
