@@ -19,9 +19,8 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
-from jaxdlm import struct
 
-from jaxdlm import _decode
+from jaxdlm import _decode, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
 from jaxdlm.models.params import abstract_params
