@@ -1,5 +1,7 @@
 """One row, made by hand: rules are called on it directly, without model or loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +17,14 @@ def row(open_columns, *, tick: int = 0, blocks: int = 1, tokens=None, given=None
     """A window where `open_columns` (bools) may be written."""
     can = np.asarray(open_columns, bool)
     window = len(can)
-    column = jnp.arange(window, dtype=jnp.int32)
+    column = np.arange(window, dtype=np.int32)
     tokens = np.where(can, IDS.mask, 1) if tokens is None else np.asarray(tokens)
     full = np.ones(window, bool)
     return Row(
-        tokens=jnp.asarray(tokens, jnp.int32), open=jnp.asarray(can), pending=jnp.asarray(can), active=jnp.asarray(full),
-        given=jnp.asarray(~full if given is None else np.asarray(given)), column=column, position=column + 3,
-        exists=jnp.asarray(full if exists is None else np.asarray(exists)), step=jnp.int32(tick), tick=jnp.int32(tick),
-        block=jnp.int32(0), blocks=blocks, ids=IDS,
+        tokens=tokens.astype(np.int32), open=can, pending=can, active=full,
+        given=~full if given is None else np.asarray(given), column=column, position=column + 3,
+        exists=full if exists is None else np.asarray(exists), step=np.int32(tick), tick=np.int32(tick),
+        block=np.int32(0), blocks=blocks, ids=IDS,
     )  # fmt: skip
 
 
@@ -31,20 +33,34 @@ def logits(confidence, vocab: int = 5, token: int = 2):
     p = np.asarray(confidence, np.float64)[:, None]
     rows = np.repeat((1 - p) / (vocab - 1), vocab, axis=1)
     rows[:, token] = p[:, 0]
-    return jnp.asarray(np.log(rows), jnp.float32)
+    return np.log(rows).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames=("blocks", "ids"))
+def _call(rule, draft, state, view, key, blocks, ids):
+    draft, state = rule.apply(Draft(**draft), state, Row(**view, blocks=blocks, ids=ids), key)
+    return draft._replace(status=jnp.int32(draft.status)), state
+
+
+def call(rule, draft: Draft, state, view: Row, key=0):
+    """(draft, state) as `rule.apply` makes them in the loop: one program."""
+    arrays, key = view._asdict(), jax.random.key(key) if isinstance(key, int) else key
+    static = {name: arrays.pop(name) for name in ("blocks", "ids")}
+    set_ = {name: x for name, x in draft._asdict().items() if x is not Draft._field_defaults.get(name)}
+    return _call(rule, set_, state, arrays, key, **static)
 
 
 def apply(rule, raw, view: Row, state=None, key=0) -> Draft:
     """The draft that one rule, or a chain of them, makes of logits."""
     rule = chain(rule)
     state = rule.init(raw.shape[0], raw.shape[1]) if state is None else state
-    return rule.apply(Draft(raw), state, view, jax.random.key(key))[0]
+    return call(rule, Draft(raw), state, view, key)[0]
 
 
 def scored(rule, score, view: Row, state=None, key=0):
     """What a selection rule commits, given log-probabilities (or other scores)."""
-    score = jnp.asarray(score, jnp.float32)
-    draft = Draft(jnp.zeros((score.shape[0], 5)), token=jnp.full(score.shape, 2, jnp.int32), score=score)
+    score = np.asarray(score, np.float32)
+    draft = Draft(np.zeros((len(score), 5), np.float32), token=np.full(len(score), 2, np.int32), score=score)
     state = rule.init(score.shape[0], 5) if state is None else state
-    draft, kept = rule.apply(draft, state, view, jax.random.key(key))
+    draft, kept = call(rule, draft, state, view, key)
     return np.asarray(draft.commit), kept

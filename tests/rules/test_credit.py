@@ -8,7 +8,7 @@ import pytest
 from jaxdlm import InputError, chain, credit, sample, threshold
 from jaxdlm.core.carry import Draft
 from jaxdlm.rules.credit import tied_threshold
-from tests.rules.hand import row, scored
+from tests.rules.hand import call, row, scored
 
 
 def run(rule, distributions, can=None):
@@ -18,7 +18,7 @@ def run(rule, distributions, can=None):
     state, seen = rule.init(window, vocab), []
     for tick, p in enumerate(distributions):
         view = row([True] * window if can is None else can[tick], tick=tick)
-        draft, state = rule.apply(Draft(jnp.asarray(np.log(p), jnp.float32)), state, view, jax.random.key(0))
+        draft, state = call(rule, Draft(np.log(p).astype(np.float32)), state, view)
         seen.append((np.asarray(draft.logits), np.asarray(state)))
     return seen
 
@@ -44,8 +44,8 @@ def test_memoryless_crossing():
     """beta = 0: a raw probability of 0.853 is enough for tau = 0.9, 0.852 is not."""
     rule = chain(credit(beta=0.0), sample(), threshold(0.9))
     for p, expected in ((0.8535, True), (0.8520, False)):
-        raw = jnp.log(jnp.asarray([[p, 1 - p], [0.999, 0.001]], jnp.float32))
-        draft, _ = rule.apply(Draft(raw), rule.init(2, 2), row([True, True]), jax.random.key(0))
+        raw = np.log(np.float32([[p, 1 - p], [0.999, 0.001]]))
+        draft, _ = call(rule, Draft(raw), rule.init(2, 2), row([True, True]))
         assert bool(draft.commit[0]) is expected
 
 
@@ -56,7 +56,7 @@ def test_nothing_for_written_columns_and_a_fresh_start_per_block():
     first = 0.5**0.2
     np.testing.assert_allclose([earned[1, 0] for _, earned in seen], [first, 0.7 * first, 0.49 * first], rtol=1e-5)
     rule, dirty = credit(), jnp.full((2, 3), 9.0)
-    _, fresh = rule.apply(Draft(jnp.asarray(np.log(p[0]), jnp.float32)), dirty, row([True, True]), jax.random.key(0))
+    _, fresh = call(rule, Draft(np.log(p[0]).astype(np.float32)), dirty, row([True, True]))
     np.testing.assert_allclose(fresh, seen[0][1])
 
 
@@ -93,10 +93,10 @@ def test_slots_hold_what_the_whole_table_holds(adaptive):
     dense, sparse = credit(adaptive=adaptive), credit(adaptive=adaptive, sparse=True)
     wholes = [dense.init(6, 9), sparse.init(6, 9)]
     for tick in (*range(6), 0):
-        view, raw = row(can[tick], tick=tick), jnp.asarray(np.log(distributions[tick]), jnp.float32)
+        view, raw = row(can[tick], tick=tick), np.log(distributions[tick]).astype(np.float32)
         drafts = []
         for at, rule in enumerate((dense, sparse)):
-            draft, wholes[at] = rule.apply(Draft(raw), wholes[at], view, jax.random.key(0))
+            draft, wholes[at] = call(rule, Draft(raw), wholes[at], view)
             drafts.append(draft.logits)
         np.testing.assert_allclose(drafts[0], drafts[1], rtol=1e-5, atol=1e-5)
     assert len({int(token) for token in distributions[:, 0].argmax(1)}) > 2, "one best token would test no slot"

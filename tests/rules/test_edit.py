@@ -9,7 +9,7 @@ from jaxdlm.core.carry import Draft, Geometry
 from jaxdlm.rules.block_diffusion import block_diffusion
 from jaxdlm.rules.edit import edit
 from tests.conformance.toys import MASK, PROMPTS, model
-from tests.rules.hand import row
+from tests.rules.hand import call, row
 from tests.rules.test_oracle_runs import confidences
 
 LENGTH, BLOCK = 8, 4
@@ -17,9 +17,9 @@ LENGTH, BLOCK = 8, 4
 
 def forward(rule, token, p, view, post=0):
     """(commit, fill, hold, forwards since the last mask) of one forward with these proposals."""
-    score = jnp.log(jnp.asarray(p, jnp.float32))
-    draft = Draft(jnp.zeros((len(token), 8)), token=jnp.asarray(token, jnp.int32), score=score)
-    draft, state = rule.apply(draft, jnp.int32(post), view, None)
+    score = np.log(np.float32(p))
+    draft = Draft(np.zeros((len(token), 8), np.float32), token=np.int32(token), score=score)
+    draft, state = call(rule, draft, np.int32(post), view)
     return np.asarray(draft.commit).tolist(), np.asarray(draft.fill).tolist(), bool(draft.hold), int(state)
 
 

@@ -1,6 +1,5 @@
 """Insertions and deletions: a slow loop over lists from the released one, single forwards by hand, what never changes."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ from jaxdlm.core.carry import Draft
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.indel import indel
 from tests.conformance.toys import MASK, PROMPTS, VOCAB, model
-from tests.rules.hand import IDS, row
+from tests.rules.hand import IDS, call, row
 from tests.rules.test_oracle_runs import _raw, log_softmax
 
 LENGTH, BLOCK = 8, 4
@@ -23,8 +22,8 @@ def forward(rule, tokens, can, proposals, p=0.9, given=None, state=None, tick=0)
     p = np.broadcast_to(np.asarray(p, np.float64), len(tokens))
     raw = np.log(np.full((len(tokens), 8), 1e-3)) + np.arange(8)[None, ::-1] * 1e-3
     raw[np.arange(len(tokens)), proposals] = np.log(p)
-    draft = Draft(jnp.asarray(raw, jnp.float32), None, jnp.asarray(proposals, jnp.int32), jnp.log(jnp.float32(p)))
-    draft, state = rule.apply(draft, rule.init(len(tokens), 8) if state is None else state, view, jax.random.key(0))
+    draft = Draft(raw.astype(np.float32), None, np.int32(proposals), np.log(np.float32(p)))
+    draft, state = call(rule, draft, rule.init(len(tokens), 8) if state is None else state, view)
     commit, reopen = np.asarray(draft.commit), np.asarray(draft.reopen)
     pending = (np.asarray(can) & ~commit) | reopen
     text = np.where(np.asarray(view.given), view.tokens, np.asarray(draft.token))

@@ -1,28 +1,27 @@
 """A number from the row's state in place of the rule's own."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, policies, sample, threshold
 from jaxdlm.core.carry import Draft
 from jaxdlm.rules.per_row import Own, has_number, per_row, with_number
-from tests.rules.hand import row
+from tests.rules.hand import call, row
 
 HEATED = policies.threshold(0.3, temperature=np.float32(1))
 
 
 def test_the_row_decides():
     """Two rows with the same key: each proposes what the rule alone proposes at its temperature."""
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    logits = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
     key, view = jax.random.key(3), row([True] * 4)
     rule = per_row(HEATED)
     state = rule.init(4, 6)
     for heat in (0.0, 0.5, 3.0):
-        draft, after = rule.apply(Draft(logits), Own(jnp.float32(heat), state.state), view, key)
-        alone = policies.threshold(0.3, temperature=jnp.float32(heat))
-        want, _ = alone.apply(Draft(logits), alone.init(4, 6), view, key)
+        draft, after = call(rule, Draft(logits), Own(np.float32(heat), state.state), view, key)
+        alone = policies.threshold(0.3, temperature=np.float32(heat))
+        want, _ = call(alone, Draft(logits), alone.init(4, 6), view, key)
         np.testing.assert_array_equal(draft.token, want.token)
         np.testing.assert_array_equal(draft.commit, want.commit)
         assert after.number == np.float32(heat)

@@ -1,6 +1,5 @@
 """Prophet: the gap by hand, the stages, and a host that is left alone until the exit."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from jaxdlm import InputError, Status, chain, prophet, sample, threshold, top_k
 from jaxdlm.core.carry import Draft, Geometry
 from jaxdlm.core.readout import given, summarise
 from jaxdlm.rules.prophet import answer_gap
-from tests.rules.hand import row
+from tests.rules.hand import call, row
 
 W = 8
 HOST = chain(sample(), top_k(W))
@@ -20,11 +19,11 @@ def raw(gap: float):
     best = np.arange(W) % 3
     logits = np.full((W, 5), -9.0)
     logits[:, 4], logits[np.arange(W), best] = 0.0, gap
-    return jnp.asarray(logits, jnp.float32), best
+    return logits.astype(np.float32), best
 
 
 def act(rule, gap, view):
-    return rule.apply(Draft(raw(gap)[0]), rule.init(W, 5), view, jax.random.key(0))[0]
+    return call(rule, Draft(raw(gap)[0]), rule.init(W, 5), view)[0]
 
 
 def test_the_mean_gap_by_hand():

@@ -1,6 +1,5 @@
 """The rules of a uniform canvas, on one row made by hand."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from jaxdlm import InputError, policies
 from jaxdlm.core.carry import Draft, Geometry
 from jaxdlm.rules.renoise import renoise, settle, temper
-from tests.rules.hand import apply, row
+from tests.rules.hand import apply, call, row
 
 RAW = jnp.asarray(np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), jnp.float32)
 
@@ -25,7 +24,7 @@ def test_what_is_not_chosen_becomes_noise_and_nothing_is_final():
     draft = Draft(
         jnp.zeros((4, 5)), token=jnp.asarray([4, 4, 4, 4], jnp.int32), commit=jnp.asarray([True, False, False, False])
     )
-    draft, _ = renoise().apply(draft, (), view, jax.random.key(0))
+    draft, _ = call(renoise(), draft, (), view)
     assert not draft.commit.any()
     assert int(draft.fill[0]) == 4
     assert int(draft.fill[3]) == 2
@@ -33,10 +32,10 @@ def test_what_is_not_chosen_becomes_noise_and_nothing_is_final():
 
 
 def step(rule, state, best, doubt, tick):
-    logits = 9.0 * (jnp.arange(5)[None, :] == jnp.asarray(best)[:, None]).astype(jnp.float32)
-    score = jnp.full(len(best), -doubt, jnp.float32)
-    draft = Draft(logits, token=jnp.zeros(len(best), jnp.int32), score=score, commit=jnp.zeros(len(best), bool))
-    draft, state = rule.apply(draft, state, row([1] * len(best), tick=tick), None)
+    logits = 9 * (np.arange(5)[None, :] == np.asarray(best)[:, None]).astype(np.float32)
+    score = np.full(len(best), -doubt, np.float32)
+    draft = Draft(logits, token=np.zeros(len(best), np.int32), score=score, commit=np.zeros(len(best), bool))
+    draft, state = call(rule, draft, state, row([1] * len(best), tick=tick))
     return bool(draft.commit.all()), np.asarray(draft.token).tolist(), state
 
 
