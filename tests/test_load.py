@@ -11,10 +11,11 @@ import pytest
 from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
 from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.errors import InputError
-from jaxdlm.models import ModelConfig, RopeConfig, TokenIds, init_params
+from jaxdlm.models import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import path_name
 from jaxdlm.models.released import RELEASED
 from tests import helpers
+from tests.models.weights import loud_params
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -43,7 +44,7 @@ CONFIG = ModelConfig(
 def native(folder, config=CONFIG, change=lambda name, array: array):
     """A folder in the library's own format with random weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    leaves = jax.tree_util.tree_leaves_with_path(init_params(config, jax.random.key(0), loud=True))
+    leaves = jax.tree_util.tree_leaves_with_path(loud_params(config))
     arrays = {path_name(path): change(path_name(path), np.array(leaf)) for path, leaf in leaves}
     write_safetensors(folder / "model.safetensors", arrays)
     values = {"architectures": ["JaxDLM"], "model_type": "jaxdlm", "jaxdlm": config.to_json()}

@@ -12,6 +12,7 @@ from jaxdlm._load import LM
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
 from jaxdlm.quant import QuantizedLeaf, encode, quantize, quantize_params, search_exponent, table_of
+from tests.models.weights import loud_params
 
 DENSE = ModelConfig(
     family="llada", vocab_size=64, num_layers=2, hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8,
@@ -138,7 +139,7 @@ def test_bad_arguments_are_named():
 def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     """The text is that of the dequantised weights, whose copies never lie beside each other in memory."""
     config = dataclasses.replace(DENSE, num_layers=12, hidden_size=64, intermediate_size=256)
-    small, _ = quantize_params(init_params(config, jax.random.key(0), loud=True), 8)
+    small, _ = quantize_params(loud_params(config), 8)
     whole = dequantised(small)
     prompts, run = [[3, 9, 4, 1], [7, 2, 11]], {"policy": "threshold", "cache": cache, "max_new": 8, "block": 4}
     ours, plain = (decode(LM(Backbone(config), params, None, "toy"), prompts, **run) for params in (small, whole))

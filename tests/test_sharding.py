@@ -12,11 +12,12 @@ from jax.sharding import PartitionSpec
 
 from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.errors import InputError
-from jaxdlm.models import Backbone, init_params
+from jaxdlm.models import Backbone
 from jaxdlm.models.params import ParamSpec, named_specs
 from jaxdlm.models.registry import released_config
 from jaxdlm.sharding import RULES, batch_sharding, make_mesh, param_shardings, partition, striped
 from tests.models.configs import CONFIGS
+from tests.models.weights import loud_params
 
 
 def test_make_mesh() -> None:
@@ -53,7 +54,7 @@ def test_every_large_leaf_of_a_released_model_is_split(name: str) -> None:
 def test_a_sharded_forward_equals_the_plain_one(name: str) -> None:
     config = CONFIGS[name]
     model, mesh = Backbone(config), make_mesh({"data": 2, "tensor": 2})
-    params = init_params(config, jax.random.key(0), loud=True)
+    params = loud_params(config)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 60, (4, 9)), jnp.int32)
     position = jnp.tile(jnp.arange(9, dtype=jnp.int32)[None], (4, 1))
 
@@ -71,7 +72,7 @@ def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
     """Four devices each read their own stripe of every tile: tokens as on one device, and no weight moves."""
     config = dataclasses.replace(CONFIGS["full"], vocab_size=512, tie_embeddings=tied)
     mesh = make_mesh({"tensor": 4})
-    params = init_params(config, jax.random.key(0), loud=True)
+    params = loud_params(config)
     split = jax.device_put(params, param_shardings(config, mesh))
     hidden = jnp.asarray(np.random.default_rng(0).normal(0, 1, (5, config.hidden_size)), jnp.float32)
     plain = Backbone(config, tile=128)

@@ -40,8 +40,9 @@ class Compiled:
             return self._function(*args, **kwargs)
 
         signature = inspect.signature(self._function)
-        key = inspect.Parameter("structure", inspect.Parameter.KEYWORD_ONLY, default=0)
-        keyed.__signature__ = signature.replace(parameters=[*signature.parameters.values(), key])  # type: ignore[attr-defined]
+        key = inspect.Parameter("structure", inspect.Parameter.KEYWORD_ONLY)
+        parameters = sorted([*signature.parameters.values(), key], key=lambda each: each.kind)  # before a last **
+        keyed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         return jax.jit(keyed, compiler_options=options() or None, **self._how)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

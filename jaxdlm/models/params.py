@@ -146,16 +146,15 @@ def init_leaf(
     """One leaf of `init_params`; `path` is its name joined with "/" and selects the stream of random numbers."""
     kind = jnp.dtype(spec.dtype or dtype or config.param_dtype)
     key = jax.random.fold_in(key, np.uint32(zlib.crc32(path.encode())))
-    neutral = 0.0 if spec.kind == "norm" and config.norm_plus_one else 1.0
     if init == "loud":
-        center, spread = _loud(spec.kind, neutral)
         if spec.kind == "layer_scalar":
             return jax.random.uniform(key, spec.shape, kind, 1.0, 1.2)
+        center, spread = loud_law(config, spec)
         return _normal(key, spec.shape, kind, spread, center)
     if spec.kind in ("norm", "scale", "layer_scalar"):
-        return jnp.full(spec.shape, neutral, kind)
+        return jnp.asarray(np.full(spec.shape, _neutral(config, spec), kind))  # no program for each shape
     if spec.kind in ("bias", "router_bias"):
-        return jnp.zeros(spec.shape, kind)
+        return jnp.asarray(np.zeros(spec.shape, kind))
     scale = std if init == "normal" else _fan_in_scale(spec, config.num_layers)
     return _normal(key, spec.shape, kind, scale, 0.0)
 
@@ -173,9 +172,15 @@ def _fan_in_scale(spec: ParamSpec, layers: int) -> float:
     return scale / math.sqrt(2 * layers) if spec.kind == "output" else scale
 
 
-def _loud(kind: str, neutral: float) -> tuple[float, float]:
-    """(center, spread)."""
-    return {"norm": (neutral, 0.3), "scale": (1.0, 0.2), "router_bias": (0.0, 0.05)}.get(kind, (0.0, 0.15))
+def _neutral(config: ModelConfig, spec: ParamSpec) -> float:
+    """The scale with which a norm changes nothing."""
+    return 0.0 if spec.kind == "norm" and config.norm_plus_one else 1.0
+
+
+def loud_law(config: ModelConfig, spec: ParamSpec) -> tuple[float, float]:
+    """Mean and deviation of a leaf far from neutral."""
+    known = {"norm": (_neutral(config, spec), 0.3), "scale": (1.0, 0.2), "router_bias": (0.0, 0.05)}
+    return known.get(spec.kind, (0.0, 0.15))
 
 
 def abstract_params(config: ModelConfig, dtype: str | None = None) -> PyTree:

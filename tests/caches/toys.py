@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone
-from jaxdlm.models.params import init_params
 from tests.conformance.toys import model
+from tests.models.weights import loud_params
 
 GRID = {"max_new": 12, "block": 4}
 
@@ -17,7 +16,7 @@ GRID = {"max_new": 12, "block": 4}
 @functools.cache
 def toy(layers: int = 2, prediction: str = "same", attention: str = "full") -> LM:
     config = dataclasses.replace(model(prediction).config, num_layers=layers, attention=attention, block_size=4)
-    return LM(Backbone(config), init_params(config, jax.random.key(3), loud=True), None, "toy")
+    return LM(Backbone(config), loud_params(config, 3), None, "toy")
 
 
 def same(a, b) -> None:

@@ -3,12 +3,10 @@
 import dataclasses
 import functools
 
-import jax
-
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
-from jaxdlm.models.params import init_params
+from tests.models.weights import loud_params
 
 VOCAB, MASK, END = 48, 47, 46
 
@@ -42,4 +40,4 @@ def untrained(kind: str) -> LM:
 @functools.cache
 def model(kind: str) -> LM:
     lm = untrained(kind)
-    return dataclasses.replace(lm, params=init_params(lm.config, jax.random.key(1), loud=True))
+    return dataclasses.replace(lm, params=loud_params(lm.config, 1))

@@ -26,7 +26,7 @@ def test_the_platform_is_asked_for_at_the_first_call(monkeypatch):
 
 def test_a_rule_of_flax_never_runs_the_program_of_another():
     """Structures of flax's dataclasses compare equal where only their classes differ."""
-    run = compiled(static_argnames="more")(lambda rule, x, more: rule(x) + more)
+    run = compiled(static_argnames="more")(lambda rule, x, **sizes: rule(x) + sizes["more"])
 
     def made(times):
         @flax.struct.dataclass

@@ -17,10 +17,10 @@ from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import Readout, ban, first_best, given, merge, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
-from jaxdlm.models.params import init_params
 from jaxdlm.policies import CACHES, RECIPES
 from jaxdlm.quant import quantize_params
 from tests.conformance.toys import model
+from tests.models.weights import loud_params
 from tests.rules.hand import row
 
 VOCAB, W, KNOWN, MASK = 300, 5, 290, 289
@@ -100,7 +100,7 @@ def toy():
     config = dataclasses.replace(
         config, vocab_size=VOCAB, tokens=TokenIds(mask=MASK, pad=0, eos=(5,), tokenizer_size=KNOWN)
     )
-    return config, init_params(config, jax.random.key(2), loud=True)
+    return config, loud_params(config, 2)
 
 
 def draft_of(config, params, tiled: bool, stripes: int = 1) -> Draft:

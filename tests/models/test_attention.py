@@ -15,9 +15,9 @@ from jaxdlm.models import attention
 from jaxdlm.models.attention import Spread, attend, choose, kernel
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.masks import attention_masks
-from jaxdlm.models.params import init_params
 from jaxdlm.sharding import make_mesh, spread, striped
 from tests.models.configs import CONFIGS
+from tests.models.weights import loud_params
 
 B, L, N, K, H = 2, 256, 4, 2, 16
 RNG = np.random.default_rng(0)
@@ -100,7 +100,7 @@ def test_the_gradient_of_the_kernel_is_that_of_the_plain_path():
 
 def test_a_stack_with_the_kernel_is_the_stack_without():
     config = CONFIGS["block"]
-    params = init_params(config, jax.random.key(0), loud=True)
+    params = loud_params(config)
     column = np.arange(128, dtype=np.int32)[None] - np.array([[5]], np.int32)
     inputs = (RNG.integers(0, 100, (1, 128), np.int32), np.maximum(column, 0), column >= 0)
     models = [Backbone(config, attention=kind) for kind in ("xla", "flash")]
@@ -142,7 +142,7 @@ def with_a_gpu(monkeypatch):
 
 def test_alone_is_where_the_weights_lie():
     config = CONFIGS["full"]
-    params = init_params(config, jax.random.key(0))
+    params = loud_params(config)
     assert striped(Backbone(config), params).alone
     assert not Backbone(config).alone
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm.models import ModelConfig, init_params
+from jaxdlm.models import ModelConfig
 from jaxdlm.models.moe import _every, _ragged, experts, route
 from tests.models.configs import CONFIGS, GROUPED, MOE, change
+from tests.models.weights import loud_params
 
 ROUTERS = {
     "plain": change(**MOE),
@@ -25,8 +26,8 @@ computed = jax.jit(experts, static_argnums=3)
 
 
 def layer(config: ModelConfig) -> dict:
-    leaves = init_params(config, jax.random.key(3), loud=True)["segments"][0][0]
-    return {name: leaf[0] for name, leaf in leaves.items()}
+    leaves = loud_params(config, 3)["segments"][0][0]
+    return {name: jnp.asarray(np.asarray(leaf)[0]) for name, leaf in leaves.items()}
 
 
 def slow_route(leaves: dict, x: np.ndarray, config: ModelConfig) -> dict[int, float]:

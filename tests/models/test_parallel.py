@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from jaxdlm.models import Backbone
-from jaxdlm.models.params import init_params
 from tests.models.configs import CONFIGS, change
+from tests.models.weights import loud_params
 
 DEEP = change(attention="causal", prediction="next", num_layers=7)
 
 
 def run(config, group, params=None):
-    params = init_params(config, jax.random.key(2), loud=True) if params is None else params
+    params = loud_params(config, 2) if params is None else params
     tokens = jnp.arange(10, dtype=jnp.int32).reshape(2, 5) % config.vocab_size
     position = jnp.broadcast_to(jnp.arange(5, dtype=jnp.int32), tokens.shape)
     out = jax.jit(Backbone(config, group=group).apply)(params, tokens, position, jnp.ones(tokens.shape, bool))
@@ -24,7 +24,10 @@ def run(config, group, params=None):
 
 def without(params, *names):
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.zeros_like(leaf) if str(getattr(path[-1], "key", "")) in names else leaf, params
+        lambda path, leaf: (
+            jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) if str(getattr(path[-1], "key", "")) in names else leaf
+        ),
+        params,
     )
 
 
@@ -46,13 +49,13 @@ def test_stacks_without_inner_layers_are_exact(layers):
 
 def test_only_attention_is_stale():
     """Without attention a group is its layers; without feed-forwards it is its input and the sum of all attentions."""
-    params = init_params(DEEP, jax.random.key(2), loud=True)
+    params = loud_params(DEEP, 2)
     silent = without(params, "wo")
     np.testing.assert_allclose(run(DEEP, 3, silent)[0], run(DEEP, 1, silent)[0], rtol=1e-4, atol=1e-5)
 
     mute = without(params, "down")
     config = dataclasses.replace(DEEP, num_layers=4)
-    cut = lambda tree, index: jax.tree.map(lambda leaf: leaf[jnp.asarray(index)], tree)  # noqa: E731
+    cut = lambda tree, index: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), tree)  # noqa: E731
     four = mute | {"segments": ((cut(mute["segments"][0][0], [0, 1, 2, 3]),),)}
     ends = mute | {"segments": ((cut(mute["segments"][0][0], [0]),),)}
     start = stream(dataclasses.replace(DEEP, num_layers=1), ends)

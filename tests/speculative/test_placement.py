@@ -1,4 +1,4 @@
-"""Draft and target over devices, operation by operation, and on the embedded pair: the same tokens, the same law."""
+"""Draft and target over devices, round by round, and on the embedded pair: the same tokens, the same law."""
 
 import functools
 import json
@@ -55,14 +55,15 @@ def test_pmap_and_shard_map_over_four_devices(name):
     jax.tree.map(np.testing.assert_array_equal, plain(sharded), whole)
 
 
-def test_eager_rounds_are_the_compiled_loop():
-    """Operation by operation, without jit around the round; drawn numbers included."""
+def test_rounds_called_one_by_one_are_the_compiled_loop():
+    """A program for a round, in a loop of Python; drawn numbers included."""
     rows, moving, fixed = prepare(POLICIES["speculative"])
     sizes = {name: fixed[name] for name in ("prompt", "max_new", "save")}
-    model = {"model": TARGET.model, **moving}
-    carry = loop.init(rows, **model, **sizes)
+    begin = jax.jit(lambda rows, moving: loop.init(rows, model=TARGET.model, **moving, **sizes))
+    advance = jax.jit(lambda carry, moving: loop.step(carry, model=TARGET.model, **moving))
+    carry = begin(rows, moving)
     while not bool(carry.rows.done.all()):
-        carry = loop.step(carry, **model)
+        carry = advance(carry, moving)
     want, trace = generate(rows, **moving, **fixed)
     equal(carry.rows._replace(key=()), want._replace(key=()))
     np.testing.assert_array_equal(carry.trace.commit_step, trace.commit_step)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
-from jaxdlm.models.params import init_params
+from tests.models.weights import loud_params
 
 VOCAB, END, MAX_NEW = 23, 1, 12
 PROMPTS = ([3, 9, 4, 2], [7], [2, 11, 5, 8, 13, 6, 12], [21, 4, 4, 17, 20, 2, 9, 3, 18, 7], [12, 3])
@@ -25,7 +25,7 @@ def model(seed: int, layers: int = 2, vocab: int = VOCAB, end: int = END) -> LM:
         intermediate_size=32, max_position=128, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="causal",
         prediction="next", noise="none", tokens=TokenIds(pad=0, eos=(end,)), param_dtype="float32",
     )  # fmt: skip
-    return LM(Backbone(config), init_params(config, jax.random.key(seed), loud=True), None, "toy")
+    return LM(Backbone(config), loud_params(config, seed), None, "toy")
 
 
 def near(lm: LM, noise: float, seed: int = 9) -> LM:

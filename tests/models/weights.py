@@ -1,0 +1,24 @@
+"""Random weights drawn by NumPy: a program for each shape, as `init_params` compiles, takes longer than a small model's tests."""
+
+import zlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.models import ModelConfig
+from jaxdlm.models.params import ParamSpec, loud_law, map_specs
+
+
+def loud_params(config: ModelConfig, seed: int = 0) -> Any:
+    """As `init_params(..., loud=True)` in law: every leaf far from neutral."""
+
+    def leaf(path: str, spec: ParamSpec) -> Any:
+        draws = np.random.default_rng([seed, zlib.crc32(path.encode())])
+        center, spread = loud_law(config, spec)
+        values = draws.normal(center, spread, spec.shape).astype(np.float32)
+        if spec.kind == "layer_scalar":
+            values = draws.uniform(1.0, 1.2, spec.shape).astype(np.float32)
+        return jnp.asarray(values.astype(jnp.dtype(spec.dtype or config.param_dtype)))
+
+    return map_specs(leaf, config)
