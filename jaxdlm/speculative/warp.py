@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.core.readout import first_best
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.sample import highest, nucleus
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -54,4 +55,4 @@ def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
 def draw(logp: Float32[Array, "V"], key: Key[Array, ""]) -> Int32[Array, ""]:
     """argmax(log p + Gumbel): a token drawn from p, up to any factor of p."""
     noise = jax.random.gumbel(key, logp.shape, jnp.float32, mode="high")
-    return jnp.argmax(logp + noise).astype(jnp.int32)
+    return first_best(logp + noise)
