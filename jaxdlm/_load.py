@@ -59,7 +59,7 @@ class LM:
         Raises InputError for an empty list or row, an id outside the vocabulary, or a row longer than the model reads.
         """
         tokens, valid = self._rectangle(token_ids)
-        return _logits(self.model, self.params, jnp.asarray(tokens), jnp.asarray(valid))
+        return _logits(self.model, self.params, tokens, valid)
 
     def _rectangle(self, token_ids: Any) -> tuple[np.ndarray, np.ndarray]:
         rows = [np.asarray(row) for row in token_ids]

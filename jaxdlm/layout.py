@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.carry import Geometry, Rows
@@ -191,13 +190,12 @@ def lay_out_rows(
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = text
     start = np.array([len(text) for text in texts], np.int32)
-    zero = jnp.zeros(len(texts), jnp.int32)
+    zero = np.zeros(len(texts), np.int32)
     rows = draft_state.Rows(
-        tokens=jnp.asarray(tokens), length=jnp.asarray(start), start=jnp.asarray(start),
-        stop=jnp.asarray(start + max_new), key=_keys(seed, ids, len(texts)), done=jnp.zeros(len(texts), bool),
-        status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
+        tokens=tokens, length=start, start=start, stop=start + np.int32(max_new), key=_keys(seed, ids, len(texts)),
+        done=np.zeros(len(texts), bool), status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
     )  # fmt: skip
-    return rows, bucket
+    return jax.device_put(rows), bucket
 
 
 def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:

@@ -150,7 +150,7 @@ def _losses(lm: Any, rows: Sequence[_Row], batch: int, cfg: float) -> np.ndarray
         scored[index, :size], valid[index, :size] = row.scored, True
         given[index, : row.context] = True
     guided = None if cfg == 0 or lm.config.tokens.mask is None else jnp.float32(cfg)
-    arrays = [jnp.asarray(x) for x in (tokens, target, scored, valid, given)]
+    arrays = (tokens, target, scored, valid, given)
     return np.asarray(_cross_entropy(lm.model, lm.params, *arrays, guided))[: len(rows)]
 
 

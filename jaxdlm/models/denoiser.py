@@ -126,5 +126,5 @@ def table_denoiser(
         tokens=TokenIds(mask=mask, pad=0, eos=() if eos < 0 else (eos,)),
         param_dtype="float32",
     )
-    params = {"table": jnp.asarray(table), "weight": jnp.asarray(weight), "start": jnp.int32(start)}
+    params = jax.device_put({"table": table, "weight": weight, "start": np.int32(start)})
     return TableDenoiser(config), params

@@ -152,9 +152,9 @@ def init_leaf(
         center, spread = loud_law(config, spec)
         return _normal(key, spec.shape, kind, spread, center)
     if spec.kind in ("norm", "scale", "layer_scalar"):
-        return jnp.asarray(np.full(spec.shape, _neutral(config, spec), kind))  # no program for each shape
+        return jax.device_put(np.full(spec.shape, _neutral(config, spec), kind))  # jnp.full compiles for each shape
     if spec.kind in ("bias", "router_bias"):
-        return jnp.asarray(np.zeros(spec.shape, kind))
+        return jax.device_put(np.zeros(spec.shape, kind))
     scale = std if init == "normal" else _fan_in_scale(spec, config.num_layers)
     return _normal(key, spec.shape, kind, scale, 0.0)
 

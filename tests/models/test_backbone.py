@@ -65,7 +65,7 @@ def test_shapes_and_dtypes(name: str) -> None:
 def test_bfloat16_parameters_give_float32_logits_close_to_float32(name: str) -> None:
     config = CONFIGS[name]
     exact = forward(config, text())[1]
-    narrow = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf).astype(jnp.bfloat16)), params_of(config))
+    narrow = jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf).astype(jnp.bfloat16)), params_of(config))
     out, logits = forward(config, text(), params=narrow)
     assert out.hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
     assert np.mean(np.abs(logits - exact)) < 0.2 * np.mean(np.abs(exact))

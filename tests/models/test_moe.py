@@ -27,7 +27,7 @@ computed = jax.jit(experts, static_argnums=3)
 
 def layer(config: ModelConfig) -> dict:
     leaves = loud_params(config, 3)["segments"][0][0]
-    return {name: jnp.asarray(np.asarray(leaf)[0]) for name, leaf in leaves.items()}
+    return {name: jax.device_put(np.asarray(leaf)[0]) for name, leaf in leaves.items()}
 
 
 def slow_route(leaves: dict, x: np.ndarray, config: ModelConfig) -> dict[int, float]:

@@ -25,7 +25,7 @@ def run(config, group, params=None):
 def without(params, *names):
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
-            jnp.asarray(np.zeros(leaf.shape, leaf.dtype)) if str(getattr(path[-1], "key", "")) in names else leaf
+            jax.device_put(np.zeros(leaf.shape, leaf.dtype)) if str(getattr(path[-1], "key", "")) in names else leaf
         ),
         params,
     )
@@ -55,7 +55,7 @@ def test_only_attention_is_stale():
 
     mute = without(params, "down")
     config = dataclasses.replace(DEEP, num_layers=4)
-    cut = lambda tree, index: jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[index]), tree)  # noqa: E731
+    cut = lambda tree, index: jax.tree.map(lambda leaf: jax.device_put(np.asarray(leaf)[index]), tree)  # noqa: E731
     four = mute | {"segments": ((cut(mute["segments"][0][0], [0, 1, 2, 3]),),)}
     ends = mute | {"segments": ((cut(mute["segments"][0][0], [0]),),)}
     start = stream(dataclasses.replace(DEEP, num_layers=1), ends)

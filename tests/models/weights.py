@@ -3,6 +3,7 @@
 import zlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,6 +20,6 @@ def loud_params(config: ModelConfig, seed: int = 0) -> Any:
         values = draws.normal(center, spread, spec.shape).astype(np.float32)
         if spec.kind == "layer_scalar":
             values = draws.uniform(1.0, 1.2, spec.shape).astype(np.float32)
-        return jnp.asarray(values.astype(jnp.dtype(spec.dtype or config.param_dtype)))
+        return jax.device_put(values.astype(jnp.dtype(spec.dtype or config.param_dtype)))
 
     return map_specs(leaf, config)
