@@ -1,6 +1,7 @@
 """One pass over tiles of the vocabulary finds what the whole logits say: tokens exactly, statistics bit for bit."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -36,7 +37,12 @@ def raw(seed: int = 0):
     logits[1, [299, 64]] = 11
     logits[2, 100] = 60
     logits[:, 200:270] = -np.inf
-    return jnp.asarray(logits)
+    return logits
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def summary(logits, tiling=None):
+    return summarise(given(logits, tiling))
 
 
 def oracle(logits):
@@ -54,7 +60,7 @@ def oracle(logits):
 
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
 def test_every_id_is_in_one_tile_and_the_summary_is_that_of_all(tiling):
-    found = summarise(given(raw(), tiling))
+    found = summary(raw(), tiling)
     for name, expected in oracle(raw()).items():
         np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-5, err_msg=name)
     begins = range(0, tiling.count * tiling.run, tiling.run)
@@ -72,19 +78,20 @@ def test_arg_max_in_parts_is_that_of_numpy(width):
 
 
 def test_merging_with_nothing_changes_no_bit():
-    one = summarise(given(raw()))
-    empty = summarise(given(jnp.full((W, VOCAB), -jnp.inf)))
+    one, empty = summary(raw()), summary(np.full((W, VOCAB), -np.inf, np.float32))
     for pair in ((one, empty), (empty, one)):
-        merged = merge(*pair)
+        merged = jax.jit(merge)(*pair)
         for name in ("token", "own", "top", "second", "rest", "weighted"):
             np.testing.assert_array_equal(getattr(merged, name), getattr(one, name), err_msg=name)
 
 
 def test_nan_and_infinity_are_found_in_any_tile():
     for bad in (jnp.nan, jnp.inf):
-        found = summarise(given(raw().at[3, 150].set(bad), TILINGS[0]))
+        logits = raw()
+        logits[3, 150] = bad
+        found = summary(logits, TILINGS[0])
         np.testing.assert_array_equal(found.finite, [True, True, True, False, True])
-    assert summarise(given(raw(), TILINGS[0])).finite.all()
+    assert np.asarray(summary(raw(), TILINGS[0]).finite).all()
 
 
 def test_noise_of_an_id_does_not_depend_on_the_others():
