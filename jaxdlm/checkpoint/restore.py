@@ -60,7 +60,7 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
         for leaf, number in members:  # one by one: the host never holds more than one part
             name = leaf.name(number)
             store.check_seal(folder, name, leaf.sums[number])
-            value = store.read_group(folder, {name: targets[name]})[name]
+            value = store.read_array(folder, name, targets[name])
             if leaf.split:
                 value = _insert(done.get(leaf.path), value, number, leaf, places[leaf.path])
             done[leaf.path] = value

@@ -68,9 +68,7 @@ class StoredTensors:
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """One part, or rows of it."""
-        if rows is not None:
-            return store.read_rows(self.file(name), name, rows)
-        return np.asarray(store.read_group(self.file(name), {name: None})[name])
+        return store.read_rows(self.file(name), name, rows)
 
     def check(self, name: str) -> None:
         """ChecksumMismatch unless the files of a part are those that were written; what they hold is checked by `read`."""

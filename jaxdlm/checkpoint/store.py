@@ -83,48 +83,39 @@ def save_group(folder: Path, arrays: Mapping[str, Stream]) -> None:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(arrays)), force=True)
 
 
-def read_group(folder: Path, names: Mapping[str, Any]) -> dict[str, Any]:
-    """Read some arrays of a group.
+def read_array(folder: Path, name: str, target: Any) -> Any:
+    """One array of a group as a jax.Array, each device reading its own part. Damaged bytes are a ChecksumMismatch.
 
-    names: name -> None (a NumPy array, as stored) or a jax.ShapeDtypeStruct with a sharding (a jax.Array of that dtype,
-    each device reading its own part). Damaged bytes are a ChecksumMismatch.
+    target: a jax.ShapeDtypeStruct with a sharding.
     """
     import jax
     import orbax.checkpoint as ocp
 
-    def how(target: Any) -> Any:
-        if target is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
-        return ocp.ArrayRestoreArgs(
-            restore_type=jax.Array, sharding=target.sharding, global_shape=target.shape, dtype=target.dtype
-        )
-
-    args = ocp.args.PyTreeRestore(
-        item=dict.fromkeys(names, 0),
-        restore_args={name: how(target) for name, target in names.items()},
-        partial_restore=True,
+    how = ocp.ArrayRestoreArgs(
+        restore_type=jax.Array, sharding=target.sharding, global_shape=target.shape, dtype=target.dtype
     )
+    args = ocp.args.PyTreeRestore(item={name: 0}, restore_args={name: how}, partial_restore=True)
     with warnings.catch_warnings():
         # where one device's read fails, Orbax drops those of the others
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         try:
             with _checkpointer() as checkpointer:
-                return dict(checkpointer.restore(folder.absolute(), args=args))
+                return checkpointer.restore(folder.absolute(), args=args)[name]
         except MemoryError:
             raise
         except Exception as error:  # Orbax puts what TensorStore says into a bare Exception
-            problem = _unreadable(error.__cause__ or error, folder, next(iter(names), None))
+            problem = _unreadable(error.__cause__ or error, folder, name)
         gc.collect()
     raise problem
 
 
-def read_rows(folder: Path, name: str, rows: tuple[int, int]) -> np.ndarray:
-    """Rows [a, b) of one stored array; reads the chunks that hold them."""
+def read_rows(folder: Path, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """One stored array, or its rows [a, b); reads the chunks that hold them."""
     import tensorstore
 
     try:
         array = tensorstore.open(_where(folder / name) | {"fill_missing_data_reads": False}, open=True).result()
-        return np.asarray(array[rows[0] : rows[1]].read().result())
+        return np.asarray((array if rows is None else array[rows[0] : rows[1]]).read().result())
     except ValueError as error:
         raise _unreadable(error, folder, name) from error
 
@@ -160,7 +151,7 @@ def check_seal(folder: Path, name: str, expected: int) -> None:
         )  # fmt: skip
 
 
-def _unreadable(error: BaseException, folder: Path, name: str | None) -> ChecksumMismatch:
+def _unreadable(error: BaseException, folder: Path, name: str) -> ChecksumMismatch:
     line = " ".join(str(error).split())[:300]
     return ChecksumMismatch(f"cannot be read back: {line}", file=folder, tensor=name, hint=AGAIN)
 
