@@ -59,11 +59,6 @@ def pytest_configure(config):
         jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
-def pytest_collection_modifyitems(items):
-    """The long ones first: a worker that ends with one leaves the other's core idle."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 def pytest_collection_finish(session):
     """Tracing makes many small objects and few cycles: what the imports made is searched for them no more, the rest less."""
     gc.collect()
