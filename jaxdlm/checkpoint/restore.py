@@ -55,12 +55,11 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
     spec = read_spec(opened.folder)
     done: dict[str, jax.Array] = {}
     for group, members in by_group(spec).items():
-        targets = {leaf.name(number): _target(opened, leaf, places[leaf.path], dtype) for leaf, number in members}
         folder = store.group_folder(opened.folder, group)
         for leaf, number in members:  # one by one: the host never holds more than one part
             name = leaf.name(number)
             store.check_seal(folder, name, leaf.sums[number])
-            value = store.read_array(folder, name, targets[name])
+            value = store.read_array(folder, name, _target(opened, leaf, places[leaf.path], dtype))
             if leaf.split:
                 value = _insert(done.get(leaf.path), value, number, leaf, places[leaf.path])
             done[leaf.path] = value

@@ -16,10 +16,10 @@ def loud_params(config: ModelConfig, seed: int = 0) -> Any:
 
     def leaf(path: str, spec: ParamSpec) -> Any:
         draws = np.random.default_rng([seed, zlib.crc32(path.encode())])
-        center, spread = loud_law(config, spec)
-        values = draws.normal(center, spread, spec.shape).astype(np.float32)
         if spec.kind == "layer_scalar":
-            values = draws.uniform(1.0, 1.2, spec.shape).astype(np.float32)
-        return jax.device_put(values.astype(jnp.dtype(spec.dtype or config.param_dtype)))
+            values = draws.uniform(1.0, 1.2, spec.shape)
+        else:
+            values = draws.normal(*loud_law(config, spec), spec.shape)
+        return jax.device_put(values.astype(np.float32).astype(jnp.dtype(spec.dtype or config.param_dtype)))
 
     return map_specs(leaf, config)
