@@ -173,19 +173,21 @@ def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) ->
     Picks by arg-max are masked maxima: unlike gathers they fuse with the rest.
 
     A comparison with the maximum instead of the arg-max is not safe: a compiler that works the logits out again for the
-    comparison may round them otherwise, and then nothing equals the maximum.
+    comparison may round them otherwise, and then nothing equals the maximum. Nor would `own` be `top` to the last bit,
+    and a sure column's log-probability is smaller than that bit: the best token's logit is taken once.
     """
     place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
-    best = place == jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)[..., None]
-    chosen = best if ranked is None else place == first_best(ranked)[..., None]
+    at = jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)
+    pick = at if ranked is None else first_best(ranked)
+    best, chosen = place == at[..., None], place == pick[..., None]
     top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
+    own = top if ranked is None else jnp.where(pick == at, top, jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1))
     gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
     ratio = jnp.exp(gap)
     return Summary(
         token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=top if ranked is None else jnp.max(ranked, axis=-1),
-        own=jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1), top=top, second=jnp.max(others, axis=-1),
-        rest=jnp.sum(ratio, axis=-1), weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1),
-        finite=jnp.all(fine, axis=-1),
+        own=own, top=top, second=jnp.max(others, axis=-1), rest=jnp.sum(ratio, axis=-1),
+        weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1), finite=jnp.all(fine, axis=-1),
     )  # fmt: skip
 
 

@@ -25,7 +25,8 @@ def log_prob(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, 
     A probability would round to 1.0 from 1 - 6e-8 on and leave the order of sure columns to chance.
     """
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    return _log_prob(summarise(given(logits))._replace(own=chosen))
+    found = summarise(given(logits))
+    return _log_prob(found._replace(own=jnp.where(token == found.token, found.top, chosen)))
 
 
 def margin(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, guidance
+from jaxdlm import InputError, chain, guidance, sample
 from jaxdlm.core.carry import Draft
 from tests.rules.hand import row
 
@@ -31,3 +31,31 @@ def test_needs_the_second_half_and_a_scale_that_is_not_negative():
         guidance(1.0).apply(Draft(GIVEN), (), row([True, True]), None)
     with pytest.raises(InputError, match="cfg_scale=-1"):
         guidance(-1)
+
+
+@pytest.mark.parametrize("heat", [0.0, jnp.float32(0)], ids=["greedy", "any temperature"])
+def test_sure_columns_keep_their_order(heat):
+    """A batch in one program with a banned token, columns sure to 1e-6 ... 1e-26: the guided logits may be worked out
+    again, and rounded otherwise, for each of their readers."""
+    rows, columns, vocab = 8, 8, 50
+    rng = np.random.default_rng(0)
+    given, free = rng.normal(0, 3, (2, rows, columns, vocab)).astype(np.float32)
+    best = rng.integers(0, vocab - 1, (rows, columns, 1))
+    lift = np.linspace(8, 20, rows * columns).reshape(rows, columns, 1).astype(np.float32)
+    np.put_along_axis(given, best, np.take_along_axis(given, best, 2) + lift, 2)
+    rule, view = chain(guidance(1.5), sample(heat)), row([True] * columns)
+
+    @jax.jit
+    def scores(rule, given, free, keys):
+        ban = lambda x: jnp.where(jnp.arange(vocab)[None, None] == vocab - 1, -jnp.inf, x)  # noqa: E731
+
+        def one(given, free, key):
+            return rule.apply(Draft(given, free), rule.init(columns, vocab), view, key)[0].score
+
+        return jax.vmap(one)(ban(given), ban(free), keys)
+
+    mixed = (np.float64(free) + 2.5 * (np.float64(given) - np.float64(free)))[..., :-1]
+    ordered = np.sort(mixed, 2)
+    expected = -np.log1p(np.exp(ordered[..., :-1] - ordered[..., -1:]).sum(2))
+    found = scores(rule, given, free, jax.random.split(jax.random.key(0), rows))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
