@@ -24,7 +24,7 @@ from jax.sharding import Mesh
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
-from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import placed, prepare, slice_mesh
 from jaxdlm.sharding import batch_sharding, param_shardings, striped
 
 
@@ -57,19 +57,18 @@ def main() -> None:
     ways = ("xla", "auto")
     report: dict[str, Any] = {"model": given.model, "target": given.target, "rows": given.rows, "length": given.length}
     report["scores"] = 4 * given.rows * config.num_heads * given.length**2
-    with alone():
-        prepare()
-        axes = {"data": -1, "tensor": given.tensor} if given.tensor else {"data": 1}
-        mesh = slice_mesh(given.target, axes)
-        for name in ways:
-            begin = time.perf_counter()
-            program = compiled(Backbone(config), mesh, given.rows, given.length, name)
-            cost = program.cost_analysis()
-            report[name] = {
-                "temporaries": program.memory_analysis().temp_size_in_bytes, "largest": largest(program.as_text()),
-                "bytes": int(cost.get("bytes accessed", 0)), "kernels": program.as_text().count("tpu_custom_call"),
-                "seconds": round(time.perf_counter() - begin, 1),
-            }  # fmt: skip
+    prepare()
+    axes = {"data": -1, "tensor": given.tensor} if given.tensor else {"data": 1}
+    mesh = slice_mesh(given.target, axes)
+    for name in ways:
+        begin = time.perf_counter()
+        program = compiled(Backbone(config), mesh, given.rows, given.length, name)
+        cost = program.cost_analysis()
+        report[name] = {
+            "temporaries": program.memory_analysis().temp_size_in_bytes, "largest": largest(program.as_text()),
+            "bytes": int(cost.get("bytes accessed", 0)), "kernels": program.as_text().count("tpu_custom_call"),
+            "seconds": round(time.perf_counter() - begin, 1),
+        }  # fmt: skip
     print(json.dumps(report))
 
 

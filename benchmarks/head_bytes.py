@@ -22,7 +22,7 @@ from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.registry import released_config
-from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import placed, prepare, slice_mesh
 
 
 def compiled(model: Backbone, target: str, columns: int, hot: bool) -> Any:
@@ -68,20 +68,19 @@ def main() -> None:
     model = Backbone(released_config(given.model))
     config, tiling = model.config, model.tiling
     report = {"model": given.model, "target": given.target, "tile": tiling.run, "tiles": tiling.count, "passes": []}
-    with alone():
-        prepare()
-        for columns in given.columns:
-            for hot in (False, True):
-                program = compiled(model, given.target, columns, hot)
-                least = 2 * config.hidden_size * (tiling.run + columns)
-                text, counted = program.as_text(), int(program.cost_analysis().get("bytes accessed", 0))
-                report["passes"].append({
-                    "columns": columns, "noise": hot, "least": least, "counted": counted,
-                    "ratio": round(counted / least, 3), "temporaries": program.memory_analysis().temp_size_in_bytes,
-                    "tiles": tiles(text, columns * tiling.run),
-                })  # fmt: skip
-                if given.hlo:
-                    given.hlo.write_text(text)
+    prepare()
+    for columns in given.columns:
+        for hot in (False, True):
+            program = compiled(model, given.target, columns, hot)
+            least = 2 * config.hidden_size * (tiling.run + columns)
+            text, counted = program.as_text(), int(program.cost_analysis().get("bytes accessed", 0))
+            report["passes"].append({
+                "columns": columns, "noise": hot, "least": least, "counted": counted,
+                "ratio": round(counted / least, 3), "temporaries": program.memory_analysis().temp_size_in_bytes,
+                "tiles": tiles(text, columns * tiling.run),
+            })  # fmt: skip
+            if given.hlo:
+                given.hlo.write_text(text)
     print(json.dumps(report))
 
 

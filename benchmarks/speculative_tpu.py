@@ -21,7 +21,7 @@ from jaxdlm.layout import lay_out_rows
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
-from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import placed, prepare, slice_mesh
 from jaxdlm.plan.chips import chip_of
 from jaxdlm.sharding import batch_sharding, param_shardings
 from jaxdlm.speculative.decode import generate
@@ -55,10 +55,9 @@ def main() -> None:
     given = parser.parse_args()
     sizes = {name: getattr(given, name) for name in ("batch", "prompt", "max_new", "k")}
     prepare()
-    with alone():
-        start = time.perf_counter()
-        mesh = slice_mesh(given.topology, {"data": given.data, "tensor": -1})
-        program = compiled(given.target, given.draft, mesh, **sizes)
+    start = time.perf_counter()
+    mesh = slice_mesh(given.topology, {"data": given.data, "tensor": -1})
+    program = compiled(given.target, given.draft, mesh, **sizes)
     stats = program.memory_analysis()
     need = {
         "arguments": stats.argument_size_in_bytes, "temporaries": stats.temp_size_in_bytes,

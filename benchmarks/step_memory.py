@@ -24,7 +24,7 @@ from jaxdlm import _decode, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
 from jaxdlm.models.params import abstract_params
-from jaxdlm.plan.aot import Job, alone, per_group, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import Job, per_group, placed, prepare, slice_mesh
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 
 
@@ -112,23 +112,22 @@ def main() -> None:
     given = parser.parse_args()
     job = Job(given.model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache)
     cache = _decode.resolve_cache(given.cache)
-    with alone():
-        if given.target == "cpu":
-            mesh = make_mesh({"data": 1, "tensor": 1})
-        else:
-            prepare()
-            mesh = slice_mesh(given.target, {"data": -1, "tensor": given.tensor})
-        report = {"model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch}
-        if given.decode != "alone":
-            report |= step_report(job, mesh, cache, given.hlo)
-        if given.decode:
-            rows, params, rule = abstract(job, mesh)
-            begin, worked = time.perf_counter(), time.process_time()
-            run = per_group(job, mesh, striped(job.decoder, params))
-            program = jax.jit(run).lower(rows, params, rule, cache).compile()
-            report["decode_seconds"] = round(time.perf_counter() - begin, 1)
-            report["decode_core_seconds"] = round(time.process_time() - worked, 1)
-            report["decode_temporaries"] = program.memory_analysis().temp_size_in_bytes
+    if given.target == "cpu":
+        mesh = make_mesh({"data": 1, "tensor": 1})
+    else:
+        prepare()
+        mesh = slice_mesh(given.target, {"data": -1, "tensor": given.tensor})
+    report = {"model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch}
+    if given.decode != "alone":
+        report |= step_report(job, mesh, cache, given.hlo)
+    if given.decode:
+        rows, params, rule = abstract(job, mesh)
+        begin, worked = time.perf_counter(), time.process_time()
+        run = per_group(job, mesh, striped(job.decoder, params))
+        program = jax.jit(run).lower(rows, params, rule, cache).compile()
+        report["decode_seconds"] = round(time.perf_counter() - begin, 1)
+        report["decode_core_seconds"] = round(time.process_time() - worked, 1)
+        report["decode_temporaries"] = program.memory_analysis().temp_size_in_bytes
     print(json.dumps(report))
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import json
 from typing import Any
 
-from jaxdlm.plan.aot import Compiled, Job, alone, compile_decode, prepare, slice_mesh
+from jaxdlm.plan.aot import Compiled, Job, compile_decode, prepare, slice_mesh
 from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.plan.search import named
 
@@ -60,21 +60,20 @@ def main() -> None:
     if not given.json:
         print("| model | topology | mesh | cache | " + " | ".join(KINDS) + " | sum | available | compile | kernels |")
         print("|---|---|---|---|" + "--:|" * (len(KINDS) + 4))
-    with alone():
-        for model in given.models:
-            for topology in given.topologies:
-                job = Attending(
-                    model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache,
-                    attention=given.attention,
-                )  # fmt: skip
-                mesh = slice_mesh(topology, {"data": given.data, "tensor": -1})
-                compiled = compile_decode(job, mesh)
-                if given.json:
-                    known = {"model": model, "topology": topology, "mesh": dict(mesh.shape)}
-                    known |= {"attention": given.attention, "kernels": kernels(compiled)}
-                    print(json.dumps(known | dataclasses.asdict(compiled.memory)), flush=True)
-                else:
-                    print(row(job, topology, named(mesh), compiled), flush=True)
+    for model in given.models:
+        for topology in given.topologies:
+            job = Attending(
+                model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache,
+                attention=given.attention,
+            )  # fmt: skip
+            mesh = slice_mesh(topology, {"data": given.data, "tensor": -1})
+            compiled = compile_decode(job, mesh)
+            if given.json:
+                known = {"model": model, "topology": topology, "mesh": dict(mesh.shape)}
+                known |= {"attention": given.attention, "kernels": kernels(compiled)}
+                print(json.dumps(known | dataclasses.asdict(compiled.memory)), flush=True)
+            else:
+                print(row(job, topology, named(mesh), compiled), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jaxdlm._load import LM
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
-from jaxdlm.plan.aot import alone, prepare, slice_mesh
+from jaxdlm.plan.aot import prepare, slice_mesh
 from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.sharding import batch_sharding, param_shardings, partition
 from jaxdlm.train import lora
@@ -79,9 +79,8 @@ def main() -> None:
     }
     rate = shape((), jnp.float32, NamedSharding(mesh, PartitionSpec()))
     start = time.perf_counter()
-    with alone():
-        lowered = make_step(recipe).lower(abstract_state(recipe, config, given.rank, mesh), batch, rate)
-        stats = lowered.compile().memory_analysis()
+    lowered = make_step(recipe).lower(abstract_state(recipe, config, given.rank, mesh), batch, rate)
+    stats = lowered.compile().memory_analysis()
     state, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
     print(
         f"{given.model}, {2 * given.rows} rows of {columns} columns on {given.topology} ({given.mesh}), GiB per chip: "

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import mlp
 from jaxdlm.models.registry import released_config
-from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import placed, prepare, slice_mesh
 from jaxdlm.quant import KINDS, QuantizedLeaf
 
 LAYERS = 4
@@ -68,9 +68,8 @@ def main() -> None:
     given = parser.parse_args()
     config = dataclasses.replace(released_config(given.model), param_dtype="bfloat16")
     kinds = [(16, "plain"), *((bits, kind) for bits in (8, 4) for kind in KINDS)]
-    with alone():
-        prepare()
-        found = [measure(config, given.target, given.columns, *kind, given.group) for kind in kinds]
+    prepare()
+    found = [measure(config, given.target, given.columns, *kind, given.group) for kind in kinds]
     print(json.dumps({"model": given.model, "target": given.target, "columns": given.columns, "weights": found}))
 
 

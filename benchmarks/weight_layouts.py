@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdlm.plan.aot import alone, placed, prepare, slice_mesh
+from jaxdlm.plan.aot import placed, prepare, slice_mesh
 
 LAYERS, HIDDEN, HEADS, SIZE, ROWS = 32, 4096, 8, 128, 8
 FORMS = {
@@ -51,15 +51,14 @@ def copies(program: str) -> int:
 
 
 def main() -> None:
-    with alone():
-        prepare()
-        whole = NamedSharding(slice_mesh("v5e:1x1", {"data": 1}), PartitionSpec())
-        for order in FORMS:
-            for columns in (32, 512):
-                program = compiled(order, columns, whole)
-                size = round(program.memory_analysis().temp_size_in_bytes / 2**20, 1)
-                one = {"order": order, "columns": columns, "temporaries": size, "copies": copies(program.as_text())}
-                print(json.dumps(one), flush=True)
+    prepare()
+    whole = NamedSharding(slice_mesh("v5e:1x1", {"data": 1}), PartitionSpec())
+    for order in FORMS:
+        for columns in (32, 512):
+            program = compiled(order, columns, whole)
+            size = round(program.memory_analysis().temp_size_in_bytes / 2**20, 1)
+            one = {"order": order, "columns": columns, "temporaries": size, "copies": copies(program.as_text())}
+            print(json.dumps(one), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,50 +2,32 @@
 
 import json
 import math
-import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from jaxdlm import policies
 from jaxdlm.models.params import count_params
 from jaxdlm.models.registry import released_config
+from tests import tpu_programs
+from tests.tpu_child import python
 
 pytest.importorskip("libtpu")
 
-ROOT = pathlib.Path(__file__).parents[1]
 GIB = 2**30
 VOCAB, ROWS, COLUMNS, BLOCK, LAYERS = 126464, 8, 512, 32, 32
-
-
-def alone(*words, timeout=600):
-    """What `python -m ...` prints. In a process of its own: libtpu would claim this one's JAX."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    env.pop("XLA_FLAGS", None)
-    command = [sys.executable, "-m", *words]
-    result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stdout
 
 
 def plan(folder, *options):
     """The JSON of `jaxdlm plan` and the program."""
     program = folder / "program.txt"
-    printed = alone("jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program))
+    printed = python("-m", "jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program))
     return json.loads(printed), program.read_text()
 
 
-def report(script, *options):
-    """The JSON of a script in benchmarks/, likewise."""
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    env.pop("XLA_FLAGS", None)
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *options]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.splitlines()[-1])
+def report(script, *options, quick=True):
+    """The JSON of a script in benchmarks/."""
+    return json.loads(python(f"benchmarks/{script}.py", *options, quick=quick).splitlines()[-1])
 
 
 def largest(program, dtype):
@@ -58,11 +40,17 @@ def largest(program, dtype):
 PLAIN = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "GatherScatterIndicesBitpacked", "ZeroCrop"}
 
 
+def test_the_programs_are_all():
+    masked, pairs, cached = tpu_programs.programs().values()
+    assert {recipe for recipe, _ in masked + pairs} == set(policies.RECIPES)
+    assert {cache for _, cache in masked + cached} == set(policies.CACHES)
+
+
 @pytest.mark.slow
-def test_every_recipe_and_every_cache_compiles():
-    programs = [json.loads(line) for line in alone("tests.tpu_programs", timeout=1800).splitlines()]
-    assert {one["recipe"] for one in programs} == set(policies.RECIPES)
-    assert {one["cache"] for one in programs} - {""} == set(policies.CACHES)
+@pytest.mark.parametrize("kind", tpu_programs.programs())
+def test_every_recipe_and_every_cache_compiles(kind):
+    programs = [json.loads(line) for line in python("-m", "tests.tpu_programs", kind, timeout=1800).splitlines()]
+    assert [(one["recipe"], one["cache"]) for one in programs] == tpu_programs.programs()[kind]
     for one in programs:
         # a draft with exits has a loop of its own behind each but the last: the next part of its layers, where asked for;
         # the exact cache reads two blocks a trip until what a row skipped is read
@@ -110,7 +98,7 @@ def test_decode_of_a_16b_mixture_of_experts_compiles_and_fits(tmp_path):
 @pytest.mark.slow
 def test_the_kernel_of_long_rows_writes_no_scores(capsys):
     """A layer of LLaDA-8B over 4096 columns: "auto" is the kernel, Mosaic takes it, and what is left are activations."""
-    found = report("attention_memory.py", "--layers", "1", "--length", "4096")
+    found = report("attention_memory", "--layers", "1", "--length", "4096")
     plain, tiled = found["xla"], found["auto"]
     with capsys.disabled():
         print(f"\n{found}")
@@ -122,7 +110,7 @@ def test_the_kernel_of_long_rows_writes_no_scores(capsys):
 @pytest.mark.slow
 def test_the_kernel_of_long_rows_on_several_chips():
     """Rows over two groups of chips, heads over the four of each: every chip runs the kernel on its own."""
-    found = report("attention_memory.py", "--layers", "1", "--target", "v5e:2x4", "--tensor", "4", "--rows", "2")
+    found = report("attention_memory", "--layers", "1", "--target", "v5e:2x4", "--tensor", "4", "--rows", "2")
     assert (found["xla"]["kernels"], found["auto"]["kernels"]) == (0, 1)
     assert found["auto"]["bytes"] < found["xla"]["bytes"]
     assert found["auto"]["temporaries"] < found["scores"] / 8, "the scores of a chip's rows and heads"
@@ -131,7 +119,7 @@ def test_the_kernel_of_long_rows_on_several_chips():
 @pytest.mark.slow
 def test_quantised_weights_are_read_as_codes():
     """A feed-forward layer of LLaDA-8B moves its codes and scales once; no dequantised weight is written to memory."""
-    for one in report("weight_bytes.py")["weights"]:
+    for one in report("weight_bytes")["weights"]:
         assert one["counted"] < 1.1 * one["held"] and one["whole_in_hbm"] == 0, one
 
 
@@ -140,7 +128,7 @@ def test_quantised_weights_are_read_as_codes():
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
     """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
     options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8", "--decode", "alone"]
-    found = report("step_memory.py", *options, "--model", model, "--cache", cache, "--block", str(block))
+    found = report("step_memory", *options, "--model", model, "--cache", cache, "--block", str(block), quick=False)
     with capsys.disabled():
         print(f"\n{model}, {cache}: {found['decode_seconds']} s, {found['decode_core_seconds']} s of one core")
     assert found["decode_core_seconds"] <= 60

@@ -1,7 +1,7 @@
 """Compiles recipes for one small slice of TPUs; one JSON line per program. Run alone, since libtpu claims its process's
 JAX:
 
-    JAX_PLATFORMS=cpu python -m tests.tpu_programs
+    JAX_PLATFORMS=cpu python -m tests.tpu_programs [masked pairs cached]
 
 Shapes are small: two layers, two tiles of the head, two rows a chip. Recipes whose programs are one share its compilation.
 """
@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxdlm import _decode, layout, load, policies
 from jaxdlm.core.rule import Rule
 from jaxdlm.models import ModelConfig, TokenIds
-from jaxdlm.plan.aot import Job, alone, placed, prepare, slice_mesh, trace_decode
+from jaxdlm.plan.aot import Job, placed, prepare, slice_mesh, trace_decode
 from jaxdlm.sharding import batch_sharding, param_shardings
 from jaxdlm.speculative.decode import generate
 from tests.conformance import toys
@@ -75,30 +75,31 @@ def trace_pair(recipe: str, mesh: Mesh) -> Any:
     return generate.trace(rows, lm.model, params, policy, bucket, MAX_NEW, "commit")
 
 
-def programs() -> list[tuple[str, str]]:
-    """(recipe, cache); no cache for the autoregressive ones."""
-    masked = [(name, "none" if isinstance(build(), Rule) else "") for name, build in policies.RECIPES.items()]
-    return masked + [(recipe, cache) for cache, recipe in CACHED.items()]
+def programs() -> dict[str, list[tuple[str, str]]]:
+    """(recipe, cache) by kind; no cache for the autoregressive ones."""
+    masked = {name: isinstance(build(), Rule) for name, build in policies.RECIPES.items()}
+    return {
+        "masked": [(name, "none") for name in masked if masked[name]],
+        "pairs": [(name, "") for name in masked if not masked[name]],
+        "cached": [(recipe, cache) for cache, recipe in CACHED.items()],
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compiles every recipe for a small slice of TPUs.")
-    parser.add_argument("--recipes", nargs="*", default=list(policies.RECIPES))
+    parser.add_argument("kinds", nargs="*", default=list(programs()), metavar="kind", help=", ".join(programs()))
     given = parser.parse_args()
     prepare()
-    with alone():
-        mesh, compiled = slice_mesh(TOPOLOGY, {"data": -1}), {}
-        for recipe, cache in programs():
-            if recipe not in given.recipes:
-                continue
-            begin = time.process_time()  # the compiler's threads included
-            traced = trace(recipe, cache, mesh) if cache else trace_pair(recipe, mesh)
-            lowered = traced.lower()
-            text = lowered.as_text()
-            if text not in compiled:
-                compiled[text] = calls(lowered.compile().as_text())
-            found = {"recipe": recipe, "cache": cache, "loops": whiles(traced.jaxpr.jaxpr), "calls": compiled[text]}
-            print(json.dumps(found | {"seconds": time.process_time() - begin}), flush=True)
+    mesh, compiled = slice_mesh(TOPOLOGY, {"data": -1}), {}
+    for recipe, cache in [program for kind in given.kinds for program in programs()[kind]]:
+        begin = time.process_time()  # the compiler's threads included
+        traced = trace(recipe, cache, mesh) if cache else trace_pair(recipe, mesh)
+        lowered = traced.lower()
+        text = lowered.as_text()
+        if text not in compiled:
+            compiled[text] = calls(lowered.compile().as_text())
+        found = {"recipe": recipe, "cache": cache, "loops": whiles(traced.jaxpr.jaxpr), "calls": compiled[text]}
+        print(json.dumps(found | {"seconds": time.process_time() - begin}), flush=True)
 
 
 def calls(text: str) -> list[str]:

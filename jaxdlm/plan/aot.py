@@ -1,8 +1,6 @@
 """Compiles the whole decode for TPU chips that are not here; weights are shapes with shardings and never made."""
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import importlib.util
 import os
@@ -10,7 +8,6 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -27,9 +24,6 @@ from jaxdlm.models.registry import released_config
 from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.typing import PyTree
-
-LOCK = pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-libtpu-{os.getuid()}.lock"
-LIBTPU_LOCK = pathlib.Path("/tmp/libtpu_lockfile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,42 +99,17 @@ class DoesNotFit(Exception):
 
 
 def prepare() -> None:
-    """Raises InputError without libtpu; keeps this process off real chips (the compiler needs none)."""
+    """Raises InputError without libtpu; keeps this process off real chips: the compiler needs none, and another process
+    may have them."""
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "planning needs the TPU compiler and libtpu is not installed: pip install 'jaxdlm[tpu-aot]' (Linux)"
         )
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the lock is for chips
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a metadata server which TPU this is
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")  # nor warn that it is none; topologies are named
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """libtpu serves one process at a time, and stays with a process until it has ended."""
-    with LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        while not _libtpu_is_loaded() and _libtpu_is_taken():
-            time.sleep(0.1)
-        yield
-
-
-def _libtpu_is_taken() -> bool:
-    """Whether another process has the lock by which libtpu refuses a second one."""
-    try:
-        with LIBTPU_LOCK.open("r+") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (FileNotFoundError, PermissionError):
-        return False
-    except OSError:
-        return True
-    return False
-
-
-def _libtpu_is_loaded() -> bool:
-    maps = pathlib.Path("/proc/self/maps")
-    return maps.exists() and b"libtpu.so" in maps.read_bytes()
 
 
 def slice_mesh(topology: str, axes: dict[str, int]) -> Mesh:

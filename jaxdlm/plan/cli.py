@@ -54,7 +54,7 @@ def plan(
     hlo: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
-    from jaxdlm.plan.aot import alone, prepare
+    from jaxdlm.plan.aot import prepare
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import choose, largest_batch, on_mesh, read_mesh, slice_mesh
 
@@ -71,12 +71,11 @@ def plan(
     def report(line: str) -> None:
         print(f"# {line}", file=sys.stderr, flush=True)
 
-    with alone():
-        if axes is None:
-            found = choose(job, topology, batch, report)
-        else:
-            found = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
-        largest = None if no_search else largest_batch(found, chip.hbm, report)
+    if axes is None:
+        found = choose(job, topology, batch, report)
+    else:
+        found = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
+    largest = None if no_search else largest_batch(found, chip.hbm, report)
     rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
     result = summary(topology, policy, found, largest, rates)
     if hlo and found.fits:
