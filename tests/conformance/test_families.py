@@ -18,7 +18,7 @@ SMALL = {
     "adaptive": {"prompt_every": 5, "response_every": 3}, "layer_reuse": {"keys": (0, 2)}, "sub_block": {"size": 2},
 }  # fmt: skip
 # the random models are never sure: at lower bars and in fewer steps several columns are written at once
-BUSY = {"steps": 6, "tau": 0.3, "kappa": 0.4, "threshold": 0.3, "tau_mask": 0.3}
+BUSY = {"steps": 6, "tau": 0.3, "kappa": 0.4, "threshold": 0.3, "tau_mask": 0.3, "max_post_steps": 4}
 BY_BLOCK = {"llada2": {"steps": 2}, "sdar": {"steps": 2}}
 
 

@@ -1,5 +1,6 @@
 """Draft and target over devices, round by round, and on the embedded pair: the same tokens, the same law."""
 
+import collections
 import functools
 import json
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from scipy.stats import chi2_contingency
+from scipy.stats import chisquare
 
 import jaxdlm as jd
 from jaxdlm import cli
@@ -80,35 +81,42 @@ def test_new_numbers_run_the_compiled_program():
     assert generate._cache_size() == before
 
 
-PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 1000
+PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 500
+
+
+def law(lm, ids: list[int], new: int, least: float) -> dict[tuple[int, ...], float]:
+    """The probability of every text of `new` tokens behind a prompt that has `least`, from the model's own logits."""
+    found: dict[tuple[int, ...], float] = {(): 1.0}
+    for place in range(new):
+        rows = [ids + [*text] + ids[: new - 1 - place] for text in found]  # what stands behind is not read: one program
+        logits = np.float64(lm.logits(rows + rows[:1] * (32 - len(rows))))[: len(rows), len(ids) + place - 1]
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        longer = [
+            (text + (int(t),), found[text] * row[t]) for text, row in zip(found, p, strict=True) for t in row.argsort()
+        ]
+        found = {text: chance for text, chance in longer if chance >= least}
+    return found
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("heat", [1.0])
-def test_two_samples_of_the_embedded_pair_have_one_law(heat):
-    """Token triples behind one prompt, drawn by the target alone and with its draft: a contingency table."""
+def test_samples_of_the_embedded_pair_have_the_targets_law():
+    """Three tokens behind one prompt: what the draft helped to draw, against the target's probabilities."""
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
-    ids = [token for token in lm.tokenizer.encode_prompt(PROMPT) if token != lm.config.tokens.pad]  # half the columns
+    # without the pads that it learnt with (half the columns) the target is unsure: a broad law
+    ids = [token for token in lm.tokenizer.encode_prompt(PROMPT) if token != lm.config.tokens.pad]
+    chances = law(lm, ids, 3, least=5 / ROWS)
+    assert len(chances) > 8
 
-    def counts(policy, seed, places):
+    def p_value(policy, seed):
         out = jd.decode(lm, [ids] * ROWS, policy, max_new=4, seed=seed, save="none")
-        found = {}
-        for row in out.tokens[:, places].tolist():
-            found[tuple(row)] = found.get(tuple(row), 0) + 1
-        return found
+        seen = collections.Counter(map(tuple, out.tokens[:, :3].tolist()))
+        counts, expected = [seen[text] for text in chances], [ROWS * chance for chance in chances.values()]
+        return chisquare([*counts, ROWS - sum(counts)], [*expected, ROWS - sum(expected)]).pvalue
 
-    def p_value(a, b):
-        table = np.array([[x.get(key, 0) for key in {**a, **b}] for x in (a, b)])
-        common = table.sum(0) >= 10
-        table = np.concatenate([table[:, common], table[:, ~common].sum(1, keepdims=True)], axis=1)
-        table = table[:, table.sum(0) > 0]
-        assert table.shape[1] > 3
-        return chi2_contingency(table).pvalue
-
-    alone = counts(S.autoregressive(jnp.float32(heat)), 0, [1, 3])
-    assert p_value(alone, counts(S.speculative(draft, k=3, temperature=jnp.float32(heat)), 1, [1, 3])) > 1e-3
-    assert p_value(alone, counts(S.spectr(draft, width=2, depth=3, temperature=jnp.float32(heat)), 2, [1, 3])) > 1e-3
-    assert p_value(alone, counts(S.autoregressive(jnp.float32(0.5 * heat)), 3, [1, 3])) < 1e-3  # another law is seen
+    assert p_value(S.speculative(draft, k=3, temperature=HOT), 1) > 1e-3
+    assert p_value(S.spectr(draft, width=2, depth=3, temperature=HOT), 2) > 1e-3
+    assert p_value(S.autoregressive(0.5 * HOT), 3) < 1e-3, "another law is seen"
 
 
 def test_the_command_line_decodes_with_a_draft(capsys):
