@@ -92,10 +92,8 @@ def law(lm, ids: list[int], new: int, least: float) -> dict[tuple[int, ...], flo
         logits = np.float64(lm.logits(rows + rows[:1] * (32 - len(rows))))[: len(rows), len(ids) + place - 1]
         p = np.exp(logits - logits.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
-        longer = [
-            (text + (int(t),), found[text] * row[t]) for text, row in zip(found, p, strict=True) for t in row.argsort()
-        ]
-        found = {text: chance for text, chance in longer if chance >= least}
+        likely = [(text, row * found[text]) for text, row in zip(found, p, strict=True)]
+        found = {(*text, int(t)): row[t] for text, row in likely for t in np.flatnonzero(row >= least)}
     return found
 
 
