@@ -1,10 +1,8 @@
 """An ordinary forward behind a cache, compiled for TPUs at a released size: memory, copies, compile time; no TPU."""
 
-import json
-
 import pytest
 
-from tests.tpu_child import python
+from tests.tpu_child import report
 
 pytest.importorskip("libtpu")
 
@@ -13,8 +11,7 @@ pytest.importorskip("libtpu")
 def test_a_cached_step_of_llada_8b_holds_less_than_the_logits_of_its_block(capsys):
     """Temporaries ≤ 1.1 × bfloat16 [8, 32, 126464] (per chip of four): no row of the vocabulary, no joined keys, no
     relaid weights; and the stored keys and values leave the step in the buffers in which they came."""
-    options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8"]
-    found = json.loads(python("benchmarks/step_memory.py", *options, timeout=900).splitlines()[-1])
+    found = report("step_memory", "--target", "v5e:2x2", "--tensor", "4", "--batch", "8")
     with capsys.disabled():
         print(f"\n{found}")
     assert found["ratio"] <= 1.1

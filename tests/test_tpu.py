@@ -10,7 +10,7 @@ from jaxdlm import policies
 from jaxdlm.models.params import count_params
 from jaxdlm.models.registry import released_config
 from tests import tpu_programs
-from tests.tpu_child import python
+from tests.tpu_child import python, report
 
 pytest.importorskip("libtpu")
 
@@ -23,11 +23,6 @@ def plan(folder, *options):
     program = folder / "program.txt"
     printed = python("-m", "jaxdlm", "plan", *options, "--no-search", "--json", "--hlo", str(program))
     return json.loads(printed), program.read_text()
-
-
-def report(script, *options, quick=True):
-    """The JSON of a script in benchmarks/."""
-    return json.loads(python(f"benchmarks/{script}.py", *options, quick=quick).splitlines()[-1])
 
 
 def largest(program, dtype):
@@ -49,7 +44,7 @@ def test_the_programs_are_all():
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", tpu_programs.programs())
 def test_every_recipe_and_every_cache_compiles(kind):
-    programs = [json.loads(line) for line in python("-m", "tests.tpu_programs", kind, timeout=1800).splitlines()]
+    programs = [json.loads(line) for line in python("-m", "tests.tpu_programs", kind).splitlines()]
     assert [(one["recipe"], one["cache"]) for one in programs] == tpu_programs.programs()[kind]
     for one in programs:
         # a draft with exits has a loop of its own behind each but the last: the next part of its layers, where asked for;
@@ -126,13 +121,10 @@ def test_quantised_weights_are_read_as_codes():
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
-    """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores; the best of
-    three, as they slow each other's down."""
+    """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
     options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8", "--decode", "alone"]
     options += ["--model", model, "--cache", cache, "--block", str(block)]
-    seconds: list[float] = []
-    while len(seconds) < 3 and min(seconds, default=61) > 60:
-        seconds.append(report("step_memory", *options, quick=False)["decode_core_seconds"])
+    found = report("step_memory", *options, quick=False)
     with capsys.disabled():
-        print(f"\n{model}, {cache}: {seconds} s of one core")
-    assert min(seconds) <= 60
+        print(f"\n{model}, {cache}: {found['decode_seconds']} s, {found['decode_core_seconds']} s of one core")
+    assert found["decode_core_seconds"] <= 60

@@ -178,15 +178,18 @@ def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) ->
     """
     place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
     at = jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)
-    pick = at if ranked is None else first_best(ranked)
-    best, chosen = place == at[..., None], place == pick[..., None]
+    best = place == at[..., None]
     top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
-    own = top if ranked is None else jnp.where(pick == at, top, jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1))
+    chosen, rank, own = best, top, top
+    if ranked is not None:
+        pick = first_best(ranked)
+        chosen, rank = place == pick[..., None], jnp.max(ranked, axis=-1)
+        own = jnp.where(pick == at, top, jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1))
     gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
     ratio = jnp.exp(gap)
     return Summary(
-        token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=top if ranked is None else jnp.max(ranked, axis=-1),
-        own=own, top=top, second=jnp.max(others, axis=-1), rest=jnp.sum(ratio, axis=-1),
+        token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=rank, own=own, top=top,
+        second=jnp.max(others, axis=-1), rest=jnp.sum(ratio, axis=-1),
         weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1), finite=jnp.all(fine, axis=-1),
     )  # fmt: skip
 

@@ -1,12 +1,9 @@
 """Every method: the target's own greedy tokens, its own law at temperature 1, rows independent of their batch."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import chisquare
 
 from jaxdlm import decode, speculative
 from jaxdlm.layout import lay_out_rows
@@ -15,7 +12,7 @@ from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import equal
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_verify import biased
-from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, next_logits
+from tests.speculative.toys import MAX_NEW, PROMPTS, expected, fit, law_of, model, near, next_logits
 
 DRAFT = near(TARGET, 0.02)
 WRONG = model(8)
@@ -53,22 +50,6 @@ SMALL = model(11, vocab=WORDS, end=1)
 SMALL_DRAFT = near(SMALL, 0.1)
 
 
-def law_of(lm, heat: float) -> dict[tuple[int, ...], float]:
-    """Probability of every continuation of three tokens; after the end all tokens read END."""
-    out: dict[tuple[int, ...], float] = {}
-    for text in itertools.product(range(WORDS), repeat=LENGTH):
-        if 1 in text and any(token != 1 for token in text[text.index(1) :]):
-            continue
-        mass = 1.0
-        for place, token in enumerate(text[: text.index(1) + 1] if 1 in text else text):
-            logits = next_logits(lm, START + list(text[:place])).astype(np.float64) / heat
-            p = np.exp(logits - logits.max())
-            mass *= p[token] / p.sum()
-        out[text] = mass
-    assert abs(sum(out.values()) - 1) < 1e-6
-    return out
-
-
 SAMPLED = {
     "autoregressive": lambda t: S.autoregressive(t),
     "speculative": lambda t: S.speculative(SMALL_DRAFT, k=2, temperature=t),
@@ -81,16 +62,10 @@ SAMPLED = {
 
 def p_value(policy, heat: float) -> float:
     out = decode(SMALL, [START] * ROWS, policy=policy, max_new=LENGTH, seed=1, save="none")
-    law = law_of(SMALL, heat)
-    counts = dict.fromkeys(law, 0)
-    for row in out.tokens.tolist():
-        counts[tuple(row)] += 1
-    observed, wanted = np.array(list(counts.values())), np.array(list(law.values())) * ROWS
-    common = wanted >= 5  # the rest together
-    observed = np.append(observed[common], observed[~common].sum())
-    wanted = np.append(wanted[common], wanted[~common].sum())
-    assert len(wanted) > 8
-    return chisquare(observed[wanted > 0], wanted[wanted > 0]).pvalue
+    law = law_of(SMALL, START, LENGTH, heat)
+    assert abs(sum(law.values()) - 1) < 1e-6
+    assert set(map(tuple, out.tokens.tolist())) <= set(law)
+    return fit(out.tokens, law)
 
 
 @pytest.mark.slow

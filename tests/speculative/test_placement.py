@@ -1,6 +1,5 @@
 """Draft and target over devices, round by round, and on the embedded pair: the same tokens, the same law."""
 
-import collections
 import functools
 import json
 
@@ -9,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from scipy.stats import chisquare
 
 import jaxdlm as jd
 from jaxdlm import cli
@@ -19,7 +17,7 @@ from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import plain
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import DRAFT, HOT, MAX_NEW, S, equal
-from tests.speculative.toys import PROMPTS
+from tests.speculative.toys import PROMPTS, fit, law_of
 
 POLICIES = {
     "autoregressive": S.autoregressive(HOT),
@@ -84,33 +82,18 @@ def test_new_numbers_run_the_compiled_program():
 PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 500
 
 
-def law(lm, ids: list[int], new: int, least: float) -> dict[tuple[int, ...], float]:
-    """The probability of every text of `new` tokens behind a prompt that has `least`, from the model's own logits."""
-    found: dict[tuple[int, ...], float] = {(): 1.0}
-    for place in range(new):
-        rows = [ids + [*text] + ids[: new - 1 - place] for text in found]  # what stands behind is not read: one program
-        logits = np.float64(lm.logits(rows + rows[:1] * (32 - len(rows))))[: len(rows), len(ids) + place - 1]
-        p = np.exp(logits - logits.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
-        likely = [(text, row * found[text]) for text, row in zip(found, p, strict=True)]
-        found = {(*text, int(t)): row[t] for text, row in likely for t in np.flatnonzero(row >= least)}
-    return found
-
-
 @pytest.mark.slow
 def test_samples_of_the_embedded_pair_have_the_targets_law():
     """Three tokens behind one prompt: what the draft helped to draw, against the target's probabilities."""
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
     # without the pads that it learnt with (half the columns) the target is unsure: a broad law
     ids = [token for token in lm.tokenizer.encode_prompt(PROMPT) if token != lm.config.tokens.pad]
-    chances = law(lm, ids, 3, least=5 / ROWS)
-    assert len(chances) > 8
+    law = law_of(lm, ids, 3, least=5 / ROWS)
+    assert len(law) > 8
 
     def p_value(policy, seed):
         out = jd.decode(lm, [ids] * ROWS, policy, max_new=4, seed=seed, save="none")
-        seen = collections.Counter(map(tuple, out.tokens[:, :3].tolist()))
-        counts, expected = [seen[text] for text in chances], [ROWS * chance for chance in chances.values()]
-        return chisquare([*counts, ROWS - sum(counts)], [*expected, ROWS - sum(expected)]).pvalue
+        return fit(out.tokens[:, :3], law)
 
     assert p_value(S.speculative(draft, k=3, temperature=HOT), 1) > 1e-3
     assert p_value(S.spectr(draft, width=2, depth=3, temperature=HOT), 2) > 1e-3

@@ -4,10 +4,12 @@ Models of one vocabulary have one configuration and one name, so that every draf
 """
 
 import functools
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import chisquare
 
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone, ModelConfig
@@ -47,6 +49,38 @@ def next_logits(lm: LM, tokens: list[int]) -> np.ndarray:
     padded = np.zeros(32, np.int32)
     padded[: len(tokens)] = tokens
     return np.asarray(_rows(lm.model, lm.params, jnp.asarray(padded)))[len(tokens) - 1]
+
+
+def law_of(
+    lm: LM, start: list[int], length: int, heat: float = 1.0, least: float = 0.0
+) -> dict[tuple[int, ...], float]:
+    """Probability of every continuation of `length` tokens that has `least`; after the end all tokens read the end."""
+    end = lm.config.tokens.eos[0]
+    law: dict[tuple[int, ...], float] = {(): 1.0}
+    for _ in range(length):
+        longer: dict[tuple[int, ...], float] = {}
+        for text, mass in law.items():
+            if end in text:
+                longer[*text, end] = mass
+                continue
+            logits = next_logits(lm, [*start, *text]).astype(np.float64) / heat
+            p = np.exp(logits - logits.max())
+            p *= mass / p.sum()
+            longer |= {(*text, int(token)): p[token] for token in np.flatnonzero(p >= least)}
+        law = longer
+    return law
+
+
+def fit(texts: np.ndarray, law: dict[tuple[int, ...], float]) -> float:
+    """p-value of drawn texts under a law; what is expected fewer than five times counts together."""
+    seen = Counter(map(tuple, texts.tolist()))
+    common = {text: chance * len(texts) for text, chance in law.items() if chance * len(texts) >= 5}
+    observed, wanted = [seen[text] for text in common], list(common.values())
+    rest = len(texts) - sum(wanted)
+    if rest > 1e-6:
+        observed, wanted = [*observed, len(texts) - sum(observed)], [*wanted, rest]
+    assert len(wanted) > 8
+    return chisquare(observed, wanted).pvalue
 
 
 def greedy_decode(lm: LM, prompt: list[int], max_new: int = MAX_NEW, end: int = END) -> list[int]:
