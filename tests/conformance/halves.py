@@ -16,7 +16,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Geometry, Rows, Trace
 from jaxdlm.core.rule import Stepper
-from tests.conformance.toys import PROMPTS, model
+from tests.conformance.toys import PROMPTS, model, untrained
 
 GEOMETRY = Geometry(prompt=16, block=4, blocks=3)
 # the prompt's tail and the answer fill three blocks: models of both kinds have one geometry
@@ -61,7 +61,7 @@ def look(rows, policy):
 @jax.jit
 def enter(rows, policy):
     """Rows before their first forward, and where to look."""
-    rows = loop.enter(rows, model=model("same").model, policy=policy, geometry=GEOMETRY)
+    rows = loop.enter(rows, model=untrained("same").model, policy=policy, geometry=GEOMETRY)
     return rows, look(rows, policy)
 
 
@@ -69,7 +69,7 @@ def enter(rows, policy):
 def settle(rows, trace, start, hidden, active, head, policy, cache):
     """The policy's step, and where to look next. Head and token ids of all toys are alike; a stepper asks the cache when
     it is due."""
-    fixed = {"model": model("same").model, "params": head, "geometry": GEOMETRY}
+    fixed = {"model": untrained("same").model, "params": head, "geometry": GEOMETRY}
     if isinstance(policy, Stepper):
         rows, trace = policy.settle(rows, trace, start, hidden, active, cache=cache, **fixed)
     else:
