@@ -1,4 +1,4 @@
-"""An ordinary forward behind a cache, compiled for TPUs at a released size: memory, copies, compile time; no TPU."""
+"""An ordinary forward behind a cache, compiled for TPUs at a released size: memory and copies; no TPU."""
 
 import pytest
 
