@@ -7,7 +7,7 @@ import pytest
 import jaxdlm
 from jaxdlm import policies
 from tests.conformance import halves
-from tests.conformance.toys import MASK, RULES, meets, model, parameters, policy
+from tests.conformance.toys import MASK, RULES, heats, meets, model, parameters, policy
 
 # LLaDA: full attention; Dream: rows speak for the next column, grouped heads, biases; SDAR: block-causal, grouped heads
 # with norms; LLaDA2: block-causal, a mixture of experts
@@ -58,7 +58,7 @@ def test_alone_batched_and_permuted(family, recipe):
     buckets: test_rows."""
     most = 0
     for cache in [cache for cache in policies.CACHES if meets(recipe, cache, FAMILIES[family])]:
-        for heat in (0.0, 1.0) if "temperature" in parameters(recipe) else (None,):
+        for heat in heats(recipe):
             where = f"{family}, {recipe}, {cache}, temperature {heat}"
             most = max(most, decodes_alike(family, busy(recipe, heat), cache, where))
     assert most > 1, "one column per forward at the most: the bars are too high to see more"

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm import _decode, decode, layout
 from jaxdlm.core import loop
-from tests.conformance.toys import EDGES, GRID, MASK, PAIRS, PROMPTS, model, parameters, policy
+from tests.conformance.toys import EDGES, GRID, MASK, PAIRS, PROMPTS, heats, model, parameters, policy
 
 FOREVER = jnp.int32(2**30)
 SPLIT = (slice(0, 3), slice(3, 4))
@@ -18,7 +18,7 @@ start = jax.jit(loop.init, static_argnames=("model", "geometry", "save", "steps"
 advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
 
 
-def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float = 1.0):
+def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float | None = 1.0):
     lm = model("same")
     batch = layout.lay_out(lm, prompts, seed=3, ids=None, **GRID)
     rule, kept = policy(recipe, heat), _decode.resolve_cache(cache)
@@ -55,7 +55,11 @@ def test_the_whole_decode_is_one_while(recipe, cache):
 
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)
 def test_pieces_and_invariants(recipe, cache):
-    batch, fixed = prepare(recipe, cache)
+    for heat in heats(recipe):
+        pieces_and_invariants(*prepare(recipe, cache, heat=heat))
+
+
+def pieces_and_invariants(batch, fixed) -> None:
     carry = start(batch.rows, **fixed, save="commit", steps=0)
     whole = advance(carry, FOREVER, **fixed)
     pieces = carry
@@ -94,25 +98,24 @@ def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     batch, fixed = prepare(recipe, cache, prompts)
     split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), batch.rows)
     static = {"model": fixed["model"], "geometry": fixed["geometry"]}
-    moving = {name: fixed[name] for name in ("params", "policy", "cache")}
-    # three rows at once and one alone: programs that test_rows has compiled
-    ways = [
-        decode(model("same"), prompts[at], fixed["policy"], cache, seed=3, ids=range(4)[at], **GRID) for at in SPLIT
-    ]
-    whole = [np.concatenate([getattr(out, name) for out in ways]) for name in ("tokens", "forwards", "commit_step")]
-
-    def check(found):
-        tokens, *others = found
-        for a, b in zip((tokens[:, batch.geometry.prompt :], *others), whole, strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    mapped = jax.pmap(lambda rows, moving: outcome(rows, static | moving), in_axes=(0, None))(split, moving)
-    check(jax.tree.map(lambda x: x[:, 0], plain(mapped)))
-
+    mapped = jax.pmap(lambda rows, moving: outcome(rows, static | moving), in_axes=(0, None))
     mesh, data = Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data")
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
     sharded = jax.jit(shard(lambda rows, moving: outcome(rows, static | moving), check_vma=False))
-    check(plain(sharded(batch.rows, moving)))
+
+    for heat in heats(recipe):
+        rule = policy(recipe, heat)
+        moving = {"params": fixed["params"], "policy": rule, "cache": fixed["cache"]}
+        # three rows at once and one alone: programs that test_rows has compiled
+        ways = [decode(model("same"), prompts[at], rule, cache, seed=3, ids=range(4)[at], **GRID) for at in SPLIT]
+        whole = [np.concatenate([getattr(out, name) for out in ways]) for name in ("tokens", "forwards", "commit_step")]
+        found = {
+            "pmap": jax.tree.map(lambda x: x[:, 0], plain(mapped(split, moving))),
+            "shard_map": plain(sharded(batch.rows, moving)),
+        }
+        for name, (tokens, *others) in found.items():
+            for a, b in zip((tokens[:, batch.geometry.prompt :], *others), whole, strict=True):
+                np.testing.assert_array_equal(a, b, f"{name}, temperature {heat}")
 
 
 @pytest.mark.parametrize(("recipe", "cache"), EDGES)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxdlm import InputError, decode
 from jaxdlm._decode import _run
-from tests.conformance.toys import CASES, EDGES, GRID, MASK, PROMPTS, REFUSED, model, parameters, policy
+from tests.conformance.toys import CASES, EDGES, GRID, MASK, PROMPTS, REFUSED, heats, model, parameters, policy
 
 
 def same(a, row: int, b, other: int) -> None:
@@ -21,7 +21,7 @@ def same(a, row: int, b, other: int) -> None:
 def test_neighbours_order_and_bucket_do_not_matter(prediction, recipe, cache):
     """The third prompt is longer than 16 tokens: beside it the others stand in a bucket of 32, alone in one of 16."""
     lm = model(prediction)
-    for heat in (0.0, 1.0) if "temperature" in parameters(recipe) else (None,):
+    for heat in heats(recipe):
         run = {"policy": policy(recipe, heat), "cache": cache, **GRID, "seed": 5}
         batch = decode(lm, PROMPTS, **run)
         order = [2, 0, 1]

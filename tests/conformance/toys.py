@@ -16,6 +16,11 @@ def parameters(recipe: str) -> dict:
     return {name: item.default for name, item in inspect.signature(policies.RECIPES[recipe]).parameters.items()}
 
 
+def heats(recipe: str) -> tuple[float | None, ...]:
+    """Temperatures at which a recipe is tested, by one program; none where it has no such thing."""
+    return (0.0, 1.0) if "temperature" in parameters(recipe) else (None,)
+
+
 def filter_weights(block: int = GRID["block"]) -> FilterWeights:
     """A filter that was never trained, for the toys' blocks."""
     keys = jax.random.split(jax.random.key(2), 2)
