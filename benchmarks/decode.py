@@ -96,7 +96,7 @@ def against_torch(
     policy = low_confidence(given.steps, temperature)
 
     def ours() -> np.ndarray:
-        return jaxdlm.decode(lm, prompts, policy, max_new=given.max_new, block=given.block).tokens
+        return jaxdlm.decode(lm, prompts, policy, max_new=given.max_new, block=given.block, stop=False).tokens
 
     works = {
         "ours": ours,
@@ -125,7 +125,9 @@ def counts(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> tupl
             traces.append(event)
 
     def run(prompts: list[list[int]], steps: int, seed: int) -> Any:
-        return jaxdlm.decode(lm, prompts, low_confidence(steps), max_new=given.max_new, block=given.block, seed=seed)
+        return jaxdlm.decode(
+            lm, prompts, low_confidence(steps), max_new=given.max_new, block=given.block, seed=seed, stop=False
+        )
 
     run(prompts, given.steps, 0)
     jax.monitoring.register_event_duration_secs_listener(listen)

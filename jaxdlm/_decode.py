@@ -23,6 +23,7 @@ from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.speculative.pool import generate_pool
+from jaxdlm.stops import Stops, ends_wanted, read_stops
 from jaxdlm.typing import PyTree
 
 SAVES = ("none", "commit", "steps")
@@ -71,6 +72,7 @@ def decode(
     raw: bool = False,
     canvas: Sequence[Sequence[int]] | None = None,
     infill: bool = False,
+    stop: Any = True,
 ) -> Output:
     """Decodes all prompts as one batch.
 
@@ -89,6 +91,11 @@ def decode(
         canvas: per row up to max_new token ids to start from (infilling): the mask id where the model shall write.
         infill: prompts are token ids with the mask id wherever the model shall write. The canvas of a row is all that
             follows its first mask; max_new is the longest of these, shorter rows end in pads.
+        stop: True: a row ends once an end-of-text id of the model stands with nothing open before it, since its text can
+            no longer change; what follows reads end-of-text. Policies made with official=True run on as published, and
+            False lets any policy do so: the papers' counts of forwards. Strings and token ids (one or several) end a row
+            too, and the text is cut before the first of them; a string that is spelled by other tokens than its own
+            only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
     A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else. A row whose
     logits are not finite ends with Status.NONFINITE; the others are unharmed.
     Raises InputError for anything that cannot be decoded, before the first forward.
@@ -97,17 +104,22 @@ def decode(
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
-        return continue_rows(lm, prompts, policy, max_new=max_new, seed=seed, ids=ids, save=save, raw=raw)
+        stops = read_stops(lm, stop)
+        return continue_rows(lm, prompts, policy, max_new=max_new, seed=seed, ids=ids, save=save, raw=raw, stops=stops)
     if infill:
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
-    ends = [len(row) for row in canvas] if infill and canvas is not None else None
-    batch = lay_out(lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, ends=ends)
+    columns = [len(row) for row in canvas] if infill and canvas is not None else None
+    stops = read_stops(lm, ends_wanted(policy, stop))
+    batch = lay_out(
+        lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, columns=columns,
+        stops=[stops.sequences] * len(prompts),
+    )  # fmt: skip
     check(lm, policy, cache, save)
     steps = batch.geometry.canvas if save == "steps" else 0
-    columns = len(prompts) * loop.width(policy, batch.geometry)
-    model = striped(blocked(lm.model, batch.geometry.block), lm.params, columns)
+    read = len(prompts) * loop.width(policy, batch.geometry)
+    model = striped(blocked(lm.model, batch.geometry.block), lm.params, read)
     carry = _run(batch.rows, model, lm.params, policy, cache, batch.geometry, save, steps)
-    return finish(lm, carry, batch, max_new)
+    return finish(lm, carry, batch, max_new, stops)
 
 
 @compiled(static_argnames=("model", "geometry", "save", "steps"))
@@ -201,9 +213,9 @@ def blocked(model: Model, block: int) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
 
 
-def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
+def finish(lm: Any, carry: Carry, batch: Batch, max_new: int, stops: Stops) -> Output:
     """Cuts the generated columns out of the carry and reads them as text."""
-    rows, trace = jax.device_get((carry.rows._replace(key=(), policy=()), carry.trace))
+    rows, trace = jax.device_get((carry.rows._replace(key=(), policy=(), ends=None), carry.trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
     def generated(x: np.ndarray | None) -> np.ndarray | None:
@@ -214,9 +226,8 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
     steps = None
     if trace.tokens is not None:
         steps = np.take_along_axis(trace.tokens, columns[:, None, :], axis=2)
-    text = None if lm.tokenizer is None else [lm.tokenizer.decode(row.tolist()) for row in tokens]
     return Output(
-        text=text,
+        text=read_text(lm, tokens, stops),
         tokens=tokens,
         forwards=rows.forwards,
         commit_step=generated(trace.commit_step),
@@ -226,24 +237,30 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int) -> Output:
     )
 
 
+def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
+    """The text of each row up to its end; None without a tokenizer."""
+    return None if lm.tokenizer is None else [stops.text(lm.tokenizer, row.tolist()) for row in tokens]
+
+
 def continue_rows(
-    lm: Any, prompts: Sequence[Any], policy: Speculation, *, max_new: int, seed: int, ids: Any, save: str, raw: bool
-) -> Output:
+    lm: Any, prompts: Sequence[Any], policy: Speculation, *, max_new: int, seed: int, ids: Any, save: str, raw: bool,
+    stops: Stops,
+) -> Output:  # fmt: skip
     """`decode` for autoregressive models: prompts are padded on the right, so that columns are positions."""
-    rows, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw)
+    each = [stops.sequences] * len(prompts)
+    rows, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
     if save not in SAVES:
         raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
     check_pair(lm, policy, max_new, int(rows.start.max()))
     pooled = 0 < policy.slots < len(rows.start)
     rows, trace = (generate_pool if pooled else generate)(rows, lm.model, lm.params, policy, bucket, max_new, save)
-    rows, trace = jax.device_get((rows._replace(key=()), trace))
+    rows, trace = jax.device_get((rows._replace(key=(), ends=None), trace))
     ids_ = lm.config.tokens
     column = rows.start[:, None] + np.arange(max_new)[None, :]
     tokens = np.take_along_axis(rows.tokens, column, axis=1)
     tokens = np.where(column < rows.length[:, None], tokens, ids_.eos[0] if ids_.eos else ids_.pad).astype(np.int32)
     return Output(
-        text=None if lm.tokenizer is None else [lm.tokenizer.decode(row.tolist()) for row in tokens],
-        tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
+        text=read_text(lm, tokens, stops), tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
         status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
         accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
         draft_forwards=rows.draft_step,

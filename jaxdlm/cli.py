@@ -96,7 +96,8 @@ class Generate(Command):
 )
 def generate(
     prompts: Sequence[str], model: str, policy: str, cache: str, max_new: int | None, block: int | None, seed: int,
-    raw: bool, temperature: float | None, as_json: bool, watch: bool, html: str | None,
+    raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
+    html: str | None,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
@@ -106,7 +107,7 @@ def generate(
     from jaxdlm._load import SHAPE
     from jaxdlm.policy_words import read_policy
 
-    prompts = read_prompts(prompts)
+    prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
     # what needs no model is checked before loading one
     method = read_policy(policy, {} if temperature is None else {"temperature": temperature})
     if model.startswith(SHAPE):
@@ -121,7 +122,7 @@ def generate(
         return BAD_INPUT
     kept = [prompts[index] for index in ids]
     begin = time.perf_counter()
-    out = jd.decode(lm, kept, policy=method, cache=cache, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw)
+    out = jd.decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
     seconds = time.perf_counter() - begin
     _report(lm, kept, ids, out, seconds, as_json, watch, html)
     return BAD_INPUT if refused else OK

@@ -150,6 +150,15 @@ policy = option("--policy", default="threshold", metavar=POLICY_WORDS, help="how
 cache = option("--cache", default="none", metavar="NAME", help="key/value cache")
 seed = option("--seed", type=int, default=0, metavar="S", help="seed of all randomness")
 raw = flag("--raw", help="do not pass prompts through the chat template")
+stop = option("--stop", multiple=True, metavar="TEXT", help="end answers there, too (again for several)")
+no_stop = flag("--no-stop", help="go on behind an end of text, as the papers count forwards")
+
+
+def stopping(words: Sequence[str], never: bool) -> bool | list[str]:
+    """`stop=` of a decode, out of the two options."""
+    if words and never:
+        raise InputError("--stop and --no-stop exclude each other: give one of them")
+    return False if never else list(words) or True
 
 
 def max_new(default: str, type: click.ParamType = click.INT) -> Callable[..., Any]:
@@ -167,4 +176,4 @@ def json_flag(help: str) -> Callable[..., Any]:
 def decoding(number: click.ParamType, *more: Callable[..., Any]) -> Callable[[Any], Any]:
     """Model, policy, cache, shape and seed of a decode; `number` reads the columns."""
     lengths = max_new(f"the model's own, else {MAX_NEW}", number), block("the model's own, else that of decode", number)
-    return section("Decoding", model, policy, cache, *lengths, *more, seed, raw)
+    return section("Decoding", model, policy, cache, *lengths, *more, stop, no_stop, seed, raw)

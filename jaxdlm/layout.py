@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdlm.core.carry import Geometry, Rows
+from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import state as draft_state
@@ -57,13 +58,14 @@ def lay_out(
     ids: Sequence[int] | None,
     raw: bool = False,
     canvas: Sequence[Sequence[int]] | None = None,
-    ends: Sequence[int] | None = None,
+    columns: Sequence[int] | None = None,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Batch:
     """Tokenises and left-pads prompts to a bucket of columns (`bucket_of`), so generated columns coincide.
 
     Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
-    blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `ends`: canvas columns per row,
-    where rows have fewer than max_new.
+    blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `columns`: canvas columns per row,
+    where rows have fewer than max_new. `stops`: per row the sequences of ids that end it.
     """
     config = lm.config
     aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
@@ -84,7 +86,7 @@ def lay_out(
     pending = np.zeros(tokens.shape, bool)
     stop = np.full(len(texts), max_new, np.int32)
     for row, (text, tail) in enumerate(zip(texts, tails, strict=True)):
-        end = tail + (max_new if ends is None else ends[row])
+        end = tail + (max_new if columns is None else columns[row])
         first = bucket + tail
         stop[row] = -(-end // block) * block if aligned or whole else end
         tokens[row, first - len(text) : first] = text
@@ -95,10 +97,16 @@ def lay_out(
     rows = Rows(
         tokens=tokens, pending=pending, given=~pending, pads=bucket + tails - lengths, stop=stop,
         key=_keys(seed, ids, len(texts)), done=np.zeros(len(texts), bool), status=count, block=count, forwards=count,
-        step=count, tick=count, policy=(),
+        step=count, tick=count, policy=(), ends=packed(stops),
     )  # fmt: skip
     rows = jax.device_put(rows)  # all at once: a transfer for each of them takes longer than a small decode's step
     return Batch(rows, geometry, tails)
+
+
+def packed(stops: Sequence[Sequence[Sequence[int]]] | None) -> np.ndarray | None:
+    """The sequences of ids that end each row, as the loops read them; None: no row has any."""
+    sides = shape(stops) if stops else None
+    return None if stops is None or sides is None else pack(stops, sides)
 
 
 def _mask(config: Any) -> int:
@@ -182,8 +190,9 @@ def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[A
 
 
 def lay_out_rows(
-    lm: Any, prompts: Sequence[Any], *, max_new: int, seed: int, ids: Any, raw: bool
-) -> tuple[draft_state.Rows, int]:
+    lm: Any, prompts: Sequence[Any], *, max_new: int, seed: int, ids: Any, raw: bool,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+) -> tuple[draft_state.Rows, int]:  # fmt: skip
     """(rows, columns of the prompt bucket): prompts from column 0, then room for max_new tokens."""
     texts, bucket = read_prompts(lm, prompts, max_new, raw)
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
@@ -194,6 +203,7 @@ def lay_out_rows(
     rows = draft_state.Rows(
         tokens=tokens, length=start, start=start, stop=start + np.int32(max_new), key=_keys(seed, ids, len(texts)),
         done=np.zeros(len(texts), bool), status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
+        ends=packed(stops),
     )  # fmt: skip
     return jax.device_put(rows), bucket
 

@@ -18,7 +18,7 @@ from jaxdlm.caches.prefix import prefix
 from jaxdlm.caches.recap import recap
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.caches.sub_block import sub_block
-from jaxdlm.core.rule import Rule, chain
+from jaxdlm.core.rule import Rule, chain, released
 from jaxdlm.errors import InputError
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
@@ -127,7 +127,7 @@ def threshold(tau: Any = 0.9, temperature: Any = 0.0) -> Rule:
 
 def factor(factor: Any = 1.0, temperature: Any = 0.0, official: bool = False) -> Rule:
     """Fast-dLLM: the n surest with (n + 1)(1 - p_n) < factor (2505.22618)."""
-    return chain(sample(temperature), commit_factor(factor, official=official))
+    return released(chain(sample(temperature), commit_factor(factor, official=official)), official)
 
 
 def local_leap(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4, temperature: Any = 0.0) -> Rule:
@@ -145,7 +145,8 @@ def credit(
     sparse: 8 W^2 bytes of state per row, which lose nothing here; False: 4 W V.
     """
     commit = tied_threshold(tau) if official else commit_threshold(tau)
-    return chain(raise_by_credit(alpha, beta, gamma, adaptive=adaptive, sparse=sparse), sample(temperature), commit)
+    credited = raise_by_credit(alpha, beta, gamma, adaptive=adaptive, sparse=sparse)
+    return released(chain(credited, sample(temperature), commit), official)
 
 
 def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = False) -> Rule:
@@ -155,7 +156,9 @@ def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = Fal
     that for LLaDA. The paper's speed needs its post-trained weights.
     """
     measure = shifted_neg_entropy if official else neg_entropy
-    return chain(sample(temperature, measure=measure), entropy_threshold(threshold, strict=official))
+    return released(
+        chain(sample(temperature, measure=measure), entropy_threshold(threshold, strict=official)), official
+    )
 
 
 def d3llm(tau: Any = 0.5, add: Any = 0.1, temperature: Any = 0.0) -> Rule:
@@ -214,7 +217,8 @@ def learn2pd(
     cuts at an end-of-text token that is merely proposed.
     """
     end = [end_at_text(aggressive=official)] if eotp else []
-    return chain(sample(temperature), learned_filter("tiny" if weights is None else weights, tau), *end)
+    trained = learned_filter("tiny" if weights is None else weights, tau)
+    return released(chain(sample(temperature), trained, *end), official)
 
 
 def _ccd(

@@ -42,7 +42,8 @@ from jaxdlm.errors import InputError
 )
 def batch(
     input: str, output: str, model: str, policy: str, cache: str, max_new: int | None, block: int | None, mesh: str | None,
-    distributed: bool, coordinator: str | None, hosts: int | None, host: int | None, **rest: Any,
+    stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None, hosts: int | None, host: int | None,
+    **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -59,13 +60,15 @@ def batch(
         raise InputError("--worker and --distributed exclude each other: workers need no coordinator")
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
+    ends = command.stopping(stop, no_stop)
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
     policies, kept = read_policies(policy), _decode.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
     rows, devices = scan(input), make_mesh(mesh)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, **rest,
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends,
+        **rest,
         max_new=max_new or lm.defaults.get("max_new_tokens") or command.MAX_NEW,
         block=block or lm.defaults.get("block_length"),
     )  # fmt: skip

@@ -14,13 +14,14 @@ import numpy as np
 from jaxdlm._decode import blocked, check, decode
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Request
-from jaxdlm.core import loop
+from jaxdlm.core import ending, loop
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import striped
 from jaxdlm.speculative.policy import Speculation
+from jaxdlm.stops import Stops
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
 SECONDS = 2.0  # what one queue may take, so that finished rows do not wait long on the device
@@ -76,6 +77,7 @@ class Group(NamedTuple):
 
     geometry: Geometry
     form: str
+    ends: tuple[int, int] | None  # sides of the sequences that end its rows
 
 
 class Slots:
@@ -108,7 +110,8 @@ class Slots:
         spare, blocks = self.block - 1 if self.aligned else 0, least.blocks
         while blocks * self.block < request.max_new + spare:
             blocks *= 2
-        return Group(Geometry(least.prompt, self.block, blocks), self.policies.form(request.temperature))
+        form = self.policies.form(request.temperature)
+        return Group(Geometry(least.prompt, self.block, blocks), form, ending.shape([request.stops.sequences]))
 
     def _rule(self, group: Group) -> Any:
         rule = getattr(self.policies, group.form)
@@ -124,6 +127,7 @@ class Slots:
         pads, first, stop, seed, owner = (np.zeros(shape, np.int32) for _ in range(5))
         number = np.zeros(shape, np.float32) if group.form == "heated" else None
         key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
+        ends = None if group.ends is None else np.full((*shape, *group.ends), ending.ANY, np.int32)
         for index, request in enumerate(requests):
             at = index % self.replicas, index // self.replicas
             count[at[0]] += 1
@@ -138,7 +142,9 @@ class Slots:
             seed[at], key[at], owner[at] = request.seed, request.key, request.row
             if number is not None:
                 number[at] = request.temperature
-        return slots.place(slots.Queue(tokens, pads, first, stop, seed, key, owner, number), count, self.mesh)
+            if ends is not None and group.ends is not None:
+                ends[at] = ending.pack([request.stops.sequences], group.ends)[0]
+        return slots.place(slots.Queue(tokens, pads, first, stop, seed, key, owner, number, ends), count, self.mesh)
 
     def _send(self, requests: Sequence[Request], group: Group, *, drain: bool = False) -> None:
         """Starts a queue on the device and returns at once."""
@@ -146,7 +152,7 @@ class Slots:
         where = {"model": self.model, "geometry": group.geometry, "mesh": self.mesh}
         parts = (self.lm.params, self._rule(group), self.cache)
         if self._pool is None:
-            self._pool = slots.start(*parts, **where, slots=self.slots)
+            self._pool = slots.start(*parts, **where, slots=self.slots, ends=group.ends)
         self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
         self._open |= {request.row: request for request in requests}
         self._under_way.append((time.monotonic(), harvest))
@@ -232,21 +238,23 @@ class Chunks:
         while (window := feed.get()) is not None:
             groups: dict[Any, list[Request]] = {}
             for request in window:
-                settings = request.max_new, request.seed, request.temperature, bucket_of(len(request.tokens))
-                groups.setdefault(settings, []).append(request)
-            for (max_new, seed, heat, _), requests in groups.items():
+                own = request.max_new, request.seed, request.temperature, request.stops
+                groups.setdefault((*own, bucket_of(len(request.tokens))), []).append(request)
+            for (max_new, seed, heat, stops, _), requests in groups.items():
                 for begin in range(0, len(requests), self.slots):
                     if stopped():
                         return
-                    self._chunk(requests[begin : begin + self.slots], max_new, seed, heat, sink)
+                    self._chunk(requests[begin : begin + self.slots], max_new, seed, heat, stops, sink)
 
-    def _chunk(self, requests: Sequence[Request], max_new: int, seed: int, heat: float | None, sink: Sink) -> None:
+    def _chunk(
+        self, requests: Sequence[Request], max_new: int, seed: int, heat: float | None, stops: Stops, sink: Sink
+    ) -> None:
         policy = getattr(self.policies, self.policies.form(heat))
         policy = with_number(policy, "temperature", np.float32(heat)) if heat else policy
         fill = [requests[0]] * (self.slots - len(requests))  # one shape, one program
         out = decode(
             self.lm, [request.tokens for request in [*requests, *fill]], policy, self.cache, max_new, self.block, seed,
-            [request.key for request in [*requests, *fill]], "none",
+            [request.key for request in [*requests, *fill]], "none", stop=stops,
         )  # fmt: skip
         self.counts.trips += int(out.forwards.max())
         self.counts.busy += int(out.forwards[: len(requests)].sum())

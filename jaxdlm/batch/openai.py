@@ -10,7 +10,7 @@ CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "logprobs": (False, 0), "stop": ([],), "tools": ([],), "echo": (False,), "logit_bias": ({},),
+    "logprobs": (False, 0), "tools": ([],), "echo": (False,), "logit_bias": ({},),
 }  # fmt: skip
 LENGTHS = ("max_completion_tokens", "max_tokens")
 
@@ -33,7 +33,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: url {value['url']!r:.60} is not served: one of {CHAT}, {COMPLETION}")
     lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
     prompt = body.get("prompt")
-    known = {"messages", "prompt", "temperature", "seed", *LENGTHS, *HARMLESS}
+    known = {"messages", "prompt", "temperature", "seed", "stop", *LENGTHS, *HARMLESS}
     for name, setting in body.items():
         if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
             raise InputError(f"{where}: body.{name} is not supported: leave it out")
@@ -44,6 +44,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         "max_new": lengths[0] if lengths else None,
         "seed": body.get("seed"),
         "temperature": body.get("temperature"),
+        "stop": body.get("stop"),
     }
 
 

@@ -38,7 +38,7 @@ class Progress:
             self._bar.stop()
         self.say(self.summary())
 
-    def add(self, result: Any, ends: tuple[int, ...]) -> None:
+    def add(self, result: Any, ends: frozenset[int]) -> None:
         """A row has come out; end-of-text padding is no token."""
         written = next((place for place, token in enumerate(result.tokens) if token in ends), len(result.tokens))
         self.finished += 1

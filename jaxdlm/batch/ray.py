@@ -24,6 +24,7 @@ class Settings:
     block: int | None = None
     seed: int = 0
     raw: bool = False
+    stop: Any = True
     slots: int = 16
     mesh: str | None = None
 
@@ -37,13 +38,15 @@ class Actor:
         from jaxdlm.batch.cli import make_mesh, read_policies
         from jaxdlm.batch.engine import make_engine
         from jaxdlm.batch.rows import Defaults
+        from jaxdlm.stops import ends_wanted, read_stops
 
         policies, cache, mesh = read_policies(settings.policy), resolve_cache(settings.cache), make_mesh(settings.mesh)
         self.lm = jd.load(settings.model, mesh=mesh)
         self.engine = make_engine(
             self.lm, policies, cache, max_new=settings.max_new, block=settings.block, mesh=mesh, slots=settings.slots
         )
-        self.defaults = Defaults(settings.max_new, settings.seed, settings.raw, policies.heated is not None)
+        stops = read_stops(self.lm, ends_wanted(policies.plain, settings.stop))
+        self.defaults = Defaults(settings.max_new, settings.seed, settings.raw, policies.heated is not None, stops)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         from jaxdlm.batch.rows import Raw, Refusal, Request, read
@@ -60,7 +63,7 @@ class Actor:
                 window.append(request)
 
         def sink(request: Request, result: Any) -> None:
-            text = None if self.lm.tokenizer is None else self.lm.tokenizer.decode(result.tokens.tolist())
+            text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, result.tokens.tolist())
             found[request.row] = (text, result.tokens.tolist(), result.status, result.forwards, "")
 
         feed: queue.Queue[list[Request] | None] = queue.Queue()

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdlm.batch import openai
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
+from jaxdlm.stops import Stops, read_stops
 
 PROMPTS = ("prompt", "messages", "tokens")
 LARGEST = 2**31 - 1
@@ -37,6 +38,7 @@ class Request:
     max_new: int
     seed: int
     temperature: float | None
+    stops: Stops
     chat: bool = True  # of the OpenAI schema: chat or plain completion
 
 
@@ -58,6 +60,7 @@ class Defaults:
     seed: int
     raw: bool = False
     temperature: bool = True  # whether the policy has one
+    stop: Any = True  # as in `decode`
 
 
 def randomness_key(identity: Any) -> int:
@@ -139,7 +142,16 @@ def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: 
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
     heat = _temperature(value.get("temperature"), defaults, where)
     tokens = encode(lm, prompt, raw.row, max_new, defaults.raw)
-    return Request(raw.row, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, chat)
+    stops = _stops(value.get("stop"), lm, defaults, where)
+    return Request(raw.row, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, stops, chat)
+
+
+def _stops(stop: Any, lm: Any, defaults: Defaults, where: str) -> Stops:
+    """What ends the row: what it says itself, else what the job says."""
+    try:
+        return read_stops(lm, defaults.stop if stop is None else stop)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _whole(value: Mapping[str, Any], name: str, default: int, low: int, where: str) -> int:

@@ -17,6 +17,7 @@ from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.batch.threads import Threads
 from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
+from jaxdlm.stops import ends_wanted, read_stops
 
 FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
@@ -34,6 +35,7 @@ class Options:
     block: int | None = None
     seed: int = 0
     raw: bool = False
+    stop: Any = True
     slots: int = 16
     order: str = "longest"
     schema: str = "native"
@@ -57,7 +59,8 @@ class Job:
         self.engine = make_engine(
             lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
         )
-        self.defaults = Defaults(options.max_new, options.seed, options.raw, policies.heated is not None)
+        stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
+        self.defaults = Defaults(options.max_new, options.seed, options.raw, policies.heated is not None, stop)
         self.policy = fingerprint.describe(policies.plain)
         self.label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
         self.cache = fingerprint.describe(cache)
@@ -76,6 +79,7 @@ class Job:
             "input": {"rows": self.index.rows, "sha256": self.index.sha256}, "model": fingerprint.model(self.lm),
             "policy": {"recipe": options.policy.partition(",")[0], **self.policy}, "cache": self.cache,
             "max_new": options.max_new, "block": options.block, "seed": options.seed, "raw": options.raw,
+            "stop": [list(map(list, self.defaults.stop.sequences)), list(self.defaults.stop.strings)],
             "schema": options.schema, "shard_rows": shard_rows,
         }  # fmt: skip
 
@@ -144,7 +148,7 @@ class Job:
     def line(self, request: Request, result: Result) -> Line:
         """An output row."""
         tokens = [int(token) for token in result.tokens]
-        text = None if self.lm.tokenizer is None else self.lm.tokenizer.decode(tokens)
+        text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
         if self.options.schema == "openai":
             return Line(_json(self._response(request, tokens, text)), False)
         fields = {
@@ -154,9 +158,8 @@ class Job:
         return Line(_json(fields), result.status == str(Status.NONFINITE))
 
     def _response(self, request: Request, tokens: Sequence[int], text: str | None) -> dict[str, Any]:
-        ends = self.lm.config.tokens.eos
-        written = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-        reason = "stop" if written < len(tokens) else "length"
+        written = len(request.stops.before(tokens))
+        reason = "stop" if request.stops.ended(self.lm.tokenizer, tokens) else "length"
         return openai.response(
             request.id, f"{request.key:08x}", self.lm.name, text, reason, len(request.tokens), written, request.chat
         )

@@ -17,6 +17,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Cache, Context
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.ending import ANY
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule
@@ -38,6 +39,7 @@ class Queue(NamedTuple):
     id: Array  # uint32[Q]; keys the randomness, together with the seed
     owner: Int32[Array, "Q"]  # which row of the job this is
     number: Float32[Array, "Q"] | None  # what `per_row` reads
+    ends: Int32[Array, "Q N K"] | None = None  # sequences of ids that end a row
 
 
 class Pool(NamedTuple):
@@ -74,7 +76,7 @@ def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Row
     rows = Rows(
         tokens=queue.tokens, pending=pending, given=~pending, pads=queue.pads, stop=queue.stop,
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
-        tick=zero, policy=(),
+        tick=zero, policy=(), ends=queue.ends,
     )  # fmt: skip
     rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
     if queue.number is None:
@@ -158,12 +160,15 @@ def serve(
     return end.pool, end.harvest
 
 
-def empty(params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int) -> Pool:
-    """Free slots."""
+def empty(
+    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int,
+    ends: tuple[int, int] | None = None,
+) -> Pool:  # fmt: skip
+    """Free slots for rows with `ends` of this shape."""
     zero = jnp.zeros(slots, jnp.int32)
     queue = Queue(
         jnp.full((slots, geometry.length), model.config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
-        zero + 1, zero, zero.astype(jnp.uint32), zero, None,
+        zero + 1, zero, zero.astype(jnp.uint32), zero, None, None if ends is None else jnp.full((slots, *ends), ANY, jnp.int32),
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
     both = loop.doubled(rows, model, geometry)[0] if policy.uncond else rows
@@ -185,12 +190,13 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
     )  # fmt: skip
 
 
-@compiled(static_argnames=("model", "geometry", "slots", "mesh"))
+@compiled(static_argnames=("model", "geometry", "slots", "mesh", "ends"))
 def start(
-    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh
-) -> Pool:
+    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh,
+    ends: tuple[int, int] | None = None,
+) -> Pool:  # fmt: skip
     """Free slots on every replica."""
-    make = functools.partial(empty, model=model, geometry=geometry, slots=slots)
+    make = functools.partial(empty, model=model, geometry=geometry, slots=slots, ends=ends)
     return _per_replica(make, mesh, 0, 3)(params, policy, cache)
 
 

@@ -179,7 +179,7 @@ class Threads:
             self.shards.complete([value])
         elif isinstance(what, Request):
             self.shards.add(what.row, self.job.line(what, value))
-            self.progress.add(value, self.job.lm.config.tokens.eos)
+            self.progress.add(value, what.stops.ids)
         else:
             self.shards.add(what, value)
             self.progress.refuse()

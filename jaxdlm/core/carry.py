@@ -15,7 +15,7 @@ class Status(IntEnum):
 
     RUNNING = 0
     FINISHED = 1  # every column is written
-    EOS = 2  # a rule ended the text at an end-of-text token
+    EOS = 2  # the text ended at an end-of-text token, or at a stop of the caller
     EXIT = 3  # a rule ended the row early, everything written
     STEP_LIMIT = 4  # the forwards ran out with columns still open
     NONFINITE = 5  # the model returned NaN or infinity
@@ -66,6 +66,7 @@ class Rows(NamedTuple):
     step: Int32[Array, "B"]  # steps of its policy: as many, unless a stepper makes several out of one forward
     tick: Int32[Array, "B"]  # steps since its block began
     policy: PyTree
+    ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     condition: PyTree = ()  # [B, W, D], what the last forward tells a self-conditioned model in the next one
 
 

@@ -13,6 +13,7 @@ MAKERS = {
     "commit": "a selection such as threshold(0.9)",
 }
 LOG_PROB, NEG_ENTROPY = "a log-probability", "a negative entropy"  # kinds of score that rules compare with numbers
+REWRITE = {"fill", "reopen"}  # fields that change what is written
 DECIDE = {"commit", "fill", "halt"}  # fields that bring a row to its end
 
 
@@ -44,6 +45,17 @@ def says(rule: Any) -> Said:
 def reach(rule: Any) -> Reach:
     """How much of the logits a rule wants; everything, where it does not say."""
     return getattr(rule, "reach", Reach.WHOLE)
+
+
+def rewrites(policy: Any) -> bool:
+    """Whether a policy may change columns that are written, within the block at work; unknown counts as yes."""
+    fields = [says(part).writes for part in parts(policy)]
+    return any(each is None or not REWRITE.isdisjoint(each) for each in fields)
+
+
+def official(policy: Any) -> bool:
+    """Whether a policy was asked to do as released code does, to the forward."""
+    return any(getattr(part, "official", False) for part in parts(policy))
 
 
 def order(rules: Sequence[Any]) -> None:

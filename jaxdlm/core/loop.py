@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache, Context, forward
 from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, Trace
+from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
 from jaxdlm.core.readout import Given, Readout, Summary, ban, summarise
@@ -170,7 +171,8 @@ def decide(
             soft: Any = model
             row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
         bad = ~(finite(logits) if draft.finite is None else draft.finite)
-        return write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
+        new, changed, score = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
+        return end(new, changed, score, view.column, policy, geometry, model)
 
     return jax.vmap(one)(rows, said, start)
 
@@ -271,7 +273,9 @@ def write(
         text, pending = jnp.where(again, model.config.tokens.mask, text), pending | again
     put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)  # noqa: E731
     row = row._replace(tokens=put(row.tokens, text), pending=put(row.pending, pending))
-    row = shorten(row, draft, start, commit.shape[0], geometry, model)
+    if draft.cut is not None:
+        cut = jnp.where(draft.cut <= commit.shape[0], start + draft.cut - geometry.prompt, row.stop)
+        row = shorten(row, cut, geometry, model)
     halt = jnp.asarray(draft.halt, bool) | bad
     hold = jnp.asarray(draft.hold, bool)
     left = row.pending[geometry.prompt :].reshape(geometry.blocks, geometry.block).any(1)
@@ -292,16 +296,38 @@ def write(
     return row, commit | ((text != view.tokens) & ~pending), score
 
 
-def shorten(row: Rows, draft: Draft, start: Array, columns: int, geometry: Geometry, model: Model) -> Rows:
-    """Takes columns from `draft.cut` on out of the canvas; they read end-of-text."""
-    if draft.cut is None:
-        return row
-    cut = jnp.where(draft.cut <= columns, start + draft.cut - geometry.prompt, row.stop)
-    stop = jnp.clip(cut, 0, row.stop).astype(jnp.int32)
+def end(
+    row: Rows, changed: Bool[Array, "W"], score: Float32[Array, "W"], column: Int32[Array, "W"], policy: Rule,
+    geometry: Geometry, model: Model,
+) -> tuple[Rows, Bool[Array, "W"], Float32[Array, "W"]]:  # fmt: skip
+    """Ends the row at the first of its `ends` that nothing can change any more; what follows is no longer written.
+
+    Every column before it is written, and lies in a finished block where the policy rewrites what is written. A policy
+    that may rewrite any column, and text that was given behind the end, keep a row going.
+    """
+    rewrites = compose.rewrites(policy)
+    if row.ends is None or (rewrites and policy.view == "canvas"):
+        return row, changed, score
+    place = jnp.arange(geometry.canvas, dtype=jnp.int32)
+    exists, pending = place < row.stop, row.pending[geometry.prompt :]
+    own = exists & ~jnp.flip(jnp.cumsum(jnp.flip(exists & row.given[geometry.prompt :])) > 0)
+    settled = ~pending & (row.done | (place // geometry.block < row.block)) if rewrites else ~pending
+    stop = columns_to_end(row.tokens[geometry.prompt :], own, settled, row.ends)
+    other = (row.status == int(Status.EXIT)) | (row.status == int(Status.NONFINITE))  # how it ended already
+    ended = (stop <= row.stop) & ~other
+    new = shorten(row, jnp.where(ended, stop, row.stop), geometry, model)
+    new = new._replace(done=row.done | ended, status=jnp.where(ended, jnp.int32(Status.EOS), row.status))
+    return new, changed & (column < new.stop), score
+
+
+def shorten(row: Rows, stop: Int32[Array, ""], geometry: Geometry, model: Model) -> Rows:
+    """Takes canvas columns from `stop` on out of the canvas; they read end-of-text."""
+    stop = jnp.clip(stop, 0, row.stop).astype(jnp.int32)
     gone = jnp.arange(geometry.length, dtype=jnp.int32) >= geometry.prompt + stop
     gone = gone & (stop < row.stop)
-    end = model.config.tokens.eos[0]
-    return row._replace(tokens=jnp.where(gone, end, row.tokens), pending=row.pending & ~gone, stop=stop)
+    ids = model.config.tokens
+    blank = ids.eos[0] if ids.eos else ids.pad
+    return row._replace(tokens=jnp.where(gone, blank, row.tokens), pending=row.pending & ~gone, stop=stop)
 
 
 def record(

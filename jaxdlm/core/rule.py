@@ -1,5 +1,6 @@
 """The one protocol of decoding methods, and how rules become one rule."""
 
+import dataclasses
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -101,9 +102,10 @@ class Hosting(Stage):
 
 @struct.dataclass
 class Chain(Stage):
-    """Rules applied one after the other; member i gets `fold_in(key, i)`."""
+    """Rules applied one after the other; member i gets `fold_in(key, i)`. official: a recipe as released, see `released`."""
 
     rules: tuple[Any, ...]
+    official: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def view(self) -> str:  # type: ignore[override]
@@ -155,7 +157,12 @@ def chain(*rules: Any) -> Chain:
     if not flat:
         raise InputError("chain() needs at least one rule, for example chain(sample(), threshold(0.9))")
     compose.order(flat)
-    return Chain(tuple(flat))
+    return Chain(tuple(flat), any(rule.official for rule in rules if isinstance(rule, Chain)))
+
+
+def released(policy: Chain, official: bool) -> Chain:
+    """The chain, marked if it does as released code does: rows then run on behind an end of text unless asked not to."""
+    return dataclasses.replace(policy, official=official)
 
 
 def need(draft: Draft, *fields: str, rule: str) -> None:

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
-from jaxdlm.core import compose
-from jaxdlm.core.carry import Draft, Geometry, Reach, Row
-from jaxdlm.core.rule import Stage
+from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.rule import Hosting
 from jaxdlm.errors import InputError
-from jaxdlm.typing import Array, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Float32, Key, PyTree
 
 
 class Own(NamedTuple):
@@ -19,33 +18,18 @@ class Own(NamedTuple):
 
 
 @struct.dataclass
-class PerRow(Stage):
+class PerRow(Hosting):
     """See `per_row`."""
 
-    rule: Any
+    host: Any
     name: str = struct.field(pytree_node=False)
 
-    @property
-    def view(self) -> str:  # type: ignore[override]
-        return self.rule.view
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return self.rule.uncond
-
-    @property
-    def reach(self) -> Reach:  # type: ignore[override]
-        return compose.reach(self.rule)
-
     def init(self, window: int, vocab: int) -> Own:
-        return Own(jnp.float32(0), self.rule.init(window, vocab))
+        return Own(jnp.float32(0), self.host.init(window, vocab))
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        draft, inner = with_number(self.rule, self.name, state.number).apply(draft, state.state, row, key)
+        draft, inner = with_number(self.host, self.name, state.number).apply(draft, state.state, row, key)
         return draft, Own(state.number, inner)
-
-    def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return self.rule.forwards(geometry)
 
 
 def _named(path: Any, name: str) -> bool:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.carry import Status, Trace
+from jaxdlm.core.ending import ends_here
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import ban
 from jaxdlm.speculative import kv as store
@@ -52,7 +53,7 @@ def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> 
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
     logits, fresh = read(carry, proposal, model=model, params=params)
-    carry, verdict = settle(carry, proposal, logits, fresh, model=model, policy=policy)
+    carry, verdict = settle(carry, proposal, logits, fresh, policy=policy)
     return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict))
 
 
@@ -88,14 +89,14 @@ def read(carry: Carry, proposal: Proposal, *, model: Model, params: PyTree) -> t
 
 
 def settle(
-    carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, *, model: Model, policy: Speculation
+    carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, *, policy: Speculation
 ) -> tuple[Carry, Verdict]:
     """Accepts, commits, and keeps the keys of what stays."""
     rows, tree = carry.rows, proposal.tree
     verdict = judge(logits, proposal, stage_keys(rows, ACCEPT), policy)
     bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf), axis=(1, 2))
     kv = keep(carry.kv, fresh, rows, verdict, tree)
-    new, tokens, count = commit(rows, proposal, verdict, bad, policy, model)
+    new, tokens, count = commit(rows, proposal, verdict, bad, policy)
     trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
     return Carry(new, kv, carry.drafter, trace, carry.loops + 1), verdict
 
@@ -126,24 +127,18 @@ def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
     return store.put(kv, fresh, rows.length[:, None] - 1 + jnp.arange(count, dtype=jnp.int32)[None, :])
 
 
-def ends(model: Model) -> np.ndarray:
-    """Ids that end a text."""
-    ids = model.config.tokens
-    return np.asarray(ids.eos if ids.turn_end is None else (*ids.eos, ids.turn_end), np.int32)
-
-
 def commit(
-    rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation, model: Model
+    rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation
 ) -> tuple[Rows, Int32[Array, "B 1_D"], Int32[Array, "B"]]:
-    """Accepted tokens and the bonus, cut behind the first end of text and at the row's limit."""
+    """Accepted tokens and the bonus, cut behind the first of the row's `ends` and at its limit."""
     path = store.take(proposal.token, verdict.path) if proposal.tree.size else verdict.path
     place = jnp.arange(path.shape[1] + 1, dtype=jnp.int32)[None, :]
     padded = jnp.concatenate([path, jnp.zeros_like(verdict.bonus)[:, None]], axis=1)
     tokens = jnp.where(place == verdict.count[:, None], verdict.bonus[:, None], padded)
     count = jnp.minimum(verdict.count + verdict.emit.astype(jnp.int32), rows.stop - rows.length)
-    final = (place < count[:, None]) & jnp.isin(tokens, jnp.asarray(ends(model)))
-    stopped = jnp.any(final, axis=1)
-    count = jnp.where(stopped, jnp.argmax(final, axis=1).astype(jnp.int32) + 1, count)
+    stop = columns_to_stop(rows, tokens, count)
+    stopped = stop <= count
+    count = jnp.minimum(count, stop)
     count = jnp.where(rows.done | bad, 0, count)
     column = jnp.where(place < count[:, None], rows.length[:, None] + place, rows.tokens.shape[1])
     text = rows.tokens.at[jnp.arange(count.shape[0])[:, None], column].set(tokens, mode="drop")
@@ -160,6 +155,22 @@ def commit(
         accepted=rows.accepted + jnp.minimum(verdict.count, count),
     )
     return freeze(rows.done, rows, new), tokens, count
+
+
+def columns_to_stop(rows: Rows, tokens: Int32[Array, "B 1_D"], count: Int32[Array, "B"]) -> Int32[Array, "B"]:
+    """Of `count` new tokens those up to and with the first that ends the row; above `count` where none does."""
+    if rows.ends is None:
+        return count + 1
+    back = rows.ends.shape[2] - 1  # a sequence may have begun in earlier rounds
+
+    def one(row: Rows, tokens: Array, count: Array) -> Array:
+        place = jnp.arange(-back, tokens.shape[0], dtype=jnp.int32)
+        before = row.tokens[jnp.maximum(row.length + place[:back], 0)]
+        own = (row.length + place >= row.start) & (place < count)
+        here = ends_here(jnp.concatenate([before, tokens]), own, row.ends)[back:]
+        return jnp.where(here.any(), jnp.argmax(here).astype(jnp.int32) + 1, count + 1)
+
+    return jax.vmap(one)(rows, tokens, count)
 
 
 def freeze(done: Bool[Array, "B"], old: Rows, new: Rows) -> Rows:

@@ -23,6 +23,7 @@ class Rows(NamedTuple):
     draft_step: Int32[Array, "B"]  # draft forwards
     drafted: Int32[Array, "B"]  # tokens submitted to the target
     accepted: Int32[Array, "B"]  # of those, committed
+    ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
 
 
 @struct.dataclass

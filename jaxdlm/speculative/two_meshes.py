@@ -94,5 +94,5 @@ def _judge(
 ) -> Carry:
     drafter, rows, state = policy.drafter, carry.rows, carry.drafter
     proposal = loop.bounded(drafter.submit(state, chunk, logq), rows)
-    carry, verdict = loop.settle(carry, proposal, logits, fresh, model=model, policy=policy)
+    carry, verdict = loop.settle(carry, proposal, logits, fresh, policy=policy)
     return carry._replace(drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, verdict))

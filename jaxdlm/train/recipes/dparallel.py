@@ -67,7 +67,7 @@ def teach(
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, policy, max_new=canvas, block=block, save="none")
+        out = _decode.decode(lm, filled, policy, max_new=canvas, block=block, save="none", stop=False)
         laid = layout.lay_out(lm, filled, max_new=canvas, block=block, seed=0, ids=None)
         prompts.append(np.asarray(laid.rows.tokens)[: len(chunk), : laid.geometry.prompt])
         pads.append(np.asarray(laid.rows.pads)[: len(chunk)])

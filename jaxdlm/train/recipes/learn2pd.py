@@ -109,7 +109,7 @@ def collect(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, batch: in
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, "low_confidence", max_new=canvas, block=width, save="none")
+        out = _decode.decode(lm, filled, "low_confidence", max_new=canvas, block=width, save="none", stop=False)
         laid = layout.lay_out(lm, filled, max_new=canvas, block=width, seed=0, ids=None)
         answer = np.zeros((len(filled), laid.geometry.canvas), np.int32)
         answer[:, :canvas] = out.tokens
