@@ -106,7 +106,7 @@ def test_the_recorded_run_is_reproduced(recording):
         out = jaxdlm.decode(
             load(record["header"]["checkpoint"]), [case["prompt"] for case in cases], recording.policy(first["params"]),
             recording.cache, max_new=first["gen_length"], block=first["block_length"] or first["gen_length"],
-            canvas=[prefilled(case, record["header"]["mask_token_id"]) for case in cases],
+            canvas=[prefilled(case, record["header"]["mask_token_id"]) for case in cases], stop=False,
         )  # fmt: skip
         for row, case in enumerate(cases):
             where = f"{recording.name} {case['id']}"
@@ -140,7 +140,7 @@ def test_freedave_is_reproduced():
     lm = load(record["header"]["checkpoint"])
     for cases in batches(record):
         length, block, params = cases[0]["gen_length"], cases[0]["block_length"], cases[0]["params"]
-        tau, run = params["confidence_threshold"], {"max_new": length, "block": block}
+        tau, run = params["confidence_threshold"], {"max_new": length, "block": block, "stop": False}
         run["cache"] = "dual" if params["dual_cache"] else "prefix"
         host = RECIPES["low_confidence"]() if tau is None else RECIPES["threshold"](tau)
         prompts = [case["prompt"] for case in cases]
