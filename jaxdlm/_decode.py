@@ -218,11 +218,13 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int, stops: Stops) -> O
     rows, trace = jax.device_get((carry.rows._replace(key=(), policy=(), ends=None), carry.trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
-    def generated(x: np.ndarray | None) -> np.ndarray | None:
-        return None if x is None else np.take_along_axis(x, columns, axis=1)
+    def generated(x: np.ndarray | None, never: int = 0) -> np.ndarray | None:
+        """Of columns that were written before the text ended in front of them, nothing is told."""
+        return (
+            None if x is None else np.where(columns < rows.stop[:, None], np.take_along_axis(x, columns, axis=1), never)
+        )
 
-    tokens = generated(rows.tokens[:, batch.geometry.prompt :])
-    assert tokens is not None
+    tokens = np.take_along_axis(rows.tokens[:, batch.geometry.prompt :], columns, axis=1)
     steps = None
     if trace.tokens is not None:
         steps = np.take_along_axis(trace.tokens, columns[:, None, :], axis=2)
@@ -230,7 +232,7 @@ def finish(lm: Any, carry: Carry, batch: Batch, max_new: int, stops: Stops) -> O
         text=read_text(lm, tokens, stops),
         tokens=tokens,
         forwards=rows.forwards,
-        commit_step=generated(trace.commit_step),
+        commit_step=generated(trace.commit_step, -1),
         score=generated(trace.score),
         status=[Status(int(code)) for code in rows.status],
         steps=steps,

@@ -171,8 +171,8 @@ def decide(
             soft: Any = model
             row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
         bad = ~(finite(logits) if draft.finite is None else draft.finite)
-        new, changed, score = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
-        return end(new, changed, score, view.column, policy, geometry, model)
+        new, *wrote = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
+        return end(new, policy, geometry, model), *wrote
 
     return jax.vmap(one)(rows, said, start)
 
@@ -296,18 +296,15 @@ def write(
     return row, commit | ((text != view.tokens) & ~pending), score
 
 
-def end(
-    row: Rows, changed: Bool[Array, "W"], score: Float32[Array, "W"], column: Int32[Array, "W"], policy: Rule,
-    geometry: Geometry, model: Model,
-) -> tuple[Rows, Bool[Array, "W"], Float32[Array, "W"]]:  # fmt: skip
-    """Ends the row at the first of its `ends` that nothing can change any more; what follows is no longer written.
+def end(row: Rows, policy: Rule, geometry: Geometry, model: Model) -> Rows:
+    """Ends the row at the first of its `ends` that nothing can change any more.
 
     Every column before it is written, and lies in a finished block where the policy rewrites what is written. A policy
     that may rewrite any column, and text that was given behind the end, keep a row going.
     """
     rewrites = compose.rewrites(policy)
     if row.ends is None or (rewrites and policy.view == "canvas"):
-        return row, changed, score
+        return row
     place = jnp.arange(geometry.canvas, dtype=jnp.int32)
     exists, pending = place < row.stop, row.pending[geometry.prompt :]
     own = exists & ~jnp.flip(jnp.cumsum(jnp.flip(exists & row.given[geometry.prompt :])) > 0)
@@ -315,9 +312,8 @@ def end(
     stop = columns_to_end(row.tokens[geometry.prompt :], own, settled, row.ends)
     other = (row.status == int(Status.EXIT)) | (row.status == int(Status.NONFINITE))  # how it ended already
     ended = (stop <= row.stop) & ~other
-    new = shorten(row, jnp.where(ended, stop, row.stop), geometry, model)
-    new = new._replace(done=row.done | ended, status=jnp.where(ended, jnp.int32(Status.EOS), row.status))
-    return new, changed & (column < new.stop), score
+    row = shorten(row, jnp.where(ended, stop, row.stop), geometry, model)
+    return row._replace(done=row.done | ended, status=jnp.where(ended, jnp.int32(Status.EOS), row.status))
 
 
 def shorten(row: Rows, stop: Int32[Array, ""], geometry: Geometry, model: Model) -> Rows:
