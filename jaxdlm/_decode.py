@@ -1,8 +1,8 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +12,20 @@ from jaxdlm import policies
 from jaxdlm._load import load
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.carry import Carry, Geometry, Rows, Status
+from jaxdlm.core.carry import Carry, Geometry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError, did_you_mean
-from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks
+from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks, whole
 from jaxdlm.sharding import striped
-from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative import state as draft_state
+from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
-from jaxdlm.typing import PyTree
+from jaxdlm.typing import Array, Int32, PyTree
 
 SAVES = ("none", "commit", "steps")
 
@@ -100,12 +101,45 @@ def decode(
     logits are not finite ends with Status.NONFINITE; the others are unharmed.
     Raises InputError for anything that cannot be decoded, before the first forward.
     """
+    return prepare(
+        lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop
+    ).run()
+
+
+def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settings: Any) -> Iterator[Output]:
+    """The Output so far after each `every` forwards, and at the end what `decode` returns for the same arguments.
+
+    Rows at work have Status.RUNNING, and the mask token where they are not written (autoregressive ones: end of text).
+    The forwards are those of `decode`, in the same order; between them the host takes part. Raises InputError as
+    `decode`, and for every < 1.
+    """
+    whole("every", every)
+    decoding: Any = prepare(lm, prompts, *args, **settings)
+    carry = decoding.start()
+    while True:
+        carry = decoding.ahead(carry, every)
+        yield (out := decoding.output(carry.rows, carry.trace))
+        if Status.RUNNING not in out.status:
+            return
+
+
+def prepare(
+    lm: Any, prompts: Sequence[Any], policy: Any = "threshold", cache: Any = "none", max_new: int = 128,
+    block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
+    raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
+) -> "Diffusion | Continuation":  # fmt: skip
+    """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
     policy, cache = resolve_method(policy), resolve_cache(cache)
+    if save not in SAVES:
+        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
         stops = read_stops(lm, stop)
-        return continue_rows(lm, prompts, policy, max_new=max_new, seed=seed, ids=ids, save=save, raw=raw, stops=stops)
+        each = [stops.sequences] * len(prompts)
+        behind, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
+        check_pair(lm, policy, max_new, int(behind.start.max()))
+        return Continuation(lm, policy, behind, bucket, max_new, save, stops)
     if infill:
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
     columns = [len(row) for row in canvas] if infill and canvas is not None else None
@@ -114,12 +148,76 @@ def decode(
         lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, columns=columns,
         stops=[stops.sequences] * len(prompts),
     )  # fmt: skip
-    check(lm, policy, cache, save)
-    steps = batch.geometry.canvas if save == "steps" else 0
+    check(lm, policy, cache)
     read = len(prompts) * loop.width(policy, batch.geometry)
     model = striped(blocked(lm.model, batch.geometry.block), lm.params, read)
-    carry = _run(batch.rows, model, lm.params, policy, cache, batch.geometry, save, steps)
-    return finish(lm, carry, batch, max_new, stops)
+    return Diffusion(lm, model, policy, cache, batch, max_new, save, stops)
+
+
+class Diffusion(NamedTuple):
+    """Prompts in the columns of a canvas, and what decodes them."""
+
+    lm: Any
+    model: Model
+    policy: Rule
+    cache: Cache
+    batch: Batch
+    max_new: int
+    save: str
+    stops: Stops
+
+    def run(self) -> Output:
+        """Everything in one program."""
+        carry = _run(self.batch.rows, self.model, self.lm.params, self.policy, self.cache, *self._sizes())
+        return self.output(carry.rows, carry.trace)
+
+    def start(self) -> Carry:
+        return _start(self.batch.rows, self.model, self.lm.params, self.policy, self.cache, *self._sizes())
+
+    def ahead(self, carry: Carry, forwards: int) -> Carry:
+        """So many forwards later."""
+        count, geometry = jnp.int32(forwards), self.batch.geometry
+        return _ahead(carry, count, self.model, self.lm.params, self.policy, self.cache, geometry)
+
+    def output(self, rows: Rows, trace: Trace) -> Output:
+        return finish(self.lm, rows, trace, self.batch, self.max_new, self.stops)
+
+    def _sizes(self) -> tuple[Geometry, str, int]:
+        geometry = self.batch.geometry
+        return geometry, self.save, geometry.canvas if self.save == "steps" else 0
+
+
+class Continuation(NamedTuple):
+    """Prompts that an autoregressive model goes on with: padded on the right, so that columns are positions."""
+
+    lm: Any
+    policy: Speculation
+    rows: draft_state.Rows
+    prompt: int
+    max_new: int
+    save: str
+    stops: Stops
+
+    def run(self) -> Output:
+        """Everything in one program; with `policy.slots`, some rows at a time."""
+        pooled = 0 < self.policy.slots < len(self.rows.start)
+        return self.output(*(generate_pool if pooled else generate)(self.rows, *self._parts(), *self._sizes()))
+
+    def start(self) -> draft_state.Carry:
+        return begin(self.rows, *self._parts(), *self._sizes())
+
+    def ahead(self, carry: draft_state.Carry, forwards: int) -> draft_state.Carry:
+        """So many rounds later."""
+        return ahead(carry, jnp.int32(forwards), *self._parts())
+
+    def output(self, rows: draft_state.Rows, trace: Trace) -> Output:
+        return finish_rows(self.lm, rows, trace, self.max_new, self.stops)
+
+    def _parts(self) -> tuple[Model, PyTree, Speculation]:
+        return self.lm.model, self.lm.params, self.policy
+
+    def _sizes(self) -> tuple[int, int, str]:
+        return self.prompt, self.max_new, self.save
 
 
 @compiled(static_argnames=("model", "geometry", "save", "steps"))
@@ -129,6 +227,28 @@ def _run(
     fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
     carry = loop.init(rows, **fixed, save=save, steps=steps)
     return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
+
+
+@compiled(static_argnames=("model", "geometry", "save", "steps"))
+def _start(
+    rows: Rows, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
+) -> Carry:
+    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
+    return loop.init(rows, **fixed, save=save, steps=steps)
+
+
+@compiled(static_argnames=("model", "geometry"))
+def _ahead(
+    carry: Carry,
+    forwards: Int32[Array, ""],
+    model: Model,
+    params: PyTree,
+    policy: Rule,
+    cache: Cache,
+    geometry: Geometry,
+) -> Carry:
+    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
+    return loop.run(carry, carry.loops + forwards, **fixed)
 
 
 def resolve_policy(policy: Any) -> Rule:
@@ -165,11 +285,9 @@ def resolve_cache(cache: Any) -> Cache:
     return cache
 
 
-def check(lm: Any, policy: Rule, cache: Cache, save: str) -> None:
+def check(lm: Any, policy: Rule, cache: Cache) -> None:
     """Refuses combinations that mean nothing."""
     config = lm.config
-    if save not in SAVES:
-        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
     parts = list(compose.parts(policy))
     if config.noise == "uniform":
         if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
@@ -213,9 +331,9 @@ def blocked(model: Model, block: int) -> Model:
     return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
 
 
-def finish(lm: Any, carry: Carry, batch: Batch, max_new: int, stops: Stops) -> Output:
-    """Cuts the generated columns out of the carry and reads them as text."""
-    rows, trace = jax.device_get((carry.rows._replace(key=(), policy=(), ends=None), carry.trace))
+def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:
+    """Cuts the generated columns out of the rows and reads them as text."""
+    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None), trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
     def generated(x: np.ndarray | None, never: int = 0) -> np.ndarray | None:
@@ -244,18 +362,8 @@ def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
     return None if lm.tokenizer is None else [stops.text(lm.tokenizer, row.tolist()) for row in tokens]
 
 
-def continue_rows(
-    lm: Any, prompts: Sequence[Any], policy: Speculation, *, max_new: int, seed: int, ids: Any, save: str, raw: bool,
-    stops: Stops,
-) -> Output:  # fmt: skip
-    """`decode` for autoregressive models: prompts are padded on the right, so that columns are positions."""
-    each = [stops.sequences] * len(prompts)
-    rows, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
-    if save not in SAVES:
-        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
-    check_pair(lm, policy, max_new, int(rows.start.max()))
-    pooled = 0 < policy.slots < len(rows.start)
-    rows, trace = (generate_pool if pooled else generate)(rows, lm.model, lm.params, policy, bucket, max_new, save)
+def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, stops: Stops) -> Output:
+    """Cuts what follows the prompts out of the rows and reads it as text."""
     rows, trace = jax.device_get((rows._replace(key=(), ends=None), trace))
     ids_ = lm.config.tokens
     column = rows.start[:, None] + np.arange(max_new)[None, :]
@@ -269,4 +377,4 @@ def continue_rows(
     )  # fmt: skip
 
 
-__all__ = ["Output", "decode"]
+__all__ = ["Output", "decode", "stream"]

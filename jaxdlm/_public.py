@@ -1,7 +1,7 @@
 """The public names of `jaxdlm`, gathered; see the package for why they are not in its own file."""
 
 from jaxdlm import policies, speculative, viz
-from jaxdlm._decode import Output, decode
+from jaxdlm._decode import Output, decode, stream
 from jaxdlm._load import LM, load
 from jaxdlm.caches.none import NoCache
 from jaxdlm.core.carry import Draft, Row, Status
@@ -24,5 +24,6 @@ __all__ = [
     "LM", "Chain", "Draft", "FilterWeights", "InputError", "NoCache", "Output", "Row", "Rule", "Stage", "Status",
     "best", "chain", "coherent", "credit", "decode", "entropy_threshold", "eotp", "factor", "guidance", "gumbel_max",
     "inverse_cdf", "learned_filter", "load", "local_leap", "log_prob", "margin", "need", "neg_entropy", "policies",
-    "prophet", "ranks", "sample", "speculative", "stable", "stop_at_eos", "threshold", "time_grid", "top_k", "uniform", "viz",
+    "prophet", "ranks", "sample", "speculative", "stable", "stop_at_eos", "stream", "threshold", "time_grid", "top_k",
+    "uniform", "viz",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The command line: parses arguments into the calls of the library, prints answers on stdout and the rest on stderr."""
 
+import contextlib
+import functools
 import importlib
 import json
 import sys
@@ -122,7 +124,8 @@ def generate(
         return BAD_INPUT
     kept = [prompts[index] for index in ids]
     begin = time.perf_counter()
-    out = jd.decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
+    decode = functools.partial(_followed, as_json) if watch else jd.decode
+    out = decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
     seconds = time.perf_counter() - begin
     _report(lm, kept, ids, out, seconds, as_json, watch, html)
     return BAD_INPUT if refused else OK
@@ -141,17 +144,23 @@ def _readable(lm: Any, prompts: Sequence[str], raw: bool) -> tuple[list[int], in
     return ids, len(prompts) - len(ids)
 
 
+def _followed(as_json: bool, lm: Any, prompts: list[str], *args: Any, **settings: Any) -> Any:
+    """`decode`, drawn while it works."""
+    from rich.console import Console
+
+    import jaxdlm as jd
+
+    outputs = jd.stream(lm, prompts, *args, **settings)
+    return jd.viz.follow(outputs, tokenizer=lm.tokenizer, prompts=prompts, console=Console(stderr=as_json))
+
+
 def _report(
     lm: Any, prompts: list[str], ids: list[int], out: Any, seconds: float, as_json: bool, watch: bool, html: str | None
 ) -> None:
-    from rich.console import Console
-
     from jaxdlm import viz
 
     paths = [viz.path(out, row, tokenizer=lm.tokenizer, prompt=prompt) for row, prompt in enumerate(prompts)]
     for row, drawn in enumerate(paths):
-        if watch:
-            viz.watch(drawn, console=Console(stderr=as_json))
         if as_json:
             fields = {
                 "id": ids[row],
@@ -175,16 +184,32 @@ def _report(
 
 
 def read_prompts(words: Sequence[str]) -> list[str]:
-    """The prompts themselves, where `-` stands for the lines of stdin (empty lines left out)."""
+    """The prompts themselves, where `-` stands for the lines of stdin (empty lines left out).
+
+    A line that is a JSON string, in its quotes, is what it spells: how `examples` writes a prompt of several lines.
+    """
     prompts: list[str] = []
     for word in words:
         if word == "-":
-            prompts += [line.rstrip("\n") for line in sys.stdin if line.strip()]
+            prompts += [_unquoted(line.rstrip("\n")) for line in sys.stdin if line.strip()]
         else:
             prompts.append(word)
     if not prompts:
         raise InputError("there is no prompt on stdin: write one per line")
     return prompts
+
+
+def _unquoted(line: str) -> str:
+    if line.startswith('"'):
+        with contextlib.suppress(ValueError):
+            return str(json.loads(line))
+    return line
+
+
+def _quoted(prompt: str) -> str:
+    """A prompt as one line that `_unquoted` reads back."""
+    plain = prompt == prompt.strip() and prompt.isprintable() and not prompt.startswith('"')
+    return prompt if plain else json.dumps(prompt, ensure_ascii=False)
 
 
 def _first(*values: Any) -> Any:
@@ -256,7 +281,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 def examples(model: str, task: str | None, n: int, seed: int, as_json: bool) -> None:
     """List prompts that work: those beside the model, or problems of a task that no training run has seen."""
     for row in _held_out(task, n, seed) if task else _listed(model):
-        print(json.dumps(row, ensure_ascii=False) if as_json else row["prompt"])
+        print(json.dumps(row, ensure_ascii=False) if as_json else _quoted(row["prompt"]))
 
 
 def _held_out(task: str, n: int, seed: int) -> list[dict[str, str]]:
@@ -275,4 +300,4 @@ def _listed(model: str) -> list[dict[str, str]]:
     examples = tokenizer.examples if tokenizer is not None else ()
     if not examples:
         raise InputError(f"model {model!r} lists no examples: any prompt will do")
-    return [{"prompt": prompt} for prompt in examples]
+    return [{"id": str(index), "prompt": prompt} for index, prompt in enumerate(examples)]

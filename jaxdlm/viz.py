@@ -1,20 +1,23 @@
 """Draws a decoded Output: the denoising in a terminal, or as one page for the browser. Never touches the loop."""
 
+import contextlib
 import dataclasses
 import html
 import json
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
 
 PAGE = pathlib.Path(__file__).parent / "assets" / "trajectory.html"
 HIDDEN = "░"
 FRAMES = 8  # shown where the output is no terminal
+PACE = 0.12  # seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +102,7 @@ def watch(drawn: Path, *, console: Any = None, seconds: float = 4.0) -> None:
     from rich.live import Live
 
     console = console or Console()
-    last = max(drawn.forwards, 1)
-    drawn = _head(drawn)
+    last, drawn = max(drawn.forwards, 1), _head(drawn)
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
             for step in range(last + 1):
@@ -111,6 +113,47 @@ def watch(drawn: Path, *, console: Any = None, seconds: float = 4.0) -> None:
             line = frame(drawn, step).plain.replace("\n", "⏎ ")
             console.print(f"step {step:>3} | {line.rstrip()}", markup=False, highlight=False, soft_wrap=True)
     console.print(summary(drawn), style="dim", highlight=False)
+
+
+def follow(outputs: Iterable[Any], *, tokenizer: Any, prompts: Sequence[str], console: Any = None) -> Any:
+    """The last Output of `jaxdlm.stream`, each one drawn as it comes: what the model has written so far.
+
+    In a terminal a forward is shown for `PACE` seconds at least, so that the eye can follow a small model. Elsewhere a
+    few frames are printed at the end.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console = console or Console()
+    with Live(console=console, auto_refresh=False) if console.is_terminal else contextlib.nullcontext() as live:
+        for out in outputs:
+            if live is None:
+                continue
+            shown = time.monotonic()
+            live.update(_canvases(out, tokenizer, prompts, console.height), refresh=True)
+            time.sleep(max(0.0, PACE - (time.monotonic() - shown)))
+    for row, prompt in enumerate(prompts):
+        drawn = path(out, row, tokenizer=tokenizer, prompt=prompt)
+        if live is None:
+            watch(drawn, console=console)
+        else:
+            console.print(summary(drawn), style="dim", highlight=False)
+    return out
+
+
+def _canvases(out: Any, tokenizer: Any, prompts: Sequence[str], height: int):
+    """The canvas of each row that fits the screen, and how far it is."""
+    from rich.console import Group
+    from rich.panel import Panel
+
+    panels = []
+    for row, prompt in enumerate(prompts[: max(1, height // 4)]):
+        drawn = path(out, row, tokenizer=tokenizer, prompt=prompt)
+        done = drawn.status != str(Status.RUNNING)
+        title = f"{drawn.status} after forward {drawn.forwards}" if done else f"forward {drawn.forwards}"
+        drawn = _head(drawn) if done else drawn
+        panels.append(Panel(frame(drawn, drawn.forwards, open_=not done), title=title, title_align="left"))
+    return Group(*panels)
 
 
 def _head(drawn: Path) -> Path:
@@ -130,15 +173,15 @@ def summary(drawn: Path) -> str:
     )
 
 
-def frame(drawn: Path, step: int):
+def frame(drawn: Path, step: int, *, open_: bool = False):
     """The canvas after `step` forwards as rich Text: what was written before stands in colour, the rest is masked.
 
-    Once every forward is done, control tokens are left out.
+    Once every forward is done, control tokens are left out; open_: more forwards will come.
     """
     from rich.text import Text
 
     text = Text()
-    done = step >= drawn.forwards
+    done = step >= drawn.forwards and not open_
     for piece, control, written, shade in zip(drawn.pieces, drawn.control, drawn.step, shades(drawn)):
         if not done and (written < 0 or written >= step):
             text.append(" " + HIDDEN, style="grey50")

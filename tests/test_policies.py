@@ -57,7 +57,7 @@ def serves(rule: Rule, cache) -> bool:
     try:
         uniform = any(getattr(part, "noise", "mask") == "uniform" for part in parts(rule))
         attention = getattr(cache, "attention", "prefix_canvas" if uniform else "full")
-        check(Toy(attention), rule, cache, "commit")
+        check(Toy(attention), rule, cache)
     except InputError:
         return False
     return True

@@ -272,5 +272,5 @@ def make_engine(
         if lm.config.noise == "mask" and lm.config.tokens.mask is not None:
             raise InputError(f"{lm.name} is a diffusion model: this policy needs an autoregressive one")
     else:
-        check(lm, policies.plain, cache, "none")
+        check(lm, policies.plain, cache)
     return make(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots)

@@ -52,7 +52,7 @@ class Job:
         """The rows as `decode` would lay them out; raises InputError for what it would refuse."""
         lm = LM(Backbone(self.config), None, None, self.model if isinstance(self.model, str) else self.model.family)
         rule, cache = _decode.resolve_policy(self.policy), _decode.resolve_cache(self.cache)
-        _decode.check(lm, rule, cache, "commit")
+        _decode.check(lm, rule, cache)
         prompts = [[0] * self.prompt] * self.batch
         return layout.lay_out(lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
 

@@ -11,6 +11,7 @@ import pytest
 
 from jaxdlm import _decode, layout, policies
 from jaxdlm.core import loop
+from jaxdlm.stops import read_stops
 from tests.caches.test_invariants import REUSING
 from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import MASK, policy
@@ -51,5 +52,6 @@ def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, 
     before = run._cache_size()
     carry = run(admit(carry, late.rows, carry.rows.done, **fixed), FOREVER, **fixed)
     assert run._cache_size() == before, "admitting a row compiled the loop anew"
-    got, expected = (_decode.finish(lm, c, late, GRID["max_new"]) for c in (carry, whole))
+    papers = read_stops(lm, False)
+    got, expected = (_decode.finish(lm, c.rows, c.trace, late, GRID["max_new"], papers) for c in (carry, whole))
     same(got, expected)

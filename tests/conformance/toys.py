@@ -42,7 +42,7 @@ def policy(recipe: str, heat: float | None = None, **arguments):
 def meets(recipe: str, cache: str, kind: str = "same") -> bool:
     """Whether `decode` takes the two together on such a model."""
     try:
-        _decode.check(untrained(kind), policy(recipe), policies.CACHES[cache](), "none")
+        _decode.check(untrained(kind), policy(recipe), policies.CACHES[cache]())
     except InputError:
         return False
     return True
