@@ -17,7 +17,7 @@ from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError, did_you_mean
-from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks, whole
+from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks, whole_number
 from jaxdlm.sharding import striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
@@ -113,7 +113,7 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
     The forwards are those of `decode`, in the same order; between them the host takes part. Raises InputError as
     `decode`, and for every < 1.
     """
-    whole("every", every)
+    whole_number("every", every)
     decoding: Any = prepare(lm, prompts, *args, **settings)
     carry = decoding.start()
     while True:
@@ -336,11 +336,11 @@ def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops:
     rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None), trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
+    # of columns that were written before the text ended in front of them, nothing is told
+    gone = (columns >= rows.stop[:, None]) & bool(stops.sequences)
+
     def generated(x: np.ndarray | None, never: int = 0) -> np.ndarray | None:
-        """Of columns that were written before the text ended in front of them, nothing is told."""
-        return (
-            None if x is None else np.where(columns < rows.stop[:, None], np.take_along_axis(x, columns, axis=1), never)
-        )
+        return None if x is None else np.where(gone, never, np.take_along_axis(x, columns, axis=1))
 
     tokens = np.take_along_axis(rows.tokens[:, batch.geometry.prompt :], columns, axis=1)
     steps = None

@@ -69,9 +69,9 @@ def lay_out(
     """
     config = lm.config
     aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
-    whole("max_new", max_new)
+    whole_number("max_new", max_new)
     if block is not None:
-        whole("block", block)
+        whole_number("block", block)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
     if whole and canvas is not None:
@@ -210,14 +210,14 @@ def lay_out_rows(
 
 def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
     """Token ids of every prompt, and the bucket that the longest one fits."""
-    whole("max_new", max_new)
+    whole_number("max_new", max_new)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     return texts, bucket_of(max(len(text) for text in texts))
 
 
-def whole(name: str, value: Any) -> None:
+def whole_number(name: str, value: Any) -> None:
     """Raises InputError for anything but a whole number from 1 on."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name}={value}: must be a whole number, at least 1")

@@ -175,13 +175,16 @@ def ends_at(column: int, width: int = 12) -> LM:
 
 @pytest.mark.parametrize(("column", "forwards"), [(0, 1), (3, 4), (5, 6), (11, 12), (12, 12)])
 def test_stop_at_eos_ends_the_row_there(column, forwards):
-    out = decode(ends_at(column), [[1, 1]], chain(sample(), top_k(), stop_at_eos()), max_new=12, block=4)
+    out = decode(ends_at(column), [[1, 1]], chain(sample(), top_k(), stop_at_eos()), max_new=12, block=4, stop=False)
     np.testing.assert_array_equal(out.tokens[0], np.where(np.arange(12) < column, 5, 6))
     assert out.forwards[0] == forwards
     assert out.status == [Status.EOS if column < 12 else Status.FINISHED]
-    plain = decode(ends_at(column), [[1, 1]], chain(sample(), top_k()), max_new=12, block=4)
+    plain = decode(ends_at(column), [[1, 1]], chain(sample(), top_k()), max_new=12, block=4, stop=False)
     assert plain.forwards[0] == 12
     np.testing.assert_array_equal(plain.tokens, out.tokens)
+    default = decode(ends_at(column), [[1, 1]], chain(sample(), top_k()), max_new=12, block=4)
+    assert default.forwards[0] == forwards and default.status == out.status
+    np.testing.assert_array_equal(default.tokens, out.tokens)
 
 
 def test_stop_at_eos_leaves_the_neighbours_alone():

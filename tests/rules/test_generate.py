@@ -166,7 +166,9 @@ def test_a_chain_decodes_like_a_plain_generate_function(name):
     policy, plain = CASES[name]
     model, params = table_denoiser(TABLE, WEIGHTS, vocab_size=VOCAB, mask=MASK, eos=END)
     prompts = [[1]] * len(STARTS)
-    out = decode(LM(model, params, None, "exact"), prompts, policy, max_new=LENGTH, block=BLOCK, canvas=STARTS)
+    out = decode(
+        LM(model, params, None, "exact"), prompts, policy, max_new=LENGTH, block=BLOCK, canvas=STARTS, stop=False
+    )
     expected = [generate(start, **plain()) for start in STARTS]
     for row, (tokens, when, forwards) in enumerate(expected):
         assert out.tokens[row].tolist() == tokens

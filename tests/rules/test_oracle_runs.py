@@ -98,7 +98,7 @@ def oracle(lm, prompt, select, block):
 )
 def test_the_library_decodes_like_the_slow_loop(prediction, policy, select, block):
     lm = model(prediction)
-    out = decode(lm, PROMPTS, policy, max_new=LENGTH, block=block)
+    out = decode(lm, PROMPTS, policy, max_new=LENGTH, block=block, stop=False)
     for row, prompt in enumerate(PROMPTS):
         tokens, commit, forwards = oracle(lm, prompt, select, block)
         assert out.tokens[row].tolist() == tokens
