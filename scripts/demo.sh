@@ -8,16 +8,21 @@ page="${JAXDLM_DEMO_PAGE:-demo.html}"
 mapfile -t questions < <(python -m jaxdlm examples)
 
 echo
-echo "A question that the model has not seen in training, answered several tokens per forward:"
+echo "A question that the model has not seen in training, answered one token per forward (░ is a mask):"
 echo
-echo "    ${questions[0]}"
+echo "    ${questions[1]}"
 echo
-python -m jaxdlm generate "${questions[0]}" --policy threshold --watch
+python -m jaxdlm generate "${questions[1]}" --policy low_confidence --max-new 16 --watch
+
+echo
+echo "The same in fewer forwards, every token that is 90 % sure at once:"
+echo
+python -m jaxdlm generate "${questions[1]}" --policy threshold,tau=0.9 --max-new 16 --watch
 
 echo
 echo "Three more, as JSON; their denoising is in $page:"
 echo
-printf '%s\n' "${questions[@]:1:3}" | python -m jaxdlm generate - --policy threshold,tau=0.9 --json --html "$page"
+printf '%s\n' "${questions[@]:2:3}" | python -m jaxdlm generate - --policy low_confidence --max-new 32 --json --html "$page"
 
 echo
 echo "Next: source ${VIRTUAL_ENV}/bin/activate, then jaxdlm examples, jaxdlm policies, or open $page in a browser."

@@ -1,5 +1,6 @@
 """The command line: parsing, the JSON contract, exit statuses and one-line errors. The model is a stub or `tiny`."""
 
+import io
 import json
 import pathlib
 import subprocess
@@ -72,6 +73,33 @@ def test_examples_and_json(prompts, tmp_path):
         assert isinstance(row["text"], str)
     assert "forwards" in done.stderr
     assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_prompt_of_several_lines_is_one_line_that_generate_reads_back(monkeypatch):
+    odd = ["sudoku : 20\n34", '"quoted"', " a space in front", "plain"]
+    lines = [cli._quoted(prompt) for prompt in odd]
+    assert lines[3] == "plain" and not any("\n" in line for line in lines)
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, '"not closed']) + "\n"))
+    assert cli.read_prompts(["-"]) == [*odd, '"not closed']
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
+def test_examples_are_of_learned_tasks(name, capsys):
+    """The words of a prompt name its task; what never reached its gate is not offered."""
+    assert cli.main(["examples", "--model", name, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    gates = json.loads((pathlib.Path(jaxdlm.__file__).parent / "assets" / name / "recipe.json").read_text())[
+        "gate_passed"
+    ]
+    known = {x.prompt: x.task for task in gates for x in make_tasks(task)}
+    assert len(rows) == 12 and len({row["id"] for row in rows}) == 12
+    assert all(gates[known[row["prompt"]]] for row in rows)
+
+
+def make_tasks(task):
+    from jaxdlm.eval.task import make
+
+    return make(task, 12, "test", 0)
 
 
 def test_examples_of_a_task_are_held_out_and_repeatable(capsys):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +107,17 @@ def make(name: str, count: int, split: str = "test", seed: int = 0, **knobs: Any
     return [one.generate(rng, split, template=i % 3, **knobs) for i in range(count)]
 
 
-SHOWN = ("reverse", "sort", "add", "replace_index", "shuffle", "couple", "sudoku4", "insert_random", "latin4", "rotate")
+SHOWN = (
+    "reverse", "sort", "add", "replace_index", "shuffle", "couple", "sudoku4", "insert_random", "latin4", "rotate",
+    "remove_random", "gshuffle",
+)  # fmt: skip
 
 
-def examples(count: int = 12, seed: int = 0) -> list[str]:
-    """Held-out prompts in plain wording (template 0), a different task each time as far as they go."""
-    made = [make(name, -(-count // len(SHOWN)) * 3, "test", seed)[::3] for name in SHOWN]
-    return [made[i % len(SHOWN)][i // len(SHOWN)].prompt for i in range(count)]
+def examples(count: int = 12, seed: int = 0, learned: Collection[str] | None = None) -> list[str]:
+    """Held-out prompts in plain wording (template 0), a different task each time as far as they go.
+
+    learned: the tasks that a model answers well; None: all.
+    """
+    shown = [name for name in SHOWN if learned is None or name in learned] or list(SHOWN)
+    made = [make(name, -(-count // len(shown)) * 3, "test", seed)[::3] for name in shown]
+    return [made[i % len(shown)][i // len(shown)].prompt for i in range(count)]

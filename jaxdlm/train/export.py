@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +111,17 @@ def curve_picture(curve: Path) -> str:
     )
 
 
-def export_params(config: ModelConfig, params: PyTree, folder: Path, source: Path | None = None) -> None:
+def export_params(
+    config: ModelConfig,
+    params: PyTree,
+    folder: Path,
+    source: Path | None = None,
+    gates: Mapping[str, bool] | None = None,
+) -> None:
     """Writes config.json, model.safetensors (bfloat16, named by path), tokenizer files and generation_config.json.
 
     source: the folder of the checkpoint that was trained on, whose tokenizer files are copied; None: the benchmark's.
+    gates: which tasks the model has learned; its examples are of these.
     """
     from safetensors.numpy import save_file
 
@@ -129,7 +137,8 @@ def export_params(config: ModelConfig, params: PyTree, folder: Path, source: Pat
                 shutil.copy(source / name, folder / name)
         return
     (folder / "tokenizer.json").write_text(tokenizer_json() + "\n")
-    _write(folder / "tokenizer_config.json", tokenizer_config(tasks.examples(12)))
+    learned = [name for name, passed in (gates or {}).items() if passed]
+    _write(folder / "tokenizer_config.json", tokenizer_config(tasks.examples(12, learned=learned or None)))
     _write(
         folder / "generation_config.json",
         {"bos_token_id": vocab.BOS, "eos_token_id": vocab.EOS, "pad_token_id": vocab.PAD, "max_new_tokens": 128},
@@ -140,7 +149,7 @@ def export(
     recipe: Recipe, state: State, folder: Path, *, accuracy: Any = None, gates: Any = None, notes: str = ""
 ) -> None:
     """Writes config.json, model.safetensors (bfloat16), tokenizer files, generation_config.json and recipe.json."""
-    export_params(recipe.model.config, state.params, folder)
+    export_params(recipe.model.config, state.params, folder, gates=gates)
     _write(
         folder / "recipe.json",
         {
