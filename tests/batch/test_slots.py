@@ -39,6 +39,20 @@ def test_rows_are_those_of_decode(reference):
         assert got["status"] == str(out.status[0])
 
 
+def test_rows_end_at_their_own_stops(reference, tmp_path):
+    """Every row ends at the third token of the run without stops, another id for each; one that says false runs on."""
+    source, _, found = reference
+    asked = [row | {"max_new": 8, "stop": [got["tokens"][2]]} for row, got in zip(ROWS[:6:2], found[:6:2])]
+    asked.append(ROWS[6] | {"max_new": 8, "stop": False})
+    out = tmp_path / "out"
+    assert job(write(tmp_path / "in.jsonl", asked), out, slots=2, policy="low_confidence").run() == 0
+    for row, got in zip(asked, read(out), strict=True):
+        run = {"max_new": 8, "block": 4, "seed": row.get("seed", 0), "ids": [randomness_key(row["id"])]}
+        alone = decode(model("same"), [row["tokens"]], policies.low_confidence(), stop=row["stop"], **run)
+        assert got["tokens"] == alone.tokens[0].tolist() and got["forwards"] == alone.forwards[0]
+        assert got["status"] == str(alone.status[0])
+
+
 @pytest.mark.parametrize(
     "change",
     [{"slots": 3}, {"order": "input", "window": 1, "flush": 1e-9}, {"devices": 4, "slots": 1}],
