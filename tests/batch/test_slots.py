@@ -41,7 +41,7 @@ def test_rows_are_those_of_decode(reference):
 
 def test_rows_end_at_their_own_stops(reference, tmp_path):
     """Every row ends at the third token of the run without stops, another id for each; one that says false runs on."""
-    source, _, found = reference
+    _, _, found = reference
     asked = [row | {"max_new": 8, "stop": [got["tokens"][2]]} for row, got in zip(ROWS[:6:2], found[:6:2])]
     asked.append(ROWS[6] | {"max_new": 8, "stop": False})
     out = tmp_path / "out"
