@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm import _decode, decode, layout
 from jaxdlm.core import loop
-from tests.conformance.toys import EDGES, GRID, MASK, PAIRS, PROMPTS, heats, model, parameters, policy
+from tests.conformance.toys import EDGES, END, GRID, MASK, PAIRS, PROMPTS, heats, model, parameters, policy
 
 FOREVER = jnp.int32(2**30)
 SPLIT = (slice(0, 3), slice(3, 4))
@@ -20,7 +20,7 @@ advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
 
 def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float | None = 1.0):
     lm = model("same")
-    batch = layout.lay_out(lm, prompts, seed=3, ids=None, **GRID)
+    batch = layout.lay_out(lm, prompts, seed=3, ids=None, stops=[[(END,)]] * len(prompts), **GRID)
     rule, kept = policy(recipe, heat), _decode.resolve_cache(cache)
     fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
     return batch, fixed
@@ -87,7 +87,9 @@ def pieces_and_invariants(batch, fixed) -> None:
 
 def outcome(rows, fixed):
     carry = loop.run(loop.init(rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
-    return carry.rows.tokens, carry.rows.forwards, carry.trace.commit_step
+    steps = carry.trace.commit_step
+    here = jnp.arange(steps.shape[1])[None] < carry.rows.stop[:, None]  # nothing is told of what the end cut away
+    return carry.rows.tokens, carry.rows.forwards, jnp.where(here, steps, -1)
 
 
 @pytest.mark.parametrize(("recipe", "cache"), EDGES)
