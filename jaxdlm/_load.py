@@ -13,6 +13,7 @@ import numpy as np
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.models.hub_config import special_ids
 from jaxdlm.text import Tokenizer
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
@@ -172,19 +173,31 @@ def _load_folder(
         raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
     source = open_folder(folder, family=family, block_size=block_size)
     config = source.config if dtype is None else dataclasses.replace(source.config, param_dtype=dtype)
-    tokens = config.tokens
-    tokenizer = Tokenizer.from_folder(
-        folder,
-        eos=tokens.eos if tokens.turn_end is None else (*tokens.eos, tokens.turn_end),
-        pad=tokens.pad,
-        mask=tokens.mask,
-        lead_bos=config.family in LEAD_BOS,
-    )
-    params = load_params(source, mesh, dtype)
-    _check_finite(params, source)
     generation = folder / "generation_config.json"
     defaults = read_object(generation, folder) if generation.exists() else {}
+    config, tokenizer = _with_one_stop_set(config, defaults, folder)
+    params = load_params(source, mesh, dtype)
+    _check_finite(params, source)
     return LM(Backbone(config), params, tokenizer, name, defaults)
+
+
+def _with_one_stop_set(
+    config: ModelConfig, generation: Mapping[str, Any], folder: pathlib.Path
+) -> tuple[ModelConfig, Tokenizer | None]:
+    """The configuration and the tokenizer of a folder, both with every id that ends a text by any of its files.
+
+    These are the ends of the configuration, of generation_config.json, the tokenizer's, and the turn's in the chat
+    template, in this order, as far as the model can write them.
+    """
+    tokens = config.tokens
+    every = (*tokens.eos, *special_ids(generation, "eos_token_id", "generation_config.json"))
+    tokenizer = Tokenizer.from_folder(
+        folder, eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS
+    )
+    ends = every if tokenizer is None else tokenizer.eos
+    ends = tuple(dict.fromkeys(end for end in ends if 0 <= end < config.vocab_size))
+    config = dataclasses.replace(config, tokens=dataclasses.replace(tokens, eos=ends))
+    return config, None if tokenizer is None else dataclasses.replace(tokenizer, eos=config.tokens.eos)
 
 
 def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None") -> LM:

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxdlm.errors import InputError
@@ -12,15 +12,24 @@ MAX_RENDERED = 1 << 22  # characters
 MAX_LOOP = 100_000  # iterations of `range` in one rendering
 
 Message = Mapping[str, Any]
+Exchange = Callable[[Any], Any]
 
 
-def render(template: str, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+def render(
+    template: str,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any],
+    exchange: Exchange | None = None,
+    opened: bool = True,
+) -> str:
     """messages -> text, with the assistant's turn opened.
 
     Args:
         template: Jinja source as checkpoints ship it.
         messages: [{"role": ..., "content": ...}, ...].
         variables: the special tokens by name (`bos_token`, `eos_token`, ...), undefined names render as nothing.
+        exchange: what changes the parsed template before it is compiled (`jaxdlm.controls`).
+        opened: False leaves the assistant's turn closed.
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
     without HTML escapes, `tools` and `documents` None. Departure: work and size are bounded, and `strftime_now` is
@@ -31,9 +40,9 @@ def render(template: str, messages: Sequence[Message], variables: Mapping[str, A
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: pass raw=True")
     try:
-        compiled = _compile(template)
+        compiled = _compile(template, exchange)
         pieces, length = [], 0
-        names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": True}
+        names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
         for piece in compiled.generate(**names, range=_bounded_range()):
             length += len(piece)
             if length > MAX_RENDERED:
@@ -71,8 +80,10 @@ def _bounded_range():
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(template: str):
-    return _environment().from_string(template)
+def _compile(template: str, exchange: Exchange | None):
+    environment = _environment()
+    tree = environment.parse(template)
+    return environment.from_string(tree if exchange is None else exchange(tree))
 
 
 @functools.cache

@@ -146,7 +146,9 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
             raise InputError(f"{where} holds {ids.dtype} values: token ids are whole numbers")
     wrong = ids[(ids < 0) | (ids >= config.vocab_size)]
     if wrong.size:
-        raise InputError(f"{where} holds token id {wrong[0]}, outside the vocabulary 0..{config.vocab_size - 1}")
+        spelled = lm.tokenizer.literal(int(wrong[0])) if isinstance(prompt, str) or is_chat else None
+        cause = "" if spelled is None else f": the model has no embedding for {spelled!r:.60}, leave it out"
+        raise InputError(f"{where} holds token id {wrong[0]}, outside the vocabulary 0..{config.vocab_size - 1}{cause}")
     if ids.size + max_new > config.max_position:
         raise InputError(
             f"{where} has {ids.size} tokens; with max_new={max_new} that is more than the {config.max_position} "

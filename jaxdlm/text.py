@@ -1,25 +1,25 @@
 """Text to token ids and back, by a checkpoint's own tokenizer.json and chat template.
 
 A control token (mask, end of text, turn markers, ...) can come from the chat template and never from the words of a
-user: inside the tokenizer every control token goes by a private character instead of its literal. The literals that
-the template itself wrote are exchanged for these characters after rendering; the same letters inside a message stay
-letters. One call then encodes the whole string, so prefix spaces and normalisation are those of the original.
+user: inside the tokenizer every control token goes by a private character instead of its literal, and the template's
+own literals are exchanged for these characters before it is rendered (`jaxdlm.controls`). One call then encodes the
+whole string, so prefix spaces and normalisation are those of the original.
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import pathlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdlm import chat
 from jaxdlm.checkpoint.strict_json import read_object
+from jaxdlm.controls import FIRST, Controls, checked
 from jaxdlm.errors import InputError
-
-ALIAS = 0x100000  # first alias: private characters, which no text contains
-GUARD = chr(0x10FFFD)  # stands inside a control literal that a user wrote until the template is rendered
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+from jaxdlm.messages import plain
+from jaxdlm.tokenizer_spec import aliased, is_word, named_tokens, own_settings
 
 # Pre-tokenisation of the byte-level vocabularies that ship vocab.json and merges.txt alone (Qwen2 and its descendants)
 QWEN_SPLIT = (
@@ -36,8 +36,10 @@ class Tokenizer:
         aliases: control literal -> private character.
         control: ids of the control tokens; never decoded, never read from a user's text.
         template: Jinja chat template, or None.
-        names: special tokens by name, as the template sees them.
-        eos: ids that end an answer. bos, pad: ids, or None.
+        names: special tokens by name.
+        eos: ids that end an answer: those that the model's files name, the tokenizer's, and the end of a turn in the
+            chat template. bos, pad: ids, or None. Such an id that no file of the tokenizer calls special is a word.
+        mask: a mask id that words spell: the prompt that spells it is refused; else None.
         lead_bos: every prompt starts with bos, whatever the template does.
         prompt_lengths: a chat is padded on the right with `pad` to the smallest of these that holds it; () for no.
         join_words: tokens are words, see `join`.
@@ -53,6 +55,7 @@ class Tokenizer:
     eos: tuple[int, ...]
     bos: int | None
     pad: int | None
+    mask: int | None = None
     lead_bos: bool = False
     prompt_lengths: tuple[int, ...] = ()
     join_words: bool = False
@@ -97,21 +100,40 @@ class Tokenizer:
         """Ids of plain text, after the tokens that the tokenizer puts in front of every text (usually bos)."""
         if not text.strip():
             raise InputError("the prompt is empty: give it at least one word")
-        return self._with_bos(self._encode(self._checked(text), add_special_tokens=True))
+        return self._with_bos(self._encode(checked(text), add_special_tokens=True))
+
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of text in the middle of a text: without what the tokenizer puts before and behind a whole one."""
+        return self._encode(checked(text), add_special_tokens=False)
+
+    @functools.cached_property
+    def front(self) -> list[int]:
+        """The ids that stand before every text, usually bos or nothing."""
+        encoding = self.backend.encode("a", add_special_tokens=True)
+        added = itertools.takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask))
+        return self._with_bos([token for token, _ in added])
 
     def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
-        """Ids of messages [{"role", "content"}, ...] in the chat template, with the assistant's turn opened."""
+        """Ids of messages [{"role", "content"}, ...] in the chat template, with the assistant's turn opened.
+
+        What messages may hold says `jaxdlm.messages.plain`. Raises InputError for anything else.
+        """
         if self.template is None:
             raise InputError("this tokenizer has no chat template: pass a string, or token ids")
-        for index, message in enumerate(messages):
-            if not (isinstance(message, Mapping) and "role" in message and "content" in message):
-                raise InputError(f"message {index} is not {{'role': ..., 'content': ...}}: {message!r:.80}")
-        if not any(str(message["content"] or "").strip() for message in messages):
-            raise InputError("the prompt is empty: give at least one message with a word in it")
-        rendered = chat.render(self.template, self._guarded(messages), self.names)
-        text = self._literals.sub(lambda found: self.aliases[found.group()], rendered).replace(GUARD, "")
-        ids = self._with_bos(self._encode(text, add_special_tokens=False))
-        return self._padded(ids)
+        return self._with_padding(self._with_bos(self._encode(self.render(messages), add_special_tokens=False)))
+
+    def render(self, messages: Sequence[chat.Message], opened: bool = True) -> str:
+        """The chat as text in which control tokens are private characters; opened: for the assistant's words."""
+        controls = self.controls
+        read = [message | {"role": controls.role(message["role"])} for message in plain(messages)]
+        names = {
+            name: controls.name(value) if isinstance(value, str) else [*map(controls.name, value)]
+            for name, value in self.names.items()
+        }
+        try:
+            return controls.close(chat.render(self.template or "", read, names, controls.exchange, opened))
+        except InputError as error:
+            raise InputError(controls.spell(str(error))) from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-text id (not included), without control tokens."""
@@ -131,13 +153,13 @@ class Tokenizer:
         The pieces of ordinary ids joined are their decoded text. A character spelled by several ids stands whole at the
         last of them.
         """
-        literal = {self.backend.token_to_id(alias): name for name, alias in self.aliases.items()}
+        named = {self.backend.token_to_id(alias): literal for literal, alias in self.aliases.items()}
         shown: list[str] = []
         kept: list[int] = []
         before = ""
         for token in map(int, ids):
-            if token in literal:
-                shown.append(literal[token])
+            if token in named:
+                shown.append(named[token])
                 continue
             kept.append(token)
             words = (self.backend.id_to_token(each) for each in kept)
@@ -154,56 +176,20 @@ class Tokenizer:
         """Number of ids, control tokens included."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
+    @functools.cached_property
+    def controls(self) -> Controls:
+        """What tells the template's control tokens from the words of messages."""
+        return Controls(self.aliases)
+
+    def literal(self, token: int) -> str | None:
+        """A token as its files write it; None for an id that the tokenizer does not have."""
+        word = self.backend.id_to_token(token)
+        return None if word is None else self.controls.spell(word)
+
     @property
-    def _literals(self) -> re.Pattern[str]:
-        """Any control literal, the longest first, as the tokenizer itself would match (`re` caches the pattern)."""
-        return re.compile("|".join(map(re.escape, sorted(self.aliases, key=len, reverse=True))) or r"(?!)")
-
-    def _guarded(self, value: Any) -> Any:
-        """The same messages in plain JSON types, with a guard inside every control literal of their strings.
-
-        A string that could form a literal together with what the template writes before or after it gets a guard
-        at that end; any other string stays as it is, so that templates may trim, split or compare it. Roles are for
-        the template to complete, as in `<|{{ role }}|>`.
-        """
-        if isinstance(value, Mapping):
-            return {
-                str(key): self._broken(item) if key == "role" and isinstance(item, str) else self._guarded(item)
-                for key, item in value.items()
-            }
-        if isinstance(value, list | tuple):
-            return [self._guarded(item) for item in value]
-        if not isinstance(value, str):
-            return value if isinstance(value, int | float | None) else str(value)
-        text = self._broken(value)
-        core = text.strip()  # templates trim
-        if not core:
-            return text
-        within = any(core in literal for literal in self.aliases)
-        starts = within or any(
-            core.startswith(literal[cut:]) for literal in self.aliases for cut in range(1, len(literal))
-        )
-        ends = within or any(core.endswith(literal[:cut]) for literal in self.aliases for cut in range(1, len(literal)))
-        before, after = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-        return before + GUARD * starts + core + GUARD * ends + after
-
-    def _broken(self, text: str) -> str:
-        """text with a guard inside every control literal."""
-        return self._literals.sub(lambda found: found.group()[0] + GUARD + found.group()[1:], self._checked(text))
-
-    def _checked(self, text: str) -> str:
-        for column, character in enumerate(text):
-            if ord(character) >= ALIAS:
-                raise InputError(
-                    f"the prompt holds the private character U+{ord(character):X} at {column}: remove it, it is no text"
-                )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"the prompt is not valid text at {error.start}: it holds half of a surrogate pair"
-            ) from None
-        return text
+    def words(self) -> dict[str, int]:
+        """The whole vocabulary as its files write it, with ids."""
+        return {self.controls.spell(word): index for word, index in self.backend.get_vocab().items()}
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
@@ -212,6 +198,11 @@ class Tokenizer:
             for token, (start, end) in zip(encoding.ids, encoding.offsets):
                 if token == unknown:
                     self._refuse(text, start, end)
+        if self.mask is not None and self.mask in encoding.ids:
+            raise InputError(
+                f"the prompt spells {self.literal(self.mask)!r:.60}, which this model takes for its mask token (id "
+                f"{self.mask}): write it otherwise, or pass token ids"
+            )
         return list(encoding.ids)
 
     def _refuse(self, text: str, start: int, end: int):
@@ -221,7 +212,7 @@ class Tokenizer:
             end += 1
         shown = "; ".join(repr(example) for example in self.examples[:3])
         hint = f": prompts that work are {shown} (jaxdlm examples prints more)" if shown else ""
-        raise InputError(f"unknown word {text[start:end]!r}: this model has a closed vocabulary{hint}")
+        raise InputError(f"unknown word {text[start:end]!r:.60}: this model has a closed vocabulary{hint}")
 
     def _with_bos(self, ids: list[int]) -> list[int]:
         """ids with one bos in front, never two, where the model wants it."""
@@ -231,7 +222,7 @@ class Tokenizer:
             ids = ids[1:]
         return [self.bos, *ids] if self.lead_bos and ids[:1] != [self.bos] else ids
 
-    def _padded(self, ids: list[int]) -> list[int]:
+    def _with_padding(self, ids: list[int]) -> list[int]:
         if not self.prompt_lengths:
             return ids
         for length in sorted(self.prompt_lengths):
@@ -254,43 +245,60 @@ def build(
 ) -> Tokenizer:
     """Tokenizer from the contents of tokenizer.json (spec), tokenizer_config.json (settings) and a chat template.
 
-    Control tokens are those marked special, those that settings name, and the model's mask, eos and pad ids.
+    Control tokens are those marked special, those that settings name, and the model's mask where it is an added token.
+    An end or a pad that the model's files name and none of the tokenizer's stays the word that it is, and so does
+    whatever is a single letter or white space, however it is marked: no text could do without.
     """
     from tokenizers import Tokenizer as Backend
 
+    own = own_settings(settings)
     original = _parse(Backend, spec)
-    names = {name: _content(settings[name]) for name in NAMED if settings.get(name) is not None}
-    literals = {entry["content"] for entry in spec.get("added_tokens", ()) if entry.get("special")} | set(
-        names.values()
-    )
-    extra = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or ()
-    literals |= {_content(entry) for entry in (extra.values() if isinstance(extra, Mapping) else extra)}
-    literals |= {original.id_to_token(token) for token in (*eos, pad, mask) if token is not None}
-    known = sorted(literal for literal in literals if literal and original.token_to_id(literal) is not None)
-    aliases = {literal: chr(ALIAS + index) for index, literal in enumerate(known)}
-    backend = _parse(Backend, _aliased(spec, aliases))
-    ids = {literal: original.token_to_id(literal) for literal in known}
+    names, special, added = named_tokens(spec, settings)
+    masked = None if mask is None else original.id_to_token(mask)
+    special |= {literal for literal in added if literal == masked}
+    ids = {literal: original.token_to_id(literal) for literal in special}
+    known = sorted(literal for literal, index in ids.items() if index is not None and not is_word(literal))
+    aliases = {literal: chr(FIRST + index) for index, literal in enumerate(known)}
+    backend = _parse(Backend, aliased(spec, aliases, special))
     moved = [literal for literal in known if backend.token_to_id(aliases[literal]) != ids[literal]]
     if moved:
-        raise InputError(f"tokenizer.json gives the control token {moved[0]!r} two ids: fix added_tokens")
-    eos_name = names.get("eos_token")
-    ends = {*eos, *([ids[eos_name]] if eos_name in ids else [])}
-    pad_id = ids.get(names.get("pad_token", ""), pad) if pad is None else pad
-    return Tokenizer(
+        raise InputError(f"tokenizer.json gives the control token {moved[0]!r:.60} two ids: fix added_tokens")
+    end = ids.get(names.get("eos_token", ""))
+    tokenizer = Tokenizer(
         backend=backend,
         aliases=aliases,
-        control=frozenset(ids.values()),
+        control=frozenset([*(ids[literal] for literal in known), *([] if mask is None else [mask])]),
         template=template,
-        names={**names, "additional_special_tokens": list(map(_content, extra))},
-        eos=tuple(sorted(ends)),
+        names=names,
+        eos=(*eos, *([] if end is None else [end])),
         bos=ids.get(names.get("bos_token", "")),
-        pad=pad_id,
+        pad=ids.get(names.get("pad_token", "")) if pad is None else pad,
+        mask=mask if masked is not None and masked not in aliases else None,
         lead_bos=lead_bos,
-        prompt_lengths=tuple(settings.get("jaxdlm_prompt_lengths") or ()),
-        join_words=settings.get("jaxdlm_join") == "words",
         closed=(spec.get("model") or {}).get("type") == "WordLevel",
-        examples=tuple(settings.get("jaxdlm_examples") or ()),
+        **own,
     )
+    return dataclasses.replace(tokenizer, eos=tuple(dict.fromkeys((*tokenizer.eos, *_turn_end(tokenizer)))))
+
+
+def _turn_end(tokenizer: Tokenizer) -> list[int]:
+    """The id that the template writes behind the assistant's words, found by writing some; [] if it is no control token.
+
+    White space may stand between. A template that opens the assistant's turn whatever it is asked ends none.
+    """
+    if tokenizer.template is None:
+        return []
+    asked = {"role": "user", "content": "question"}
+    try:
+        before = tokenizer.render([asked])
+        whole = tokenizer.render([asked, {"role": "assistant", "content": "answer"}], opened=False)
+    except InputError:
+        return []
+    head, found, tail = whole.rpartition("answer")
+    end = tail.lstrip()[:1]
+    if not found or "question" not in head or before.rstrip().endswith(end):
+        return []
+    return [tokenizer.backend.token_to_id(end)] if end in tokenizer.aliases.values() else []
 
 
 def join(words: Iterable[str]) -> str:
@@ -309,39 +317,6 @@ def _parse(backend, spec: Mapping[str, Any]):
         return backend.from_str(json.dumps(spec))
     except Exception as error:  # the bindings raise bare Exception
         raise InputError(f"tokenizer.json does not parse ({error}): fetch it again") from None
-
-
-def _content(token: Any) -> str:
-    """A special token is written as a string or as {"content": ...}."""
-    return token["content"] if isinstance(token, Mapping) else str(token)
-
-
-def _aliased(spec: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
-    """tokenizer.json with every control token under its alias, in the added tokens and in the model's vocabulary."""
-    model = dict(spec["model"])
-    vocab = model.get("vocab")
-    if isinstance(vocab, Mapping):
-        model["vocab"] = {aliases.get(word, word): index for word, index in vocab.items()}
-    elif vocab:
-        model["vocab"] = [[aliases.get(word, word), score] for word, score in vocab]
-    if isinstance(model.get("unk_token"), str):
-        model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
-    if model.get("merges"):  # a merge that spells a control token would name a word that is gone
-        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & aliases.keys()]
-    added = []
-    for entry in spec.get("added_tokens", ()):
-        if entry["content"] in aliases:
-            # matched before normalisation, which could not recognise the alias
-            entry = {**entry, "content": aliases[entry["content"]], "normalized": False, "special": True}
-        added.append(entry)
-    listed = {entry["content"] for entry in added}
-    if isinstance(vocab, Mapping):  # control tokens that are named in the settings only
-        for literal, alias in aliases.items():
-            if alias not in listed:
-                plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-                added.append({"id": vocab[literal], "content": alias, **plain})
-    return {**spec, "model": model, "added_tokens": added, "padding": None, "truncation": None}
 
 
 def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ LAYERS = [
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
     {"policies", "speculative", "guided", "layout"},
+    {"controls", "messages", "tokenizer_spec"},
     {"_decode", "chat", "text", "checkpoint", "_load", "io", "command", "policy_words"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
     {"cli", "_public"},
@@ -29,6 +30,7 @@ LAYERS = [
 ALLOWED = {
     ("text", "chat"): "a prompt is rendered before it is encoded",
     ("text", "checkpoint"): "tokenizer files are read with the same suspicion as weights",
+    ("messages", "controls"): "strings of a message are checked as all text is",
     ("_load", "text"): "a loaded model brings its tokenizer",
     ("_load", "checkpoint"): "weights are streamed from the checkpoint reader",
     ("_decode", "_load"): "a draft model may be given by name",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jaxdlm import text
+from jaxdlm import controls, text
 from jaxdlm.errors import InputError
 from tests import helpers
 
@@ -223,7 +223,7 @@ def test_empty_prompts(closed, empty):
 
 def test_bad_prompts_name_the_place(closed, tmp_path):
     with pytest.raises(InputError, match=r"private character U\+100000 at 2"):
-        closed.encode("a " + chr(text.ALIAS))
+        closed.encode("a " + chr(controls.FIRST))
     with pytest.raises(InputError, match="surrogate"):
         closed.encode("Alan \ud800")
     with pytest.raises(InputError, match="message 0"):

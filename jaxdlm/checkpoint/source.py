@@ -20,7 +20,7 @@ from jaxdlm.checkpoint.leaf import FLOATS, AsIs, LeafSpec, Piece
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
 from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
 from jaxdlm.checkpoint.tensors import Tensors, compare_names, float_dtype, ignored, open_tensors
-from jaxdlm.checkpoint.vocabulary import check_vocabulary, read_vocabulary
+from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.hub_config import Hints
@@ -104,7 +104,7 @@ def open_folder(
     )  # fmt: skip
     table = _family(raw, family, folder)
     config = table.read_config(raw, hints)
-    check_vocabulary(found, config.vocab_size, folder)
+    hints.notes.extend(beyond(found, config.vocab_size))
     return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
 
 
@@ -237,7 +237,6 @@ def _config_of(values: object, path: Path) -> ModelConfig:
 
 def _native(folder: Path, raw: Mapping[str, Any]) -> Source:
     config = _config_of(raw.get("jaxdlm"), folder / "config.json")
-    check_vocabulary(read_vocabulary(folder), config.vocab_size, folder)
     tensors = open_tensors(folder, slashes=True)
     specs = _specs(config)
     compare_names(set(specs), set(tensors.infos), folder)

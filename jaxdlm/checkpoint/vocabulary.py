@@ -51,11 +51,8 @@ def _model_ids(model: Any, path: Path) -> list[int]:
     return list(range(len(vocab))) if isinstance(vocab, list) else []
 
 
-def check_vocabulary(found: Vocabulary, rows: int, folder: Path) -> None:
-    """A tokenizer with ids beyond the embedding is another model's."""
-    if found.size is not None and found.size > rows:
-        raise HeaderInvalid(
-            "has ids that the embedding lacks", file=folder / "tokenizer.json", tensor="embed",
-            expected=f"ids < {rows} (vocab_size)", got=f"id {found.size - 1}",
-            hint="use the tokenizer that belongs to these weights",
-        )  # fmt: skip
+def beyond(found: Vocabulary, rows: int) -> list[str]:
+    """A note where a tokenizer has ids for which the embedding has no row: prompts that use one are refused."""
+    if found.size is None or found.size <= rows:
+        return []
+    return [f"the tokenizer has ids up to {found.size - 1}, the embedding {rows} rows: prompts with others are refused"]

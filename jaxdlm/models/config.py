@@ -54,7 +54,10 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenIds:
-    """Special token ids. `mask` is None for models without a mask token; `eos` lists every id that ends a text."""
+    """Special token ids. `mask` is None for models without a mask token.
+
+    `eos` lists every id that ends a text, each once, `turn_end` among them; the first is what is written behind an end.
+    """
 
     mask: int | None = None
     pad: int = 0
@@ -62,6 +65,10 @@ class TokenIds:
     eos: tuple[int, ...] = ()
     turn_end: int | None = None
     tokenizer_size: int | None = None
+
+    def __post_init__(self) -> None:
+        turn = () if self.turn_end is None else (self.turn_end,)
+        object.__setattr__(self, "eos", tuple(dict.fromkeys((*self.eos, *turn))))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -161,43 +161,72 @@ class Fields:
     ) -> TokenIds:
         """Special ids; the arguments are the family's defaults, used only where the vocabulary holds them.
 
-        Priority: hint, generation_config.json, config.json, the tokenizer's added token of that text, default.
+        Priority: hint, generation_config.json, config.json, the tokenizer's added token of that text, default. Every
+        end that either file names ends a text. A default counts only where the tokenizer, if there is one, has it as an
+        added token: under another vocabulary it is a word.
         """
 
         def fits(number: int | None) -> int | None:
-            return number if number is not None and number < vocab_size else None
+            if number is None or number >= vocab_size:
+                return None
+            added = self.hints.added_tokens.values()
+            return number if self.hints.tokenizer_size is None or number in added else None
+
+        def first(key: str, default: int | None, size: int | None = vocab_size) -> int | None:
+            return next(iter(self._ids(key, default, size)), None)
 
         found_mask = self.hints.mask
         if needs_mask and found_mask is None:
             by_text = next(
                 (self.hints.added_tokens[text] for text in mask_text if text in self.hints.added_tokens), None
             )
-            found_mask = self._special("mask_token_id", by_text if by_text is not None else fits(mask))
+            known = mask if mask is not None and mask < vocab_size else None
+            found_mask = first("mask_token_id", known if by_text is None else by_text, None)
             if found_mask is None:
                 raise InputError(f"config.json of family {self.family} has no mask_token_id; state the mask token's id")
-        ends = self._special("eos_token_id", tuple(number for number in eos if number < vocab_size))
-        ends = tuple(ends) if isinstance(ends, (list, tuple)) else (ends,)
-        first = ends[0] if ends else 0
-        padding = self._special("pad_token_id", fits(pad))
+        ends = self._ids("eos_token_id", [number for number in map(fits, eos) if number is not None], vocab_size)
+        turn_end = fits(turn_end)
+        every = (*ends, *(() if turn_end is None else (turn_end,)))
+        padding = first("pad_token_id", fits(pad))
         return TokenIds(
             mask=found_mask,
-            pad=first if padding is None else padding,
-            bos=self._special("bos_token_id", fits(bos)),
+            pad=next(iter(every), 0) if padding is None else padding,
+            bos=first("bos_token_id", fits(bos)),
             eos=ends,
-            turn_end=fits(turn_end),
+            turn_end=turn_end,
             tokenizer_size=self.hints.tokenizer_size,
         )
 
-    def _special(self, key: str, default: Any) -> Any:
-        told, written = self.hints.generation.get(key), self.values.get(key)
-        if told is not None and written is not None and told != written:
-            self.hints.notes.append(f"{key}: generation_config.json says {told}, config.json {written}; the first wins")
-        value = told if told is not None else written
-        if value is None:
-            if default not in (None, ()):
-                self.hints.notes.append(f"no {key} in the configuration; {self.family} default {default}")
-            return default
-        numbers = value if isinstance(value, (list, tuple)) else [value]
-        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
-            raise InputError(f"config.json: {key} must be an id or a list of ids, got {value!r}")
-        return value
+    def _ids(self, key: str, default: Any, size: int | None) -> tuple[int, ...]:
+        """What generation_config.json and then config.json say of a key, each id once; the default if neither does.
+
+        An id below 0 says that there is none, as -1 does for the pad of some releases; so does one of `size` or more:
+        the embedding has no row for it.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for file, values in (("generation_config.json", self.hints.generation), ("config.json", self.values)):
+            numbers = special_ids(values, key, file)
+            missing = [number for number in numbers if number < 0 or (size is not None and number >= size)]
+            if missing:
+                self.hints.notes.append(f"{file}: {key} {missing} is no id of this model and means that there is none")
+            found[file] = tuple(number for number in numbers if number not in missing)
+        told, written = found.values()
+        if told and written and set(told) != set(written):
+            rule = "both end a text" if key == "eos_token_id" else "the first wins"
+            one, two = (list(ids) if len(ids) > 1 else ids[0] for ids in (told, written))
+            self.hints.notes.append(f"{key}: generation_config.json says {one}, config.json {two}; {rule}")
+        if told or written:
+            return tuple(dict.fromkeys((*told, *written)))
+        if default not in (None, []):
+            self.hints.notes.append(f"no {key} in the configuration; {self.family} default {default}")
+        return () if default is None else tuple(default) if isinstance(default, list) else (default,)
+
+
+def special_ids(values: Mapping[str, Any], key: str, file: str) -> tuple[int, ...]:
+    """The ids under a key: one, a list of them for the ends of a text, or none. Raises InputError for anything else."""
+    value = values.get(key)
+    several = key == "eos_token_id" and isinstance(value, list | tuple)
+    numbers: list[Any] = [] if value is None else [*value] if several else [value]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise InputError(f"{file}: {key} must be an id{' or a list of ids' if several else ''}, got {value!r:.80}")
+    return tuple(numbers)

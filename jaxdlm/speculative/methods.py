@@ -180,7 +180,7 @@ def words(lm: Any) -> int:
     """A hash of the tokenizer's words with their ids; 0 without a tokenizer."""
     if lm.tokenizer is None:
         return 0
-    known = sorted(lm.tokenizer.backend.get_vocab().items())
+    known = sorted(lm.tokenizer.words.items())
     return zlib.crc32(repr(known).encode()) or 1
 
 

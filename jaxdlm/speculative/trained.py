@@ -31,10 +31,8 @@ def specdec_pp(
     threshold, law = number(threshold, "threshold", low=0), warp(temperature, top_k, top_p)
 
     def build(lm: Any) -> Speculation:
-        ids = lm.config.tokens
-        ends = ids.eos if ids.turn_end is None else (*ids.eos, ids.turn_end)
         base = DraftModel(lm.params, law, lm.model, 1, k_max)
-        drafter = SpecDecPP(base, _head(head, lm), threshold, k_min, tuple(ends))
+        drafter = SpecDecPP(base, _head(head, lm), threshold, k_min, lm.config.tokens.eos)
         return Speculation(drafter, law, _law(temperature, verify.rejection), source(lm))
 
     return _with_draft(draft, build)

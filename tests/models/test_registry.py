@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from jaxdlm.errors import ConfigUnsupported, InputError
-from jaxdlm.models import RopeConfig
+from jaxdlm.models import RopeConfig, TokenIds
 from jaxdlm.models.hub_config import Hints
 from jaxdlm.models.registry import FAMILIES, RELEASED, detect, family_named, read_config, released_config
 from tests.models.configs import BASE, CONFIGS
@@ -113,7 +113,10 @@ def test_unsupported_settings_are_refused_by_name(values: dict, key: str) -> Non
         (QWEN | {"rms_norm_eps": True}, "rms_norm_eps must be a number"),
         (QWEN | {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
         (QWEN | {"num_hidden_layers": 10**9}, "num_layers"),
-        (QWEN | {"eos_token_id": "</s>"}, "eos_token_id must be an id"),
+        (QWEN | {"eos_token_id": "</s>"}, "config.json: eos_token_id must be an id"),
+        (QWEN | {"eos_token_id": [5, "</s>"]}, "eos_token_id must be an id or a list of ids"),
+        (QWEN | {"pad_token_id": [5]}, "pad_token_id must be an id, got"),
+        (QWEN | {"bos_token_id": True}, "bos_token_id must be an id, got True"),
         (QWEN | {"head_dim": None, "num_attention_heads": 7}, "no multiple of num_attention_heads 7"),
         (LLADA | {"n_heads": 5}, "no multiple of n_heads 5"),
         (LLADA | {"embedding_size": 300}, "no mask_token_id"),
@@ -166,20 +169,50 @@ def test_partial_rotary_factor_and_rotary_dim_agree() -> None:
 def test_absent_keys_take_the_family_s_default_and_are_noted() -> None:
     hints = Hints()
     config = read_config(RELEASED["llada2-mini"], hints)
-    assert config.qk_norm and config.tokens.eos == (156892,)
+    assert config.qk_norm and config.tokens.eos == (156892, 156900)
     notes = "\n".join(hints.notes)
     assert "use_qk_norm" in notes and "mask_token_id" in notes and "156895" in notes
 
 
 def test_priority_of_special_ids() -> None:
-    values = RELEASED["dream-7b"] | {"mask_token_id": 5, "pad_token_id": 7}
+    values = RELEASED["dream-7b"] | {"mask_token_id": 5, "pad_token_id": 7, "eos_token_id": [4, 6]}
     assert read_config(values, Hints(mask=9)).tokens.mask == 9
     hints = Hints(generation={"mask_token_id": 8, "eos_token_id": [3, 4]}, added_tokens={"<|mask|>": 6})
     config = read_config(values, hints)
-    assert (config.tokens.mask, config.tokens.eos, config.tokens.pad) == (8, (3, 4), 7)
+    assert (config.tokens.mask, config.tokens.pad) == (8, 7)
+    assert config.tokens.eos == (3, 4, 6, 151645), "every end of both files, and the turn's"
     assert any("generation_config.json says 8, config.json 5" in note for note in hints.notes)
     del values["mask_token_id"]
     assert read_config(values, Hints(added_tokens={"<|mask|>": 6})).tokens.mask == 6
+
+
+def test_ids_that_no_model_has_mean_absent() -> None:
+    """-1 as Meta's Llama has it, in either file and every field; a pad behind the last row of the embedding."""
+    values = RELEASED["dream-7b"] | {"pad_token_id": -1, "bos_token_id": -1, "mask_token_id": -1, "eos_token_id": [-1, 5]}
+    plain = {k: v for k, v in RELEASED["dream-7b"].items() if not k.endswith("token_id")}
+    absent = read_config(plain).tokens
+    hints = Hints()
+    found = read_config(values, hints).tokens
+    assert (found.pad, found.bos, found.mask) == (absent.pad, absent.bos, absent.mask)
+    assert found.eos == (5, 151645)
+    assert "config.json: pad_token_id [-1] is no id of this model" in "\n".join(hints.notes)
+    values = RELEASED["dream-7b"] | {"pad_token_id": values["vocab_size"], "eos_token_id": [7, 2**40]}
+    generation = {"pad_token_id": -100, "bos_token_id": -1, "mask_token_id": -1, "eos_token_id": -1}
+    found = read_config(values, Hints(generation=generation)).tokens
+    assert (found.pad, found.mask, found.eos) == (absent.pad, absent.mask, (7, 151645))
+
+
+def test_default_ids_count_only_where_the_tokenizer_has_them_as_control_tokens() -> None:
+    """Under another vocabulary the family's turn end is a word, and words end nothing."""
+    values = RELEASED["llama3.2-1b"] | {"eos_token_id": 11}
+    assert read_config(values, Hints()).tokens.eos == (11, 128009)
+    assert read_config(values, Hints(tokenizer_size=128256, added_tokens={"</s>": 11})).tokens.eos == (11,)
+    assert read_config(values, Hints(tokenizer_size=128256, added_tokens={"<end>": 128009})).tokens.turn_end == 128009
+
+
+def test_ends_hold_the_turn_s_end_once() -> None:
+    assert TokenIds(eos=(2, 3, 2), turn_end=7).eos == (2, 3, 7)
+    assert TokenIds(eos=(7, 2), turn_end=7).eos == (7, 2)
 
 
 def test_block_size_of_sdar_is_stated_never_guessed() -> None:

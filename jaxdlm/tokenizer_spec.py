@@ -1,0 +1,86 @@
+"""What the parts of a tokenizer's files say, as data: special tokens, our own settings, control tokens renamed."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from jaxdlm.errors import InputError
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+LONGEST = 1 << 20  # tokens that prompts of a model may be padded to
+PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+
+def named_tokens(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], set[str], set[str]]:
+    """(special tokens by name as templates know them, all special literals, all added ones).
+
+    spec: tokenizer.json; settings: tokenizer_config.json. A token is special where the first marks it so or the second
+    names it.
+    """
+    names: dict[str, Any] = {name: _content(settings[name]) for name in NAMED if settings.get(name) is not None}
+    more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or ()
+    extra = [_content(token) for token in (more.values() if isinstance(more, Mapping) else more)]
+    added = {entry["content"]: bool(entry.get("special")) for entry in spec.get("added_tokens", ())}
+    special = {literal for literal, marked in added.items() if marked} | {*names.values(), *extra}
+    return names | {"additional_special_tokens": extra}, special - {""}, added.keys() - {""}
+
+
+def _content(token: Any) -> str:
+    """A special token is written as a string or as {"content": ...}."""
+    return token["content"] if isinstance(token, Mapping) else str(token)
+
+
+def is_word(literal: str) -> bool:
+    """Whether a literal is a single letter or white space: no text could do without it, so it is never renamed."""
+    return literal.isspace() or (len(literal) == 1 and literal.isprintable())
+
+
+def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of tokenizer_config.json that are this library's own; InputError for one that means nothing."""
+    lengths, join, examples = (settings.get(f"jaxdlm_{name}") for name in ("prompt_lengths", "join", "examples"))
+    checks = {
+        "prompt_lengths": (
+            _is_list(lengths, lambda n: isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= LONGEST),
+            f"a list of whole numbers from 1 to {LONGEST}",
+        ),
+        "join": (join in (None, "words"), "'words', or absent"),
+        "examples": (_is_list(examples, lambda example: isinstance(example, str)), "a list of strings"),
+    }
+    for key in (key for key in settings if key.startswith("jaxdlm_")):
+        good, wanted = checks.get(key.removeprefix("jaxdlm_"), (False, f"one of {', '.join(checks)}"))
+        if not good:
+            raise InputError(f"tokenizer_config.json: {key} {settings[key]!r:.60} must be {wanted}")
+    return {"prompt_lengths": tuple(lengths or ()), "join_words": join == "words", "examples": tuple(examples or ())}
+
+
+def _is_list(value: Any, good: Callable[[Any], bool]) -> bool:
+    return value is None or (isinstance(value, list) and all(map(good, value)))
+
+
+def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable[str]) -> dict[str, Any]:
+    """tokenizer.json with every control token under its alias, in the added tokens and in the model's vocabulary.
+
+    named: special tokens by whatever file; those of the vocabulary that tokenizer.json does not list are added tokens,
+    too.
+    """
+    model = dict(spec["model"])
+    vocab = model.get("vocab")
+    if isinstance(vocab, Mapping):
+        model["vocab"] = {aliases.get(word, word): index for word, index in vocab.items()}
+    elif vocab:
+        model["vocab"] = [[aliases.get(word, word), score] for word, score in vocab]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
+    if model.get("merges"):  # a merge that spells a control token would name a word that is gone
+        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
+        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & aliases.keys()]
+    added = []
+    for entry in spec.get("added_tokens", ()):
+        if entry["content"] in aliases:
+            # matched before normalisation, which could not recognise the alias
+            entry = {**entry, "content": aliases[entry["content"]], "normalized": False, "special": True}
+        added.append(entry)
+    listed = {entry["content"] for entry in added}
+    if isinstance(vocab, Mapping):
+        unlisted = {aliases.get(literal, literal): vocab[literal] for literal in sorted(named) if literal in vocab}
+        added += [{"id": index, "content": word, **PLAIN} for word, index in unlisted.items() if word not in listed]
+    return {**spec, "model": model, "added_tokens": added, "padding": None, "truncation": None}
