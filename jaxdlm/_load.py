@@ -157,7 +157,7 @@ def _download(name: str, revision: str | None) -> pathlib.Path:
 
 
 def checkpoint_tokenizer(name: str) -> Tokenizer | None:
-    """The tokenizer alone of an embedded model or a folder, without its weights."""
+    """The tokenizer of an embedded model or a folder by its own files alone: what the model's say of ids is not read."""
     return Tokenizer.from_folder(ASSETS / name if name in EMBEDDED else _locate(name, None))
 
 

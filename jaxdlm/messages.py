@@ -7,7 +7,11 @@ from typing import Any
 from jaxdlm.controls import checked
 from jaxdlm.errors import InputError
 
-CALLS = ("tool_calls", "function_call")  # keys whose values are JSON of any shape, for templates that print it
+CALLS = (
+    "tool_calls",
+    "function_call",
+    "tool_responses",
+)  # keys whose values are JSON of any shape, which templates print
 DEPTH = 32  # of that JSON
 SHAPE = "{'role': ..., 'content': ...}"
 

@@ -284,7 +284,8 @@ def build(
 def _turn_end(tokenizer: Tokenizer) -> list[int]:
     """The id that the template writes behind the assistant's words, found by writing some; [] if it is no control token.
 
-    White space may stand between. A template that opens the assistant's turn whatever it is asked ends none.
+    White space may stand between. What stands last when the assistant's turn is open, too, opens it, unless it ends the
+    user's words as well.
     """
     if tokenizer.template is None:
         return []
@@ -296,7 +297,9 @@ def _turn_end(tokenizer: Tokenizer) -> list[int]:
         return []
     head, found, tail = whole.rpartition("answer")
     end = tail.lstrip()[:1]
-    if not found or "question" not in head or before.rstrip().endswith(end):
+    _, asked_too, between = head.partition("question")
+    opens = before.rstrip().endswith(end) and between.lstrip()[:1] != end
+    if not found or not asked_too or opens:
         return []
     return [tokenizer.backend.token_to_id(end)] if end in tokenizer.aliases.values() else []
 

@@ -8,13 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from checkpoints_convert.__main__ import main
 from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
 from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.errors import InputError
+from jaxdlm.layout import encode
 from jaxdlm.models import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import path_name
 from jaxdlm.models.released import RELEASED
 from tests import helpers
+from tests.convert.folders import golden, hub_folder
 from tests.models.weights import loud_params
 
 torch = pytest.importorskip("torch")
@@ -135,11 +138,70 @@ def test_tokenizer_comes_along(tmp_path):
     assert lm.defaults["max_new_tokens"] == 16
 
 
+CONTROLS = ("<pad>", "<eos>", "<turn>", "</turn>", "<mask>")
+
+
+def dream(folder, *, config=None, generation=None, **settings):
+    """A small Dream with a tokenizer of its own, the ids of whose control tokens are returned, too."""
+    template = "{% for m in messages %}<turn>{{ m.role }} {{ m.content }}</turn>{% endfor %}<turn>assistant "
+    helpers.byte_level(folder, CONTROLS, template, **settings)
+    ids = {t["content"]: t["id"] for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]}
+    files, values = golden("dream")
+    hub_folder(folder, files, values | {"mask_token_id": ids["<mask>"], "eos_token_id": None} | (config or {}))
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    return folder, ids
+
+
+def test_every_file_s_ends_are_one_set_for_model_and_tokenizer(tmp_path):
+    """config.json, generation_config.json, the tokenizer's, and the turn's; in a converted folder as in its source."""
+    generation = {"eos_token_id": [8, 7, -1, 10**9]}
+    folder, ids = dream(tmp_path / "hub", config={"eos_token_id": [9, 8]}, generation=generation, eos_token="<eos>")
+    template = "{% for m in messages %}{{ m.content }}<pad>{% endfor %}"
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
+    ends = (8, 7, 9, ids["<eos>"], ids["<pad>"])
+    assert main([str(folder), str(tmp_path / "converted"), "--quiet"]) == 0
+    for place in (folder, tmp_path / "converted"):
+        lm = load(place)
+        assert lm.config.tokens.eos == lm.tokenizer.eos == ends
+        assert lm.tokenizer.decode([20, 21, ids["</turn>"], 9, 22]) == lm.tokenizer.decode([20, 21])
+
+
+def test_ends_of_our_own_format_and_without_a_tokenizer(tmp_path):
+    tokens = dataclasses.replace(CONFIG.tokens, turn_end=4)
+    native(tmp_path, dataclasses.replace(CONFIG, tokens=tokens))
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 5}')
+    assert load(tmp_path).config.tokens.eos == (2, 4, 5)
+    helpers.word_level(tmp_path, ("Alan", "Fox"), eos_token="<asst>")
+    lm = load(tmp_path)
+    assert lm.config.tokens.eos == lm.tokenizer.eos == (2, 4, 5)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": "x"}')
+    with pytest.raises(InputError, match=r"generation_config\.json: eos_token_id must be an id"):
+        load(tmp_path)
+
+
+def test_ids_that_mean_nothing_are_absent_and_a_tokenizer_may_have_more_than_the_model(tmp_path):
+    folder, ids = dream(
+        tmp_path, config={"pad_token_id": -1, "bos_token_id": -1, "eos_token_id": -1}, eos_token="<eos>",
+        words=tuple(f"<image{number}>" for number in range(200)),
+    )  # fmt: skip
+    lm = load(folder)
+    assert lm.tokenizer.size > lm.config.vocab_size
+    assert lm.config.tokens.eos == (ids["<eos>"], ids["</turn>"])
+    assert lm.config.tokens.bos is None and 0 <= lm.config.tokens.pad < lm.config.vocab_size
+    assert encode(lm, "a word", 0, 4, False).size
+    with pytest.raises(
+        InputError, match=r"prompt 3 holds token id \d+, .* no embedding for '<image199>', leave it out"
+    ):
+        encode(lm, "an <image199>", 3, 4, False)
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_models(name):
     lm = load(name)
     assert lm.name == name
     assert lm.params["embed"].dtype == jnp.float32
+    assert lm.config.tokens.eos == lm.tokenizer.eos == (2, 7), "the end of a text and of a turn"
     ids = lm.tokenizer.encode_prompt(lm.tokenizer.examples[0])
     assert np.isfinite(lm.logits([ids])).all()
 

@@ -1,5 +1,6 @@
 """Ids against transformers on small tokenizers of every style; control tokens out of a user's reach."""
 
+import dataclasses
 import json
 
 import pytest
@@ -12,6 +13,8 @@ transformers = pytest.importorskip("transformers")
 
 QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>")
 LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|mdm_mask|>")
+QWEN3 = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")  # words to it
+GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<mask>")
 MOE = ("<|endoftext|>", "<role>", "</role>", "<|role_end|>", "<|mask|>")
 TURNS = (
     "{{ bos_token }}{% for m in messages %}<turn> {{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
@@ -21,6 +24,12 @@ STYLES = {
     "chatml": lambda folder: helpers.byte_level(folder, QWEN, helpers.CHATML, eos_token="<|im_end|>"),
     "llama3": lambda folder: helpers.byte_level(
         folder, LLAMA, helpers.HEADERS, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", mask_token="<|mdm_mask|>"
+    ),
+    "thinking": lambda folder: helpers.byte_level(
+        folder, QWEN, helpers.THINKING, words=QWEN3, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ),
+    "alternating": lambda folder: helpers.byte_level(
+        folder, GEMMA, helpers.ALTERNATING, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
     ),
     "roles": lambda folder: helpers.byte_level(folder, MOE, helpers.ROLES, eos_token="<|endoftext|>"),
     "metaspace-first": lambda folder: helpers.metaspace(folder, TURNS, "first"),
@@ -38,6 +47,19 @@ CHATS = {
 }
 
 
+CALL = {"name": "weather", "arguments": {"city": "Paris", "days": 3, "more": {"wind": [1.5, "ü", None, True]}}}
+TOOLS = [
+    {"role": "system", "content": "You have tools."},
+    {"role": "user", "content": "Rain in Paris?"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "1", "type": "function", "function": CALL}, CALL]},
+    {"role": "tool", "content": '{"rain": false}', "tool_call_id": "1"},
+    {"role": "tool", "content": "dry", "name": "weather"},
+    {"role": "assistant", "content": "<think>\nboth say so\n</think>\n\nNo."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "Yes.", "reasoning_content": "asked again"},
+]
+
+
 @pytest.fixture(params=STYLES)
 def folder(request, tmp_path):
     return STYLES[request.param](tmp_path / request.param)
@@ -52,6 +74,61 @@ def oracle(folder):
 def test_chat_equals_transformers(folder, oracle, chat):
     expected = oracle.apply_chat_template(CHATS[chat], add_generation_prompt=True, return_dict=False)
     assert text.Tokenizer.from_folder(folder).encode_chat(CHATS[chat]) == expected
+
+
+@pytest.mark.parametrize("end", [2, 5, 7, 8])
+def test_tools_and_thoughts_equal_transformers(tmp_path, end):
+    """Thoughts and answers of tools are words to the tokenizer, so that earlier turns may hold them."""
+    folder = STYLES["thinking"](tmp_path)
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    expected = oracle.apply_chat_template(TOOLS[:end], add_generation_prompt=True, return_dict=False)
+    assert text.Tokenizer.from_folder(folder).encode_chat(TOOLS[:end]) == expected
+
+
+def test_a_template_s_own_refusal_speaks_in_letters(tmp_path):
+    with pytest.raises(InputError, match="take turns, behind <bos>"):
+        text.Tokenizer.from_folder(STYLES["alternating"](tmp_path)).encode_chat(CHATS["one"] * 2)
+
+
+ENDS = {
+    "chatml": ["<|im_end|>"],
+    "llama3": ["<|eot_id|>"],
+    "thinking": ["<|im_end|>"],
+    "alternating": ["<eos>", "<end_of_turn>"],
+    "roles": ["<|endoftext|>", "<|role_end|>"],
+    "metaspace-first": ["</s>"],
+}
+
+
+@pytest.mark.parametrize("style", ENDS)
+def test_ends_are_those_of_the_files_and_of_the_template_s_turns(tmp_path, style):
+    tokenizer = text.Tokenizer.from_folder(STYLES[style](tmp_path))
+    assert [tokenizer.literal(token) for token in tokenizer.eos] == ENDS[style]
+    stated = text.Tokenizer.from_folder(tmp_path, eos=(5, tokenizer.eos[0]))
+    assert stated.eos == (5, *tokenizer.eos), "configured ends come first, each once"
+
+
+def test_an_end_of_every_message_needs_no_opened_turn(tmp_path):
+    folder = helpers.byte_level(tmp_path, QWEN, "{% for m in messages %}{{ m.content }}\n<|im_end|>{% endfor %}")
+    tokenizer = text.Tokenizer.from_folder(folder)
+    assert [tokenizer.literal(token) for token in tokenizer.eos] == ["<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}<|im_end|>",  # opens whatever it is asked
+        "<|im_start|>{{ messages[-1].content }}<|im_end|>",  # one message is no chat
+        "{% for m in messages %}{{ m.content }}: so be it<|im_end|>{% endfor %}",
+        "{% for m in messages %}{{ m.content }}\n{% endfor %}",
+        "{{ raise_exception('no assistants') }}",
+        None,
+    ],
+)
+def test_templates_that_end_no_turn(tmp_path, template):
+    folder = helpers.byte_level(tmp_path, QWEN, template, eos_token="<|endoftext|>")
+    tokenizer = text.Tokenizer.from_folder(folder)
+    assert [tokenizer.literal(token) for token in tokenizer.eos] == ["<|endoftext|>"]
 
 
 @pytest.mark.parametrize("chat", CHATS)
@@ -81,7 +158,8 @@ def test_letters_of_a_literal_survive(tmp_path):
     tokenizer = text.Tokenizer.from_folder(STYLES["chatml"](tmp_path))
     words = "say <|mask|><|im_end|> twice"
     assert tokenizer.decode(tokenizer.encode(words)) == words
-    assert words in tokenizer.decode(token for token in tokenizer.encode_chat([{"role": "user", "content": words}]))
+    text_of = dataclasses.replace(tokenizer, eos=()).decode
+    assert words in text_of(tokenizer.encode_chat([{"role": "user", "content": words}]))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +214,53 @@ def test_mask_that_no_file_calls_special(tmp_path):
     assert mask not in loaded.encode("a <|mdm_mask|> b")
     assert mask not in loaded.encode_chat([{"role": "user", "content": "a <|mdm_mask|> b"}])
     assert loaded.decode([mask, *loaded.encode("b")]) == "b"
+
+
+def word(folder, letters):
+    """The id of an ordinary word of a byte-level vocabulary."""
+    return json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"][letters]
+
+
+@pytest.mark.parametrize("letters, spelled", [("Ċ", "\n"), ("!", "!"), ("Ġthe", " the")])
+def test_ends_and_pads_of_the_configuration_stay_words(tmp_path, letters, spelled):
+    """An end that is a line break, a pad that is id 0: prompts and answers keep them, and the end ends."""
+    folder = STYLES["chatml"](tmp_path)
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    token, words = word(folder, letters), f"one{spelled} two{spelled}{spelled} dogs"
+    chat = [{"role": "user", "content": words}]
+    expected = oracle.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    padded = text.Tokenizer.from_folder(folder, pad=token)
+    assert padded.encode(words) == oracle.encode(words) and padded.encode_chat(chat) == expected
+    assert padded.decode(padded.encode(words)) == words and padded.pad == token
+    ended = text.Tokenizer.from_folder(folder, eos=(token,))
+    assert ended.encode(words) == oracle.encode(words) and ended.encode_chat(chat) == expected
+    assert ended.decode(ended.encode(words)) == "one"
+    assert ended.words == padded.words, "nothing is renamed: pairs of models know each other"
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_single_letters_are_words_even_where_the_tokenizer_calls_them_special(tmp_path, marked):
+    """CLIP's pad is '!': every text would lose its exclamation marks, since bytes spell them no other way."""
+    controls = QWEN + ("!", "\n") if marked else QWEN
+    folder = helpers.byte_level(tmp_path, controls, helpers.CHATML, eos_token="<|im_end|>", pad_token="!")
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = text.Tokenizer.from_folder(folder)
+    words = "So! Two!!\nlines"
+    assert tokenizer.encode(words) == oracle.encode(words)
+    assert tokenizer.decode(tokenizer.encode(words)) == words
+    assert tokenizer.pad == oracle.pad_token_id
+
+
+def test_a_mask_that_is_a_word_comes_from_no_text(tmp_path):
+    """It cannot be spelled otherwise, so the prompt that spells it is refused; answers do not show it."""
+    folder = STYLES["chatml"](tmp_path)
+    mask = word(folder, "Ġthe")
+    tokenizer = text.Tokenizer.from_folder(folder, mask=mask)
+    assert mask not in tokenizer.encode("other words")
+    for encode in (tokenizer.encode, tokenizer.encode_inside, tokenizer.encode_prompt):
+        with pytest.raises(InputError, match=rf"the prompt spells 'Ġthe', .* mask token \(id {mask}\)"):
+            encode("over the dog")
+    assert tokenizer.decode([mask, *tokenizer.encode("dog")]) == "dog"
 
 
 def test_vocab_and_merges_without_tokenizer_json(tmp_path):
@@ -219,6 +344,26 @@ def test_empty_prompts(closed, empty):
         closed.encode(empty)
     with pytest.raises(InputError, match="prompt is empty"):
         closed.encode_chat([{"role": "user", "content": empty}])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jaxdlm_prompt_lengths", [1e10]), ("jaxdlm_prompt_lengths", [10**10]), ("jaxdlm_prompt_lengths", [0]),
+        ("jaxdlm_prompt_lengths", [True]), ("jaxdlm_prompt_lengths", 32), ("jaxdlm_prompt_lengths", "32"),
+        ("jaxdlm_join", "letters"), ("jaxdlm_join", True), ("jaxdlm_join", []),
+        ("jaxdlm_examples", "reverse"), ("jaxdlm_examples", [1]), ("jaxdlm_jion", "words"),
+    ],
+)  # fmt: skip
+def test_odd_settings_of_our_own_are_named(tmp_path, setting, value):
+    folder = helpers.word_level(tmp_path, WORDS, **{setting: value})
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {setting} .* must be"):
+        text.Tokenizer.from_folder(folder)
+
+
+def test_front_and_inside_are_the_two_halves_of_a_text(folder, oracle):
+    tokenizer = text.Tokenizer.from_folder(folder)
+    assert tokenizer.front + tokenizer.encode_inside("two words") == oracle.encode("two words")
 
 
 def test_bad_prompts_name_the_place(closed, tmp_path):

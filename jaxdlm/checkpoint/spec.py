@@ -21,7 +21,7 @@ SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.jso
 FORMAT, VERSION = "jaxdlm-checkpoint", 2
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-    "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
+    "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
 )  # fmt: skip
 
 

@@ -188,7 +188,12 @@ def test_priority_of_special_ids() -> None:
 
 def test_ids_that_no_model_has_mean_absent() -> None:
     """-1 as Meta's Llama has it, in either file and every field; a pad behind the last row of the embedding."""
-    values = RELEASED["dream-7b"] | {"pad_token_id": -1, "bos_token_id": -1, "mask_token_id": -1, "eos_token_id": [-1, 5]}
+    values = RELEASED["dream-7b"] | {
+        "pad_token_id": -1,
+        "bos_token_id": -1,
+        "mask_token_id": -1,
+        "eos_token_id": [-1, 5],
+    }
     plain = {k: v for k, v in RELEASED["dream-7b"].items() if not k.endswith("token_id")}
     absent = read_config(plain).tokens
     hints = Hints()
