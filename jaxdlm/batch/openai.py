@@ -11,6 +11,9 @@ HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identi
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
     "logprobs": (False, 0), "tools": ([],), "echo": (False,), "logit_bias": ({},),
+    "response_format": ({"type": "text"},), "modalities": (["text"],), "top_logprobs": (0,),
+    "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "function_call": ("none", "auto"),
+    "functions": ([],), "stream_options": ({},),
 }  # fmt: skip
 LENGTHS = ("max_completion_tokens", "max_tokens")
 
@@ -31,21 +34,33 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: a batch request needs custom_id (a string) and body (an object)")
     if value.get("url", CHAT) not in (CHAT, COMPLETION):
         raise InputError(f"{where}: url {value['url']!r:.60} is not served: one of {CHAT}, {COMPLETION}")
+    wanted = {CHAT: "messages", COMPLETION: "prompt"}.get(value.get("url", ""))
+    if wanted is not None and body.get(wanted) is None:
+        raise InputError(f"{where}: {value['url']} reads body.{wanted}, and there is none: write it, or change the url")
     lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
-    prompt = body.get("prompt")
+    prompt = _completed(body.get("prompt"), where)
     known = {"messages", "prompt", "temperature", "seed", "stop", *LENGTHS, *HARMLESS}
     for name, setting in body.items():
         if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
             raise InputError(f"{where}: body.{name} is not supported: leave it out")
     return {
         "messages": body.get("messages"),
-        "prompt": prompt if isinstance(prompt, str) else None,
+        "prompt": None if isinstance(prompt, list) else prompt,
         "tokens": prompt if isinstance(prompt, list) else None,
         "max_new": lengths[0] if lengths else None,
         "seed": body.get("seed"),
         "temperature": body.get("temperature"),
         "stop": body.get("stop"),
     }
+
+
+def _completed(prompt: Any, where: str) -> Any:
+    """The prompt of a completion: text or token ids, alone or as the one entry of a list."""
+    if not isinstance(prompt, list) or not any(isinstance(entry, str | list) for entry in prompt):
+        return prompt
+    if len(prompt) > 1:
+        raise InputError(f"{where}: body.prompt holds {len(prompt)} prompts: write one request for each")
+    return prompt[0]
 
 
 def response(

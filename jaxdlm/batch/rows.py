@@ -1,5 +1,6 @@
 """One line of the input -> one request, or one refusal; nothing that a line holds can harm another line."""
 
+import functools
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from jaxdlm.stops import Stops, read_stops
 
 PROMPTS = ("prompt", "messages", "tokens")
 LARGEST = 2**31 - 1
+SHOWN = 500  # characters of a message: it may quote what the row holds
 
 
 class Raw(NamedTuple):
@@ -79,13 +81,24 @@ def parse(raw: Raw) -> Mapping[str, Any]:
     except UnicodeDecodeError as error:
         raise InputError(f"line {raw.line} is not UTF-8 at byte {error.start}: save the file as UTF-8") from None
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=functools.partial(_unique, raw.line))
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         cut = "; the file ends inside it, so it was probably cut off" if raw.last else ""
         raise InputError(f"line {raw.line} is not JSON ({_short(error)}){cut}: write one object per line") from None
     if not isinstance(value, dict):
         raise InputError(f'line {raw.line} is JSON, but no object: write {{"id": ..., "prompt": ...}}')
     return value
+
+
+def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise InputError(f"line {line}: the key {twice!r:.60} stands there twice: keep one")
+    return found
 
 
 def _short(error: BaseException) -> str:
@@ -100,6 +113,8 @@ def identity(value: Mapping[str, Any], raw: Raw) -> Any:
         return raw.row
     if isinstance(found, bool) or not isinstance(found, str | int):
         raise InputError(f"line {raw.line}: {name} {found!r:.60} is neither a string nor a whole number")
+    if isinstance(found, str) and any("\ud800" <= letter <= "\udfff" for letter in found):
+        raise InputError(f"line {raw.line}: {name} {found!a:.60} holds half of a surrogate pair: it is no text")
     return found
 
 
@@ -110,20 +125,23 @@ def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -
         value = parse(raw)
         found = identity(value, raw)
         if raw.row in duplicates:
-            raise InputError(f"line {raw.line}: id {found!r} stands on line {duplicates[raw.row]} already: rename one")
+            raise InputError(
+                f"line {raw.line}: id {found!r:.60} stands on line {duplicates[raw.row]} already: rename one"
+            )
         return _request(value, found, raw, lm, defaults)
     except InputError as error:
         message = str(error).replace(f"prompt {raw.row}", f"line {raw.line}: the prompt", 1)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         message = f"line {raw.line}: the row does not read ({_short(error)})"
-    return Refusal(raw.row, raw.line, found, " ".join(message.split()))
+    return Refusal(raw.row, raw.line, found, " ".join(message.split())[:SHOWN])
 
 
 def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: Defaults) -> Request:
     where = f"line {raw.line}"
-    chat = True
+    chat, plain = True, defaults.raw
     if openai.is_request(value):
         chat = openai.is_chat(value)
+        plain = plain or not chat  # a completion goes on from its prompt as it is
         value = openai.fields(value, where)
     given = [name for name in PROMPTS if value.get(name) is not None]
     if len(given) != 1:
@@ -141,7 +159,7 @@ def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: 
     max_new = _whole(value, "max_new", defaults.max_new, 1, where)
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
     heat = _temperature(value.get("temperature"), defaults, where)
-    tokens = encode(lm, prompt, raw.row, max_new, defaults.raw)
+    tokens = encode(lm, prompt, raw.row, max_new, plain)
     stops = _stops(value.get("stop"), lm, defaults, where)
     return Request(raw.row, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, stops, chat)
 

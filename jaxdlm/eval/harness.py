@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ CHAT = (
     "\u241ajaxdlm-chat "  # a rendered chat: its messages as JSON, so that control tokens come from the template alone
 )
 NAME = "jaxdlm"
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # as lm_eval's own models read them
 
 
 class Adapter:
@@ -86,41 +87,34 @@ class Adapter:
 
     def prompt_ids(self, context: str) -> list[int]:
         """Ids of a context: plain text, or a chat with what the answer begins with. Empty: the beginning of text."""
-        tokenizer = self.tokenizer
-        if context.startswith(CHAT):
-            messages, end = json.JSONDecoder().raw_decode(context[len(CHAT) :])
-            rest = context[len(CHAT) + end :]
-            return [*tokenizer.encode_chat(messages), *self._plain(rest)]
-        return tokenizer.encode(context) if context.strip() else [self._prefix()]
+        head, text = self._split(context)
+        return [*head, *self.tokenizer.encode_inside(text)] or [self._prefix()]
+
+    def _split(self, context: str) -> tuple[list[int], str]:
+        """(ids that stand before the text of a context, the text): what is put in front of every text, or a chat."""
+        if not context.startswith(CHAT):
+            return (self.tokenizer.front, context) if context.strip() else ([], "")
+        messages, end = json.JSONDecoder().raw_decode(context[len(CHAT) :])
+        return self.tokenizer.encode_chat(messages), context[len(CHAT) + end :]
 
     def _prefix(self) -> int:
         tokens = self.lm.config.tokens
         return next(i for i in (self.tokenizer.bos, tokens.bos, *tokens.eos) if i is not None)
 
-    def _plain(self, text: str) -> list[int]:
-        """Ids of text inside a text: without what the tokenizer puts in front."""
-        if not text.strip():
-            return []
-        whole, front = self.tokenizer.encode(text), self._front
-        return whole[len(front) :] if whole[: len(front)] == front else whole
-
-    @functools.cached_property
-    def _front(self) -> list[int]:
-        bos = self.tokenizer.bos
-        first = self.tokenizer.encode(self.tokenizer.examples[0] if self.tokenizer.examples else "a")
-        return [bos] if bos is not None and first[:1] == [bos] else []
-
     def pair(self, context: str, continuation: str) -> likelihood.Pair:
-        """Ids of both; spaces at the end of the context belong to the continuation."""
+        """Ids of both, which are those of the two texts together, cut where they leave those of the context alone.
+
+        So a token that spans context and continuation is scored with the continuation. Spaces at the end of the context
+        belong to the continuation. A context that leaves no token is the beginning of text.
+        """
         spaces = len(context) - len(context.rstrip())
         if spaces:
             context, continuation = context[:-spaces], context[-spaces:] + continuation
-        given = self.prompt_ids(context)
-        if context.startswith(CHAT) or not context.strip():
-            answer = self._plain(continuation)
-        else:
-            answer = self.tokenizer.encode(context + continuation)[len(given) :]
-        answer = answer[: self.max_length - 1]
+        head, text = self._split(context)
+        alone, whole = map(self.tokenizer.encode_inside, (text, text + continuation))
+        shared = next((at for at, (a, b) in enumerate(zip(alone, whole)) if a != b), min(len(alone), len(whole)))
+        given = [*head, *whole[:shared]] or [self._prefix()]
+        answer = whole[shared:][: self.max_length - 1]
         return likelihood.Pair(tuple(given[-(self.max_length - len(answer)) :]), tuple(answer))
 
     # ---------------------------------------------------------------------------------------------- likelihoods
@@ -134,15 +128,16 @@ class Adapter:
         return [(estimate.value, same) for estimate, same in zip(found, is_greedy)]
 
     def _score(self, pairs: Sequence[likelihood.Pair]) -> list[likelihood.Estimate]:
-        return likelihood.score(
-            self.lm, pairs, draws=self.mc_num, seed=self.seed, batch=self.batch, cfg=self.cfg
-        )  # fmt: skip
+        """An answer without a token is certain."""
+        options: dict[str, Any] = {"draws": self.mc_num, "seed": self.seed, "batch": self.batch, "cfg": self.cfg}
+        scored = iter(likelihood.score(self.lm, [pair for pair in pairs if pair.answer], **options))
+        return [next(scored) if pair.answer else likelihood.Estimate(0.0, 0.0) for pair in pairs]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Whole texts in disjoint windows, each after the beginning-of-text token."""
         found = []
         for request in requests:
-            ids = self._plain(request.args[0])
+            ids = self.tokenizer.encode_inside(request.args[0])
             options = {"draws": self.mc_num, "seed": self.seed, "batch": self.batch, "cfg": self.cfg}
             found.append(likelihood.rolling(self.lm, ids, self._prefix(), self.max_length, **options))
         self.errors = [estimate.se for estimate in found]
@@ -152,10 +147,11 @@ class Adapter:
         """One token per forward, the surest first, in one block of the answer's length."""
         import jaxdlm as jd
 
-        same = [False] * len(pairs)
+        same = [not pair.answer for pair in pairs]
         groups: dict[int, list[int]] = defaultdict(list)
         for index, pair in enumerate(pairs):
-            groups[len(pair.answer)].append(index)
+            if pair.answer:
+                groups[len(pair.answer)].append(index)
         causal = self.lm.config.tokens.mask is None
         for length, members in groups.items():
             for part in _parts(members, self.batch):
@@ -174,7 +170,7 @@ class Adapter:
         groups: dict[tuple[int, float, int], list[tuple[int, list[int]]]] = defaultdict(list)
         for index, request in enumerate(requests):
             context, options = request.args
-            columns = min(self.gen_length, int(options.get("max_gen_toks") or self.gen_length))
+            columns = self._columns(options)
             heat = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
             ids = self.prompt_ids(context)[-(self.max_length - columns) :]
             groups[columns, heat, bucket_of(len(ids))].append((index, ids))
@@ -183,6 +179,17 @@ class Adapter:
                 for (index, _), text in zip(part, self._generate([ids for _, ids in part], columns, heat)):
                     answers[index] = cut(text, requests[index].args[1].get("until"))
         return answers
+
+    def _columns(self, options: Mapping[str, Any]) -> int:
+        """Columns to generate for a request: the task's number, under any of its names, unless gen_length is smaller."""
+        asked = next((options[name] for name in LENGTHS if options.get(name) is not None), self.gen_length)
+        columns = min(self.gen_length, int(asked))
+        if not 1 <= columns < self.max_length:
+            raise InputError(
+                f"{columns} tokens to generate leave no prompt in max_length={self.max_length}: set gen_length (or the "
+                f"task's max_gen_toks) from 1 to {self.max_length - 1}"
+            )
+        return columns
 
     def _generate(self, prompts: list[list[int]], columns: int, heat: float) -> list[str]:
         """Texts of a batch that is filled up to the batch size, so that one program serves all."""

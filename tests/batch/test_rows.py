@@ -1,5 +1,6 @@
 """Bad lines: one error row each, with the line and the fix, and every other row as if they were not there."""
 
+import dataclasses
 import gzip
 import json
 import math
@@ -9,9 +10,12 @@ import pytest
 
 from jaxdlm._load import LM, load
 from jaxdlm.batch import openai
-from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, randomness_key, read
+from jaxdlm.batch.rows import SHOWN, Defaults, Raw, Refusal, Request, randomness_key, read
 from jaxdlm.batch.source import scan, source
 from jaxdlm.errors import InputError
+from jaxdlm.models import Backbone
+from jaxdlm.text import Tokenizer
+from tests import helpers
 from tests.batch.jobs import job, rows, write
 from tests.batch.jobs import read as output
 from tests.conformance.toy_models import END, MASK, VOCAB, model
@@ -40,6 +44,11 @@ BAD = {
     "too long with its own max_new": ({"tokens": [1] * 100, "max_new": 29}, "more than the 128 positions"),
     "no id of the vocabulary": ({"tokens": [1, VOCAB]}, f"token id {VOCAB}"),
     "negative id": ({"tokens": [1, -1]}, "token id -1"),
+    "parts without text": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "no tokenizer"),
+    "a key twice": (b'{"tokens": [3], "max_new": 4, "max_new": 5}', "the key 'max_new' stands there twice"),
+    "a key twice, deep": (b'{"tokens": [3], "x": [{"a": 1, "b": {}, "a": 2}]}', "the key 'a' stands there twice"),
+    "id is half a surrogate pair": (b'{"id": "a\\ud800", "tokens": [3]}', "id 'a\\ud800' holds half of a surrogate"),
+    "custom id, too": (b'{"custom_id": "\\udfff", "body": {"prompt": [3]}}', "custom_id '\\udfff' holds half"),
     "huge id": ({"tokens": [10**30]}, "line 7"),
     "fractions": ({"tokens": [1.5]}, "whole numbers"),
     "truth": ({"tokens": [1, True]}, "truth value"),
@@ -62,6 +71,15 @@ BAD = {
     "OpenAI with a number as id": ({"custom_id": 5, "body": {}}, "needs custom_id"),
     "OpenAI elsewhere": ({"custom_id": "a", "url": "/v1/embeddings", "body": {}}, "not served"),
     "OpenAI with tools": ({"custom_id": "a", "body": {"messages": [], "tools": [1]}}, "body.tools is not supported"),
+    "OpenAI as JSON": (
+        {"custom_id": "a", "body": {"prompt": [3], "response_format": {"type": "json_object"}}}, "body.response_format"),
+    "OpenAI with two prompts": ({"custom_id": "a", "body": {"prompt": ["x", "y"]}}, "body.prompt holds 2 prompts"),
+    "OpenAI with two prompts of ids": ({"custom_id": "a", "body": {"prompt": [[3], [4]]}}, "holds 2 prompts"),
+    "OpenAI with an object": ({"custom_id": "a", "body": {"prompt": {"x": 1}}}, "prompt is no string"),
+    "OpenAI chat without messages": (
+        {"custom_id": "a", "url": openai.CHAT, "body": {"prompt": [3]}}, "/v1/chat/completions reads body.messages"),
+    "OpenAI completion without a prompt": (
+        {"custom_id": "a", "url": openai.COMPLETION, "body": {"messages": []}}, "/v1/completions reads body.prompt"),
     "OpenAI with two answers": ({"custom_id": "a", "body": {"prompt": [3], "n": 2}}, "body.n is not supported"),
 }  # fmt: skip
 
@@ -170,6 +188,48 @@ def test_bad_lines_leave_the_others_alone(tmp_path):
     assert "cut off" in found[-1]["error"]
     marker = json.loads((tmp_path / "mixed" / "_SUCCESS").read_text())
     assert (marker["rows"], marker["errors"]) == (len(found), len(bad) + 2)
+
+
+@pytest.fixture(scope="module")
+def chatting(tmp_path_factory):
+    """The toy model with a chat template."""
+    controls = ("<|im_start|>", "<|im_end|>", "<|mask|>")
+    folder = helpers.byte_level(tmp_path_factory.mktemp("chat"), controls, helpers.CHATML)
+    tokenizer, base = Tokenizer.from_folder(folder), model("same")
+    config = dataclasses.replace(base.config, vocab_size=tokenizer.size)
+    return LM(Backbone(config), base.params, tokenizer, "toy")
+
+
+def test_content_in_parts_is_the_content(chatting):
+    def row(content):
+        return parse({"messages": [{"role": "user", "content": content}]}, chatting)
+
+    whole = row("What is it?")
+    assert (
+        row([{"type": "text", "text": "What is"}, {"type": "text", "text": " it?"}]).tokens.tolist()
+        == whole.tokens.tolist()
+    )
+    assert "line 7: the prompt: message 0: content is an object" in row({"<|mask|>": 1}).message
+    assert "line 7: the prompt: message 0: part 0 has type 'image_url'" in row([{"type": "image_url"}]).message
+    assert len(row({"type": "x" * 10**6}).message) <= SHOWN and len(row([{"type": "x" * 10**6}]).message) <= SHOWN
+
+
+def test_completions_go_on_from_their_prompt_as_it_is(chatting):
+    """No chat is made of them; a prompt of our own schema is one, unless the job says raw."""
+
+    def row(body, **more):
+        return parse(
+            {"custom_id": "a", "body": {"max_tokens": 4, "response_format": {"type": "text"}, **body}} | more, chatting
+        )
+
+    plain, chat = (chatting.tokenizer.encode_prompt("Once", raw=raw) for raw in (True, False))
+    assert plain != chat
+    assert row({"prompt": "Once"}).tokens.tolist() == plain
+    assert row({"prompt": ["Once"]}, url=openai.COMPLETION).tokens.tolist() == plain
+    assert row({"prompt": [plain]}).tokens.tolist() == plain
+    assert row({"messages": [{"role": "user", "content": "Once"}]}, url=openai.CHAT).tokens.tolist() == chat
+    assert parse({"prompt": "Once"}, chatting).tokens.tolist() == chat
+    assert parse({"prompt": "Once"}, chatting, Defaults(8, 3, raw=True)).tokens.tolist() == plain
 
 
 def test_special_ids_in_a_prompt_stay(tmp_path):

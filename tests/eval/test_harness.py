@@ -6,10 +6,13 @@ import json
 import math
 
 import pytest
+from tokenizers import Tokenizer
 
 import jaxdlm as jd
-from jaxdlm.eval import harness
+from jaxdlm.eval import harness, likelihood
 from jaxdlm.eval.task import make
+from tests import helpers
+from tests.convert.folders import golden, hub_folder
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,89 @@ def test_a_chat_comes_back(model):
     opened = model.prompt_ids(model.apply_chat_template(history[:1]))
     assert opened == model.lm.tokenizer.encode_chat(history[:1])
     begun = model.prompt_ids(model.apply_chat_template(history, add_generation_prompt=False))
-    assert begun == opened + model._plain("[ Kate")
+    assert begun == opened + model.lm.tokenizer.encode_inside("[ Kate")
+    said = [{**history[0], "content": [{"type": "text", "text": history[0]["content"]}]}]
+    assert model.prompt_ids(model.apply_chat_template(said)) == opened
+
+
+@pytest.fixture(scope="module")
+def spelling(tmp_path_factory):
+    """A model whose tokenizer joins letters into words, and puts a token before and one behind every text."""
+    from tokenizers import processors
+
+    folder = helpers.byte_level(tmp_path_factory.mktemp("spelling"), ("<s>", "</s>", "<mask>"), None, bos_token="<s>")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ends = [("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=ends)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    files, config = golden("dream")
+    hub_folder(folder, files, config | {"mask_token_id": tokenizer.token_to_id("<mask>"), "eos_token_id": ends[1][1]})
+    return harness.Adapter(str(folder), batch_size=2, mc_num=2), tokenizer
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation", "cut"),
+    [
+        ("The quick brown", " fox", ("The quick brown", " fox")),
+        ("the d", "og", ("the", " dog")),  # one token for both
+        ("Natal", "ia", ("Nata", "lia")),
+        ("Ho", "w", ("", "How")),
+        ("the dog ", "sleeps", ("the dog", " sleeps")),
+        ("", "the dog", ("", "the dog")),
+        (" \n", "dog", ("", " \ndog")),
+        ("the dog", "", ("the dog", "")),
+        ("the d", "", ("the d", "")),
+    ],
+)
+def test_a_pair_is_cut_where_the_whole_text_leaves_the_context(spelling, context, continuation, cut):
+    """Context and answer are the tokens of the text that both make, and no end stands between them."""
+    model, tokenizer = spelling
+    pair = model.pair(context, continuation)
+    begin, whole = tokenizer.token_to_id("<s>"), tokenizer.encode(context + continuation, add_special_tokens=False).ids
+    assert [*pair.context, *pair.answer] == [begin, *whole]
+    assert tuple(tokenizer.decode(list(ids)) for ids in pair) == cut
+
+
+def test_contexts_carry_no_end(spelling):
+    model, tokenizer = spelling
+    assert tokenizer.encode("the dog").ids[-1] == tokenizer.token_to_id("</s>")
+    assert model.prompt_ids("the dog") == tokenizer.encode("the dog").ids[:-1]
+    assert model.prompt_ids(" ") == model.prompt_ids("") == [tokenizer.token_to_id("<s>")]
+
+
+def test_an_answer_without_a_token_is_certain(spelling, monkeypatch):
+    model, _ = spelling
+    estimate = likelihood.Estimate(-1.5, 0.25)
+    monkeypatch.setattr(likelihood, "score", lambda lm, pairs, **_: [estimate] * len(pairs))
+    asked = [request("loglikelihood", "the dog", text) for text in ("", " sleeps", "")]
+    assert model.loglikelihood(asked) == [(0.0, False), (-1.5, False), (0.0, False)]
+    assert model.errors == [0.0, 0.25, 0.0]
+    assert model._is_greedy([likelihood.Pair((1,), ())]) == [True]
+
+
+@pytest.mark.parametrize(
+    ("gen_length", "options", "columns"),
+    [
+        (40, {}, 40), (63, {}, 63), (256, {"max_gen_toks": 8}, 8), (16, {"max_gen_toks": 500}, 16),
+        (256, {"max_new_tokens": 8}, 8), (256, {"max_tokens": 9, "max_gen_toks": 8}, 8), (64, {}, None), (256, {}, None),
+        (256, {"max_gen_toks": 64}, None), (40, {"max_gen_toks": 0}, None),
+    ],
+)  # fmt: skip
+def test_prompt_and_answer_fit_in_max_length(spelling, monkeypatch, gen_length, options, columns):
+    """Prompts lose their beginning, and never all of it."""
+    model, seen = spelling[0], []
+    monkeypatch.setattr(model, "max_length", 64)
+    monkeypatch.setattr(model, "gen_length", gen_length)
+    monkeypatch.setattr(model, "_generate", lambda prompts, columns, heat: seen.append((prompts, columns)) or ["x"])
+    asked = [request("generate_until", "the dog sleeps " * 40, options | {"until": []})]
+    if columns is None:
+        with pytest.raises(jd.InputError, match=r"leave no prompt in max_length=64: set gen_length"):
+            model.generate_until(asked)
+        return
+    assert model.generate_until(asked) == ["x"]
+    (([prompt], found),) = seen
+    assert found == columns and len(prompt) == 64 - columns
+    assert prompt == model.prompt_ids("the dog sleeps " * 40)[-len(prompt) :]
 
 
 @pytest.mark.parametrize("until, left", [("b", "a"), (["c", "b"], "a"), ([], "abc"), (None, "abc"), (["", "c"], "ab")])
