@@ -12,13 +12,14 @@ characters, too, and so does a known role when it is printed; only the three tog
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxdlm.errors import InputError
 
 FIRST = 0x100000  # first private character; no text contains one
 LAST = 0x10FFFF
+MOST = 60_000  # control tokens; the other private characters are for pieces of their literals
 PRIVATE = re.compile(f"[{chr(FIRST)}-{chr(LAST)}]")
 ROLES = (
     "system",
@@ -96,27 +97,31 @@ class Own(str):
         return self._changed(super().strip(letters))
 
 
+def aliases_of(literals: Sequence[str]) -> dict[str, str]:
+    """literal -> private character. Raises InputError for more than there are."""
+    if len(literals) > MOST:
+        raise InputError(
+            f"the tokenizer has {len(literals)} control tokens, more than the {MOST} that can be kept apart"
+        )
+    return {literal: chr(FIRST + index) for index, literal in enumerate(literals)}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Controls:
     """Control literals of one tokenizer. aliases: literal -> private character."""
 
     aliases: Mapping[str, str]
 
-    def __post_init__(self) -> None:
-        if FIRST + len(self.aliases) + len(self._pieces) > LAST:
-            raise InputError(f"the tokenizer has {len(self.aliases)} control tokens, more than can be told from text")
-
     def own(self, text: str) -> str:
         """Text of the checkpoint: its control literals, and pieces of one at its ends, as private characters."""
-        text = self._literals.sub(lambda found: self.aliases[found.group()], text)
-        for _, piece, mark in (found for found in self._pieces if found[0] == "before"):
-            if text.endswith(piece):
-                text = text.removesuffix(piece) + mark
-                break
-        for _, piece, mark in (found for found in self._pieces if found[0] == "after"):
-            if text.startswith(piece):
-                return mark + text.removeprefix(piece)
-        return text
+        there = [literal for literal in self._longest_first if literal in text]
+        if there:  # the longest first, as the tokenizer itself would match
+            text = re.sub("|".join(map(re.escape, there)), lambda found: self.aliases[found.group()], text)
+        before, _, after = self._pieces
+        opening = next((piece for piece in before if piece and text.endswith(piece)), "")
+        text = text.removesuffix(opening) + before.get(opening, "")
+        closing = next((piece for piece in after if piece and text.startswith(piece)), "")
+        return after.get(closing, "") + text.removeprefix(closing)
 
     def name(self, text: str) -> str:
         """A special token of the checkpoint, as templates see it."""
@@ -124,7 +129,7 @@ class Controls:
 
     def role(self, word: str) -> str:
         """A role, as templates see it: a known one may complete a literal that the template puts around it."""
-        return Own(word, self._roles) if word in ROLES and self._roles else word
+        return Own(word, self._pieces[1]) if word in ROLES and self._joints else word
 
     def exchange(self, node: Any, own: bool = True) -> Any:
         """The tree of a parsed template (Jinja's nodes) with its literals exchanged in place, where they are printed.
@@ -158,63 +163,58 @@ class Controls:
                     f"the chat template makes the control token {literal:.60} of {found.group(1)!r:.60}, which is no "
                     f"role that is known ({', '.join(ROLES)}): write another one, or pass raw=True"
                 )
-        return self._marks.sub(lambda found: self._spelled[found.group()], text)
+        return PRIVATE.sub(lambda found: self._letters.get(found.group(), found.group()), text)
 
     def spell(self, text: str) -> str:
         """Text with private characters as the letters that they stand for, for messages."""
-        return PRIVATE.sub(lambda found: self._spelled.get(found.group(), ""), text)
+        every = self._letters | {alias: literal for literal, alias in self.aliases.items()}
+        return PRIVATE.sub(lambda found: every.get(found.group(), ""), text)
 
     @functools.cached_property
-    def _literals(self) -> re.Pattern[str]:
-        """Any control literal, the longest first, as the tokenizer itself would match."""
-        return re.compile("|".join(map(re.escape, sorted(self.aliases, key=len, reverse=True))) or r"(?!)")
+    def _longest_first(self) -> list[str]:
+        return sorted(self.aliases, key=len, reverse=True)
 
     @functools.cached_property
-    def _triples(self) -> list[tuple[str, str, str, str]]:
-        """(literal, what stands before a role in it, the role, what stands after it)."""
+    def _triples(self) -> list[tuple[str, tuple[str, str, str]]]:
+        """(literal, (what stands before a role in it, the role, what stands after it))."""
         words = sorted({form for role in ROLES for form in (role, role.upper(), role.capitalize())})
         roles = re.compile("|".join(words))
         likely = [literal for literal in sorted(self.aliases) if roles.search(literal)]
-        return [(x, x[:at], word, x[at + len(word) :]) for x in likely for word in words if (at := x.find(word)) >= 0]
+        return [(x, (x[:at], word, x[at + len(word) :])) for x in likely for word in words if (at := x.find(word)) >= 0]
 
     @functools.cached_property
-    def _pieces(self) -> list[tuple[str, str, str]]:
-        """(kind, piece of a literal, private character), the longest first; kinds are before, role and after."""
-        named = {piece for _, *three in self._triples for piece in zip(("before", "role", "after"), three) if piece[1]}
-        order = sorted(named, key=lambda piece: (-len(piece[1]), piece))
-        return [(*piece, chr(FIRST + len(self.aliases) + index)) for index, piece in enumerate(order)]
+    def _pieces(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """What stands before a role, roles, and what stands after one -> private characters; the longest first."""
+        free = map(chr, range(FIRST + len(self.aliases), LAST + 1))
+        columns = zip(*(three for _, three in self._triples)) if self._triples else ((), (), ())
+        before, role, after = (
+            {piece: next(free) if piece else "" for piece in sorted({*column}, key=lambda x: (-len(x), x))}
+            for column in columns
+        )
+        return before, role, after
 
     @functools.cached_property
-    def _roles(self) -> dict[str, str]:
-        return {piece: mark for kind, piece, mark in self._pieces if kind == "role"}
-
-    @functools.cached_property
-    def _spelled(self) -> dict[str, str]:
-        """Private character -> letters."""
-        return {mark: piece for _, piece, mark in self._pieces} | {a: literal for literal, a in self.aliases.items()}
+    def _letters(self) -> dict[str, str]:
+        """Private character -> the piece that it stands for."""
+        return {mark: piece for pieces in self._pieces for piece, mark in pieces.items() if mark}
 
     @functools.cached_property
     def _joints(self) -> dict[str, str]:
         """The marks of a literal's pieces in a row -> the literal."""
-        mark = {(kind, piece): mark for kind, piece, mark in self._pieces} | {("before", ""): "", ("after", ""): ""}
-        return {mark["before", a] + mark["role", b] + mark["after", c]: literal for literal, a, b, c in self._triples}
+        before, role, after = self._pieces
+        return {before[a] + role[b] + after[c]: literal for literal, (a, b, c) in self._triples}
 
     @functools.cached_property
     def _joined(self) -> re.Pattern[str]:
         return re.compile("|".join(sorted(self._joints, key=len, reverse=True)))
 
     @functools.cached_property
-    def _marks(self) -> re.Pattern[str]:
-        return re.compile("|".join(mark for _, _, mark in self._pieces))
-
-    @functools.cached_property
     def _around(self) -> re.Pattern[str]:
         """Words between two pieces of a template."""
-        before, after = ("".join(mark for kind, _, mark in self._pieces if kind == end) for end in ("before", "after"))
+        before, _, after = ("".join(pieces.values()) for pieces in self._pieces)
         longest = max(map(len, self.aliases))
-        return re.compile(
-            f"[{before}]([^{chr(FIRST)}-{chr(LAST)}]{{1,{longest}}})[{after}]" if before and after else "(?!)"
-        )
+        words = f"([^{chr(FIRST)}-{chr(LAST)}]{{1,{longest}}})"
+        return re.compile(f"[{before}]{words}[{after}]" if before and after else r"(?!)(.)")
 
 
 def _compared(node: Any) -> Iterator[Any]:

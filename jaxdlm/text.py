@@ -16,7 +16,7 @@ from typing import Any
 
 from jaxdlm import chat
 from jaxdlm.checkpoint.strict_json import read_object
-from jaxdlm.controls import FIRST, Controls, checked
+from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
 from jaxdlm.messages import plain
 from jaxdlm.tokenizer_spec import aliased, is_word, named_tokens, own_settings
@@ -126,12 +126,8 @@ class Tokenizer:
         """The chat as text in which control tokens are private characters; opened: for the assistant's words."""
         controls = self.controls
         read = [message | {"role": controls.role(message["role"])} for message in plain(messages)]
-        names = {
-            name: controls.name(value) if isinstance(value, str) else [*map(controls.name, value)]
-            for name, value in self.names.items()
-        }
         try:
-            return controls.close(chat.render(self.template or "", read, names, controls.exchange, opened))
+            return controls.close(chat.render(self.template or "", read, self._variables, controls.exchange, opened))
         except InputError as error:
             raise InputError(controls.spell(str(error))) from None
 
@@ -180,6 +176,14 @@ class Tokenizer:
     def controls(self) -> Controls:
         """What tells the template's control tokens from the words of messages."""
         return Controls(self.aliases)
+
+    @functools.cached_property
+    def _variables(self) -> dict[str, Any]:
+        """Special tokens by name, as templates see them."""
+        name = self.controls.name
+        return {
+            key: name(value) if isinstance(value, str) else [*map(name, value)] for key, value in self.names.items()
+        }
 
     def literal(self, token: int) -> str | None:
         """A token as its files write it; None for an id that the tokenizer does not have."""
@@ -258,7 +262,7 @@ def build(
     special |= {literal for literal in added if literal == masked}
     ids = {literal: original.token_to_id(literal) for literal in special}
     known = sorted(literal for literal, index in ids.items() if index is not None and not is_word(literal))
-    aliases = {literal: chr(FIRST + index) for index, literal in enumerate(known)}
+    aliases = aliases_of(known)
     backend = _parse(Backend, aliased(spec, aliases, special))
     moved = [literal for literal in known if backend.token_to_id(aliases[literal]) != ids[literal]]
     if moved:

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from jaxdlm import text
-from jaxdlm.controls import FIRST, ROLES, Controls, Own
+from jaxdlm.controls import FIRST, ROLES, Own, aliases_of
 from jaxdlm.errors import InputError
 from tests import helpers
 
@@ -148,4 +148,4 @@ def test_own_strings_compare_by_letters_and_print_their_characters():
 
 def test_more_control_tokens_than_private_characters_are_refused():
     with pytest.raises(InputError, match="65536 control tokens"):
-        Controls({f"<{index}>": "x" for index in range(1 << 16)})
+        aliases_of([f"<{index}>" for index in range(1 << 16)])
