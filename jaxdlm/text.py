@@ -39,7 +39,7 @@ class Tokenizer:
         names: special tokens by name.
         eos: ids that end an answer: those that the model's files name, the tokenizer's, and the end of a turn in the
             chat template. bos, pad: ids, or None. Such an id that no file of the tokenizer calls special is a word.
-        mask: a mask id that words spell: the prompt that spells it is refused; else None.
+        mask: the model's mask id, or None. A prompt whose words spell it, where no file calls it special, is refused.
         lead_bos: every prompt starts with bos, whatever the template does.
         prompt_lengths: a chat is padded on the right with `pad` to the smallest of these that holds it; () for no.
         join_words: tokens are words, see `join`.
@@ -77,9 +77,9 @@ class Tokenizer:
         Args: eos, pad, mask: ids that the model's own configuration names (they add to the tokenizer's).
         Raises InputError where a file does not parse or the parts disagree.
         """
-        settings = (
-            read_object(folder / "tokenizer_config.json", folder) if (folder / "tokenizer_config.json").exists() else {}
-        )
+        settings = _object(folder, "tokenizer_config.json")
+        if "added_tokens_decoder" not in settings:  # of the days when names had a file of their own
+            settings = _object(folder, "special_tokens_map.json") | settings
         if (folder / "tokenizer.json").exists():
             spec = read_object(folder / "tokenizer.json", folder)
         elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
@@ -203,11 +203,18 @@ class Tokenizer:
                 if token == unknown:
                     self._refuse(text, start, end)
         if self.mask is not None and self.mask in encoding.ids:
-            raise InputError(
-                f"the prompt spells {self.literal(self.mask)!r:.60}, which this model takes for its mask token (id "
-                f"{self.mask}): write it otherwise, or pass token ids"
-            )
+            self._refuse_mask(self.mask, encoding.ids, text)
         return list(encoding.ids)
+
+    def _refuse_mask(self, mask: int, ids: Sequence[int], text: str) -> None:
+        """InputError if words became the mask, as a word that the model takes for it or as letters that nobody knows."""
+        literal = self.literal(mask)
+        alias = self.aliases.get(literal or "")
+        if list(ids).count(mask) > (0 if alias is None else text.count(alias)):
+            raise InputError(
+                f"the prompt spells {literal!r:.60}, which this model takes for its mask token (id {mask}): write it "
+                f"otherwise, or pass token ids"
+            )
 
     def _refuse(self, text: str, start: int, end: int):
         while start > 0 and text[start - 1].isalnum():
@@ -277,7 +284,7 @@ def build(
         eos=(*eos, *([] if end is None else [end])),
         bos=ids.get(names.get("bos_token", "")),
         pad=ids.get(names.get("pad_token", "")) if pad is None else pad,
-        mask=mask if masked is not None and masked not in aliases else None,
+        mask=mask,
         lead_bos=lead_bos,
         closed=(spec.get("model") or {}).get("type") == "WordLevel",
         **own,
@@ -317,6 +324,10 @@ def join(words: Iterable[str]) -> str:
         pieces.append(word if glued else " " + word)
         before = word
     return "".join(pieces)
+
+
+def _object(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    return read_object(folder / name, folder) if (folder / name).exists() else {}
 
 
 def _parse(backend, spec: Mapping[str, Any]):

@@ -13,15 +13,16 @@ PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 def named_tokens(spec: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[dict[str, Any], set[str], set[str]]:
     """(special tokens by name as templates know them, all special literals, all added ones).
 
-    spec: tokenizer.json; settings: tokenizer_config.json. A token is special where the first marks it so or the second
+    spec: tokenizer.json; settings: tokenizer_config.json. A token is special where either marks it so, or the second
     names it.
     """
     names: dict[str, Any] = {name: _content(settings[name]) for name in NAMED if settings.get(name) is not None}
     more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or ()
     extra = [_content(token) for token in (more.values() if isinstance(more, Mapping) else more)]
-    added = {entry["content"]: bool(entry.get("special")) for entry in spec.get("added_tokens", ())}
-    special = {literal for literal, marked in added.items() if marked} | {*names.values(), *extra}
-    return names | {"additional_special_tokens": extra}, special - {""}, added.keys() - {""}
+    listed = [*spec.get("added_tokens", ()), *(settings.get("added_tokens_decoder") or {}).values()]
+    special = {entry["content"] for entry in listed if entry.get("special")} | {*names.values(), *extra}
+    added = {entry["content"] for entry in listed}
+    return names | {"additional_special_tokens": extra}, special - {""}, added - {""}
 
 
 def _content(token: Any) -> str:

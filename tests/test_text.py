@@ -263,6 +263,34 @@ def test_a_mask_that_is_a_word_comes_from_no_text(tmp_path):
     assert tokenizer.decode([mask, *tokenizer.encode("dog")]) == "dog"
 
 
+def test_a_mask_that_is_the_unknown_token_comes_from_no_text(tmp_path):
+    folder = STYLES["metaspace-first"](tmp_path)
+    known = text.Tokenizer.from_folder(folder)
+    tokenizer = text.Tokenizer.from_folder(folder, mask=known.backend.token_to_id(known.aliases["<unk>"]))
+    assert tokenizer.encode("How many") == known.encode("How many")
+    with pytest.raises(InputError, match="the prompt spells '<unk>'"):
+        tokenizer.encode_chat([{"role": "user", "content": "中"}])
+
+
+def test_names_and_marks_of_every_file_count(tmp_path):
+    """special_tokens_map.json where the settings list no tokens; what the settings list as special."""
+    folder = helpers.byte_level(tmp_path, QWEN[:3], helpers.CHATML, words=("<|mask|>",))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"eos_token": "<|im_end|>", "pad_token": {"content": "!"}})
+    )
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = text.Tokenizer.from_folder(folder)
+    assert (tokenizer.eos, tokenizer.pad) == ((oracle.eos_token_id,), oracle.pad_token_id)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    mask = oracle.convert_tokens_to_ids("<|mask|>")
+    assert mask in tokenizer.encode("a <|mask|>"), "an added word, as it is to transformers"
+    listed = {str(mask): {"content": "<|mask|>", "special": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": listed}))
+    marked = text.Tokenizer.from_folder(folder)
+    assert mask in marked.control and mask not in marked.encode("a <|mask|>")
+    assert marked.pad is None
+
+
 def test_vocab_and_merges_without_tokenizer_json(tmp_path):
     """Qwen2's files without tokenizer.json (Dream and SDAR ship so): same ids as transformers' class."""
     whole = helpers.byte_level(tmp_path / "whole", QWEN, helpers.CHATML)
