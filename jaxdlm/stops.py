@@ -47,13 +47,6 @@ class Stops(NamedTuple):
         return any(word in text for word in self.strings)
 
 
-def own_ends(lm: Any) -> tuple[int, ...]:
-    """Ids that end a text of this model: of its configuration and of its tokenizer."""
-    tokens = lm.config.tokens
-    more = () if lm.tokenizer is None else lm.tokenizer.eos
-    return tuple(sorted({*tokens.eos, *more, *(() if tokens.turn_end is None else (tokens.turn_end,))}))
-
-
 def read_stops(lm: Any, stop: Any) -> Stops:
     """What `stop=` means for a model: True, its own ends; False, none; strings and ids, these and its own.
 
@@ -62,7 +55,7 @@ def read_stops(lm: Any, stop: Any) -> Stops:
     """
     if isinstance(stop, Stops):
         return stop
-    ends = own_ends(lm)
+    ends = lm.config.tokens.eos
     if stop is False:
         return Stops((), frozenset(ends))
     more = [] if stop is True or stop is None else [stop] if isinstance(stop, str | int | np.integer) else stop
