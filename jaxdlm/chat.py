@@ -2,9 +2,10 @@
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdlm.controls import Controls
 from jaxdlm.errors import InputError
 
 MAX_TEMPLATE = 1 << 18  # characters; the longest released templates (with tools) have about 20,000
@@ -12,14 +13,13 @@ MAX_RENDERED = 1 << 22  # characters
 MAX_LOOP = 100_000  # iterations of `range` in one rendering
 
 Message = Mapping[str, Any]
-Exchange = Callable[[Any], Any]
 
 
 def render(
     template: str,
     messages: Sequence[Message],
     variables: Mapping[str, Any],
-    exchange: Exchange | None = None,
+    controls: Controls | None = None,
     opened: bool = True,
 ) -> str:
     """messages -> text, with the assistant's turn opened.
@@ -28,7 +28,7 @@ def render(
         template: Jinja source as checkpoints ship it.
         messages: [{"role": ..., "content": ...}, ...].
         variables: the special tokens by name (`bos_token`, `eos_token`, ...), undefined names render as nothing.
-        exchange: what changes the parsed template before it is compiled (`jaxdlm.controls`).
+        controls: control tokens, which the text then holds as private characters (see `jaxdlm.controls`).
         opened: False leaves the assistant's turn closed.
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
@@ -40,9 +40,11 @@ def render(
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: pass raw=True")
     try:
-        compiled = _compile(template, exchange)
+        compiled = _compile(template, controls)
         pieces, length = [], 0
         names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
+        if controls is not None:
+            names = controls.mark(names)
         for piece in compiled.generate(**names, range=_bounded_range()):
             length += len(piece)
             if length > MAX_RENDERED:
@@ -80,10 +82,10 @@ def _bounded_range():
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(template: str, exchange: Exchange | None):
+def _compile(template: str, controls: Controls | None):
     environment = _environment()
     tree = environment.parse(template)
-    return environment.from_string(tree if exchange is None else exchange(tree))
+    return environment.from_string(tree if controls is None else controls.exchange(tree))
 
 
 @functools.cache

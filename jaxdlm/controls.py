@@ -123,13 +123,19 @@ class Controls:
         closing = next((piece for piece in after if piece and text.startswith(piece)), "")
         return after.get(closing, "") + text.removeprefix(closing)
 
-    def name(self, text: str) -> str:
-        """A special token of the checkpoint, as templates see it."""
-        return Own(text, {text: self.own(text)})
+    def mark(self, names: Mapping[str, Any]) -> dict[str, Any]:
+        """What a template is given, with the checkpoint's special tokens and the known roles of messages as `Own`."""
+        roles = self._pieces[1]
+        messages = [
+            message | {"role": Own(message["role"], roles)} if message["role"] in ROLES else message
+            for message in names["messages"]
+        ]
+        return {name: self._special(value) for name, value in names.items()} | {"messages": messages}
 
-    def role(self, word: str) -> str:
-        """A role, as templates see it: a known one may complete a literal that the template puts around it."""
-        return Own(word, self._pieces[1]) if word in ROLES and self._joints else word
+    def _special(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._special(each) for each in value]
+        return Own(value, {value: self.own(value)}) if isinstance(value, str) else value
 
     def exchange(self, node: Any, own: bool = True) -> Any:
         """The tree of a parsed template (Jinja's nodes) with its literals exchanged in place, where they are printed.

@@ -125,9 +125,8 @@ class Tokenizer:
     def render(self, messages: Sequence[chat.Message], opened: bool = True) -> str:
         """The chat as text in which control tokens are private characters; opened: for the assistant's words."""
         controls = self.controls
-        read = [message | {"role": controls.role(message["role"])} for message in plain(messages)]
         try:
-            return controls.close(chat.render(self.template or "", read, self._variables, controls.exchange, opened))
+            return controls.close(chat.render(self.template or "", plain(messages), self.names, controls, opened))
         except InputError as error:
             raise InputError(controls.spell(str(error))) from None
 
@@ -176,14 +175,6 @@ class Tokenizer:
     def controls(self) -> Controls:
         """What tells the template's control tokens from the words of messages."""
         return Controls(self.aliases)
-
-    @functools.cached_property
-    def _variables(self) -> dict[str, Any]:
-        """Special tokens by name, as templates see them."""
-        name = self.controls.name
-        return {
-            key: name(value) if isinstance(value, str) else [*map(name, value)] for key, value in self.names.items()
-        }
 
     def literal(self, token: int) -> str | None:
         """A token as its files write it; None for an id that the tokenizer does not have."""

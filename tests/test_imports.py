@@ -19,7 +19,7 @@ LAYERS = [
     {"quant"},
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
-    {"policies", "speculative", "guided", "layout"},
+    {"policies", "speculative", "guided", "layout", "stops"},
     {"controls", "messages", "tokenizer_spec"},
     {"_decode", "chat", "text", "checkpoint", "_load", "io", "command", "policy_words"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's

@@ -8,7 +8,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import InputError, Status, policies
-from jaxdlm.stops import Stops, ends_wanted, own_ends, read_stops
+from jaxdlm.stops import Stops, ends_wanted, read_stops
 from tests.conformance.toys import END, GRID, MASK, PROMPTS, model, policy
 from tests.helpers import CHATML, byte_level
 
@@ -134,7 +134,7 @@ def test_a_sequence_may_begin_in_an_earlier_round():
     prompts = list(lm.tokenizer.examples[:3])
     full = jd.decode(lm, prompts, "autoregressive", max_new=24)
     pair = tuple(map(int, full.tokens[0, 1:3]))
-    stops = Stops((pair,), frozenset(own_ends(lm)))
+    stops = Stops((pair,), frozenset(lm.config.tokens.eos))
     plain, drafted = (
         jd.decode(lm, prompts, name, max_new=24, stop=stops) for name in ("autoregressive", "speculative")
     )
