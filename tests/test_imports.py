@@ -15,12 +15,12 @@ FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
 # A module may import its own layer's package and anything on a lower line; siblings on one line stay apart.
 LAYERS = [
     {"errors", "struct", "typing"},
+    {"controls", "messages", "tokenizer_spec"},
     {"core"},
     {"quant"},
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
     {"policies", "speculative", "guided", "layout", "stops"},
-    {"controls", "messages", "tokenizer_spec"},
     {"_decode", "chat", "text", "checkpoint", "_load", "io", "command", "policy_words"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
     {"cli", "_public"},
