@@ -21,19 +21,7 @@ FIRST = 0x100000  # first private character; no text contains one
 LAST = 0x10FFFF
 MOST = 60_000  # control tokens; the other private characters are for pieces of their literals
 PRIVATE = re.compile(f"[{chr(FIRST)}-{chr(LAST)}]")
-ROLES = (
-    "system",
-    "developer",
-    "user",
-    "human",
-    "assistant",
-    "model",
-    "bot",
-    "tool",
-    "function",
-    "observation",
-    "ipython",
-)
+ROLES = tuple("system developer user human assistant model bot tool function observation ipython".split())
 SEARCHES = frozenset(  # methods whose arguments are compared with text, and never become a part of it
     "startswith endswith split rsplit partition rpartition strip lstrip rstrip removeprefix removesuffix find rfind "
     "index rindex count get".split()
