@@ -99,7 +99,10 @@ class Adapter:
 
     def _prefix(self) -> int:
         tokens = self.lm.config.tokens
-        return next(i for i in (self.tokenizer.bos, tokens.bos, *tokens.eos) if i is not None)
+        found = next((i for i in (self.tokenizer.bos, tokens.bos, *tokens.eos) if i is not None), None)
+        if found is None:
+            raise InputError(f"{self.lm.name} has no token that begins or ends a text, so an empty context is none")
+        return found
 
     def pair(self, context: str, continuation: str) -> likelihood.Pair:
         """Ids of both, which are those of the two texts together, cut where they leave those of the context alone.

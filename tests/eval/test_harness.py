@@ -1,6 +1,7 @@
 """The model of lm-evaluation-harness, with the real package on local tasks: no network, no download. It is imported by
 who runs these tests alone: that takes a while."""
 
+import dataclasses
 import importlib.metadata
 import json
 import math
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 import jaxdlm as jd
 from jaxdlm.eval import harness, likelihood
 from jaxdlm.eval.task import make
+from jaxdlm.models import Backbone
 from tests import helpers
 from tests.convert.folders import golden, hub_folder
 
@@ -172,6 +174,16 @@ def test_contexts_carry_no_end(spelling):
     assert tokenizer.encode("the dog").ids[-1] == tokenizer.token_to_id("</s>")
     assert model.prompt_ids("the dog") == tokenizer.encode("the dog").ids[:-1]
     assert model.prompt_ids(" ") == model.prompt_ids("") == [tokenizer.token_to_id("<s>")]
+
+
+def test_a_model_without_a_beginning_reads_no_empty_context(spelling, monkeypatch):
+    model, _ = spelling
+    tokens = dataclasses.replace(model.lm.config.tokens, bos=None, eos=(), turn_end=None)
+    config = dataclasses.replace(model.lm.config, tokens=tokens)
+    monkeypatch.setattr(model, "tokenizer", dataclasses.replace(model.tokenizer, bos=None))
+    monkeypatch.setattr(model, "lm", dataclasses.replace(model.lm, model=Backbone(config)))
+    with pytest.raises(jd.InputError, match="no token that begins or ends a text"):
+        model.pair("", "the dog")
 
 
 def test_an_answer_without_a_token_is_certain(spelling, monkeypatch):
