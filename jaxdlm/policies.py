@@ -161,12 +161,19 @@ def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = Fal
     )
 
 
-def d3llm(tau: Any = 0.5, add: Any = 0.1, temperature: Any = 0.0) -> Rule:
+def d3llm(
+    tau: Any = 0.5, add: Any = 0.1, temperature: Any = 0.0, early_stop: bool = True, official: bool = False
+) -> Rule:
     """d3LLM's decoder: every column with entropy <= tau nats in several blocks at once (2601.07568).
 
-    add: share of a block that is written when the next one opens. The paper's speed needs its distilled weights.
+    add: share of a block that is written when the next one opens. early_stop: none opens behind an end-of-text token.
+    official: as released for the model's family (`multi_block`): for Dream entropy < tau; early_stop then fills the
+    canvas behind the first end-of-text token while columns before it are open. The paper's speed needs its distilled
+    weights.
     """
-    return chain(sample(temperature, measure=neg_entropy), multi_block(tau, add))
+    return chain(
+        sample(temperature, measure=neg_entropy), multi_block(tau, add, early_stop=early_stop, official=official)
+    )
 
 
 def prophet(

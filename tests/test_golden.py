@@ -5,6 +5,7 @@ length and block are one batch of ragged prompts, so each recording also checks 
 batches are filled up with a row of theirs, so that all of a recording with one length and block run one program.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -46,6 +47,8 @@ RECORDINGS = [
     ),
     Recording("dparallel_llada", lambda p: RECIPES["dparallel"](p["threshold"])),
     Recording("dparallel_dream", lambda p: RECIPES["dparallel"](p["threshold"], official=True)),
+    Recording("d3llm_llada", lambda p: several_blocks(**p)),
+    Recording("d3llm_dream", lambda p: several_blocks(**p)),
     Recording("prophet", lambda p: exits_early(**p)),
     Recording(
         "ccd_release",
@@ -73,6 +76,12 @@ def stepwise(denoising_steps: int, strategy: str, threshold: float | None):
     return RECIPES["sdar"](denoising_steps, strategy, 0.85 if threshold is None else threshold)
 
 
+def several_blocks(
+    threshold: float, block_add_threshold: float, early_stop: bool, decoded_token_threshold: float
+):  # the last of these decides nothing
+    return RECIPES["d3llm"](threshold, block_add_threshold, early_stop=early_stop, official=True)
+
+
 def exits_early(steps: int, thresholds: dict, answer_start: int, constraints: dict | None):
     bars = tuple(thresholds[stage] for stage in ("early", "mid", "late"))
     return RECIPES["prophet"](steps=steps, answer_start=answer_start, thresholds=bars, official=True)
@@ -85,8 +94,15 @@ def prefilled(case: dict, mask: int) -> list[int]:
 
 
 @functools.cache
-def load(checkpoint: str):
-    return jaxdlm.load(FOLDER / checkpoint)
+def load(checkpoint: str, eos: int):
+    """The checkpoint, with the end-of-text token of the recording, which need not be that of its config.json."""
+    lm = jaxdlm.load(FOLDER / checkpoint)
+    config = dataclasses.replace(lm.config, tokens=dataclasses.replace(lm.config.tokens, eos=(eos,)))
+    return dataclasses.replace(lm, model=dataclasses.replace(lm.model, config=config))
+
+
+def loaded(record: dict):
+    return load(record["header"]["checkpoint"], record["header"]["eos_token_id"])
 
 
 def batches(record: dict) -> list[list[dict]]:
@@ -104,7 +120,7 @@ def test_the_recorded_run_is_reproduced(recording):
     for cases in batches(record):
         first = cases[0]
         out = jaxdlm.decode(
-            load(record["header"]["checkpoint"]), [case["prompt"] for case in cases], recording.policy(first["params"]),
+            loaded(record), [case["prompt"] for case in cases], recording.policy(first["params"]),
             recording.cache, max_new=first["gen_length"], block=first["block_length"] or first["gen_length"],
             canvas=[prefilled(case, record["header"]["mask_token_id"]) for case in cases], stop=False,
         )  # fmt: skip
@@ -137,7 +153,7 @@ def test_freedave_is_reproduced():
     Which column of a round that is, the static run says: the first of the round in its order.
     """
     record = json.loads((FOLDER / "freedave.json").read_text())
-    lm = load(record["header"]["checkpoint"])
+    lm = loaded(record)
     for cases in batches(record):
         length, block, params = cases[0]["gen_length"], cases[0]["block_length"], cases[0]["params"]
         tau, run = params["confidence_threshold"], {"max_new": length, "block": block, "stop": False}

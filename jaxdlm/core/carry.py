@@ -86,6 +86,7 @@ class Row(NamedTuple):
     block: Int32[Array, ""]
     blocks: int
     ids: "TokenIds"
+    shifted: bool = False  # the model predicts the next token: what speaks for a column is its left neighbour's row
 
 
 class Draft(NamedTuple):

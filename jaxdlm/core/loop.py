@@ -249,7 +249,7 @@ def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model
     return Row(
         tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, given=take(row.given),
         column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
-        blocks=geometry.blocks, ids=model.config.tokens,
+        blocks=geometry.blocks, ids=model.config.tokens, shifted=model.config.prediction == "next",
     )  # fmt: skip
 
 

@@ -1,11 +1,11 @@
 """Several blocks at work at once (d3LLM, arXiv 2601.07568)."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxdlm import struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.argument import number
@@ -13,52 +13,114 @@ from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Int32, Key
 
 
+class Progress(NamedTuple):
+    blocks: Int32[Array, ""]  # open ones
+    filled: Bool[Array, "W"]  # columns that the end of the text has just filled: the released code takes them for open
+
+
 @struct.dataclass
 class MultiBlock(Stage):
-    """See `multi_block`. State: how many blocks are open."""
+    """See `multi_block`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
     expects: ClassVar[str | None] = NEG_ENTROPY
     view: ClassVar[str] = "canvas"
 
     tau: Any
     add: Any
+    early_stop: bool = struct.field(pytree_node=False, default=True)
+    official: bool = struct.field(pytree_node=False, default=False)
 
-    def init(self, window: int, vocab: int) -> Int32[Array, ""]:
-        return jnp.int32(1)
+    @property
+    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        return ("commit", "token", "fill", "halt", "status") if self.official and self.early_stop else ("commit",)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+    def init(self, window: int, vocab: int) -> Progress:
+        return Progress(jnp.int32(1), jnp.zeros(window, bool))
+
+    def apply(self, draft: Draft, state: Progress, row: Row, key: Key[Array, ""]) -> tuple[Draft, Progress]:
         need(draft, "token", "score", rule="multi_block")
         block = row.column // (row.column.shape[0] // row.blocks)
         left = row.pending & row.exists
-        state = self.opened(state, left, block, row)
-        mine = left & (block < state)
-        first = jnp.min(jnp.where(mine, block, row.blocks))
-        commit = mine & ((jnp.negative(draft.score) <= self.tau) | best(draft.score, mine, 1))
-        idle = ~jnp.any(commit & (block == first))
-        return draft._replace(commit=commit | (idle & best(draft.score, mine & (block == first), 1))), state
+        blocks = self.opened(state.blocks, left, block, row)
+        commit = self.chosen(draft.score, left & (block < blocks), state.filled, block, row)
+        if not (self.official and self.early_stop):
+            return draft._replace(commit=commit), state._replace(blocks=blocks)
+        draft, filled = ended(draft, commit, left, state.filled, row)
+        return draft, Progress(blocks, filled)
+
+    def chosen(
+        self, score: Array | None, mine: Bool[Array, "W"], filled: Bool[Array, "W"], block: Int32[Array, "W"], row: Row
+    ) -> Bool[Array, "W"]:
+        """Among the open columns `mine`, and those that the released code takes for open."""
+        entropy, seen = jnp.negative(score), mine | filled
+        here = seen & (block == jnp.min(jnp.where(mine, block, row.blocks)))
+        if self.official and row.shifted:
+            commit = seen & (entropy < self.tau)
+        else:
+            commit = seen & ((entropy <= self.tau) | best(score, seen, 1))
+        return commit | (~jnp.any(commit & here) & best(score, here, 1))
 
     def opened(
-        self, state: Int32[Array, ""], left: Bool[Array, "W"], block: Int32[Array, "W"], row: Row
+        self, blocks: Int32[Array, ""], left: Bool[Array, "W"], block: Int32[Array, "W"], row: Row
     ) -> Int32[Array, ""]:
         """One more block once the last has come far enough, and always the first that is not finished."""
-        last = row.exists & (block == state - 1)
+        last = row.exists & (block == blocks - 1)
         written, columns = (jnp.sum(x).astype(jnp.float32) for x in (last & ~left, last))
-        share = written >= jnp.asarray(self.add, jnp.float32) * columns
-        ends = jnp.isin(row.tokens, jnp.asarray(row.ids.eos or (-1,), jnp.int32)) & row.exists & ~row.given & ~left
-        state = state + (share & ~jnp.any(ends)).astype(jnp.int32)
-        return jnp.clip(jnp.maximum(state, row.block + 1), 1, row.blocks)
+        more = written >= jnp.asarray(self.add, jnp.float32) * columns
+        if self.early_stop:
+            more = more & ~jnp.any(at_end(row.tokens, row) & ~left)
+        return jnp.clip(jnp.maximum(blocks + more.astype(jnp.int32), row.block + 1), 1, row.blocks)
 
 
-def multi_block(tau: Any = 0.5, add: Any = 0.1) -> MultiBlock:
+def at_end(tokens: Int32[Array, "W"], row: Row) -> Bool[Array, "W"]:
+    """Columns of the row's own text that hold an end-of-text token."""
+    return jnp.isin(tokens, jnp.asarray(row.ids.eos or (-1,), jnp.int32)) & row.exists & ~row.given
+
+
+def ended(
+    draft: Draft, commit: Bool[Array, "W"], left: Bool[Array, "W"], filled: Bool[Array, "W"], row: Row
+) -> tuple[Draft, Bool[Array, "W"]]:
+    """(the draft with end of text in every column behind the first one, the open columns that this fills).
+
+    Written tokens there are replaced. In a forward that leaves nothing open none of this happens, and columns that the
+    forward before has filled keep what the model says of them now.
+    """
+    written = commit & left
+    rest = left & ~written
+    going = jnp.any(rest)
+    ends = (at_end(jnp.where(written, draft.token, row.tokens), row) & ~rest).astype(jnp.int32)
+    behind = (jnp.cumsum(ends) > ends) & row.exists & ~row.given & going
+    over = going & ~jnp.any(rest & ~behind)
+    end = jnp.int32(row.ids.eos[0] if row.ids.eos else row.ids.pad)
+    said = jnp.where(commit & filled & ~going, draft.token, row.tokens)
+    draft = draft._replace(
+        token=jnp.where(behind, end, draft.token),
+        commit=written | (rest & behind),
+        fill=jnp.where(behind, end, said),
+        halt=over,
+        status=jnp.where(over, int(Status.EOS), jnp.asarray(draft.status, jnp.int32)),
+    )
+    return draft, rest & behind
+
+
+def multi_block(tau: Any = 0.5, add: Any = 0.1, *, early_stop: bool = True, official: bool = False) -> MultiBlock:
     """Commits {i in open blocks : H_i <= tau}, the lowest H_i of all, and of the first unfinished block if it got none.
 
-    Another block opens, one per forward, once a share `add` of the last open one is written; not behind an end-of-text
-    token. Reads H off the score: chain it after `sample(measure=neg_entropy)`.
-    Args: tau: nats, 0.5 (0.4 to 0.5 in arXiv 2601.07568). add: 0.1; 1: one block after the other, which is dParallel's
-    decoder. The paper's second share, from which on a block is "fully active", decides nothing: the first unfinished
-    block is so always. The released code also ends the text at its first end-of-text token: chain `stop_at_eos` after
-    it. Made for weights distilled on incomplete left context. Raises InputError for tau or add < 0.
+    Another block opens, one per forward, once a share `add` of the last open one is written. Reads H off the score:
+    chain it after `sample(measure=neg_entropy)`.
+    Args:
+        tau: nats, 0.5 (0.4 to 0.5 in arXiv 2601.07568).
+        add: 0.1; 1: one block after the other, which is dParallel's decoder.
+        early_stop: no block opens once an end-of-text token is written. False: blocks go on opening.
+        official: as released for the family of the model that decodes. For models that predict the next token (Dream):
+            H < tau, and no lowest of all. With early_stop: every column behind the first end-of-text token (the first
+            id of the model's) holds one from the next forward on, written or not, although columns before it may still
+            be open; that forward also takes the columns so filled for open ones, so that they can count as the lowest,
+            and, if it leaves nothing open, keep its tokens behind the end of the text.
+    The paper's second share, from which on a block is "fully active", decides nothing: the first unfinished block is so
+    always. Departures from released code: shares and entropies in float32; a row that the end of text finishes takes no
+    part in another forward, where the released counter adds one without a forward. Made for weights distilled on
+    incomplete left context. Raises InputError for tau or add < 0.
     """
-    return MultiBlock(number(tau, "tau", low=0), number(add, "add", low=0))
+    return MultiBlock(number(tau, "tau", low=0), number(add, "add", low=0), early_stop, official)

@@ -36,16 +36,16 @@ def logits(confidence, vocab: int = 5, token: int = 2):
     return np.log(rows).astype(np.float32)
 
 
-@functools.partial(jax.jit, static_argnames=("blocks", "ids"))
-def _call(rule, draft, state, view, key, blocks, ids):
-    draft, state = rule.apply(Draft(**draft), state, Row(**view, blocks=blocks, ids=ids), key)
+@functools.partial(jax.jit, static_argnames=("blocks", "ids", "shifted"))
+def _call(rule, draft, state, view, key, **static):
+    draft, state = rule.apply(Draft(**draft), state, Row(**view, **static), key)
     return draft._replace(status=jnp.int32(draft.status)), state
 
 
 def call(rule, draft: Draft, state, view: Row, key=0):
     """(draft, state) as `rule.apply` makes them in the loop: one program."""
     arrays, key = view._asdict(), jax.random.key(key) if isinstance(key, int) else key
-    static = {name: arrays.pop(name) for name in ("blocks", "ids")}
+    static = {name: arrays.pop(name) for name in ("blocks", "ids", "shifted")}
     set_ = {name: x for name, x in draft._asdict().items() if x is not Draft._field_defaults.get(name)}
     return _call(rule, set_, state, arrays, key, **static)
 
