@@ -96,6 +96,7 @@ def load(
     mesh: "Mesh | None" = None,
     family: str = "auto",
     block_size: int | None = None,
+    canvas_window: int | None = None,
     revision: str | None = None,
 ) -> LM:
     """A model ready to decode.
@@ -108,6 +109,8 @@ def load(
         mesh: devices to spread the weights over; default: one device holds everything.
         family: the model family, where config.json does not tell.
         block_size: attention block of a block-causal model, where config.json does not tell.
+        canvas_window: prefix columns that the canvas of DiffusionGemma sees in local layers; default: the sliding window
+            W, as in the original sampler. transformers keeps W - 1.
         revision: branch, tag or commit of a Hub id.
     Raises InputError, one line: unknown name (with the closest known one), missing or damaged files, unsupported
     settings, weights that are not finite (the tensor is named), no connection. No code of a checkpoint is run.
@@ -115,10 +118,10 @@ def load(
     name = str(name_or_path)
     _check_dtype(dtype)
     if name.startswith(SHAPE):
-        return _load_shape(name, dtype, mesh)
+        return _load_shape(name, dtype, mesh, canvas_window)
     if name in EMBEDDED and not pathlib.Path(name).exists():
-        return _load_folder(ASSETS / name, name, dtype or "float32", mesh, family, block_size)
-    return _load_folder(_locate(name, revision), name, dtype, mesh, family, block_size)
+        return _load_folder(ASSETS / name, name, dtype or "float32", mesh, family, block_size, canvas_window)
+    return _load_folder(_locate(name, revision), name, dtype, mesh, family, block_size, canvas_window)
 
 
 def _locate(name: str, revision: str | None) -> pathlib.Path:
@@ -162,8 +165,9 @@ def checkpoint_tokenizer(name: str) -> Tokenizer | None:
 
 
 def _load_folder(
-    folder: pathlib.Path, name: str, dtype: str | None, mesh: "Mesh | None", family: str, block_size: int | None
-) -> LM:
+    folder: pathlib.Path, name: str, dtype: str | None, mesh: "Mesh | None", family: str, block_size: int | None,
+    canvas_window: int | None,
+) -> LM:  # fmt: skip
     from jaxdlm.checkpoint.restore import load_params
     from jaxdlm.checkpoint.source import open_folder
     from jaxdlm.checkpoint.spec import SPEC
@@ -172,7 +176,7 @@ def _load_folder(
     if not (folder / SPEC).exists() and not (folder / "config.json").exists():
         raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
     source = open_folder(folder, family=family, block_size=block_size)
-    config = source.config if dtype is None else dataclasses.replace(source.config, param_dtype=dtype)
+    config = _stated(source.config, dtype, canvas_window)
     generation = folder / "generation_config.json"
     defaults = read_object(generation, folder) if generation.exists() else {}
     config, tokenizer = _with_one_stop_set(config, defaults, folder)
@@ -200,7 +204,7 @@ def _with_one_stop_set(
     return config, None if tokenizer is None else dataclasses.replace(tokenizer, eos=config.tokens.eos)
 
 
-def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None") -> LM:
+def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None", canvas_window: int | None) -> LM:
     from jaxdlm.checkpoint.placement import random_params
     from jaxdlm.models.registry import released_config
     from jaxdlm.models.released import RELEASED
@@ -211,10 +215,14 @@ def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None") -> LM:
         hint = did_you_mean(shape, list(RELEASED))
         raise InputError(f"there is no released shape {shape!r}{hint}: one of {', '.join(RELEASED)}")
     _check_dtype(dtype)
-    config = released_config(shape)
-    if dtype is not None:
-        config = dataclasses.replace(config, param_dtype=dtype)
+    config = _stated(released_config(shape), dtype, canvas_window)
     return LM(Backbone(config), random_params(config, mesh, dtype=dtype), None, name)
+
+
+def _stated(config: ModelConfig, dtype: str | None, canvas_window: int | None) -> ModelConfig:
+    """The configuration with what the caller stated in place of the checkpoint's."""
+    config = config if canvas_window is None else config.with_canvas_window(canvas_window)
+    return config if dtype is None else dataclasses.replace(config, param_dtype=dtype)
 
 
 def _check_dtype(dtype: str | None) -> None:

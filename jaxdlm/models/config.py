@@ -1,6 +1,6 @@
 """`ModelConfig`: every number that decides what a decoder stack computes. Hashable, validated, exact in JSON."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from jaxdlm.errors import InputError
@@ -158,6 +158,18 @@ class ModelConfig:
         if kind == "global":
             return self.global_kv_heads or self.num_kv_heads, self.global_head_dim or self.head_dim
         return self.num_kv_heads, self.head_dim
+
+    def with_canvas_window(self, columns: int) -> "ModelConfig":
+        """The same stack whose canvas sees this many prefix columns in local layers. InputError where no canvas does."""
+        _require(
+            self.attention == "prefix_canvas" and "local" in self.layer_kinds,
+            f"canvas_window={columns!r} means nothing: {self.family} has no canvas with local layers; leave it out",
+        )
+        _require(
+            isinstance(columns, int) and not isinstance(columns, bool) and 1 <= columns <= self.max_position,
+            f"canvas_window={columns!r}: must be a whole number in 1..{self.max_position}",
+        )
+        return replace(self, canvas_window=columns)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values; `from_json` is its exact inverse."""

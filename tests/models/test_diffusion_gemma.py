@@ -1,5 +1,6 @@
 """DiffusionGemma's two passes over shared weights against transformers: causal prefix, then the canvas behind it."""
 
+import copy
 import dataclasses
 import functools
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 import torch
 import transformers
 
+from jaxdlm._load import load
+from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.core.model import Past
+from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
 from jaxdlm.models.families.diffusion_gemma import FAMILY
 from jaxdlm.models.hub_config import Hints
@@ -47,7 +51,8 @@ VISION = {
 
 
 @functools.cache
-def case() -> tuple[Any, Backbone, Any]:
+def released() -> tuple[Any, dict[str, np.ndarray]]:
+    """(the oracle, its text part as a checkpoint holds it)."""
     config = transformers.DiffusionGemmaConfig(
         text_config=TEXT, vision_config={"model_type": "gemma4_vision"} | VISION, canvas_length=CANVAS
     )
@@ -62,7 +67,13 @@ def case() -> tuple[Any, Backbone, Any]:
             continue
         shared.add(tensor.data_ptr())
         files[name] = tensor.numpy().copy()
-    ours = FAMILY.read_config(config.to_dict(), Hints())
+    return oracle, files
+
+
+@functools.cache
+def case() -> tuple[Any, Backbone, Any]:
+    oracle, files = released()
+    ours = FAMILY.read_config(oracle.config.to_dict(), Hints())
     assert ours.tokens.mask is None and ours.noise == "uniform" and ours.block_size == CANVAS
     # transformers keeps one column less than the original sampler
     ours = dataclasses.replace(ours, canvas_window=WINDOW - 1)
@@ -88,27 +99,63 @@ def canvas(model: Backbone, params: Any, tokens: Any, position: Any, past: Past,
     return model.head(params, out.hidden)
 
 
-@pytest.mark.parametrize("length", [6, 20])
-@pytest.mark.parametrize("conditioned", [False, True])
-def test_prefix_and_canvas_equal_the_oracle(length: int, conditioned: bool) -> None:
-    oracle, model, params = case()
-    tokens, noise = prompt(length), prompt(CANVAS)
-    feedback = np.random.default_rng(5).standard_normal((2, CANVAS, VOCAB)).astype(np.float32) if conditioned else None
-    cache = transformers.DynamicCache(config=oracle.config.get_text_config())
+def said(tokens: np.ndarray, noise: np.ndarray, window: int, feedback: np.ndarray | None = None) -> Any:
+    """The oracle behind a prefix of which its cache keeps, in local layers, the last `window` columns."""
+    oracle, _ = released()
+    kept = copy.deepcopy(oracle.config.get_text_config())
+    kept.sliding_window = window + 1  # a cache of transformers keeps one column less
     with torch.no_grad():
-        reference = oracle(
+        return oracle(
             input_ids=torch.from_numpy(tokens).long(),
             attention_mask=torch.ones(tokens.shape, dtype=torch.long),
-            past_key_values=cache,
+            past_key_values=transformers.DynamicCache(config=kept),
             decoder_input_ids=torch.from_numpy(noise).long(),
             self_conditioning_logits=None if feedback is None else torch.from_numpy(feedback),
         )
+
+
+@pytest.mark.parametrize("length", [6, 20])
+@pytest.mark.parametrize("conditioned", [False, True])
+def test_prefix_and_canvas_equal_the_oracle(length: int, conditioned: bool) -> None:
+    _, model, params = case()
+    tokens, noise = prompt(length), prompt(CANVAS)
+    feedback = np.random.default_rng(5).standard_normal((2, CANVAS, VOCAB)).astype(np.float32) if conditioned else None
+    reference = said(tokens, noise, WINDOW - 1, feedback)
     out = prefix(model, params, tokens, columns(0, length))
     np.testing.assert_allclose(out.hidden, reference.encoder_last_hidden_state.numpy(), atol=1e-4, rtol=0)
     past = Past(out.kv, columns(0, length), jnp.ones((2, length), bool))
     probabilities = None if feedback is None else jax.nn.softmax(jnp.asarray(feedback), axis=-1)
     ours = canvas(model, params, noise, columns(length, CANVAS), past, probabilities)
     oracles.assert_close(np.asarray(ours), reference.logits.numpy())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: Any) -> Any:
+    oracle, files = released()
+    folder = tmp_path_factory.mktemp("diffusion_gemma")
+    oracle.config.save_pretrained(folder)
+    write_safetensors(folder / "model.safetensors", files)
+    return folder
+
+
+@pytest.mark.parametrize(("stated", "window"), [({}, WINDOW), ({"canvas_window": WINDOW - 1}, WINDOW - 1)])
+def test_load_sets_the_prefix_columns_that_a_canvas_sees(folder: Any, stated: dict[str, int], window: int) -> None:
+    lm = load(folder, **stated)
+    tokens, noise, length = prompt(20), prompt(CANVAS), 20
+    past = Past(
+        prefix(lm.model, lm.params, tokens, columns(0, length)).kv, columns(0, length), jnp.ones((2, length), bool)
+    )
+    ours = np.asarray(canvas(lm.model, lm.params, noise, columns(length, CANVAS), past, None))
+    oracles.assert_close(ours, said(tokens, noise, window).logits.numpy())
+    assert np.abs(ours - said(tokens, noise, 2 * WINDOW - 1 - window).logits.numpy()).max() > 1e-1
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "8", 257])
+def test_a_canvas_window_that_means_nothing_is_refused(folder: Any, wrong: Any) -> None:
+    with pytest.raises(InputError, match=r"canvas_window=.*must be a whole number in 1\.\.256"):
+        load(folder, canvas_window=wrong)
+    with pytest.raises(InputError, match=r"canvas_window=8 means nothing: .* has no canvas with local layers"):
+        load("tiny", canvas_window=8)
 
 
 def test_the_canvas_sees_all_of_itself_and_the_stated_window_of_the_prefix() -> None:

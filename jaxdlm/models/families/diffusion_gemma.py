@@ -1,7 +1,7 @@
 """DiffusionGemma 26B-A4B, text part: Gemma-4 mixture with a causal prefix and a canvas of uniform noise.
 
 The image tower of a checkpoint is ignored. transformers keeps W - 1 prefix columns visible to the canvas in local
-layers, the original sampler W; `ModelConfig.canvas_window` chooses, W by default.
+layers, the original sampler W; `load(..., canvas_window=)` chooses, W by default.
 """
 
 import math
