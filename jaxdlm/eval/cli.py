@@ -1,8 +1,6 @@
 """`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark."""
 
-import json
 import pathlib
-from typing import Any
 
 import click
 
@@ -22,7 +20,7 @@ SWEEP = "NAME[,key=value...],..."
     command.model,
     option("--draft", metavar="M", show_default=DRAFT, help="draft of an autoregressive --model"),
     option("--policies", default="all", metavar=SWEEP, help="methods, each over its standard sweep; key=[1,2] is one"),
-    option("--cache", default="none", metavar=SWEEP, help="caches to sweep; all is every one"),
+    option("--cache", show_default="none", metavar=SWEEP, help="caches to sweep; all is every one"),
     command.max_new("the task's canvas"),
     command.block("one block"),
     command.seed,
@@ -42,7 +40,7 @@ SWEEP = "NAME[,key=value...],..."
         default="test",
         help="choose a setting on validation, claim it on test",
     ),
-    option("--chosen", metavar="DIR", help="a validation run, whose fastest settings without loss are claimed here"),
+    option("--chosen", metavar="DIR", help="a validation run: decode its fastest settings without loss, and no others"),
     flag("--run-code", help="allow the task code, which runs what the model wrote in a sandboxed process"),
 )
 @section(
@@ -52,19 +50,20 @@ SWEEP = "NAME[,key=value...],..."
     option("--timing", metavar="B,...", help="batch sizes of the wall-clock table, or none; by default 1 and the run's"),
 )  # fmt: skip
 def evaluate(
-    model: str, draft: str | None, policies: str, cache: str, max_new: int | None, block: int | None, seed: int, tasks: str,
-    n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
+    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None, seed: int,
+    tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
+    from jaxdlm.eval import chosen as settled
     from jaxdlm.eval import evaluate as job
     from jaxdlm.eval import pairs, rows, run
     from jaxdlm.eval.sweeps import choices
 
     methods = choices(policies, jd.policies.RECIPES, "policy")
-    caches = choices(cache, jd.policies.CACHES, "cache")
+    caches = choices(cache or ("none" if chosen is None else "all"), jd.policies.CACHES, "cache")
     names, batches = read_tasks(tasks, run_code), None if timing is None else read_batches(timing)
-    claims = read_claims(chosen)
+    claimed = settled.NOTHING if chosen is None else settled.read(chosen, methods, caches)
     folder = pathlib.Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,26 +77,14 @@ def evaluate(
     if draft is not None:
         pairs.refuse_masked(lm)
     if lm.config.tokens.mask is None:
+        unused = {"--chosen": chosen, "--cache": cache, "--block": block}
+        for name in (name for name, value in unused.items() if value is not None):
+            raise InputError(f"{name} means nothing for {model}, which is autoregressive: leave it out")
         job.draft_and_target(bench, methods, names, draft or DRAFT, batches or [1], folder, head)
     else:
-        job.masked(bench, methods, caches, names, tasks == LEARNED, batches, folder, head, claims)
-
-
-def read_claims(folder: str | None) -> dict[tuple[str, str], dict[str, Any]]:
-    """(policy, cache) -> the setting that a validation run found fastest without loss on the learned tasks."""
-    from jaxdlm.eval.summary import POOLED
-
-    if folder is None:
-        return {}
-    path = pathlib.Path(folder) / "summary.json"
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"--chosen {folder}: {path} cannot be read; give the --output of a validation run") from error
-    if found["meta"]["split"] != "validation":
-        raise InputError(f"--chosen {folder} ran on the {found['meta']['split']} split: choose settings on validation")
-    pooled = [c for c in found["curves"] if c["task"] == POOLED and c["no_loss"]]
-    return {(c["policy"], c["cache"]): c["no_loss"] for c in pooled}
+        if chosen is not None and claimed.model_hash != head["model_hash"]:
+            raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
+        job.masked(bench, methods, caches, names, tasks == LEARNED, batches, folder, head, claimed)
 
 
 def read_tasks(words: str, run_code: bool) -> list[str]:

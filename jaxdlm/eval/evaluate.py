@@ -9,35 +9,36 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jaxdlm.errors import InputError
-from jaxdlm.eval import ideal, pairs, report, rows, run, summary, svg, timing
+from jaxdlm.eval import chosen, ideal, pairs, report, rows, run, summary, svg, timing
 from jaxdlm.eval.sweeps import Choice
 from jaxdlm.eval.task import TASKS
 
-Claims = dict[tuple[str, str], dict[str, Any]]  # (policy, cache) -> the setting that a validation run found
-
 
 def masked(
-    bench: run.Bench, chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], only_learned: bool,
-    batches: Sequence[int], folder: pathlib.Path, head: rows.Line, claims: Claims,
+    bench: run.Bench, methods: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], only_learned: bool,
+    batches: Sequence[int], folder: pathlib.Path, head: rows.Line, claimed: chosen.Chosen,
 ) -> None:  # fmt: skip
-    """A masked model: every setting of the chosen policies and caches on the tasks, or those that reach their gate."""
+    """A masked model: every setting of the methods and caches, or what was chosen of them, on the tasks or those that
+    reach their gate."""
+    begin = time.perf_counter()
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
-        found = _run_all(bench, chosen, caches, tasks, only_learned, file, done)
-    made = summary.summarise(head, found.rows, claims, skipped=found.skipped)
+        found = _run_all(bench, methods, caches, tasks, only_learned, claimed, file, done)
+    made = summary.summarise(head, found.rows, claimed.claims, skipped=found.skipped)
     if batches:
         learned = [name for name, gate in made["gates"].items() if gate["learned"]] or list(tasks)
         made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
     write(folder, made, found.rows)
-    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(found.rows)} rows)")
+    seconds = time.perf_counter() - begin
+    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(found.rows)} rows) after {seconds:.0f} s")
 
 
 def draft_and_target(
-    bench: run.Bench, chosen: Sequence[Choice], tasks: Sequence[str], draft: str, batches: Sequence[int],
+    bench: run.Bench, methods: Sequence[Choice], tasks: Sequence[str], draft: str, batches: Sequence[int],
     folder: pathlib.Path, head: rows.Line,
 ) -> None:  # fmt: skip
     """An autoregressive model: rows of the table are methods, no curves."""
-    pooled, found = pairs.pool(bench, tasks), pairs.methods(chosen, draft)
+    pooled, found = pairs.pool(bench, tasks), pairs.methods(methods, draft)
     lines = []
     for line in pairs.measure(pooled, found, batches, max(batches)):
         lines.append(line)
@@ -75,28 +76,34 @@ def key_of(row: rows.Line) -> tuple[str, str, str, str]:
 
 def _run_all(
     bench: run.Bench,
-    chosen: Sequence[Choice],
+    methods: Sequence[Choice],
     caches: Sequence[Choice],
     tasks: Sequence[str],
     only_learned: bool,
+    claimed: chosen.Chosen,
     file: Any,
     done: Any,
 ) -> Found:
     found = Found(done)
-    _side_by_side(bench, [run.baseline(name) for name in tasks], found, file)
+    at_once = 1 if claimed.claims else run.threads()  # a claim's seconds are its own
+    _side_by_side(bench, [run.baseline(name) for name in tasks], found, file, at_once)
     if only_learned:
         tasks = [name for name in tasks if _accuracy(found.rows, name) >= TASKS[name].gate]
         _say(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
-    grid = run.grid(chosen, caches, tasks, bench.canvas)
+    if claimed.claims:
+        found.skipped |= claimed.skipped
+        _side_by_side(bench, chosen.units(claimed.claims, tasks), found, file, at_once)
+        return found
+    grid = run.grid(methods, caches, tasks, bench.canvas)
     found.skipped |= grid.skipped
-    _side_by_side(bench, grid.units, found, file)
+    _side_by_side(bench, grid.units, found, file, at_once)
     return found
 
 
-def _side_by_side(bench: run.Bench, units: Sequence[run.Unit], found: Found, file: Any) -> None:
-    """Every unit, several at once on a CPU; rows are written in the order of the units, as by one after the other."""
+def _side_by_side(bench: run.Bench, units: Sequence[run.Unit], found: Found, file: Any, at_once: int) -> None:
+    """Every unit, `at_once` at a time; rows are written in the order of the units, as by one after the other."""
     begin = time.perf_counter()
-    with ThreadPoolExecutor(run.threads()) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         waiting = [pool.submit(_new_rows, bench, unit, frozenset(found.ids[unit.key])) for unit in units]
         try:
             for index, (unit, future) in enumerate(zip(units, waiting)):

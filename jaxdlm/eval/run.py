@@ -44,6 +44,12 @@ def cache_label(name: str, settings: Settings) -> str:
     return ",".join([name, *(f"{key}={value}" for key, value in settings.items())])
 
 
+def cache_of(label: str) -> tuple[str, Settings]:
+    """(name, settings) of a cache from what `cache_label` made of them."""
+    name, *pairs = label.split(",")
+    return name, {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
+
+
 def baseline(task: str) -> Unit:
     return Unit(BASELINE, {}, "none", {}, task)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, canvas_of, decode, threads
+from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, cache_of, canvas_of, decode, threads
 from jaxdlm.eval.sweeps import canonical, label
 
 WARM, REPEATS = 3, 5
@@ -27,9 +27,7 @@ def chosen(summary: Mapping[str, Any], pooled: str) -> list[Unit]:
         best = next(
             (p for p in points if want and (p["label"], p["cache"]) == (want["label"], want["cache"])), points[0]
         )
-        name, *pairs = best["cache"].split(",")
-        settings = {key: int(value) for key, value in (pair.split("=") for pair in pairs)}
-        units.append(Unit(best["policy"], best["settings"], name, settings, ""))
+        units.append(Unit(best["policy"], best["settings"], *cache_of(best["cache"]), ""))
     return units
 
 

@@ -1,6 +1,7 @@
 """`jaxdlm eval` end to end on the embedded model: rows, summary, report, resuming."""
 
 import json
+import time
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -8,8 +9,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import cli
-from jaxdlm.eval import cost, rows, run, summary
-from jaxdlm.eval.cli import read_claims
+from jaxdlm.eval import chosen, cost, rows, run, summary
 
 ARGUMENTS = [
     "eval",
@@ -88,18 +88,75 @@ def test_the_report_holds_everything(folder):
     ET.fromstring((folder / "curves.svg").read_text())
 
 
-def test_a_setting_chosen_on_validation_is_claimed(folder, tmp_path):
-    """The label comes from there, the figures and the verdict from here."""
+@pytest.fixture(scope="module")
+def validation(folder, tmp_path_factory):
+    """A summary as of a validation run: threshold loses nothing at 0.9 and much at 0.7, topk_margin loses always."""
+    made = tmp_path_factory.mktemp("validation")
     meta, found = rows.read(folder / "rows.jsonl")
-    chosen = {("threshold", "none"): {"label": "threshold,tau=0.7", "cache": "none"}}
-    made = summary.summarise(meta, found, chosen)
-    (claim,) = [c["claim"] for c in made["curves"] if "claim" in c]
-    (point,) = [p for p in made["points"] if (p["label"], p["task"]) == ("threshold,tau=0.7", "learned")]
-    assert claim["speedup_forwards"] == point["speedup_forwards"]
+    wrong = [{**row, "correct": False} for row in found if row["settings"] == {"tau": 0.7}]
+    right = [{**row, "correct": True} for row in found if row["settings"] != {"tau": 0.7}]
+    slow = [{**row, "policy": "topk_margin", "settings": {"steps": 2}} for row in wrong]
+    many = [{**row, "id": f"{row['id']} {copy}"} for row in [*right, *wrong, *slow] for copy in range(40)]
+    (made / "summary.json").write_text(summary.dump(summary.summarise({**meta, "split": "validation"}, many)))
+    return made
+
+
+def test_only_what_was_chosen_is_decoded(validation, tmp_path, capsys):
+    """The settings come from there, figures and verdict from here; the seconds are those of one batch after another."""
+    begin = time.perf_counter()
+    arguments = ["eval", "--chosen", str(validation), "--tasks", "reverse,shuffle", "--n", "6", "--timing", "none"]
+    assert cli.main([*arguments, "--output", str(tmp_path)]) == cli.OK
+    elapsed = time.perf_counter() - begin
+    _, found = rows.read(tmp_path / "rows.jsonl")
+    decoded = [("low_confidence", ()), ("threshold", (("tau", 0.9),))]
+    assert {(row["policy"], tuple(row["settings"].items())) for row in found} == set(decoded)
+    assert len(found) == 2 * 2 * 6 and {row["split"] for row in found} == {"test"}
+    assert 0 < sum(row["seconds"] for row in found) < elapsed
+    made = json.loads((tmp_path / "summary.json").read_text())
+    (claim,) = [c["claim"] for c in made["curves"] if "claim" in c and c["policy"] == "threshold"]
+    (point,) = [p for p in made["points"] if (p["label"], p["task"]) == ("threshold,tau=0.9", "learned")]
+    assert (claim["label"], claim["speedup_forwards"]) == ("threshold,tau=0.9", point["speedup_forwards"])
     assert claim["holds"] == point["noninferior"]["0.01"]
-    (tmp_path / "summary.json").write_text(summary.dump(made))
-    with pytest.raises(jd.InputError, match="validation"):
-        read_claims(str(tmp_path))
+    assert "no setting without loss" in made["skipped"]["topk_margin"]
+    assert " s" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "more, named",
+    [
+        (["--policies", "threshold,tau=0.9"], "says the settings"),
+        (["--cache", "dual,refresh_every=2"], "says the settings"),
+        (["--policies", "topk_margin"], "no setting without loss"),
+        (["--cache", "dual"], "no setting without loss"),
+        (["--model", "tiny-dparallel"], "another model"),
+        (["--model", "tiny-ar"], "--chosen means nothing for tiny-ar"),
+    ],
+)
+def test_what_contradicts_a_choice_is_refused(validation, more, named, tmp_path, capsys):
+    assert (
+        cli.main(["eval", "--chosen", str(validation), "--n", "6", *more, "--output", str(tmp_path)]) == cli.BAD_INPUT
+    )
+    assert named in capsys.readouterr().err
+
+
+def test_a_choice_is_read_from_a_validation_run_alone(folder, tmp_path, capsys):
+    for text, named in (
+        ((folder / "summary.json").read_text(), "ran on the test split"),
+        ("[]", "cannot be read"),
+        ('{"meta": {"split": "validation"}}', "cannot be read"),
+        ("{", "cannot be read"),
+    ):
+        (tmp_path / "summary.json").write_text(text)
+        assert cli.main(["eval", "--chosen", str(tmp_path), "--output", str(tmp_path / "out")]) == cli.BAD_INPUT
+        assert named in capsys.readouterr().err
+    assert cli.main(["eval", "--chosen", str(tmp_path / "none"), "--output", str(tmp_path / "out")]) == cli.BAD_INPUT
+
+
+def test_settings_come_back_from_json_as_they_were():
+    settings = {"answer_start": 0, "thresholds": (10.5, 5.0, 2.5)}
+    assert chosen.as_given(json.loads(json.dumps(settings))) == settings
+    for name, of in (("none", {}), ("dual", {"refresh_every": 2})):
+        assert run.cache_of(run.cache_label(name, of)) == (name, of)
 
 
 def test_draft_and_target(tmp_path, capsys):
