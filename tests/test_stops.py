@@ -76,7 +76,7 @@ def test_freedave_ends_as_its_host_does():
 
 def test_official_recipes_run_on_as_published():
     lm = model("same")
-    for recipe in ("factor", "credit", "dparallel", "learn2pd", "prophet", "freedave"):
+    for recipe in ("factor", "credit", "dparallel", "d3llm", "learn2pd", "prophet", "freedave"):
         assert ends_wanted(policy(recipe, official=True), True) is False and ends_wanted(policy(recipe), True) is True
     for recipe in ("factor", "prophet"):
         chosen = policy(recipe, official=True)
