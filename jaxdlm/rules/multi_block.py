@@ -69,13 +69,13 @@ class MultiBlock(Stage):
         written, columns = (jnp.sum(x).astype(jnp.float32) for x in (last & ~left, last))
         more = written >= jnp.asarray(self.add, jnp.float32) * columns
         if self.early_stop:
-            more = more & ~jnp.any(at_end(row.tokens, row) & ~left)
+            more = more & ~jnp.any(at_end(row.tokens, row, row.ids.eos[:1] if self.official else row.ids.eos) & ~left)
         return jnp.clip(jnp.maximum(blocks + more.astype(jnp.int32), row.block + 1), 1, row.blocks)
 
 
-def at_end(tokens: Int32[Array, "W"], row: Row) -> Bool[Array, "W"]:
-    """Columns of the row's own text that hold an end-of-text token."""
-    return jnp.isin(tokens, jnp.asarray(row.ids.eos or (-1,), jnp.int32)) & row.exists & ~row.given
+def at_end(tokens: Int32[Array, "W"], row: Row, ends: tuple[int, ...]) -> Bool[Array, "W"]:
+    """Columns of the row's own text that hold one of the tokens `ends`."""
+    return jnp.isin(tokens, jnp.asarray(ends or (-1,), jnp.int32)) & row.exists & ~row.given
 
 
 def ended(
@@ -89,7 +89,8 @@ def ended(
     written = commit & left
     rest = left & ~written
     going = jnp.any(rest)
-    ends = (at_end(jnp.where(written, draft.token, row.tokens), row) & ~rest).astype(jnp.int32)
+    text = jnp.where(written, draft.token, row.tokens)
+    ends = (at_end(text, row, row.ids.eos[:1]) & ~rest).astype(jnp.int32)  # the release knows one
     behind = (jnp.cumsum(ends) > ends) & row.exists & ~row.given & going
     over = going & ~jnp.any(rest & ~behind)
     end = jnp.int32(row.ids.eos[0] if row.ids.eos else row.ids.pad)
@@ -114,10 +115,10 @@ def multi_block(tau: Any = 0.5, add: Any = 0.1, *, early_stop: bool = True, offi
         add: 0.1; 1: one block after the other, which is dParallel's decoder.
         early_stop: no block opens once an end-of-text token is written. False: blocks go on opening.
         official: as released for the family of the model that decodes. For models that predict the next token (Dream):
-            H < tau, and no lowest of all. With early_stop: every column behind the first end-of-text token (the first
-            id of the model's) holds one from the next forward on, written or not, although columns before it may still
-            be open; that forward also takes the columns so filled for open ones, so that they can count as the lowest,
-            and, if it leaves nothing open, keep its tokens behind the end of the text.
+            H < tau, and no lowest of all. With early_stop: from the next forward on every column behind the first
+            end-of-text token (the first id of the model's, no other) holds one, written or not, although columns
+            before it may still be open; that forward also takes the columns so filled for open ones, so that they can
+            count as the lowest, and, if it leaves nothing open, keep its tokens behind the end of the text.
     The paper's second share, from which on a block is "fully active", decides nothing: the first unfinished block is so
     always. Departures from released code: shares and entropies in float32; a row that the end of text finishes takes no
     part in another forward, where the released counter adds one without a forward. Made for weights distilled on

@@ -1,5 +1,7 @@
 """Several blocks at once: a loop written from the paper, and the limit of one block after the other."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -59,6 +61,23 @@ def test_blocks_open_behind_the_end_of_the_text_only_without_early_stop(official
         rule = multi_block(0.5, 0.1, early_stop=early_stop, official=official)
         _, state = scored(rule, -np.ones(WIDTH), view)
         assert int(state.blocks) == blocks
+
+
+def test_as_released_only_the_first_end_of_text_counts():
+    """Others, such as the end of a turn, are known here and not to the release."""
+    left = np.arange(WIDTH) > 0
+    for official, blocks in ((False, 1), (True, 2)):
+        view = row(left, blocks=BLOCKS, tokens=np.where(left, MASK, 4))
+        view = view._replace(ids=dataclasses.replace(IDS, eos=(END, 4)))
+        _, state = call(
+            multi_block(0.5, 0.1, official=official),
+            Draft(
+                np.zeros((WIDTH, 8), np.float32), token=np.full(WIDTH, 2, np.int32), score=-np.ones(WIDTH, np.float32)
+            ),
+            multi_block().init(WIDTH, 8),
+            view,
+        )
+        assert int(state.blocks) == blocks and not state.filled.any()
 
 
 def released(entropies, proposals, tau, add, early_stop, shifted):
