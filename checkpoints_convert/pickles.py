@@ -11,8 +11,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import DtypeUnsupported, DuplicateTensor, HeaderInvalid, PickleRefused, UnsafePath
+from jaxdlm.checkpoint.files import open_file, size_of
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo, check_name
 from jaxdlm.checkpoint.tensors import PICKLES
 from jaxdlm.errors import InputError
@@ -44,7 +44,7 @@ def open_pickles(folder: Path) -> PickledTensors | None:
     infos: dict[str, TensorInfo] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        strict_json.open_regular(path, folder)
+        size_of(path, folder)
         for name, tensor in load_pickle(path).items():
             check_name(name, path)
             if "/" in name:
@@ -81,7 +81,7 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
 
 def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
