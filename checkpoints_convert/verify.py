@@ -26,7 +26,16 @@ def read_manifest(out: Path) -> dict[str, Any]:
             "was changed after the conversion", file=path, expected=spec.manifest_sha256[:16], got=digest[:16],
             hint="convert the checkpoint again",
         )  # fmt: skip
+    leaves, tensors = manifest.get("leaves"), manifest.get("tensors")
+    listed = isinstance(leaves, list) and all(isinstance(_of(entry, "part"), str) for entry in leaves)
+    summed = isinstance(tensors, dict) and all(type(_of(facts, "crc32")) is int for facts in tensors.values())
+    if not (listed and summed):
+        raise HeaderInvalid("has a damaged entry", file=path, hint="convert the checkpoint again")
     return manifest
+
+
+def _of(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else None
 
 
 def check_files(out: Path) -> StoredTensors:

@@ -194,7 +194,7 @@ def _metadata(stored: Stored) -> bytes:
     try:
         return files.read(stored.where / METADATA, stored.root, most=METADATA_BYTES)
     except HeaderInvalid as error:
-        raise stored.wrong(f"cannot be read back: {METADATA} {error.problem}") from error
+        raise stored.wrong(f"cannot be read back: {METADATA}: {error.problem}") from error
 
 
 def _at(value: Any, *keys: str) -> Any:
