@@ -9,7 +9,7 @@ from typing import Any
 from jaxdlm.confined import Child, Died
 from jaxdlm.errors import InputError
 
-MAX_TEMPLATE = 1 << 16  # characters; the longest of 99 released ones has 16,714
+MAX_TEMPLATE = 1 << 16  # characters; the longest of the released ones that were measured has 16,714
 SECONDS = 10.0  # of one rendering; what the steps of `jaxdlm.confined.templates` allow takes up to three
 MAX_ANSWER = 1 << 26  # bytes of JSON that hold a rendering of the largest size, six for a character
 

@@ -24,7 +24,7 @@ PARTS = 64  # of one kind; released tokenizers have up to seven
 # by their longest entry, which is 33 in those of sentencepiece. XLNet's normaliser multiplies to 1,452, XLM-R's to 132.
 GROWS = {"NFC": 3, "NFD": 3, "NFKC": 11, "NFKD": 11, "Lowercase": 2, "ByteLevel": 2, "BertNormalizer": 6}
 MOST_GROWTH, MOST_REPLACED, MOST_ADDED = 4096, 64, 256
-REPEATS = re.compile(r"\{\d*,?(\d+)\}")  # of a regular expression, their largest number
+REPEATS = re.compile(r"\{(?:\d*,)?(\d+)\}")  # of a regular expression, their largest number
 MOST_REPEATS = 10_000  # of all of them together, were they nested
 
 

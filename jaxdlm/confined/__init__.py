@@ -39,7 +39,7 @@ class Child:
     """A process that answers questions, one after another.
 
     Args: module: name of the module of `jaxdlm.confined` whose `main` it runs; most: bytes that an answer may have.
-    Raises InputError where it does not start.
+    It starts at once, and is waited for by the first question. Raises InputError where it does not start.
     """
 
     def __init__(self, module: str, most: int) -> None:
@@ -58,14 +58,12 @@ class Child:
                 f"no process can be started for {module} ({error.strerror}): allow this user one"
             ) from None
         threading.Thread(target=self._read, daemon=True, name=f"confined {module}").start()
-        try:
-            self._answer(START)
-        except (Died, TimeoutError):
-            raise InputError(f"{sys.executable} does not start for {module}: is it a Python interpreter?") from None
+        self._ready = False
 
     def ask(self, question: Any, seconds: float) -> Any:
         """The answer to a question; both are JSON. Raises TimeoutError or Died, and the child is no more."""
         data = json.dumps(question).encode()
+        self._meet()
         try:
             self._process.stdin.write(len(data).to_bytes(8, "big") + data)  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
@@ -76,6 +74,14 @@ class Child:
             self.close()
             raise
         return self._answer(seconds)
+
+    def _meet(self) -> None:
+        try:
+            self._ready = self._ready or bool(self._answer(START))
+        except (Died, TimeoutError):
+            raise InputError(
+                f"{sys.executable} does not start with jinja2 and the limits of jaxdlm.confined: is it this Python?"
+            ) from None
 
     def _answer(self, seconds: float) -> Any:
         try:
