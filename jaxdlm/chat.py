@@ -1,12 +1,15 @@
 """Chat templates: messages -> one string, by the model's own Jinja template, in a process that is bounded in every way."""
 
 import atexit
+import itertools
 import os
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdlm.confined import Child, Died
+from jaxdlm.controls import Controls
 from jaxdlm.errors import InputError
 
 MAX_TEMPLATE = 1 << 16  # characters; the longest of the released ones that were measured has 16,714
@@ -16,13 +19,21 @@ MAX_ANSWER = 1 << 26  # bytes of JSON that hold a rendering of the largest size,
 Message = Mapping[str, Any]
 
 
-def render(template: str, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+def render(
+    template: str,
+    messages: Sequence[Message],
+    variables: Mapping[str, Any],
+    controls: Controls | None = None,
+    opened: bool = True,
+) -> str:
     """messages -> text, with the assistant's turn opened.
 
     Args:
         template: Jinja source as checkpoints ship it.
         messages: [{"role": ..., "content": ...}, ...], plain JSON.
         variables: the special tokens by name (`bos_token`, `eos_token`, ...), undefined names render as nothing.
+        controls: control tokens, which the text then holds as private characters (see `jaxdlm.controls`).
+        opened: False leaves the assistant's turn closed.
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
     without HTML escapes, `tools` and `documents` None. Departures: `strftime_now`, `lipsum` and the filter `random` are
@@ -31,11 +42,11 @@ def render(template: str, messages: Sequence[Message], variables: Mapping[str, A
     """
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: {WITHOUT}")
-    names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": True}
+    names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
     question = {"template": template, "variables": names, "seconds": SECONDS}
     try:
         with _lock:
-            answer = _renderer().ask(question, SECONDS)
+            answer = _ask(question, controls)
     except TimeoutError:
         raise InputError(f"the chat template takes more than {SECONDS:g} seconds: {WITHOUT}") from None
     except Died:
@@ -68,6 +79,15 @@ def _text(rendered: str) -> str:
 
 _lock = threading.Lock()
 _child: Child | None = None
+_numbers: "weakref.WeakKeyDictionary[Controls, int]" = weakref.WeakKeyDictionary()  # of control tokens
+_count = itertools.count(1)
+_told: set[int] = set()  # which of them the process that renders has been told
+
+
+def prepare() -> None:
+    """Starts the process that renders, so that it is there when it is needed."""
+    with _lock:
+        _renderer()
 
 
 def _renderer() -> Child:
@@ -75,8 +95,19 @@ def _renderer() -> Child:
     global _child
     if _child is None or not _child.alive():
         _end()
+        _told.clear()
         _child = Child("templates", MAX_ANSWER)
     return _child
+
+
+def _ask(question: dict[str, Any], controls: Controls | None) -> Any:
+    child = _renderer()
+    if controls is not None:
+        number = question["controls"] = _numbers.setdefault(controls, next(_count))
+        question["aliases"] = None if number in _told else dict(controls.aliases)
+    answer = child.ask(question, SECONDS)
+    _told.update({question["controls"]} if controls is not None else ())
+    return answer
 
 
 @atexit.register

@@ -253,6 +253,8 @@ def build(
     """
     from tokenizers import Tokenizer as Backend
 
+    if template is not None:
+        chat.prepare()
     own = own_settings(settings)
     original = tokenizer_checks.Backend(Backend, spec)
     names, special, added = named_tokens(spec, settings)

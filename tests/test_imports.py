@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
 
 # A module may import its own layer's package and anything on a lower line; siblings on one line stay apart.
 LAYERS = [
-    {"errors", "struct", "typing"},
+    {"_start", "errors", "struct", "typing"},
     {"controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},

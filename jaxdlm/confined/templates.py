@@ -22,6 +22,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from jaxdlm.confined import limits
+from jaxdlm.controls import Controls
 
 # Measured on 46 released templates (llama.cpp's and chujiezheng's collections) and the 53 end-to-end cases of huggingface.js,
 # whose text equals that of transformers wherever neither the day nor missing tools are asked for: 12 to 410 steps for a short
@@ -183,9 +184,6 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         self.filters |= {name: counted(name, each) for name, each in self.filters.items() if name not in INSTANT}
         self.tests |= {name: counted(name, each) for name, each in self.tests.items() if name in COMPARING}
 
-    def _parse(self, source: str, name: str | None, filename: str | None) -> Any:
-        return Counting().visit(super()._parse(source, name, filename))
-
     # what compiled templates call
 
     def turns(self, values: Any) -> Turns:
@@ -339,18 +337,28 @@ def environment() -> Environment:
     return Environment()
 
 
+CONTROLS: dict[int, Controls] = {}  # as the caller numbers them
+
+
 @functools.lru_cache(maxsize=8)
-def _compile(template: str) -> Any:
-    return environment().from_string(template)
+def _compile(template: str, controls: Controls | None) -> Any:
+    tree = environment().parse(template)
+    return environment().from_string(Counting().visit(tree if controls is None else controls.exchange(tree)))
 
 
 def render(question: Mapping[str, Any]) -> dict[str, Any]:
-    """{"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and why}, {"error": what the template says}."""
+    """Of {"template", "variables"}, with the number of its control tokens as "controls" and, once, these as "aliases":
+    {"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and why}, {"error": what the template says}."""
     try:
-        compiled = _compile(question["template"])
+        number, variables = question.get("controls", 0), question["variables"]
+        if question.get("aliases") is not None:
+            CONTROLS[number] = Controls(question["aliases"])
+        controls = CONTROLS.get(number)
+        compiled = _compile(question["template"], controls)
+        variables = variables if controls is None else controls.mark(variables)
         meter.left = STEPS
         pieces, length = [], 0
-        for piece in compiled.generate(**question["variables"]):
+        for piece in compiled.generate(**variables):
             length += len(piece)
             if length > MAX_RENDERED:
                 raise Exceeded(f"renders more than {MAX_RENDERED} characters")
