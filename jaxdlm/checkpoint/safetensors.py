@@ -131,6 +131,12 @@ def open_safetensors(path: Path, inside: Path | None = None) -> SafetensorsFile:
     return SafetensorsFile(path, tensors, metadata)
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(every tensor of a small file, its metadata). Raises as `open_safetensors`."""
+    file = open_safetensors(path)
+    return {name: file.read(name) for name in file.tensors}, file.metadata
+
+
 def _header_length(file: BinaryIO, size: int, path: Path) -> int:
     hint = "download the file again"
     if size < 8:
