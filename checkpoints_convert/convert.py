@@ -16,7 +16,7 @@ import numpy as np
 from checkpoints_convert.plan import Part, Plan, check_space
 from checkpoints_convert.staging import Staging, check_output, discard, open_staging, publish
 from checkpoints_convert.statistics import Recorder
-from jaxdlm.checkpoint import store, strict_json
+from jaxdlm.checkpoint import files, store
 from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
 from jaxdlm.checkpoint.leaf import contiguous
 from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
@@ -97,7 +97,7 @@ def _write_groups(plan: Plan, staging: Staging, strict: bool, progress: Progress
             if number == len(plan.groups) - 1:
                 fresh |= recorder.rest(set(targets))
             _refuse_nonfinite(plan, fresh, strict)
-            sums = {part.name: store.seal(folder, part.name) for part in group}
+            sums = {part.name: store.seal(part.stored.stored(staging.folder, part.number)) for part in group}
             staging.record(number, {"tensors": fresh, "parts": sums})
     return recorder
 
@@ -135,12 +135,12 @@ def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any
             warnings.append(f"{name}: {facts['nonfinite']} NaN or infinite values")
         elif len(facts["shape"]) > 1 and facts["min"] == facts["max"]:
             warnings.append(f"{name}: every value is {facts['min']}")
-    files = sorted({source.tensors.file(name) for name in source.tensors.infos})
+    shards = sorted({source.tensors.file(name) for name in source.tensors.infos})
     return {
         "source": source.raw.get("_name_or_path") or source.folder.name,
         "family": source.config.family,
         "dtype": plan.dtype,
-        "files": {path.name: {"bytes": path.stat().st_size} for path in files},
+        "files": {path.name: {"bytes": path.stat().st_size} for path in shards},
         "tensors": {
             name: {"file": source.tensors.file(name).name, **recorder.known[name]} for name in sorted(recorder.known)
         },
@@ -167,10 +167,8 @@ def _finish(plan: Plan, staging: Staging, manifest: dict[str, Any]) -> None:
     for name in TOKENIZER_FILES:
         path = folder / name
         if path.exists() or path.is_symlink():
-            strict_json.open_regular(path, folder)
-            shutil.copyfile(path, staging.folder / name)
-    strict_json.open_regular(folder / "config.json", folder)
-    shutil.copyfile(folder / "config.json", staging.folder / SOURCE_CONFIG)
+            files.copy(path, staging.folder / name, folder)
+    files.copy(folder / "config.json", staging.folder / SOURCE_CONFIG, folder)
     write_json(staging.folder / MANIFEST, manifest)
     digest = hashlib.sha256((staging.folder / MANIFEST).read_bytes()).hexdigest()
     sums = {name: value for facts in staging.finished.values() for name, value in facts["parts"].items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import DtypeUnsupported, DuplicateTensor, HeaderInvalid, PickleRefused, UnsafePath
+from jaxdlm.checkpoint.files import open_file, size_of
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo, check_name
 from jaxdlm.checkpoint.tensors import PICKLES
 from jaxdlm.errors import InputError
@@ -44,7 +45,7 @@ def open_pickles(folder: Path) -> PickledTensors | None:
     infos: dict[str, TensorInfo] = {}
     files: dict[str, Path] = {}
     for path in paths:
-        strict_json.open_regular(path, folder)
+        size_of(path, folder)
         for name, tensor in load_pickle(path).items():
             check_name(name, path)
             if "/" in name:
@@ -65,7 +66,8 @@ def load_pickle(path: Path) -> dict[str, Any]:
     except ImportError:
         raise InputError("--allow-pickle needs PyTorch; pip install torch, or convert to safetensors first") from None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+        with warnings.catch_warnings(action="ignore"):  # on kinds of tensors that are refused below
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises a dozen kinds; each means that the file is not plain weights
         # its text is left out: it goes on to explain how to switch the protection off
         raise PickleRefused(
@@ -81,19 +83,32 @@ def load_pickle(path: Path) -> dict[str, Any]:
 
 
 def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
+def _kind(tensor: Any) -> str:
+    """What a tensor is that is no plain array in memory; "" for one that is."""
+    kinds = {
+        "nested": tensor.is_nested, "quantised": tensor.is_quantized,
+        str(tensor.layout).removeprefix("torch."): str(tensor.layout) != "torch.strided",
+        str(tensor.device): tensor.device.type != "cpu",
+    }  # fmt: skip
+    return next((kind for kind, found in kinds.items() if found), "")
+
+
 def _info(name: str, tensor: Any, path: Path) -> TensorInfo:
+    kind = _kind(tensor)
+    if kind:
+        raise DtypeUnsupported(f"is a {kind} tensor", file=path, tensor=name, hint="save it as a plain one on the CPU")
     try:
         dtype = np.dtype(str(tensor.dtype).removeprefix("torch.").replace("bfloat16", "V2"))
     except TypeError:
         dtype = np.dtype(object)
-    kind = "BF16" if str(tensor.dtype) == "torch.bfloat16" else NAMES.get(dtype)
-    if kind is None:
+    name_of = "BF16" if str(tensor.dtype) == "torch.bfloat16" else NAMES.get(dtype)
+    if name_of is None:
         raise DtypeUnsupported(f"holds {tensor.dtype}", file=path, tensor=name, hint="use float32 or bfloat16 weights")
-    return TensorInfo(name, kind, tuple(tensor.shape), 0, tensor.numel() * tensor.element_size())
+    return TensorInfo(name, name_of, tuple(tensor.shape), 0, tensor.numel() * tensor.element_size())
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
+from jaxdlm.checkpoint import files
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.spec import SPEC
 from jaxdlm.checkpoint.store import group_folder
@@ -59,19 +60,29 @@ def open_staging(out: Path, fingerprint: str) -> Iterator[Staging]:
     """The staging folder of `out`, with what an interrupted run of the same plan has finished; else empty."""
     folder = staging_folder(out)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _check_ours(folder)
     folder.mkdir(exist_ok=True)
-    with open(folder / LOCK, "w", encoding="utf-8") as lock:
+    with files.open_lock(folder / LOCK) as lock:
         _take(lock, folder)
         finished = _read_journal(folder, fingerprint)
         if finished is None:
             for path in folder.iterdir():
                 if path.name != LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             (folder / JOURNAL).write_text(json.dumps({"fingerprint": fingerprint}) + "\n", encoding="utf-8")
         yield Staging(folder, finished or {})
 
 
-def _take(lock: TextIO, folder: Path) -> None:
+def _check_ours(folder: Path) -> None:
+    """OutputRefused for a folder that no conversion has made: it will be emptied."""
+    if not os.path.lexists(folder):
+        return
+    names = set() if folder.is_symlink() or not folder.is_dir() else {path.name for path in folder.iterdir()}
+    if folder.is_symlink() or not folder.is_dir() or not (JOURNAL in names or names <= {LOCK}):
+        raise OutputRefused("exists and is not a conversion under way", file=folder, hint="remove it yourself")
+
+
+def _take(lock: BinaryIO, folder: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -81,7 +92,7 @@ def _take(lock: TextIO, folder: Path) -> None:
 def _read_journal(folder: Path, fingerprint: str) -> dict[int, dict[str, Any]] | None:
     """Finished groups, or None where the journal is absent or belongs to another plan. A torn last line is dropped."""
     try:
-        lines = (folder / JOURNAL).read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(folder / JOURNAL, folder).splitlines()
         if not lines or json.loads(lines[0]) != {"fingerprint": fingerprint}:
             return None
     except (OSError, ValueError):
@@ -90,11 +101,11 @@ def _read_journal(folder: Path, fingerprint: str) -> dict[int, dict[str, Any]] |
     for line in lines[1:]:
         try:
             facts = json.loads(line)
-        except ValueError:
+            number = facts.pop("group")
+            if group_folder(folder, number).is_dir():
+                finished[number] = facts
+        except (ValueError, TypeError, KeyError, AttributeError):
             break
-        number = facts.pop("group")
-        if group_folder(folder, number).is_dir():
-            finished[number] = facts
     return finished
 
 

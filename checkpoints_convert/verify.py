@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints_convert.statistics import crc32
-from jaxdlm.checkpoint import strict_json
+from jaxdlm.checkpoint import files, store, strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
-from jaxdlm.checkpoint.source import StoredTensors, stored_tensors
+from jaxdlm.checkpoint.source import StoredTensors, open_folder
 from jaxdlm.checkpoint.spec import MANIFEST, read_spec
 from jaxdlm.checkpoint.store import CHUNK_BYTES
 from jaxdlm.checkpoint.tensors import Tensors
@@ -20,18 +20,29 @@ def read_manifest(out: Path) -> dict[str, Any]:
     spec = read_spec(out)
     path = out / MANIFEST
     manifest = strict_json.read_object(path, out)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(files.read(path, out)).hexdigest()
     if digest != spec.manifest_sha256:
         raise ChecksumMismatch(
             "was changed after the conversion", file=path, expected=spec.manifest_sha256[:16], got=digest[:16],
             hint="convert the checkpoint again",
         )  # fmt: skip
+    leaves, tensors = manifest.get("leaves"), manifest.get("tensors")
+    listed = isinstance(leaves, list) and all(isinstance(_of(entry, "part"), str) for entry in leaves)
+    summed = isinstance(tensors, dict) and all(type(_of(facts, "crc32")) is int for facts in tensors.values())
+    if not (listed and summed):
+        raise HeaderInvalid("has a damaged entry", file=path, hint="convert the checkpoint again")
     return manifest
+
+
+def _of(entry: Any, key: str) -> Any:
+    return entry.get(key) if isinstance(entry, dict) else None
 
 
 def check_files(out: Path) -> StoredTensors:
     """The parts of a converted checkpoint, after a check that no file of one is missing, cut or from elsewhere."""
-    tensors = stored_tensors(out, read_spec(out))
+    tensors = open_folder(out).tensors
+    if not isinstance(tensors, StoredTensors):
+        raise HeaderInvalid("is not a converted checkpoint", file=out, hint="give the folder that holds spec.json")
     for name in tensors.infos:
         tensors.check(name)
     return tensors
@@ -46,8 +57,8 @@ def verify(out: Path) -> int:
         raise HeaderInvalid(
             "lists other parts than spec.json", file=out / MANIFEST, hint="convert the checkpoint again"
         )
-    for name in tensors.infos:
-        tensors.read(name)
+    for part in tensors.parts.values():
+        store.read_all(part)
     return len(listed)
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from jaxdlm.cli import main
+from jaxdlm._start import jaxdlm
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jaxdlm())

@@ -1,16 +1,20 @@
-"""Chat templates: messages -> one string, by the model's own Jinja template, in a sandbox of bounded size."""
+"""Chat templates: messages -> one string, by the model's own Jinja template, in a process that is bounded in every way."""
 
-import functools
-import json
+import atexit
+import itertools
+import os
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdlm.confined import Child, Died
 from jaxdlm.controls import Controls
 from jaxdlm.errors import InputError
 
-MAX_TEMPLATE = 1 << 18  # characters; the longest released templates (with tools) have about 20,000
-MAX_RENDERED = 1 << 22  # characters
-MAX_LOOP = 100_000  # iterations of `range` in one rendering
+MAX_TEMPLATE = 1 << 16  # characters; the longest of the released ones that were measured has 16,714
+SECONDS = 10.0  # of one rendering; what the steps of `jaxdlm.confined.templates` allow takes up to three
+MAX_ANSWER = 1 << 26  # bytes of JSON that hold a rendering of the largest size, six for a character
 
 Message = Mapping[str, Any]
 
@@ -26,104 +30,100 @@ def render(
 
     Args:
         template: Jinja source as checkpoints ship it.
-        messages: [{"role": ..., "content": ...}, ...].
+        messages: [{"role": ..., "content": ...}, ...], plain JSON.
         variables: the special tokens by name (`bos_token`, `eos_token`, ...), undefined names render as nothing.
         controls: control tokens, which the text then holds as private characters (see `jaxdlm.controls`).
         opened: False leaves the assistant's turn closed.
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
-    without HTML escapes, `tools` and `documents` None. Departure: work and size are bounded, and `strftime_now` is
-    absent, since a prompt must not depend on the day.
+    without HTML escapes, `tools` and `documents` None. Departures: `strftime_now`, `lipsum` and the filter `random` are
+    absent, since a prompt must not depend on the day or on chance; steps, output, memory and time are bounded
+    (`jaxdlm.confined.templates`), in one process of its own for all threads, which starts with the first chat.
     """
-    from jinja2.exceptions import TemplateError
-
     if len(template) > MAX_TEMPLATE:
-        raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: pass raw=True")
+        raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: {WITHOUT}")
+    names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
+    question = {"template": template, "variables": names, "seconds": SECONDS}
     try:
-        compiled = _compile(template, controls)
-        pieces, length = [], 0
-        names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
-        if controls is not None:
-            names = controls.mark(names)
-        for piece in compiled.generate(**names, range=_bounded_range()):
-            length += len(piece)
-            if length > MAX_RENDERED:
-                raise InputError(f"the chat template renders more than {MAX_RENDERED} characters: shorten the prompt")
-            pieces.append(piece)
-    except InputError:
-        raise
-    except (
-        TemplateError,
-        TypeError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(f"the chat template refuses these messages: {first}") from error
-    return "".join(pieces)
+        with _lock:
+            answer = _ask(question, controls)
+    except TimeoutError:
+        raise InputError(f"the chat template takes more than {SECONDS:g} seconds: {WITHOUT}") from None
+    except Died:
+        raise InputError(f"the chat template ends the process that renders it: {WITHOUT}") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"the messages are not plain JSON ({error}): give strings, numbers, lists and objects"
+        ) from None
+    if "exceeded" in answer:
+        raise InputError(f"the chat template {answer['exceeded']}: {WITHOUT}")
+    if "syntax" in answer:
+        raise InputError(f"the chat template does not parse ({answer['syntax']}): fetch it again, or pass raw=True")
+    if "error" in answer:
+        raise InputError(f"the chat template refuses these messages: {answer['error']}")
+    return _text(answer["text"])
 
 
-def _bounded_range():
-    """`range` for one rendering, whose calls share a budget of MAX_LOOP iterations (nested loops too)."""
-    left = MAX_LOOP
-
-    def bounded(*bounds: int):
-        for number in range(*bounds):
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise InputError(f"the chat template loops more than {MAX_LOOP} times: pass raw=True to do without it")
-            yield number
-
-    return bounded
+WITHOUT = "shorten the messages, or pass raw=True to do without it"
 
 
-@functools.lru_cache(maxsize=8)
-def _compile(template: str, controls: Controls | None):
-    environment = _environment()
-    tree = environment.parse(template)
-    return environment.from_string(tree if controls is None else controls.exchange(tree))
+def _text(rendered: str) -> str:
+    try:
+        rendered.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"the chat template writes half of a surrogate pair at {error.start}, which is no text: {WITHOUT}"
+        ) from None
+    return rendered
 
 
-@functools.cache
-def _environment():
-    import jinja2.ext
-    from jinja2 import nodes
-    from jinja2.exceptions import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+_lock = threading.Lock()
+_child: Child | None = None
+_numbers: "weakref.WeakKeyDictionary[Controls, int]" = weakref.WeakKeyDictionary()  # of control tokens
+_count = itertools.count(1)
+_told: set[int] = set()  # which of them the process that renders has been told
 
-    class Generation(jinja2.ext.Extension):
-        """{% generation %} marks the assistant's words for training masks; for a prompt only its body matters."""
 
-        tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
+def prepare() -> None:
+    """Starts the process that renders, so that it is there when it is needed."""
+    with _lock:
+        _renderer()
 
-        def parse(self, parser):
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return nodes.Scope(body, lineno=line)
 
-    class Environment(ImmutableSandboxedEnvironment):
-        intercepted_binops = frozenset(["*", "**"])
+def _renderer() -> Child:
+    """The process that renders, started anew where the last one was ended."""
+    global _child
+    if _child is None or not _child.alive():
+        _end()
+        _told.clear()
+        _child = Child("templates", MAX_ANSWER)
+    return _child
 
-        def call_binop(self, context, operator, left, right):
-            """Powers and repeated sequences are the two ways to make something huge without a loop."""
-            if operator == "**" and not (abs(left) <= 1 << 16 and abs(right) <= 16):
-                raise TemplateError(f"{left} ** {right} is too large for a chat template")
-            for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | list | tuple) and len(sequence) * times > MAX_RENDERED:
-                    raise TemplateError(f"a sequence repeated {times} times is too large for a chat template")
-            return super().call_binop(context, operator, left, right)
 
-    def raise_exception(message: str):
-        raise TemplateError(message)
+def _ask(question: dict[str, Any], controls: Controls | None) -> Any:
+    child = _renderer()
+    if controls is not None:
+        number = question["controls"] = _numbers.setdefault(controls, next(_count))
+        question["aliases"] = None if number in _told else dict(controls.aliases)
+    answer = child.ask(question, SECONDS)
+    _told.update({question["controls"]} if controls is not None else ())
+    return answer
 
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    return environment
+@atexit.register
+def _end() -> None:
+    global _child
+    if _child is not None:
+        _child.close()
+    _child = None
+
+
+def _forked() -> None:
+    """A fork has neither the thread that reads the answers nor a lock that anybody would open: it starts its own."""
+    global _child, _lock, _parents
+    _parents, _child, _lock = _child, None, threading.Lock()
+
+
+_parents: Child | None = None  # kept, so that the fork does not close what is not its own
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -14,6 +14,8 @@ import click
 from jaxdlm import __version__, command
 from jaxdlm.command import BAD_INPUT, MAX_NEW, OK, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError, did_you_mean
+
+LINE = 1 << 24  # bytes of a prompt on stdin
 
 COMMANDS = {  # name -> where it is, imported when it is needed; its line in the help
     "generate": ("jaxdlm.cli:generate", "Answer prompts."),
@@ -191,12 +193,30 @@ def read_prompts(words: Sequence[str]) -> list[str]:
     prompts: list[str] = []
     for word in words:
         if word == "-":
-            prompts += [_unquoted(line.rstrip("\n")) for line in sys.stdin if line.strip()]
+            prompts += [_unquoted(line) for line in stdin_lines() if line.strip()]
         else:
             prompts.append(word)
     if not prompts:
         raise InputError("there is no prompt on stdin: write one per line")
     return prompts
+
+
+def stdin_lines() -> Iterator[str]:
+    """The lines of stdin without their ends, whoever wrote them: UTF-8, with or without a mark, ended as on any system.
+
+    Raises InputError for a line that is not UTF-8 or longer than any prompt.
+    """
+    stdin = getattr(sys.stdin, "buffer", None)
+    if stdin is None:  # replaced by text, as a notebook or a test may do
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    for number, line in enumerate(iter(lambda: stdin.readline(LINE + 1), b""), start=1):
+        if len(line) > LINE:
+            raise InputError(f"line {number} of stdin has more than {LINE} bytes: write one prompt per line")
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number} of stdin is not UTF-8 at byte {error.start}: save it as UTF-8") from None
 
 
 def _unquoted(line: str) -> str:

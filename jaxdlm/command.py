@@ -1,5 +1,7 @@
 """What the commands share: options that are stated once, the look of --help, errors of one line and exit statuses."""
 
+import codecs
+import errno
 import functools
 import math
 import os
@@ -11,10 +13,11 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
-from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.errors import InputError, did_you_mean, shortened
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 MAX_NEW = 128
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 HELP = {"show_default": True, "max_content_width": 100}  # context settings of whatever `run` runs
 
 # ------------------------------------------------------------------------------------------------------ running
@@ -29,21 +32,47 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
     if complete in os.environ:
         return shell_complete(command, {}, prog, complete, os.environ[complete])
     traceback = False
+    _escape(sys.stdout)
     try:
         with command.make_context(prog, list(sys.argv[1:] if argv is None else argv)) as context:
             traceback = context.params["traceback"]
-            return command.invoke(context) or OK
+            status = command.invoke(context) or OK
+        sys.stdout.flush()  # what cannot be written is an error of the command, not of the interpreter's end
+        return status
     except click.exceptions.Exit as ended:  # --help and --version
         return ended.exit_code
     except BrokenPipeError:  # the reader of stdout has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return OK
     except (Exception, KeyboardInterrupt) as error:
         if traceback:
             raise
         status, line = _explain(error, prog)
-        print(" ".join(line.split()), file=sys.stderr)
+        print(" ".join(shortened(line).split()), file=sys.stderr)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_stdout()
         return status
+
+
+def _escape(stream: Any) -> None:
+    """Makes a stream write letters that its encoding lacks as JSON spells them, so that lines of JSON stay JSON."""
+
+    def spelled(error: UnicodeError) -> tuple[str, int]:
+        if not isinstance(error, UnicodeEncodeError):
+            raise error
+        wrong = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+        return "".join(f"\\u{wrong[at : at + 4]}" for at in range(0, len(wrong), 4)), error.end
+
+    codecs.register_error("json", spelled)
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="json")
+
+
+def _drop_stdout() -> None:
+    """The interpreter's end would try to write once more what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _explain(error: BaseException, prog: str) -> tuple[int, str]:
@@ -55,6 +84,9 @@ def _explain(error: BaseException, prog: str) -> tuple[int, str]:
         return BAD_INPUT, f"{prog}: {error}"
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "; ".join([f"{prog}: interrupted", *error.args])
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" ({error.filename})" if error.filename else ""
+        return FAILED, f"{prog}: the disk is full{where}: free some space, and run the same command again"
     if isinstance(error, click.ClickException):  # a failure that was foreseen
         return FAILED, f"{prog}: {error.format_message()}"
     return FAILED, f"{prog}: {type(error).__name__}: {error}; {prog} --traceback ... shows where"

@@ -3,9 +3,20 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1200  # characters of a message: what is quoted may be a whole file
+
 
 class InputError(ValueError):
-    """Bad input: one line that names the thing and the fix."""
+    """Bad input: one line that names the thing and the fix. A long one loses its middle."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shortened(str(message)))
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """The text, without its middle where it has more characters: the thing stands at the beginning, the fix at the end."""
+    tail = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - tail - 3]} … {text[-tail:]}"
 
 
 class ConfigUnsupported(InputError):

@@ -9,12 +9,12 @@ whole string, so prefix spaces and normalisation are those of the original.
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from jaxdlm import chat
+from jaxdlm import chat, tokenizer_checks
+from jaxdlm.checkpoint.files import read_text
 from jaxdlm.checkpoint.strict_json import read_object
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
@@ -253,15 +253,17 @@ def build(
     """
     from tokenizers import Tokenizer as Backend
 
+    if template is not None:
+        chat.prepare()
     own = own_settings(settings)
-    original = _parse(Backend, spec)
+    original = tokenizer_checks.Backend(Backend, spec)
     names, special, added = named_tokens(spec, settings)
     masked = None if mask is None else original.id_to_token(mask)
     special |= {literal for literal in added if literal == masked}
     ids = {literal: original.token_to_id(literal) for literal in special}
     known = sorted(literal for literal, index in ids.items() if index is not None and not is_word(literal))
     aliases = aliases_of(known)
-    backend = _parse(Backend, aliased(spec, aliases, special))
+    backend = tokenizer_checks.Backend(Backend, aliased(spec, aliases, special))
     moved = [literal for literal in known if backend.token_to_id(aliases[literal]) != ids[literal]]
     if moved:
         raise InputError(f"tokenizer.json gives the control token {moved[0]!r:.60} two ids: fix added_tokens")
@@ -321,17 +323,10 @@ def _object(folder: pathlib.Path, name: str) -> dict[str, Any]:
     return read_object(folder / name, folder) if (folder / name).exists() else {}
 
 
-def _parse(backend, spec: Mapping[str, Any]):
-    try:
-        return backend.from_str(json.dumps(spec))
-    except Exception as error:  # the bindings raise bare Exception
-        raise InputError(f"tokenizer.json does not parse ({error}): fetch it again") from None
-
-
 def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, else chat_template.json, else the entry of tokenizer_config.json (the default one)."""
     if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+        return read_text(folder / "chat_template.jinja", folder, most=4 * chat.MAX_TEMPLATE)
     template = settings.get("chat_template")
     if (folder / "chat_template.json").exists():
         template = read_object(folder / "chat_template.json", folder).get("chat_template")
@@ -343,7 +338,7 @@ def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
 
 def _byte_level_spec(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """tokenizer.json's contents for a folder with vocab.json and merges.txt alone, as Qwen2 and Dream ship them."""
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+    lines = read_text(folder / "merges.txt", folder).splitlines()
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     added = [

@@ -5,6 +5,7 @@ import dataclasses
 import html
 import json
 import pathlib
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -239,9 +240,10 @@ def write_html(paths: Sequence[Path], file: str | pathlib.Path, *, title: str = 
     ]
     data = json.dumps(rows, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     page = PAGE.read_text(encoding="utf-8")
+    filled = {"%TITLE%": html.escape(title), "%ROWS%": data}  # at once: what is filled in may look like a marker
     target = pathlib.Path(file)
     try:
-        target.write_text(page.replace("%TITLE%", html.escape(title)).replace("%ROWS%", data), encoding="utf-8")
+        target.write_text(re.sub("%(TITLE|ROWS)%", lambda found: filled[found.group()], page), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}): choose another file") from None
     return target

@@ -94,6 +94,13 @@ def test_page_is_one_file_and_safe(out, tokenizer, tmp_path):
     assert "".join(rows[0]["pieces"][:3]) == "Alan Fox ,"
 
 
+def test_words_that_look_like_a_marker_stay_words(out, tokenizer, tmp_path):
+    drawn = viz.path(out, 0, tokenizer=tokenizer, prompt="%TITLE% and %ROWS%")
+    page = viz.write_html([drawn], tmp_path / "page.html", title="%ROWS% of %TITLE%").read_text()
+    assert "<title>%ROWS% of %TITLE%</title>" in page
+    assert json.loads(re.search(r"const rows = (.*);", page).group(1))[0]["prompt"] == "%TITLE% and %ROWS%"
+
+
 def test_bad_requests(out, tokenizer, tmp_path):
     with pytest.raises(InputError, match=r"row 5 is outside 0\.\.1"):
         viz.path(out, 5)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jaxdlm.batch.store import Folder, Store
+from jaxdlm.checkpoint.files import open_lock
 from jaxdlm.errors import InputError
 
 OWNER, LOCK = "owner.json", ".lock"
@@ -61,7 +62,7 @@ class Heartbeat:
 def locked(store: Store, who: str, *, shared: bool, lease: float) -> Iterator[None]:
     """Holds the output for one run, or among workers (`shared`). Raises InputError while others hold it."""
     if isinstance(store, Folder):
-        with open(store.root / LOCK, "a") as file:  # the kernel releases it when the process dies, however it dies
+        with open_lock(store.root / LOCK) as file:  # the kernel releases it when the process dies, however it dies
             try:
                 fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:

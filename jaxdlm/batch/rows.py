@@ -25,7 +25,7 @@ class Raw(NamedTuple):
 
     row: int  # place among the rows of the input, from 0
     line: int  # place in the file, from 1, for messages
-    value: bytes | Mapping[str, Any]  # JSON text, or a row of a table
+    value: bytes | Mapping[str, Any] | InputError  # JSON text, a row of a table, or why it was not read
     last: bool = False  # the file ends here, without a line end
 
 
@@ -74,6 +74,8 @@ def randomness_key(identity: Any) -> int:
 
 def parse(raw: Raw) -> Mapping[str, Any]:
     """The object of a row. Raises InputError, with the line."""
+    if isinstance(raw.value, InputError):
+        raise raw.value
     if not isinstance(raw.value, bytes):
         return raw.value
     try:

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
+import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +13,14 @@ from typing import Any
 from jaxdlm.batch.rows import Raw, identity, parse
 from jaxdlm.errors import InputError
 
-STEP = 1 << 22  # bytes of Parquet that are hashed at a time
+try:
+    from lzma import LZMAError
+except ImportError:  # an interpreter that was built without it
+    LZMAError = EOFError  # type: ignore[misc, assignment]
+
+STEP = 1 << 22  # bytes that are read at a time
+LONGEST = 1 << 24  # bytes of a line: a prompt of a million tokens has some six million, as ids or as text
+DAMAGED = (EOFError, zlib.error, LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -25,23 +34,48 @@ class Index:
 
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[Any]:
-    """The bytes of a file, local or remote, unzipped. Raises InputError where they cannot be read."""
+    """The bytes of a file, local or remote, unzipped. Raises InputError where they cannot be read.
+
+    A pipe or a device is refused: a job reads its input more than once.
+    """
     import fsspec
 
+    local = path.removeprefix("file://")
+    if "://" not in local and os.path.exists(local) and not os.path.isfile(local) and not os.path.isdir(local):
+        raise InputError(f"input {path} is not a regular file, and a job reads it more than once: write it to a file")
     try:
         with fsspec.open(path, "rb", compression="infer") as file:
             yield file
     except InputError:
         raise
-    except (EOFError, zlib.error) as error:
-        raise InputError(f"input {path} is damaged ({' '.join(str(error).split())}): copy it again") from None
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"input {path} is damaged ({reason}): copy it again") from None
     except (OSError, ValueError, ImportError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"input {path} cannot be read ({reason}): check the path and the permissions") from None
 
 
+def lines(file: Any, digest: Any = None) -> Iterator[tuple[bytes, int, bool]]:
+    """(line, bytes that it has, whether a line end follows); of one with more than LONGEST bytes the beginning only.
+
+    digest: takes in every byte.
+    """
+    kept, size = b"", 0
+    while piece := file.read(STEP):
+        if digest is not None:
+            digest.update(piece)
+        *ended, rest = piece.split(b"\n")
+        for part in ended:
+            yield kept + part[: LONGEST - len(kept)], size + len(part), True
+            kept, size = b"", 0
+        kept, size = kept + rest[: LONGEST - len(kept)], size + len(rest)
+    if size:
+        yield kept, size, False
+
+
 class JsonLines:
-    """One object per line; blank lines are no rows."""
+    """One object per line; blank lines are no rows, and one with more than LONGEST bytes is an error row."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -50,15 +84,17 @@ class JsonLines:
         """Rows from `first` on; `digest` takes in every byte."""
         row = 0
         with opened(self.path) as file:
-            for number, line in enumerate(file, start=1):
-                if digest is not None:
-                    digest.update(line)
+            for number, (line, size, ended) in enumerate(lines(file, digest), start=1):
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not text.strip():
+                if not text.strip() and size <= LONGEST:
                     continue
                 if row >= first:
-                    yield Raw(row, number, text, not line.endswith(b"\n"))
+                    yield Raw(row, number, text if size <= LONGEST else _too_long(number, size), not ended)
                 row += 1
+
+
+def _too_long(number: int, size: int) -> InputError:
+    return InputError(f"line {number} has {size} bytes, more than {LONGEST}: cut it, or write one object per line")
 
 
 class Parquet:
@@ -93,12 +129,12 @@ def source(path: str) -> JsonLines | Parquet:
 def scan(path: str) -> Index:
     """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has."""
     digest, rows = hashlib.sha256(), 0
-    first: dict[str, int] = {}
+    first: dict[bytes, int] = {}
     duplicates: dict[int, int] = {}
     for raw in source(path).rows(digest=digest):
         rows += 1
         try:
-            name = json.dumps(identity(parse(raw), raw))
+            name = hashlib.sha256(json.dumps(identity(parse(raw), raw)).encode()).digest()[:16]
         except InputError:
             continue  # it will be refused for that
         if name in first:

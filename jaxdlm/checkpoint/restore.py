@@ -58,7 +58,7 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
         folder = store.group_folder(opened.folder, group)
         for leaf, number in members:  # one by one: the host never holds more than one part
             name = leaf.name(number)
-            store.check_seal(folder, name, leaf.sums[number])
+            store.check_seal(leaf.stored(opened.folder, number), leaf.sums[number])
             value = store.read_array(folder, name, _target(opened, leaf, places[leaf.path], dtype))
             if leaf.split:
                 value = _insert(done.get(leaf.path), value, number, leaf, places[leaf.path])

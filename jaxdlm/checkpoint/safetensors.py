@@ -19,7 +19,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
-from jaxdlm.checkpoint import strict_json
+from jaxdlm.checkpoint import files, strict_json
 from jaxdlm.checkpoint.errors import DtypeUnsupported, HeaderInvalid, TruncatedFile, UnsafePath
 
 DTYPES: dict[str, np.dtype] = {
@@ -90,11 +90,11 @@ class SafetensorsFile:
 
     def _bytes(self, name: str, start: int, count: int) -> np.ndarray:
         buffer = np.empty(count, np.uint8)
-        with open(self.path, "rb", buffering=0) as file:
+        with files.open_file(self.path, buffering=0) as file:
             file.seek(start)
             view, done = memoryview(buffer), 0
             while done < count:
-                step = file.readinto(view[done:])
+                step = file.readinto(view[done:])  # type: ignore[attr-defined]
                 if not step:
                     raise TruncatedFile("ended early", file=self.path, tensor=name, expected=count, got=done)
                 done += step
@@ -116,8 +116,8 @@ def open_safetensors(path: Path, inside: Path | None = None) -> SafetensorsFile:
     UnsafePath (names, links). Nothing but the header is read, and no length is trusted before it is compared with the
     size of the file.
     """
-    size = strict_json.open_regular(path, inside)
-    with open(path, "rb") as file:
+    with files.open_file(path, inside) as file:
+        size = os.fstat(file.fileno()).st_size
         length = _header_length(file, size, path)
         head = file.read(length)
     entries = strict_json.parse(head.rstrip(b" "), path)
@@ -131,6 +131,12 @@ def open_safetensors(path: Path, inside: Path | None = None) -> SafetensorsFile:
     return SafetensorsFile(path, tensors, metadata)
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """(every tensor of a small file, its metadata). Raises as `open_safetensors`."""
+    file = open_safetensors(path)
+    return {name: file.read(name) for name in file.tensors}, file.metadata
+
+
 def _header_length(file: BinaryIO, size: int, path: Path) -> int:
     hint = "download the file again"
     if size < 8:
@@ -138,9 +144,9 @@ def _header_length(file: BinaryIO, size: int, path: Path) -> int:
             "is too short for a safetensors header", file=path, expected=">= 8 bytes", got=size, hint=hint
         )
     length = int.from_bytes(file.read(8), "little")
-    if length > strict_json.MAX_BYTES:
+    if length > files.MAX_BYTES:
         raise HeaderInvalid(
-            f"claims a header of {length} bytes, more than {strict_json.MAX_BYTES}",
+            f"claims a header of {length} bytes, more than {files.MAX_BYTES}",
             file=path,
             hint="not a safetensors file",
         )

@@ -59,20 +59,20 @@ class StoredTensors:
 
     folder: Path
     infos: Mapping[str, TensorInfo]
-    groups: Mapping[str, int]
+    parts: Mapping[str, store.Stored]
     sums: Mapping[str, int]
 
     def file(self, name: str) -> Path:
         """The Orbax folder of a part."""
-        return store.group_folder(self.folder, self.groups[name])
+        return self.parts[name].folder
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """One part, or rows of it."""
-        return store.read_rows(self.file(name), name, rows)
+        return store.read_rows(self.parts[name], rows)
 
     def check(self, name: str) -> None:
         """ChecksumMismatch unless the files of a part are those that were written; what they hold is checked by `read`."""
-        store.check_seal(self.file(name), name, self.sums[name])
+        store.check_seal(self.parts[name], self.sums[name])
 
 
 def open_folder(
@@ -277,13 +277,13 @@ def _converted(folder: Path) -> Source:
 
 def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
     """The parts of a converted checkpoint by name."""
-    infos, groups, sums = {}, {}, {}
+    infos, parts, sums = {}, {}, {}
     for leaf in spec.leaves:
-        for number, group in enumerate(leaf.groups):
+        for number in range(len(leaf.groups)):
             name = leaf.name(number)
             infos[name] = _part_info(leaf, name)
-            groups[name], sums[name] = group, leaf.sums[number]
-    return StoredTensors(folder, infos, groups, sums)
+            parts[name], sums[name] = leaf.stored(folder, number), leaf.sums[number]
+    return StoredTensors(folder, infos, parts, sums)
 
 
 def _part_info(leaf: StoredLeaf, name: str) -> TensorInfo:

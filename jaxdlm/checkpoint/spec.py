@@ -15,6 +15,7 @@ import numpy as np
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
 from jaxdlm.checkpoint.leaf import FLOATS
+from jaxdlm.checkpoint.store import Stored, group_folder
 from jaxdlm.models.config import ModelConfig
 
 SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.json"
@@ -43,6 +44,10 @@ class StoredLeaf:
         """Name inside its group; dots, since Orbax makes folders of slashes."""
         flat = self.path.replace("/", ".")
         return f"{flat}.{number:04d}" if self.split else flat
+
+    def stored(self, root: Path, number: int) -> Stored:
+        """Where that part of it lies in a converted checkpoint."""
+        return Stored(group_folder(root, self.groups[number]), self.name(number), self.part_shape, FLOATS[self.dtype])
 
     @property
     def part_shape(self) -> tuple[int, ...]:

@@ -15,22 +15,50 @@ import gc
 import itertools
 import logging
 import math
+import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxdlm.checkpoint.errors import ChecksumMismatch
+from jaxdlm.checkpoint import files, strict_json
+from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
 
 CHUNK_BYTES = 8 * 2**20  # small enough that freed buffers are used again instead of going back to the system
 IN_FLIGHT = 4  # chunks that are being written while the next one is read
-PARAMS = "params"
+PARAMS, METADATA = "params", "zarr.json"
 AGAIN = "convert again with --force"
+METADATA_BYTES = 2**20  # of an array's zarr.json, which has some 300
+MOST_CHUNKS = 2**20  # of one array: 8 TiB
+KEYS = ({"name": "default"}, {"name": "default", "configuration": {"separator": "/"}})
+OTHERS = 1000  # files of Orbax beside a group's arrays, which are three or four
 Index = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array of a converted checkpoint: its group's folder, its name there, and what spec.json says about it."""
+
+    folder: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def where(self) -> Path:
+        return self.folder / self.name
+
+    @property
+    def root(self) -> Path:
+        """The converted checkpoint."""
+        return self.folder.parents[1]
+
+    def wrong(self, problem: str, **more: Any) -> ChecksumMismatch:
+        return ChecksumMismatch(problem, file=self.where, tensor=self.name, hint=AGAIN, **more)
 
 
 @dataclass(frozen=True)
@@ -52,10 +80,20 @@ class Stream:
 
     def indices(self) -> Iterator[Index]:
         """One index per chunk, cut at the edges."""
-        steps = [range(0, self.shape[axis], self.chunk[axis]) for axis in self.order]
-        for starts in itertools.product(*steps):
-            at = dict(zip(self.order, starts))
-            yield tuple(slice(at[axis], min(at[axis] + size, self.shape[axis])) for axis, size in enumerate(self.chunk))
+        return cut(self.shape, self.chunk, self.order)
+
+
+def cut(shape: Sequence[int], chunk: Sequence[int], order: Sequence[int]) -> Iterator[Index]:
+    """One index per chunk of an array, cut at the edges; order: the axes, slowest first."""
+    steps = _steps(shape, chunk)
+    for starts in itertools.product(*(steps[axis] for axis in order)):
+        at = dict(zip(order, starts))
+        yield tuple(slice(at[axis], min(at[axis] + size, shape[axis])) for axis, size in enumerate(chunk))
+
+
+def _steps(shape: Sequence[int], chunk: Sequence[int]) -> list[range]:
+    """Where chunks begin, by axis."""
+    return [range(0, size, step) for size, step in zip(shape, chunk)]
 
 
 def chunk_of(
@@ -109,46 +147,112 @@ def read_array(folder: Path, name: str, target: Any) -> Any:
     raise problem
 
 
-def read_rows(folder: Path, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-    """One stored array, or its rows [a, b); reads the chunks that hold them."""
+def read_rows(stored: Stored, rows: tuple[int, int] | None = None) -> np.ndarray:
+    """An array, or its rows [a, b); reads the chunks that hold them."""
+    grid(stored)  # no number of a stranger's metadata reaches TensorStore before it is compared
+    with _reading(stored) as array:
+        return np.asarray((array if rows is None else array[rows[0] : rows[1]]).read().result())
+
+
+def read_all(stored: Stored) -> None:
+    """Every chunk, one after another, compared with its checksum; what is read is dropped."""
+    chunk = grid(stored)
+    with _reading(stored) as array:
+        for index in cut(stored.shape, chunk, range(len(chunk))):
+            array[index].read().result()
+
+
+@contextlib.contextmanager
+def _reading(stored: Stored) -> Iterator[Any]:
     import tensorstore
 
     try:
-        array = tensorstore.open(_where(folder / name) | {"fill_missing_data_reads": False}, open=True).result()
-        return np.asarray((array if rows is None else array[rows[0] : rows[1]]).read().result())
+        yield tensorstore.open(_where(stored.where) | {"fill_missing_data_reads": False}, open=True).result()
     except ValueError as error:
-        raise _unreadable(error, folder, name) from error
+        raise _unreadable(error, stored.folder, stored.name) from error
 
 
-def seal(folder: Path, name: str) -> int:
+def grid(stored: Stored) -> tuple[int, ...]:
+    """The shape of an array's chunks by its metadata, once these are what a conversion writes for such an array."""
+    found = strict_json.parse(_metadata(stored), stored.where / METADATA)
+    chunk = _at(found, "chunk_grid", "configuration", "chunk_shape")
+    if not isinstance(chunk, list) or not all(type(size) is int and size > 0 for size in chunk):
+        raise stored.wrong("has metadata without a chunk shape")
+    expected = metadata(stored.shape, stored.dtype, chunk) | {"zarr_format": 3, "node_type": "array"}
+    for key, value in expected.items():
+        if _at(found, key) != value:
+            raise stored.wrong(f"has metadata with another {key}", expected=value, got=str(_at(found, key))[:80])
+    if _at(found, "chunk_key_encoding") not in KEYS or _at(found, "storage_transformers"):
+        raise stored.wrong("has metadata that a conversion does not write")
+    size, count = math.prod(chunk) * stored.dtype.itemsize, math.prod(map(len, _steps(stored.shape, chunk)))
+    if len(chunk) != len(stored.shape) or size > CHUNK_BYTES or count > MOST_CHUNKS:
+        raise stored.wrong("has chunks that no conversion makes", expected=f"{CHUNK_BYTES} bytes at most", got=size)
+    return tuple(chunk)
+
+
+def _metadata(stored: Stored) -> bytes:
+    try:
+        return files.read(stored.where / METADATA, stored.root, most=METADATA_BYTES)
+    except HeaderInvalid as error:
+        raise stored.wrong(f"cannot be read back: {METADATA}: {error.problem}") from error
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """What stands under nested keys; None where there is nothing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def seal(stored: Stored) -> int:
     """CRC-32 over an array's metadata and the checksum that ends each of its chunks: what ties them together.
 
     Reads four bytes per chunk; the chunks themselves are compared with their checksums whenever they are read. Raises
-    ChecksumMismatch where a file is missing.
+    ChecksumMismatch where a file is missing or has another size, UnsafePath where one is a link out of the checkpoint,
+    a pipe or a device.
     """
-    where = folder / name
-    total, path = 0, where / "zarr.json"
-    try:
-        total = zlib.crc32(path.read_bytes())
-        for path in sorted((where / "c").rglob("*"), key=lambda path: path.relative_to(where).parts):
-            if path.is_file():
-                with open(path, "rb") as file:
-                    size = file.seek(0, 2)
-                    file.seek(max(0, size - 4))
-                    total = zlib.crc32(f"{path.relative_to(where)} {size} ".encode() + file.read(4), total)
-    except OSError as error:
-        raise ChecksumMismatch(f"cannot be read back: {error.strerror}", file=path, tensor=name, hint=AGAIN) from error
+    chunk = grid(stored)
+    total, whole = zlib.crc32(_metadata(stored)), math.prod(chunk) * stored.dtype.itemsize + 4
+    counts = map(len, _steps(stored.shape, chunk))
+    for at in itertools.product(*(sorted(map(str, range(count))) for count in counts)):
+        key = ("c", *at)
+        path = stored.where.joinpath(*key)
+        try:
+            with files.open_file(path, stored.root) as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - 4))
+                total = zlib.crc32(f"{'/'.join(key)} {size} ".encode() + file.read(4), total)
+        except (HeaderInvalid, OSError) as error:
+            raise stored.wrong(f"cannot be read back: {'/'.join(key)} is missing or unreadable") from error
+        if size != whole:
+            raise stored.wrong(f"has a chunk {'/'.join(key)} of another size", expected=whole, got=size)
     return total
 
 
-def check_seal(folder: Path, name: str, expected: int) -> None:
-    """ChecksumMismatch unless the array's files are those that were written."""
-    found = seal(folder, name)
+def check_seal(stored: Stored, expected: int) -> None:
+    """ChecksumMismatch unless the array's files are those that were written. Nothing larger than a chunk is allocated."""
+    _check_group(stored.folder, stored.root)
+    found = seal(stored)
     if found != expected:
-        raise ChecksumMismatch(
-            "has other files than were written (one is missing, cut, damaged or from elsewhere)", file=folder / name,
-            tensor=name, expected=f"crc32 {expected:08x}", got=f"{found:08x}", hint=AGAIN,
+        raise stored.wrong(
+            "has other files than were written (one is missing, cut, damaged or from elsewhere)",
+            expected=f"crc32 {expected:08x}", got=f"{found:08x}",
         )  # fmt: skip
+
+
+def _check_group(folder: Path, root: Path) -> None:
+    """What Orbax itself keeps beside the arrays of a group are a few small files, in the checkpoint."""
+    arrays = {path.parent.name for path in folder.glob(f"*/{METADATA}")}
+    seen = 0
+    for where, names, found in os.walk(folder):
+        if Path(where) == folder:
+            names[:] = [name for name in names if name not in arrays]
+        seen += len(found)
+        if seen > OTHERS:
+            raise ChecksumMismatch(f"has more than {OTHERS} files beside its arrays", file=folder, hint=AGAIN)
+        for name in found:
+            if files.size_of(Path(where, name), root) > files.MAX_BYTES:
+                raise ChecksumMismatch("is larger than anything that belongs here", file=Path(where, name), hint=AGAIN)
 
 
 def _unreadable(error: BaseException, folder: Path, name: str) -> ChecksumMismatch:
@@ -160,17 +264,24 @@ def _where(folder: Path) -> dict[str, Any]:
     return {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder.absolute()}/"}}
 
 
+def metadata(shape: Sequence[int], dtype: np.dtype, chunk: Sequence[int]) -> dict[str, Any]:
+    """What an array's zarr.json says about it."""
+    return {
+        "shape": list(shape),
+        "data_type": str(dtype),
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+    }
+
+
 def _write(array: Stream, folder: Path, context: Any) -> None:
     """Make the chunks one after another, a few of them on their way to the disk at any time."""
     import tensorstore
 
-    metadata = {
-        "shape": list(array.shape),
-        "data_type": str(array.dtype),
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(array.chunk)}},
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+    spec = _where(folder) | {
+        "metadata": metadata(array.shape, array.dtype, array.chunk),
+        "store_data_equal_to_fill_value": True,
     }
-    spec = _where(folder) | {"metadata": metadata, "store_data_equal_to_fill_value": True}
     target = tensorstore.open(spec, create=True, context=context).result()
     flight: collections.deque[Any] = collections.deque()
     for index in array.indices():

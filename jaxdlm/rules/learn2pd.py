@@ -42,12 +42,12 @@ def shipped_filter(name: str = "tiny") -> FilterWeights:
 
     name: an embedded model, or the path of a learn2pd.safetensors file. Raises InputError where there is none.
     """
-    from safetensors.numpy import load_file
+    from jaxdlm.checkpoint.safetensors import read_safetensors
 
     path = pathlib.Path(name) if name.endswith(".safetensors") else ASSETS / name / "learn2pd.safetensors"
     if not path.is_file():
         raise InputError(f"no filter is shipped for {name!r}: train one with scripts/train.py --recipe learn2pd")
-    stored = load_file(str(path))
+    stored, _ = read_safetensors(path)
     if set(stored) != set(FilterWeights._fields):
         raise InputError(f"{path} holds {sorted(stored)}: a filter has {', '.join(FilterWeights._fields)}")
     return FilterWeights(*(stored[leaf] for leaf in FilterWeights._fields))  # NumPy: a cached tracer would leak

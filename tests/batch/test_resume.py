@@ -268,6 +268,14 @@ def test_a_read_only_output(tmp_path):
         Folder(str(tmp_path))
 
 
+def test_a_lock_that_is_a_pipe(tmp_path):
+    """It would be waited for without end."""
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / ".lock")
+    with pytest.raises(InputError, match="regular file"):
+        job(write(tmp_path / "in.jsonl", rows(3)), tmp_path / "out").run()
+
+
 def test_a_damaged_job_file_is_named(whole, tmp_path):
     source, _ = whole
     (tmp_path / "out").mkdir()

@@ -141,3 +141,20 @@ def test_fp8_is_named_when_read(tmp_path):
     _file(tmp_path / "x.safetensors", _json({"t": _entry([2], [0, 2], "F8_E4M3")}), bytes(2))
     with pytest.raises(errors.DtypeUnsupported, match=r"'t'.*F8_E4M3"):
         open_safetensors(tmp_path / "x.safetensors").read("t")
+
+
+@pytest.mark.parametrize("reader", ["filter", "exits", "head"])
+def test_parts_of_models_are_read_with_the_same_suspicion(tmp_path, reader):
+    from jaxdlm.rules.learn2pd import shipped_filter
+    from jaxdlm.speculative.drafters.s2d import read_exits
+    from jaxdlm.speculative.drafters.specdec_pp import read_head
+
+    read = {
+        "filter": lambda path: shipped_filter(str(path)),
+        "exits": lambda path: read_exits(path, None),
+        "head": lambda path: read_head(path, None),
+    }[reader]
+    path = tmp_path / "part.safetensors"
+    path.write_bytes((2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(errors.HeaderInvalid, match=r"part\.safetensors: claims a header"):
+        read(path)

@@ -216,6 +216,77 @@ def test_honest_pickles_convert_with_consent(tmp_path):
     assert_trees_equal(load_params(GOLDEN / "llada_tiny"), load_params(tmp_path / "out"))
 
 
+KINDS = {
+    "meta": lambda torch, tensor: tensor.to("meta"),
+    "sparse_coo": lambda torch, tensor: tensor.to_sparse(),
+    "sparse_csr": lambda torch, tensor: tensor.to_sparse_csr(),
+    "nested": lambda torch, tensor: torch.nested.nested_tensor([tensor, tensor]),
+    "quantised": lambda torch, tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_kinds_of_pickled_tensors_that_are_no_arrays(kind, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    files, config = golden("llada")
+    source = hub_folder(tmp_path / "hub", files, config)
+    (source / "model.safetensors").unlink()
+    tensors = {name: torch.from_numpy(array) for name, array in files.items()}
+    torch.save(tensors | {UP: KINDS[kind](torch, tensors[UP])}, source / "pytorch_model.bin")
+    assert main([str(source), str(tmp_path / "out"), "--quiet", "--allow-pickle"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"{UP!r}: is a {kind} tensor" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "merges.txt", "config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_files_that_are_none(name, kind, tmp_path, capsys):
+    """A pipe would be waited for, and a link would copy a stranger's choice of file into the output."""
+    _write()(tmp_path / "hub")
+    path = tmp_path / "hub" / name
+    path.unlink(missing_ok=True)
+    (tmp_path / "secret").write_text("{}")
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("../secret")
+    assert main([str(tmp_path / "hub"), str(tmp_path / "out"), "--quiet"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and name in lines[0] and ("regular file" in lines[0] or "outside the checkpoint" in lines[0])
+    assert not (tmp_path / "out").exists()
+
+
+def _staged(folder):
+    """What an interrupted conversion leaves, with somebody's link in it."""
+    folder.mkdir()
+    (folder / staging.JOURNAL).write_text("{}")
+    (folder / "linked").symlink_to("../precious")
+
+
+PLACES = {
+    "a link": (lambda folder: folder.symlink_to("precious"), "not a conversion under way"),
+    "somebody's folder": (lambda folder: (folder.mkdir(), (folder / "words").touch()), "not a conversion under way"),
+    "a file": (lambda folder: folder.touch(), "not a conversion under way"),
+    "a lock of a pipe": (lambda folder: (folder.mkdir(), os.mkfifo(folder / staging.LOCK)), "regular file"),
+    "a lock that is a link": (
+        lambda folder: (folder.mkdir(), (folder / staging.LOCK).symlink_to("../precious/words")), "regular file"),
+    "a journal of a pipe": (lambda folder: (folder.mkdir(), os.mkfifo(folder / staging.JOURNAL)), ""),
+    "a journal and a link": (_staged, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_the_temporary_place_is_ours_or_nobodys(case, tmp_path, capsys):
+    """Nothing is waited for, and nothing that is not ours is emptied: the conversion refuses, or does without."""
+    make, words = PLACES[case]
+    _write()(tmp_path / "hub")
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "words").write_text("kept")
+    make(tmp_path / "out.partial")
+    status = main([str(tmp_path / "hub"), str(tmp_path / "out"), "--quiet"])
+    error = capsys.readouterr().err
+    assert (status, words in error) == ((2, True) if words else (0, True)), error
+    assert (tmp_path / "precious" / "words").read_text() == "kept"
+
+
 def test_a_full_disk_is_a_failure_that_can_continue(tmp_path, capsys, monkeypatch):
     source = tmp_path / "hub"
     _write()(source)

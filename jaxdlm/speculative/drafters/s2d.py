@@ -173,13 +173,11 @@ def write(buffer: Float[Array, "B L D"], x: Float[Array, "B T D"], column: Int32
 
 def read_exits(path: pathlib.Path, draft: Any) -> tuple[PyTree, tuple[int, ...]]:
     """(weights, exits) of a draft that was trained with exits; refused for another draft than the one it was made of."""
-    from safetensors import safe_open
+    from jaxdlm.checkpoint.safetensors import read_safetensors
 
     if not path.is_file():
         raise InputError(f"{path} is no file: train a draft with exits with scripts/train.py --recipe s2d")
-    with safe_open(str(path), framework="numpy") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        notes = file.metadata() or {}
+    stored, notes = read_safetensors(path)
     if notes.get("fingerprint") != fingerprint(draft.params):
         raise InputError(
             f"the exits in {path.name} were trained for another draft than {draft.name}: train them with "

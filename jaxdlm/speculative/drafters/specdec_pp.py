@@ -108,16 +108,14 @@ class SpecDecPP:
 
 def read_head(path: pathlib.Path, draft: Any) -> Head:
     """A head from its safetensors file. Raises InputError where it is missing, damaged, or trained for another draft."""
-    from safetensors import safe_open
+    from jaxdlm.checkpoint.safetensors import read_safetensors
 
     if not path.is_file():
         raise InputError(f"{path} is no file: train a head with scripts/train.py --recipe specdec_pp")
-    with safe_open(str(path), framework="numpy") as file:
-        stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        bound = (file.metadata() or {}).get("fingerprint")
+    stored, notes = read_safetensors(path)
     if set(stored) != set(Head._fields):
         raise InputError(f"{path} holds {sorted(stored)}: a head has {', '.join(Head._fields)}")
-    if bound != fingerprint(draft.params):
+    if notes.get("fingerprint") != fingerprint(draft.params):
         raise InputError(
             f"the head in {path.name} was trained for another draft than {draft.name}: train one with "
             f"scripts/train.py --recipe specdec_pp --draft {draft.name}"
