@@ -22,7 +22,8 @@ READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) 
 def size_of(path: Path, inside: Path | None = None) -> int:
     """The size in bytes of a regular file; UnsafePath for loops, devices, pipes and links that leave `inside`.
 
-    Links into the `blobs` folder beside `snapshots/<revision>` are how the Hub's cache stores files, so those may leave.
+    Links into the `blobs` folder beside `snapshots/<revision>` are how the Hub's cache stores files, in the snapshot and
+    in its subfolders, so those may leave.
     """
     return _look(path, inside)[1].st_size
 
@@ -99,15 +100,18 @@ def _look(path: Path, inside: Path | None) -> tuple[Path, os.stat_result]:
     if not stat.S_ISREG(state.st_mode):
         raise _irregular(path)
     if inside is not None:
-        root = inside.resolve()
-        homes = [root]
-        if root.parent.name == "snapshots":
-            homes.append(root.parent.parent / "blobs")
+        homes = _homes(inside.resolve())
         if not any(real.is_relative_to(home) for home in homes):
             raise UnsafePath(
                 f"links to {real}, outside the checkpoint", file=path, hint="copy the file into the folder"
             )
     return real, state
+
+
+def _homes(root: Path) -> list[Path]:
+    """The folders that files of a checkpoint may lie in: its own and, in the Hub's cache, the blobs of its repository."""
+    revision = next((folder for folder in (root, *root.parents) if folder.parent.name == "snapshots"), None)
+    return [root] if revision is None else [root, revision.parent.parent / "blobs"]
 
 
 def _irregular(path: Path) -> UnsafePath:

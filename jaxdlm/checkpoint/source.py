@@ -19,7 +19,7 @@ from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderIn
 from jaxdlm.checkpoint.leaf import FLOATS, AsIs, LeafSpec, Piece
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
 from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
-from jaxdlm.checkpoint.tensors import Tensors, compare_names, float_dtype, ignored, open_tensors
+from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
 from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
@@ -150,14 +150,13 @@ def _hub(
     skipped = ignored(present, family.ignore)
     maps = tuple(family.tensors(config, present))
     expected = {name for entry in maps for name in entry.sources}
-    extra = present - set(skipped) - expected
-    if config.tie_embeddings and family.lm_head in extra:
-        _drop_tied_head(family.lm_head, maps, tensors)
-        skipped[family.lm_head] = "tied to the embedding"
-        hints.notes.append(f"{family.lm_head} equals the embedding and is dropped (tied)")
-    if not config.tie_embeddings and family.lm_head in expected - present:
+    shared, tied = _second_names(family, config, maps, tensors, present - set(skipped) - expected, expected - present)
+    if shared or tied:
+        hints.notes.append(f"tied, so that one of each pair is read: {_some({**shared, **tied})}")
+    tensors, present, skipped = share(tensors, shared), present | set(shared), skipped | tied
+    if not config.tie_embeddings and (head := next((name for name in family.heads if name in expected - present), "")):
         raise TensorsMismatch(
-            "is missing, and config.json does not tie it to the embedding", file=folder, tensor=family.lm_head,
+            "is missing, and config.json does not tie it to the embedding", file=folder, tensor=head,
             hint="set tie_word_embeddings to true in config.json if the release ties them",
         )  # fmt: skip
     compare_names(expected, present - set(skipped), folder)
@@ -168,19 +167,58 @@ def _hub(
     return Source(folder, "hub", config, leaves, tensors, raw, family, maps, skipped, notes)
 
 
-def _drop_tied_head(head: str, maps: Iterable[TensorMap], tensors: Tensors) -> None:
+def _second_names(
+    family: Family, config: ModelConfig, maps: Iterable[TensorMap], tensors: Tensors, extra: set[str], missing: set[str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """(missing name -> the stored name of the same tensor, stored name that is not read -> why).
+
+    Savers keep one name of a tensor that has several, and not always the same one. The file's metadata says which name
+    went; where it does not, the architecture says what it ties. Where both are stored, they must be equal.
+    """
+    shared = {name: kept for name, kept in getattr(tensors, "dropped", {}).items() if name in missing}
+    tied = {kept: f"tied to {name}" for name, kept in shared.items() if kept in extra}
+    for second, first in _ties(family, config, maps, extra).items():
+        if first in missing:
+            shared.setdefault(first, second)
+        elif shared.get(first) != second:
+            _check_equal(second, first, share(tensors, shared))
+        tied[second] = f"tied to {first}"
+    return shared, tied
+
+
+def _ties(family: Family, config: ModelConfig, maps: Iterable[TensorMap], extra: set[str]) -> dict[str, str]:
+    """Stored name that no leaf asks for -> the name that the same tensor has in the table, by the architecture."""
+    if not config.tie_embeddings:
+        return {}
     embed = next(entry.sources[0] for entry in maps if entry.path == ("embed",))
-    a, b = tensors.infos[head], tensors.infos[embed]
+    ties = {head: embed for head in family.heads if head in extra}
+    if family.twins is not None:
+        names = {name for entry in maps for name in entry.sources}
+        second, first = family.twins
+        twins = {name: first + name.removeprefix(second) for name in extra if name.startswith(second)}
+        ties |= {name: twin for name, twin in twins.items() if twin in names}
+    return ties
+
+
+def _check_equal(second: str, first: str, tensors: Tensors) -> None:
+    a, b = tensors.infos[second], tensors.infos[first]
     same = (a.dtype, a.shape) == (b.dtype, b.shape)
-    step = max(1, 2**26 // max(1, a.nbytes // max(1, a.shape[0] if a.shape else 1)))
-    for start in range(0, a.shape[0], step) if same else ():
-        rows = (start, min(start + step, a.shape[0]))
-        same = same and bool(np.array_equal(*(tensors.read(name, rows).view(np.uint8) for name in (head, embed))))
+    count = a.shape[0] if a.shape else 1
+    step = max(1, 2**26 // max(1, a.nbytes // max(1, count)))
+    for start in range(0, count, step) if same else ():
+        rows = (start, min(start + step, count)) if a.shape else None
+        parts = (np.atleast_1d(tensors.read(name, rows)).view(np.uint8) for name in (second, first))
+        same = same and bool(np.array_equal(*parts))
     if not same:
         raise ShapeMismatch(
-            f"differs from {embed}, but config.json ties them", file=tensors.file(head), tensor=head,
+            f"differs from {first}, but config.json ties them", file=tensors.file(second), tensor=second,
             hint="set tie_word_embeddings to false in config.json",
         )  # fmt: skip
+
+
+def _some(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
 
 
 def _check_sources(maps: Iterable[TensorMap], tensors: Tensors) -> None:

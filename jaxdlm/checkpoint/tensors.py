@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,24 @@ class ShardedTensors:
     shards: Mapping[str, SafetensorsFile]  # tensor name -> its shard
     warnings: tuple[str, ...] = ()
 
+    @property
+    def dropped(self) -> dict[str, str]:
+        """Name that is not stored -> the stored tensor that it shares its memory with, as the shards' metadata says.
+
+        safetensors' `save_model` writes it for every name that it drops; other entries of the metadata say nothing.
+        """
+        found: dict[str, str] = {}
+        for file in self.files:
+            for name, kept in file.metadata.items():
+                if kept not in file.tensors or name in self.infos:
+                    continue
+                if found.setdefault(name, kept) != kept:
+                    raise DuplicateTensor(
+                        f"was dropped for {found[name]} and for {kept}", file=file.path, tensor=name,
+                        hint="save the checkpoint again",
+                    )  # fmt: skip
+        return found
+
     def file(self, name: str) -> Path:
         """The shard that holds a tensor."""
         return self.shards[name].path
@@ -57,6 +76,33 @@ class ShardedTensors:
     def files(self) -> tuple[SafetensorsFile, ...]:
         """Each shard once, by name."""
         return tuple(sorted({file.path: file for file in self.shards.values()}.values(), key=lambda file: file.path))
+
+
+@dataclass(frozen=True)
+class SharedTensors:
+    """Tensors of which some go by a second name: `shared` maps it to the name that is stored."""
+
+    inner: Tensors
+    shared: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """The stored ones, and each second name with the header of its tensor."""
+        return {**self.inner.infos, **{name: self.inner.infos[kept] for name, kept in self.shared.items()}}
+
+    def file(self, name: str) -> Path:
+        """The file that holds a tensor."""
+        return self.inner.file(self.shared.get(name, name))
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor, or the rows [a, b) of its leading axis."""
+        return self.inner.read(self.shared.get(name, name), rows)
+
+
+def share(tensors: Tensors, shared: Mapping[str, str]) -> Tensors:
+    """The same tensors, with a second name for some."""
+    return SharedTensors(tensors, shared, tuple(getattr(tensors, "warnings", ()))) if shared else tensors
 
 
 def open_tensors(folder: Path, slashes: bool = False) -> ShardedTensors:

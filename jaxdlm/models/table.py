@@ -93,7 +93,8 @@ class Family:
 
     `read_config(config.json, hints)` gives the ModelConfig; `tensors(config, names)` yields every TensorMap (`names`,
     the tensor names present, only chooses between released spellings). `ignore` are fnmatch patterns of tensors that
-    carry no weight of ours; `lm_head` names the head tensor, which a tied model may also store.
+    carry no weight of ours; `heads` are the names of the head tensor, which a tied model may store as well as the
+    embedding or instead of it; `twins` are two prefixes of which the first gives second names to the tensors of the other.
     """
 
     name: str
@@ -102,7 +103,8 @@ class Family:
     read_config: Callable[[Mapping[str, Any], Hints], ModelConfig]
     tensors: Callable[..., Iterator[TensorMap]]
     ignore: tuple[str, ...] = ("*.rotary_emb.inv_freq", "*.masked_bias")
-    lm_head: str | None = "lm_head.weight"
+    heads: tuple[str, ...] = ("lm_head.weight",)
+    twins: tuple[str, str] | None = None
 
 
 def tensor_maps(config: ModelConfig, names: Names) -> Iterator[TensorMap]:

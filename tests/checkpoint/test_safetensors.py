@@ -1,6 +1,7 @@
 """The safetensors reader against the safetensors package, and every way a file can lie."""
 
 import json
+import os
 
 import ml_dtypes
 import numpy as np
@@ -128,13 +129,22 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
         open_safetensors(tmp_path / "in" / "model.safetensors", tmp_path / "in")
 
 
-def test_links_of_the_hub_cache_are_followed(tmp_path):
-    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    write_safetensors(blobs / "123", _arrays())
-    (snapshot / "model.safetensors").symlink_to("../../blobs/123")
-    assert "a.weight" in open_safetensors(snapshot / "model.safetensors", snapshot).tensors
+@pytest.mark.parametrize("below", ["", "unet", "a/b"])
+def test_links_of_the_hub_cache_are_followed(below, tmp_path):
+    """Also from a subfolder of a snapshot; but nowhere else than to the blobs of its repository."""
+    repository = tmp_path / "models--a--b"
+    folder, blobs = repository / "snapshots" / "abc" / below, repository / "blobs"
+    for path in (folder, blobs, tmp_path / "blobs"):
+        path.mkdir(parents=True)
+        write_safetensors(path / "123", _arrays())
+    (folder / "model.safetensors").symlink_to(os.path.relpath(blobs / "123", folder))
+    assert "a.weight" in open_safetensors(folder / "model.safetensors", folder).tensors
+    for place in (tmp_path / "blobs", repository / "snapshots"):
+        write_safetensors(place / "456", _arrays())
+        (folder / "other.safetensors").unlink(missing_ok=True)
+        (folder / "other.safetensors").symlink_to(os.path.relpath(place / "456", folder))
+        with pytest.raises(errors.UnsafePath, match="outside"):
+            open_safetensors(folder / "other.safetensors", folder)
 
 
 def test_fp8_is_named_when_read(tmp_path):

@@ -11,12 +11,14 @@ from jaxdlm.checkpoint.safetensors import write_safetensors
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 
 
-def hub_folder(folder: pathlib.Path, files: dict[str, np.ndarray], config: dict, shards: int = 1) -> pathlib.Path:
+def hub_folder(
+    folder: pathlib.Path, files: dict[str, np.ndarray], config: dict, shards: int = 1, metadata: dict | None = None
+) -> pathlib.Path:
     """A Hugging Face folder, with an index where there are several shards."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     if shards == 1:
-        write_safetensors(folder / "model.safetensors", files)
+        write_safetensors(folder / "model.safetensors", files, metadata)
         return folder
     names = list(files)
     weights = {}

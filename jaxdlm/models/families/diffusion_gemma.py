@@ -122,4 +122,5 @@ FAMILY = Family(
     read_config,
     tensors,
     ignore=("*.rotary_emb.inv_freq", "model.encoder.vision_tower.*", "model.encoder.embed_vision.*"),
+    twins=("model.encoder.language_model.", "model.decoder."),
 )

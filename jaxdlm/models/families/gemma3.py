@@ -16,6 +16,7 @@ NAMES = DECODER | {
 }
 # where multimodal files keep the text model
 PREFIXES = ("language_model.model.", "model.language_model.")
+HEADS = ("lm_head.weight", "language_model.lm_head.weight")  # the second beside the first prefix
 
 DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 131072}
 
@@ -85,8 +86,7 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
     """`post_attention_layernorm` follows the attention here; multimodal prefixes are found among `names`."""
     prefix = next((prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)), "model.")
     table = {leaf: prefix + name.removeprefix("model.") for leaf, name in NAMES.items() if leaf != "lm_head"}
-    head = "language_model.lm_head.weight" if prefix == PREFIXES[0] else NAMES["lm_head"]
-    return tensor_maps(config, table | {"lm_head": head})
+    return tensor_maps(config, table | {"lm_head": HEADS[prefix == PREFIXES[0]]})
 
 
 FAMILY = Family(
@@ -102,4 +102,5 @@ FAMILY = Family(
         "model.vision_tower.*",
         "model.multi_modal_projector.*",
     ),
+    heads=HEADS,
 )

@@ -94,5 +94,5 @@ FAMILY = Family(
     model_types=("llada",),
     read_config=read_config,
     tensors=tensors,
-    lm_head=NAMES["lm_head"],
+    heads=(NAMES["lm_head"],),
 )

@@ -28,4 +28,4 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
         yield TensorMap(path, None, (name,), op, spec.shape, spec.shape)
 
 
-FAMILY = Family("jaxdlm", ("JaxDLM",), ("jaxdlm",), read_config, tensors, ignore=(), lm_head="lm_head")
+FAMILY = Family("jaxdlm", ("JaxDLM",), ("jaxdlm",), read_config, tensors, ignore=(), heads=("lm_head",))
