@@ -157,7 +157,7 @@ def _hub(
     if not config.tie_embeddings and (head := next((name for name in family.heads if name in expected - present), "")):
         raise TensorsMismatch(
             "is missing, and config.json does not tie it to the embedding", file=folder, tensor=head,
-            hint="set tie_word_embeddings to true in config.json if the release ties them",
+            hint=f"set {family.tie_key} to true in config.json if the release ties them",
         )  # fmt: skip
     compare_names(expected, present - set(skipped), folder)
     _check_sources(maps, tensors)
@@ -181,7 +181,7 @@ def _second_names(
         if first in missing:
             shared.setdefault(first, second)
         elif shared.get(first) != second:
-            _check_equal(second, first, share(tensors, shared))
+            _check_equal(second, first, share(tensors, shared), family.tie_key)
         tied[second] = f"tied to {first}"
     return shared, tied
 
@@ -200,7 +200,7 @@ def _ties(family: Family, config: ModelConfig, maps: Iterable[TensorMap], extra:
     return ties
 
 
-def _check_equal(second: str, first: str, tensors: Tensors) -> None:
+def _check_equal(second: str, first: str, tensors: Tensors, tie_key: str) -> None:
     a, b = tensors.infos[second], tensors.infos[first]
     same = (a.dtype, a.shape) == (b.dtype, b.shape)
     count = a.shape[0] if a.shape else 1
@@ -212,7 +212,7 @@ def _check_equal(second: str, first: str, tensors: Tensors) -> None:
     if not same:
         raise ShapeMismatch(
             f"differs from {first}, but config.json ties them", file=tensors.file(second), tensor=second,
-            hint="set tie_word_embeddings to false in config.json",
+            hint=f"set {tie_key} to false in config.json",
         )  # fmt: skip
 
 

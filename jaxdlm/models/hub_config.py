@@ -30,7 +30,10 @@ class Hints:
 
 @dataclass(frozen=True)
 class Fields:
-    """config.json of one family. Every read names the key in its error; a default that was needed is noted."""
+    """config.json of one family. Every read names the key in its error; a default that was needed is noted.
+
+    defaults: what the family's configuration class fills in (`jaxdlm.models.defaults`).
+    """
 
     values: Mapping[str, Any]
     family: str
@@ -38,13 +41,14 @@ class Fields:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
-        """The value, or the family's default, or `default`; null counts as absent."""
+        """The value; of an absent key what the class fills in, else `default`. null asks for `default` where there is one."""
         value = self.values.get(key)
         if value is not None:
             return value
-        if key in self.defaults:
-            self.hints.notes.append(f"config.json has no {key}; {self.family} default {self.defaults[key]!r}")
-            return self.defaults[key]
+        filled = self.defaults.get(key)
+        if filled is not None and (key not in self.values or default is _REQUIRED):
+            self.hints.notes.append(f"config.json has no {key}; {self.family} default {filled!r}")
+            return filled
         if default is _REQUIRED:
             raise InputError(f"config.json of family {self.family} has no {key}; add it")
         return default
@@ -107,23 +111,30 @@ class Fields:
         kv_heads = self.integer("num_key_value_heads", 0) or heads
         return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
-    def rope(self, head_dim: int, layer_type: str | None = None) -> RopeConfig:
-        """RopeConfig from `rope_parameters` (flat, or keyed by layer type) or from rope_theta and rope_scaling."""
-        nested = self.values.get("rope_parameters")
-        if nested is not None:
-            if not isinstance(nested, Mapping):
-                raise InputError(f"config.json: rope_parameters must be an object, got {nested!r}")
-            keyed = layer_type is not None and isinstance(nested.get(layer_type), Mapping)
-            return self._rope(nested[layer_type] if keyed else nested, head_dim, "rope_parameters")
-        scaling = self.values.get("rope_scaling") or {}
-        if not isinstance(scaling, Mapping):
-            raise InputError(f"config.json: rope_scaling must be an object, got {scaling!r}")
-        values = {"partial_rotary_factor": self.values.get("partial_rotary_factor"), **scaling}
-        return self._rope({"rope_theta": self.real("rope_theta"), **values}, head_dim, "rope_scaling")
+    def rope(self, head_dim: int, layer_type: str | None = None, base: str = "rope_theta") -> RopeConfig:
+        """RopeConfig from `rope_parameters` (flat, or keyed by layer type), under `rope_scaling`, as transformers reads them.
+
+        What neither says stands in keys of its own or in the class: `base` is the key of theta. `rope_scaling` is of the
+        layers with `rope_theta`.
+        """
+        nested = self._object("rope_parameters")
+        keyed = any(isinstance(part, Mapping) for part in nested.values())
+        values = dict(nested.get(layer_type or "") or {} if keyed else nested)
+        if base == "rope_theta":
+            values |= self._object("rope_scaling")
+        if values.get("rope_theta") is None:
+            values["rope_theta"] = self.real(base)
+        if values.get("partial_rotary_factor") is None:
+            values["partial_rotary_factor"] = self.get("partial_rotary_factor", None)
+        return self._rope(values, head_dim, "rope_parameters" if nested else "rope_scaling")
+
+    def _object(self, key: str) -> Mapping[str, Any]:
+        value = self.get(key, {})
+        if not isinstance(value, Mapping):
+            raise InputError(f"config.json: {key} must be an object, got {value!r}")
+        return value
 
     def _rope(self, values: Mapping[str, Any], head_dim: int, key: str) -> RopeConfig:
-        if values.get("rope_theta") is None:
-            raise InputError(f"config.json of family {self.family} has no rope_theta in {key}; add it")
         kind = values.get("rope_type") or values.get("type") or "default"
         numbers = Fields(values, self.family, self.hints)
         theta = numbers.real("rope_theta")

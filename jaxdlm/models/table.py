@@ -93,8 +93,9 @@ class Family:
 
     `read_config(config.json, hints)` gives the ModelConfig; `tensors(config, names)` yields every TensorMap (`names`,
     the tensor names present, only chooses between released spellings). `ignore` are fnmatch patterns of tensors that
-    carry no weight of ours; `heads` are the names of the head tensor, which a tied model may store as well as the
-    embedding or instead of it; `twins` are two prefixes of which the first gives second names to the tensors of the other.
+    carry no weight of ours; `heads` are the names of the head tensor, which a model that is tied under `tie_key` may store
+    beside the embedding or instead of it; `twins` are two prefixes, of which the first gives second names to the tensors
+    of the other.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Family:
     tensors: Callable[..., Iterator[TensorMap]]
     ignore: tuple[str, ...] = ("*.rotary_emb.inv_freq", "*.masked_bias")
     heads: tuple[str, ...] = ("lm_head.weight",)
+    tie_key: str = "tie_word_embeddings"
     twins: tuple[str, str] | None = None
 
 

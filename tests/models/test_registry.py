@@ -106,8 +106,8 @@ def test_unsupported_settings_are_refused_by_name(values: dict, key: str) -> Non
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({k: v for k, v in QWEN.items() if k != "rope_theta"}, "rope_theta"),
-        (QWEN | {"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
+        ({k: v for k, v in RELEASED["llada-moe-7b"].items() if k != "rope_theta"}, "rope_theta"),
+        (RELEASED["llada-moe-7b"] | {"rope_theta": None, "rope_parameters": {"rope_type": "default"}}, "rope_theta"),
         (QWEN | {"rope_parameters": 3}, "rope_parameters must be an object"),
         (QWEN | {"hidden_size": "4096"}, "hidden_size must be an integer"),
         (QWEN | {"rms_norm_eps": True}, "rms_norm_eps must be a number"),

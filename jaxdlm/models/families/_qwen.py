@@ -5,8 +5,6 @@ from typing import Any
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.hub_config import Fields
 
-DEFAULTS: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768}
-
 # ids of the Qwen2.5 and Qwen3 tokenizers
 QWEN_TOKENS: dict[str, Any] = {"pad": 151643, "eos": (151645, 151643), "turn_end": 151645}
 

@@ -8,15 +8,16 @@ from typing import Any
 
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families._qwen import DEFAULTS, QWEN_TOKENS, decoder
-from jaxdlm.models.families.llama import LLAMA_TOKENS
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder
+from jaxdlm.models.families.llama import special_ids
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
 
 BASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "qwen2": ({"qkv_bias": True}, QWEN_TOKENS | {"mask": 151665}),
     "qwen3": ({"qk_norm": True}, QWEN_TOKENS | {"mask": 151669}),
-    "llama": ({}, LLAMA_TOKENS),
+    "llama": ({}, {}),
 }
 
 
@@ -27,7 +28,8 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     if base is None or "qwen3_5" in name or "qwen3moe" in name:
         raise ConfigUnsupported(f"a2d: model_type={values.get('model_type')!r} is not supported ({', '.join(BASES)})")
     shape, tokens = BASES[base]
-    fields = Fields(values, "a2d", hints, DEFAULTS)
+    tokens = special_ids(values) if base == "llama" else tokens
+    fields = Fields(values, "a2d", hints, DEFAULTS[base])
     fields.refuse(attention_bias=False)
     block = hints.block_size or values.get("block_size") or (32 if "bd3lm" in hints.source.lower() else 0)
     attention = hints.attention or ("block_causal" if block else "full")

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families.gemma3 import layer_kinds
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families.gemma3 import layer_kinds, text_config
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import DECODER, Family, Joint, TensorMap, tensor_maps
 
@@ -39,20 +40,15 @@ NAMES: dict[str, str | Joint] = {
     "self_cond/down": "model.decoder.self_conditioning.down_proj.weight",
 }
 
-DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "final_logit_softcapping": 30.0}
-
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `DiffusionGemmaForBlockDiffusion`: released keys, and those that transformers 5 writes back."""
-    text = values.get("text_config", values)
-    if not isinstance(text, Mapping):
-        raise InputError(f"config.json: text_config must be an object, got {text!r}")
-    fields = Fields(text, "diffusion_gemma", hints, DEFAULTS)
+    fields = Fields(text_config(values), "diffusion_gemma", hints, DEFAULTS["diffusion_gemma"])
     fields.common()
     fields.refuse(attention_bias=False, use_bidirectional_attention="vision", rope_scaling=None)
     hidden, vocab = fields.integer("hidden_size"), fields.integer("vocab_size")
     layers = fields.integer("num_hidden_layers")
-    kinds = layer_kinds(fields, layers)
+    kinds = (*layer_kinds(fields, layers)[:-1], "global")  # the class insists on the last
     heads = fields.heads()
     global_head_dim, global_kv_heads = _global_heads(fields, kinds)
     return ModelConfig(
@@ -100,8 +96,13 @@ def _global_heads(fields: Fields, kinds: tuple[str, ...]) -> tuple[int, int]:
     """(head size, key/value heads or 0) of global layers: two top-level keys, or one `per_layer_config` entry each."""
     per_layer = fields.get("per_layer_config", None)
     if per_layer is None:
-        return fields.integer("global_head_dim", 512), fields.integer("num_global_key_value_heads", 0)
-    entries = [per_layer.get(str(layer)) for layer, kind in enumerate(kinds) if kind == "global"]
+        return fields.integer("global_head_dim"), fields.integer("num_global_key_value_heads", 0)
+    if not isinstance(per_layer, Mapping):
+        raise InputError(f"config.json: per_layer_config must be an object, got {per_layer!r:.80}")
+    by_layer = {
+        key.lstrip("0") or "0": entry for key, entry in per_layer.items()
+    }  # transformers writes "05" beside "11"
+    entries = [by_layer.get(str(layer)) for layer, kind in enumerate(kinds) if kind == "global"]
     if not entries or not all(isinstance(entry, Mapping) and entry == entries[0] for entry in entries):
         raise InputError(
             "config.json: per_layer_config must hold one and the same entry for every full_attention layer"

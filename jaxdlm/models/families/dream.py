@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families._qwen import DEFAULTS, decoder
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._qwen import decoder
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
 
@@ -22,7 +23,7 @@ TOKENS = {
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `DreamModel`. The release recommends at most 2048 tokens whatever max_position_embeddings says."""
     hints.notes.append("Dream: keep prompt and answer within 2048 tokens, as its authors advise")
-    fields = Fields(values, "dream", hints, DEFAULTS)
+    fields = Fields(values, "dream", hints, DEFAULTS["dream"])
     return decoder(fields, tokens=TOKENS, qkv_bias=True, attention="full", prediction="next", noise="mask")
 
 

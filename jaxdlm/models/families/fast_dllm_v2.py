@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families._qwen import DEFAULTS, decoder
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._qwen import decoder
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
 
@@ -19,7 +20,7 @@ TOKENS = {
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `Fast_dLLM_QwenForCausalLM`; `bd_size` is the block size."""
-    fields = Fields(values, "fast_dllm_v2", hints, DEFAULTS | {"bd_size": 32})
+    fields = Fields(values, "fast_dllm_v2", hints, DEFAULTS["fast_dllm_v2"])
     return decoder(
         fields,
         tokens=TOKENS,

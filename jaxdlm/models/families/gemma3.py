@@ -5,7 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jaxdlm.errors import ConfigUnsupported, InputError
-from jaxdlm.models.config import ModelConfig, RopeConfig
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import DECODER, Family, TensorMap, tensor_maps
 
@@ -16,17 +17,15 @@ NAMES = DECODER | {
 }
 # where multimodal files keep the text model
 PREFIXES = ("language_model.model.", "model.language_model.")
+# keys that a multimodal file states for all of its parts
+WHOLE = ("eos_token_id", "bos_token_id", "pad_token_id", "tie_word_embeddings", "dtype", "torch_dtype")
+WHOLE += ("quantization_config", "quantization")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")  # the second beside the first prefix
-
-DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 131072}
 
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `Gemma3ForCausalLM`, or the text part of `Gemma3ForConditionalGeneration`."""
-    text = values.get("text_config", values)
-    if not isinstance(text, Mapping):
-        raise InputError(f"config.json: text_config must be an object, got {text!r}")
-    fields = Fields(text, "gemma3_text", hints, DEFAULTS)
+    fields = Fields(text_config(values), "gemma3_text", hints, DEFAULTS["gemma3_text"])
     fields.common()
     fields.refuse(attention_bias=False, attn_logit_softcapping=(), use_bidirectional_attention=False)
     heads = fields.heads()
@@ -47,9 +46,9 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         norm_scale_in_f32=True,
         sandwich_norm=True,
         qk_norm=True,
-        attn_scale=fields.real("query_pre_attn_scalar", heads["head_dim"]) ** -0.5,
+        attn_scale=fields.real("query_pre_attn_scalar") ** -0.5,
         rope=fields.rope(heads["head_dim"], "full_attention"),
-        rope_local=_local_rope(fields, heads["head_dim"]),
+        rope_local=fields.rope(heads["head_dim"], "sliding_attention", base="rope_local_base_freq"),
         layer_kinds=layer_kinds(fields, layers),
         sliding_window=fields.integer("sliding_window"),
         activation=fields.activation("hidden_activation"),
@@ -58,28 +57,30 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         final_softcap=None if softcap is None else float(softcap),
         attention="causal",
         prediction="next",
-        tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1, 106), turn_end=106),
+        tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1,), turn_end=106),
         param_dtype=fields.dtype(),
     )
+
+
+def text_config(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text model's part of a multimodal file, and what the whole file says of ids, ties and types."""
+    text = values.get("text_config", values)
+    if not isinstance(text, Mapping):
+        raise InputError(f"config.json: text_config must be an object, got {text!r}")
+    return {**text, **{key: values[key] for key in WHOLE if values.get(key) is not None}}
 
 
 def layer_kinds(fields: Fields, layers: int) -> tuple[str, ...]:
     """From `layer_types`, else every sixth (`sliding_window_pattern`-th) layer is global."""
     types = fields.get("layer_types", None)
     if types is None:
-        pattern = fields.integer("sliding_window_pattern", 6)
+        pattern = fields.integer("sliding_window_pattern")
         return tuple("local" if (i + 1) % pattern else "global" for i in range(min(layers, 1024)))
     names = {"full_attention": "global", "sliding_attention": "local"}
     unknown = [kind for kind in types if kind not in names]
     if unknown:
         raise ConfigUnsupported(f"{fields.family}: layer_types={unknown[0]!r} is not supported ({', '.join(names)})")
     return tuple(names[kind] for kind in types)
-
-
-def _local_rope(fields: Fields, head_dim: int) -> RopeConfig:
-    if fields.values.get("rope_parameters") is not None:
-        return fields.rope(head_dim, "sliding_attention")
-    return RopeConfig(theta=fields.real("rope_local_base_freq"))
 
 
 def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxdlm.errors import ConfigUnsupported, InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig
+from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, TensorMap, tensor_maps
 
@@ -27,7 +28,7 @@ NAMES = {
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `LLaDAModelLM`; settings that no release uses are refused by name."""
-    fields = Fields(values, "llada", hints, {"rms_norm_eps": 1e-5, "rope_full_precision": True})
+    fields = Fields(values, "llada", hints, DEFAULTS["llada"])
     fields.common()
     fields.refuse(
         alibi=False,
@@ -65,7 +66,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         norm_eps=fields.real("rms_norm_eps"),
         rope=rope,
         rope_in_f32=fields.flag("rope_full_precision"),
-        tie_embeddings=fields.flag("weight_tying", False),
+        tie_embeddings=fields.flag("weight_tying"),
         attention="full",
         prediction="same",
         noise="mask",
@@ -95,4 +96,5 @@ FAMILY = Family(
     read_config=read_config,
     tensors=tensors,
     heads=(NAMES["lm_head"],),
+    tie_key="weight_tying",
 )

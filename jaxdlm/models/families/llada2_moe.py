@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from jaxdlm.models.config import ModelConfig, RopeConfig
+from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.families.llada_moe import TOKENS
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, Joint, Names, TensorMap, tensor_maps
@@ -38,25 +39,10 @@ NAMES: dict[str, str | Joint] = {
 # the form that training code saves: one tensor [E, out, in] per projection
 MERGED = {f"e_{part}": _LAYER + f"mlp.experts.{part}_proj" for part in ("gate", "up", "down")}
 
-# the released file omits some keys, and the defaults of its configuration class belong to another model
-DEFAULTS = {
-    "use_qk_norm": True,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-    "num_shared_experts": 0,
-    "first_k_dense_replace": 0,
-    "n_group": 1,
-    "topk_group": 1,
-    "score_function": "sigmoid",
-    "norm_topk_prob": True,
-    "routed_scaling_factor": 1.0,
-    "moe_router_enable_expert_bias": True,
-}
-
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `LLaDA2MoeModelLM`. `sliding_window` is ignored, as the released code never uses it."""
-    fields = Fields(values, "llada2_moe", hints, DEFAULTS)
+    fields = Fields(values, "llada2_moe", hints, DEFAULTS["llada2_moe"])
     fields.common()
     fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))

@@ -6,11 +6,10 @@ from typing import Any
 
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.families._qwen import decoder, expert_count
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
-
-DEFAULTS = {"rms_norm_eps": 1e-5, "tie_word_embeddings": False, "max_position_embeddings": 8192}
 
 # shared with LLaDA2
 TOKENS = {
@@ -25,7 +24,7 @@ TOKENS = {
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `LLaDAMoEModelLM`. norm_topk_prob is ignored there, so it is here."""
-    fields = Fields(values, "llada_moe", hints, DEFAULTS)
+    fields = Fields(values, "llada_moe", hints, DEFAULTS["llada_moe"])
     fields.refuse(
         attention_bias=False,
         clip_qkv=False,

@@ -4,21 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families._qwen import DEFAULTS, QWEN_TOKENS, decoder, qwen3_experts
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder, qwen3_experts
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
 
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `Qwen3ForCausalLM`."""
-    fields = Fields(values, "qwen3", hints, DEFAULTS)
+    fields = Fields(values, "qwen3", hints, DEFAULTS["qwen3"])
     fields.refuse(attention_bias=False)
     return decoder(fields, tokens=QWEN_TOKENS, qk_norm=True)
 
 
 def read_moe_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `Qwen3MoeForCausalLM`; dense layers among the sparse ones are refused."""
-    fields = Fields(values, "qwen3_moe", hints, DEFAULTS | {"norm_topk_prob": False})
+    fields = Fields(values, "qwen3_moe", hints, DEFAULTS["qwen3_moe"])
     fields.refuse(attention_bias=False)
     return decoder(fields, tokens=QWEN_TOKENS, qk_norm=True, **qwen3_experts(fields))
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families._qwen import DEFAULTS, QWEN_TOKENS, decoder, qwen3_experts
+from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder, qwen3_experts
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import Family, decoder_tensors
 
@@ -25,13 +26,13 @@ def block_size(fields: Fields) -> int:
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `SDARForCausalLM`."""
-    fields = Fields(values, "sdar", hints, DEFAULTS)
+    fields = Fields(values, "sdar", hints, DEFAULTS["sdar"])
     return _block_decoder(fields)
 
 
 def read_moe_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `SDARMoeForCausalLM`."""
-    fields = Fields(values, "sdar_moe", hints, DEFAULTS | {"norm_topk_prob": True})
+    fields = Fields(values, "sdar_moe", hints, DEFAULTS["sdar_moe"])
     return _block_decoder(fields, **qwen3_experts(fields))
 
 
