@@ -17,6 +17,10 @@ import click
 from jaxdlm import command
 from jaxdlm.command import OK, Command, flag, option, section
 
+# as in jaxdlm.quant, which brings JAX with it
+BITS, KINDS, DENSE = {"int8": 8, "int4": 4}, ("power", "uniform"), ("embed", "lm_head")
+GIVEN = click.core.ParameterSource.COMMANDLINE
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs; returns the exit status."""
@@ -55,6 +59,15 @@ def _size(text: str) -> int:
     flag("--quiet", help="no progress bar"),
 )
 @section(
+    "Quantising",
+    option("--quantise", type=click.Choice(tuple(BITS)), help="codes of so many bits for the large matrices"),
+    option(
+        "--group", type=click.IntRange(min=1), metavar="N", help="rows that share a scale; default: all of a column"
+    ),
+    option("--kind", type=click.Choice(KINDS), help="levels of the codes: power (default) or uniform"),
+    option("--include", type=click.Choice(DENSE), multiple=True, help="quantise these, too"),
+)
+@section(
     "Proof",
     flag("--dry-run", help="print what would be written; reads headers only"),
     flag("--check", help="compare with the PyTorch oracle (transformers) or the manifest"),
@@ -78,6 +91,7 @@ def convert(
     """
     if not out and not dry_run and not verify:
         raise click.UsageError("OUT is missing", click.get_current_context())
+    _refuse_idle(export, verifies=not out and not dry_run)
     try:
         if not out and not dry_run:
             return _verify(Path(source))
@@ -93,15 +107,17 @@ def convert(
 def _convert(
     name: str, out: str | None, dry_run: bool, verify: bool, *, dtype: str, max_leaf_bytes: int, allow_pickle: bool,
     strict: bool, force: bool, revision: str | None, quiet: bool, check: bool, family: str, mask: int | None,
-    block_size: int | None, attention: str | None,
+    block_size: int | None, attention: str | None, quantise: str | None, group: int | None, kind: str | None,
+    include: tuple[str, ...],
 ) -> int:  # fmt: skip
     from checkpoints_convert import check as parity
     from checkpoints_convert.convert import convert
     from checkpoints_convert.hub import find_source
     from checkpoints_convert.pickles import open_pickles
-    from checkpoints_convert.plan import describe, make_plan
+    from checkpoints_convert.plan import describe, make_plan, words
     from checkpoints_convert.staging import check_output
     from jaxdlm.checkpoint.source import open_folder
+    from jaxdlm.quant import Recipe
 
     folder = find_source(name, revision)
     if out:
@@ -110,7 +126,10 @@ def _convert(
         folder, family=family, mask=mask, block_size=block_size, attention=attention,
         tensors=open_pickles(folder) if allow_pickle else None,
     )  # fmt: skip
-    plan = make_plan(source, dtype, max_leaf_bytes)
+    recipe = (
+        None if quantise is None else Recipe(BITS[quantise], kind or KINDS[0], group, tuple(dict.fromkeys(include)))
+    )
+    plan = make_plan(source, dtype, max_leaf_bytes, recipe=recipe)
     if dry_run or not out:
         print("\n".join(describe(plan)))
         return OK
@@ -120,9 +139,36 @@ def _convert(
         print(f"note: {warning}", file=sys.stderr)
     resumed = f", {result.resumed} groups kept from an earlier run" if result.resumed else ""
     print(f"{result.out}: {result.nbytes / 1e9:.3f} GB in {result.groups} groups{resumed}", file=sys.stderr)
+    if result.quantised:
+        worst, facts = max(result.quantised.items(), key=lambda item: item[1]["relative_error"])
+        print(
+            f"quantised: {len(result.quantised)} tensors as {words(plan.layouts[worst])}, largest relative error "
+            f"{facts['relative_error']:.4f} ({worst})",
+            file=sys.stderr,
+        )
     if verify:
         _verify(result.out)
     return parity.check(result.out, source, sys.stdout) if check else OK
+
+
+def _refuse_idle(export: bool, verifies: bool) -> None:
+    """A usage error that names an option which would have no effect."""
+    context = click.get_current_context()
+    given = [
+        parameter for parameter in context.command.params
+        if isinstance(parameter, click.Option) and context.get_parameter_source(str(parameter.name)) == GIVEN
+    ]  # fmt: skip
+    if export:
+        mode, useful = "--export", {"export", "force", "traceback"}
+    elif verifies:
+        mode, useful = "--verify without OUT", {"verify", "traceback"}
+    else:
+        mode, useful = "a conversion without --quantise", {str(parameter.name) for parameter in given}
+        if context.params["quantise"] is None:
+            useful -= {"group", "kind", "include"}
+    idle = next((parameter.opts[0] for parameter in given if parameter.name not in useful), None)
+    if idle is not None:
+        raise click.UsageError(f"{idle} has no effect on {mode}: leave it out", context)
 
 
 def _verify(folder: Path) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -13,7 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from checkpoints_convert import oracle
-from checkpoints_convert.verify import verify, verify_source
+from checkpoints_convert.export import Back
+from checkpoints_convert.verify import read_manifest, verify, verify_source
+from jaxdlm.checkpoint.leaf import LeafSpec
+from jaxdlm.checkpoint.quantised import Dequantised
 from jaxdlm.checkpoint.restore import load_params
 from jaxdlm.checkpoint.source import Source, open_folder
 from jaxdlm.models import Backbone
@@ -43,14 +48,21 @@ def check(out: Path, source: Source, stream: TextIO) -> int:
 
     The oracle runs in float32 on the rounded weights, in a ragged batch under the family's own mask. Without
     transformers, without an oracle for the family, or without memory for both models: the checksums of the manifest.
+    Of a quantised checkpoint the oracle gets what the codes stand for; what they do to weights and logits is said first.
     """
+    converted = open_folder(out)
+    quantised = any(isinstance(leaf.tensors, Dequantised) for leaf in converted.leaves)
+    stated = introduced(converted, source, stream) if quantised else True
     why = _no_oracle(source)
     if why:
         parts, tensors = verify(out), verify_source(out, source.tensors)
         print(f"check: {why}; internal check instead", file=stream)
-        print(f"check: ok, {parts} parts and {tensors} source tensors equal their checksums", file=stream)
-        return 0
-    results = list(compare(out, source))
+        print(
+            f"check: {'ok' if stated else 'FAILED'}, {parts} parts and {tensors} source tensors equal their checksums",
+            file=stream,
+        )
+        return 0 if stated else 1
+    results = list(compare(out, replace(source, tensors=Back(converted)) if quantised else source))
     before = 0
     for result in results:
         print(
@@ -59,11 +71,61 @@ def check(out: Path, source: Source, stream: TextIO) -> int:
             file=stream,
         )
         before = result.depth
-    good = all(result.good for result in results)
+    good = stated and all(result.good for result in results)
     worst = max(result.difference for result in results)
     name = oracle.class_name(source)
     print(f"check: {'ok' if good else 'FAILED'}, {name} of transformers, largest difference {worst:.2e}", file=stream)
     return 0 if good else 1
+
+
+def introduced(converted: Source, source: Source, stream: TextIO) -> bool:
+    """What quantising did: the error of each tensor, read back and compared with the manifest, and that of the logits.
+
+    Returns whether the weights that the codes stand for are as far from the source's as the manifest says.
+    """
+    stated = read_manifest(converted.folder)["quantised"]
+    good = True
+    print("quantised, relative error ||W - Ŵ|| / ||W||, read back:", file=stream)
+    for path, facts in stated.items():
+        found = _distance(source.leaf(path), converted.leaf(path))
+        same = math.isclose(found, facts["relative_error"], rel_tol=1e-3, abs_tol=1e-7)
+        good &= same
+        wrong = "" if same else f"  FAILED: the manifest says {facts['relative_error']:.5f}"
+        print(f"  {found:.5f}  int{facts['bits']} {facts['kind']}  {path}{wrong}", file=stream)
+    why = _no_memory(source)
+    if why:
+        print(f"what it does to the logits is not computed: {why}", file=stream)
+        return good
+    exact, ours = (_log_probabilities(each) for each in (source, converted))
+    divergence = float(np.mean(np.sum(np.exp(exact) * (exact - ours), -1)))
+    print(
+        f"logits in float32, quantised against not: KL {divergence:.5f} nats, largest difference of a log probability "
+        f"{np.abs(exact - ours).max():.3f}, argmax equal {np.mean(exact.argmax(-1) == ours.argmax(-1)):.2%}",
+        file=stream,
+    )
+    return good
+
+
+def _distance(source: LeafSpec, converted: LeafSpec) -> float:
+    """||W - Ŵ|| / ||W|| of two leaves, one index of the leading axis at a time where it counts layers."""
+    error = square = 0.0
+    for number in range(source.shape[0]) if source.stacked else (None,):
+        index = None if number is None else tuple(
+            slice(number, number + 1) if axis == 0 else slice(None) for axis in range(len(source.shape))
+        )  # fmt: skip
+        a, b = (leaf.astype(np.dtype(np.float32)).read(index) for leaf in (source, converted))
+        error += float(np.square(a - b).sum(dtype=np.float64))
+        square += float(np.square(a).sum(dtype=np.float64))
+    return math.sqrt(error / square) if square else 0.0
+
+
+def _log_probabilities(source: Source) -> np.ndarray:
+    """log p at the valid columns of the sample, from the forward pass that decoding uses."""
+    config = dataclasses.replace(source.config, param_dtype="float32")
+    tokens, position, valid = sample(config)
+    with jax.default_matmul_precision("highest"):
+        logits = _logits(Backbone(config), load_params(source, dtype="float32"), tokens, position, valid)
+    return np.asarray(jax.nn.log_softmax(logits))[valid]
 
 
 def _no_oracle(source: Source) -> str | None:
@@ -74,6 +136,10 @@ def _no_oracle(source: Source) -> str | None:
         import transformers  # noqa: F401
     except ImportError:
         return "transformers is not installed"
+    return _no_memory(source)
+
+
+def _no_memory(source: Source) -> str | None:
     need = 10 * sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in source.leaves)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return f"both models in float32 need {need / 1e9:.1f} GB, {free / 1e9:.1f} are free" if need > free else None
@@ -85,6 +151,7 @@ def compare(out: Path, source: Source) -> Iterator[Agreement]:
     config = dataclasses.replace(converted.config, param_dtype="float32")
     params = load_params(converted, dtype="float32")
     dtypes = {name: leaf.dtype for leaf in converted.leaves for name in _sources(source, leaf.path)}
+    dtypes = {} if isinstance(source.tensors, Back) else dtypes  # these are as the codes say already
     depths = depths_of(config)
     tokens, position, valid = sample(config)
     theirs = oracle_logits(oracle.build(source, dtypes), config, depths, tokens, position, valid)
@@ -137,7 +204,7 @@ def truncated(config: ModelConfig, params: Any, depth: int) -> tuple[ModelConfig
 
     def one(layer: int) -> dict[str, Any]:
         segment, place, index = locate(config, layer)
-        return {name: leaf[index] for name, leaf in params["segments"][segment][place].items()}
+        return jax.tree.map(lambda leaf: leaf[index], params["segments"][segment][place])
 
     stacks = tuple(
         tuple(

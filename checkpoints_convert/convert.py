@@ -5,21 +5,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from checkpoints_convert.plan import Part, Plan, check_space
+from checkpoints_convert.quantise import Quantiser, relative_error
 from checkpoints_convert.staging import Staging, check_output, discard, open_staging, publish
 from checkpoints_convert.statistics import Recorder
 from jaxdlm.checkpoint import files, store
 from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
-from jaxdlm.checkpoint.leaf import contiguous
+from jaxdlm.checkpoint.leaf import LeafSpec, contiguous
 from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
+from jaxdlm.checkpoint.tensors import Tensors
 
 Progress = Callable[[str, int], None]  # (leaf, bytes that are on their way to the disk)
 
@@ -30,7 +32,7 @@ class ConversionFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What a conversion did."""
+    """What a conversion did; quantised: path -> what the manifest says about it."""
 
     out: Path
     nbytes: int
@@ -38,6 +40,7 @@ class Result:
     resumed: int
     bytes_read: int
     warnings: tuple[str, ...]
+    quantised: Mapping[str, Any]
 
 
 def convert(
@@ -64,7 +67,10 @@ def convert(
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise ConversionFailed(f"{out}: the disk is full; free space and run again to continue") from error
         raise
-    return Result(out, plan.nbytes, len(plan.groups), resumed, recorder.bytes_read, tuple(manifest["warnings"]))
+    return Result(
+        out, plan.nbytes, len(plan.groups), resumed, recorder.bytes_read, tuple(manifest["warnings"]),
+        manifest.get("quantised", {}),
+    )  # fmt: skip
 
 
 def _work(
@@ -92,21 +98,45 @@ def _write_groups(plan: Plan, staging: Staging, strict: bool, progress: Progress
                 continue
             folder = store.group_folder(staging.folder, number)
             folder.parent.mkdir(exist_ok=True)
-            store.save_group(folder, {part.name: _stream(part, recorder, progress) for part in group})
+            quantisers = {part.name: _quantiser(part, recorder, progress) for part in group if part.layout is not None}
+            store.save_group(folder, _streams(group, quantisers, recorder, progress))
             fresh = recorder.collect()
             if number == len(plan.groups) - 1:
                 fresh |= recorder.rest(set(targets))
             _refuse_nonfinite(plan, fresh, strict)
-            sums = {part.name: store.seal(part.stored.stored(staging.folder, part.number)) for part in group}
-            staging.record(number, {"tensors": fresh, "parts": sums})
+            arrays = [stored.stored(staging.folder, part.number) for part in group for stored in part.stored]
+            sums = {array.name: store.seal(array) for array in arrays}
+            codes = {name: quantiser.facts() for name, quantiser in quantisers.items()}
+            staging.record(number, {"tensors": fresh, "parts": sums, "quantised": codes})
     return recorder
 
 
-def _stream(part: Part, recorder: Recorder, progress: Progress | None) -> store.Stream:
-    """The part as chunks in the order of its sources, so that each is read from its first byte to its last."""
-    leaf = replace(part.leaf, tensors=recorder)
-    if part.stored.split:
-        leaf = leaf.layer(part.number)
+def _streams(
+    group: Iterable[Part], quantisers: Mapping[str, Quantiser], recorder: Recorder, progress: Progress | None
+) -> dict[str, store.Stream]:
+    """The arrays of a group by name."""
+    found: dict[str, store.Stream] = {}
+    for part in group:
+        if part.name in quantisers:
+            found |= dict(zip(part.names, quantisers[part.name].streams().values()))
+        else:
+            found[part.names[0]] = _stream(_leaf(part, recorder), progress)
+    return found
+
+
+def _leaf(part: Part, tensors: Tensors) -> LeafSpec:
+    """The leaf of a part, or its layer, read from these tensors."""
+    leaf = replace(part.leaf, tensors=tensors)
+    return leaf.layer(part.number) if part.split else leaf
+
+
+def _quantiser(part: Part, recorder: Recorder, progress: Progress | None) -> Quantiser:
+    assert part.layout is not None
+    return Quantiser(part.layout, _leaf(part, recorder), _leaf(part, recorder.inner), part.split, progress)
+
+
+def _stream(leaf: LeafSpec, progress: Progress | None) -> store.Stream:
+    """The leaf as chunks in the order of its sources, so that each is read from its first byte to its last."""
     order = leaf.order()
 
     def read(index: store.Index) -> np.ndarray:
@@ -145,15 +175,33 @@ def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any
             name: {"file": source.tensors.file(name).name, **recorder.known[name]} for name in sorted(recorder.known)
         },
         "leaves": [
-            {"path": part.leaf.path, "part": part.name, "shape": list(part.stored.part_shape),
-             "dtype": part.stored.dtype, "sources": list(part.sources)}
-            for group in plan.groups for part in group
+            {"path": part.leaf.path, "part": stored.name(part.number), "shape": list(stored.part_shape),
+             "dtype": stored.dtype, "sources": list(part.sources)}
+            for group in plan.groups for part in group for stored in part.stored
         ],
+        **_quantised(plan, staging),
         "ignored": dict(source.ignored),
         "notes": list(source.notes),
         "warnings": warnings,
         "versions": _versions(),
     }  # fmt: skip
+
+
+def _quantised(plan: Plan, staging: Staging) -> dict[str, Any]:
+    """What quantising did to each leaf: {"quantised": {path: ...}}, nothing where nothing was quantised."""
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for number, group in enumerate(plan.groups):
+        for part in group:
+            if part.layout is not None:
+                parts.setdefault(part.leaf.path, []).append(staging.finished[number]["quantised"][part.name])
+    found = {
+        path: asdict(plan.layouts[path].how) | {
+            "relative_error": relative_error(facts),
+            "exponents": [exponent for part in facts for exponent in part["exponents"]],
+        }
+        for path, facts in parts.items()
+    }  # fmt: skip
+    return {"quantised": found} if found else {}
 
 
 def _versions() -> dict[str, str]:

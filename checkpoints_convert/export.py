@@ -15,7 +15,7 @@ from checkpoints_convert.verify import check_files, read_manifest
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import FLOATS
-from jaxdlm.checkpoint.safetensors import SafetensorsWriter
+from jaxdlm.checkpoint.safetensors import SafetensorsWriter, TensorInfo
 from jaxdlm.checkpoint.source import Source, open_folder
 from jaxdlm.checkpoint.spec import SOURCE_CONFIG, TOKENIZER_FILES, write_json
 from jaxdlm.checkpoint.tensors import INDEX, SINGLE
@@ -32,7 +32,8 @@ def export(converted: Path, out: Path, *, force: bool = False, shard_bytes: int 
 
     Tensors keep the dtype of the conversion (with --dtype keep: the source's, so every tensor is bit-equal), except
     those that the library holds in float32 on purpose, which go back to their source dtype, exactly. A tied head is
-    not written. The folder appears under its name when it is complete.
+    not written. Of a quantised checkpoint the weights that its codes stand for are written. The folder appears under its
+    name when it is complete.
     """
     source = open_folder(converted)
     if source.kind != "converted":
@@ -76,6 +77,27 @@ def _family(source: Source) -> str:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+class Back:
+    """The tensors that a converted checkpoint was made from, under the original names, in float32."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self._manifest = read_manifest(source.folder)
+        self._maps = _hub_order(source, self._manifest)
+        shapes = {name: tuple(maps[0].source_shape) for name, maps in self._maps.items()}
+        sizes = {name: 4 * int(np.prod(shape, dtype=np.int64)) for name, shape in shapes.items()}
+        self.infos = {name: TensorInfo(name, "F32", shape, 0, sizes[name]) for name, shape in shapes.items()}
+
+    def file(self, name: str) -> Path:
+        """The converted folder."""
+        return self._source.folder
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
+        """One tensor, or rows of it."""
+        found = _rebuild(self._source, name, self._maps[name], np.dtype(np.float32), self.infos[name].shape)
+        return found if rows is None else found[rows[0] : rows[1]]
 
 
 def _write(

@@ -237,7 +237,8 @@ def _check_finite(params: PyTree, source: "Source") -> None:
     for path, good in jax.tree_util.tree_leaves_with_path(jax.device_get(_finite(params))):
         if good.all():
             continue
-        spec = source.leaf(path_name(path))
+        leaf_path, _, _ = path_name(path).partition("/.")  # the second: of a quantised leaf
+        spec = source.leaf(leaf_path)
         pieces = spec.pieces if spec.stacked else spec.pieces[:1]
         layer = int(np.argmin(good)) if good.ndim else 0
         names = ", ".join(pieces[min(layer, len(pieces) - 1)].sources[:3])
@@ -247,4 +248,5 @@ def _check_finite(params: PyTree, source: "Source") -> None:
 @jax.jit
 def _finite(params: PyTree) -> PyTree:
     """One flag per index of the leading axis of each leaf."""
-    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))), params)
+    floats = jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else jnp.zeros(1), params)
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))), floats)

@@ -1,18 +1,18 @@
-"""Weight-only quantisation: int8 or int4 codes, a scale per channel or group, one exponent per tensor.
+"""Weight-only quantisation: int8 or int4 codes, a scale per channel or group, one exponent per matrix of a layer.
 
 With q_max = 2^(b-1) - 1, scale s = max|W| over a group and exponent a (arXiv 2301.09858, 2308.05600):
 
     u = W / s,   q = clip(round(q_max · sign(u) · |u|^a), ±q_max),   Ŵ = s · sign(q) · (|q| / q_max)^(1/a)
 
-a = 1 is symmetric uniform quantisation. The exponent is searched per tensor, argmin_a ||W - Ŵ(a)||₂ by golden section.
-Departures from the papers: one exponent per tensor (PowerQuant: one per network), scales per channel or group, and no
-data-driven refinement.
+a = 1 is symmetric uniform quantisation. The exponent is searched for each layer's matrix (for all experts of a layer
+together), argmin_a ||W - Ŵ(a)||₂ by golden section. Departures from the papers: one exponent per matrix (PowerQuant: one per
+network), scales per channel or group, and no data-driven refinement.
 """
 
 from __future__ import annotations
 
 import math
-import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +25,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, PyTree
 
 SEARCH_LOW, SEARCH_HIGH, SEARCH_STEPS, SEARCH_SAMPLE = 0.2, 1.2, 30, 2**20
+SEARCH_RUNS = 16  # runs of columns that the sample comes from
 KINDS = ("power", "uniform")
 
 # number of contracted (input) axes behind the stacked ones, and where they start counted from the end
@@ -34,6 +35,51 @@ _INPUT_AXES = {
     "embed": (-1,), "lm_head": (-2,),
 }  # fmt: skip
 ALWAYS_DENSE = ("embed", "lm_head")
+
+
+def input_axes(path: str) -> tuple[int, ...] | None:
+    """The contracted axes of a leaf, counted from the end; None for one that cannot be quantised."""
+    return _INPUT_AXES.get(path.rsplit("/", 1)[-1])
+
+
+class Recipe(NamedTuple):
+    """How the weights of a model are quantised; the arguments of `quantize_params`."""
+
+    bits: int = 8
+    kind: str = "power"
+    group: int | None = None
+    include: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """InputError for a recipe that means nothing, by argument."""
+        _check(self.bits, self.kind)
+        if self.group is not None and (not isinstance(self.group, int) or self.group < 1):
+            raise InputError(f"quantise: group={self.group!r} must be a positive number of rows")
+        unknown = [name for name in self.include if name not in ALWAYS_DENSE]
+        if unknown:
+            raise InputError(f"quantise: include {unknown[0]!r} is unknown; of {', '.join(ALWAYS_DENSE)}")
+
+    def axes(self, path: str) -> tuple[int, ...] | None:
+        """The contracted axes of a leaf that this recipe quantises, None for one that stays as it is."""
+        name = path.rsplit("/", 1)[-1]
+        return None if name in ALWAYS_DENSE and name not in self.include else input_axes(path)
+
+
+class Shape(NamedTuple):
+    """A weight as [*lead, rows, columns]: rows are the contracted axes, flattened; tail is its shape behind the lead."""
+
+    lead: tuple[int, ...]
+    tail: tuple[int, ...]
+    rows: int
+    columns: int
+
+    def grouped(self, group: int | None, path: str) -> int:
+        """Rows that share a scale; InputError where a group does not divide the rows."""
+        if group is not None and self.rows % group:
+            raise InputError(
+                f"{path or 'weight'}: {self.rows} rows cannot be cut into groups of {group}; use a divisor"
+            )
+        return group or self.rows
 
 
 @struct.dataclass
@@ -73,7 +119,7 @@ class QuantizedLeaf:
 
     def dequantize(self, dtype: Any) -> Array:
         """The weight in `dtype` and in its own shape."""
-        return _restore(self._values(self.codes, self.scale).astype(dtype), self.tail, self.axes)
+        return unflatten(self._values(self.codes, self.scale).astype(dtype), self.tail, self.axes)
 
     def rows(self, index: Array, dtype: Any) -> Array:
         """Rows of an embedding table [V, D] (contracted axis D) without building the table."""
@@ -99,7 +145,8 @@ class QuantizedLeaf:
 
 
 class QuantReport(NamedTuple):
-    """Error of one tensor: exponent, ||W - Ŵ|| / ||W||, the same over the 1 % largest weights, bytes before and after."""
+    """Error of one tensor: exponent (mean over its layers), ||W - Ŵ|| / ||W||, the same over the 1 % largest weights,
+    bytes before and after."""
 
     path: str
     exponent: float
@@ -117,15 +164,18 @@ def quantize_params(
     Args: bits: 8 or 4; kind: "power" or "uniform"; group: rows that share a scale (None: one scale per output channel;
     64 to 128 for int4); include: "embed" and "lm_head" to quantise these too. Norms, biases and routers stay.
     Returns the tree and a report per quantised tensor. The result goes where params went: `Backbone` reads it.
+    `python -m checkpoints_convert --quantise` makes the same of a checkpoint that never fits into memory.
     """
+    recipe = Recipe(bits, kind, group, include)
+    recipe.check()
     reports: list[QuantReport] = []
 
     def one(path: tuple[Any, ...], leaf: Array) -> Any:
-        name = str(getattr(path[-1], "key", path[-1]))
-        if name not in _INPUT_AXES or (name in ALWAYS_DENSE and name not in include):
-            return leaf
         label = "/".join(str(getattr(part, "key", getattr(part, "idx", part))) for part in path)
-        quantized, report = quantize(leaf, bits, axes=_INPUT_AXES[name], kind=kind, group=group, path=label)
+        axes = recipe.axes(label)
+        if axes is None:
+            return leaf
+        quantized, report = quantize(leaf, bits, axes=axes, kind=kind, group=group, path=label)
         reports.append(report)
         return quantized
 
@@ -144,39 +194,79 @@ def quantize(
 ) -> tuple[QuantizedLeaf, QuantReport]:
     """Quantise one weight; axes: the contracted ones, counted from the end, adjacent.
 
-    The lead axes (layers, experts) each get scales of their own, and share one exponent.
+    The lead axes (layers, experts) each get scales of their own; the experts of a layer share its exponent, which is
+    searched unless it is given.
     Raises InputError for other bits or kinds, or a group that does not divide the rows.
     """
     _check(bits, kind)
-    lead, tail, flat = _flatten(np.asarray(weight).astype(np.float32), axes)
-    rows = flat.shape[-2]
-    group = rows if group is None else group
-    if rows % group:
-        raise InputError(f"{path or 'weight'}: {rows} rows cannot be cut into groups of {group}; use a divisor")
-    top = top_of(bits)
-    unit, scale = _normalise(flat, group)
-    a = 1.0 if kind == "uniform" else float(exponent or search_exponent(unit, scale, top, path))
-    codes = encode(unit, a, top).reshape(flat.shape)
-    levels = table_of(a, top)
-    restored = (levels[codes.reshape(unit.shape) + top] * scale[..., None, :]).reshape(flat.shape)
+    shape = shape_of(weight.shape, axes)
+    flat = _flatten(np.asarray(weight).astype(np.float32), shape, axes)
+    group, top = shape.grouped(group, path), top_of(bits)
+    layers = flat.reshape(*(shape.lead[:1] or (1,)), -1, shape.rows, shape.columns)
+    given = 1.0 if kind == "uniform" else exponent
+    exponents = tuple(
+        float(given or exponent_of(layer.shape, lambda at, columns, layer=layer: layer[at][:, columns], group, top))
+        for layer in layers
+    )
+    codes, restored = np.empty(layers.shape, np.int8), np.empty_like(layers)
+    scale = np.empty((*layers.shape[:2], shape.rows // group, shape.columns), np.float32)
+    for number, a in enumerate(exponents):
+        for at, matrix in enumerate(layers[number]):
+            codes[number, at], scale[number, at], restored[number, at] = encode_columns(matrix, group, a, top)
     leaf = QuantizedLeaf(
-        codes=jnp.asarray(codes, jnp.int4 if bits == 4 else jnp.int8),
-        scale=jnp.asarray(scale),
-        root=None if a == 1.0 else jnp.full(lead[:1], 1 / a, jnp.float32),
-        tail=tail, axes=axes, bits=bits, stored=str(jnp.dtype(weight.dtype)),
+        codes=jnp.asarray(codes.reshape(flat.shape), jnp.int4 if bits == 4 else jnp.int8),
+        scale=jnp.asarray(scale.reshape(*shape.lead, *scale.shape[2:])),
+        root=root_of(np.reshape(exponents, shape.lead[:1])),
+        tail=shape.tail, axes=axes, bits=bits, stored=str(jnp.dtype(weight.dtype)),
     )  # fmt: skip
-    return leaf, _report(path, a, flat, restored, weight.nbytes, leaf.nbytes)
+    return leaf, _report(path, exponents, flat, restored.reshape(flat.shape), weight.nbytes, leaf.nbytes)
 
 
-def search_exponent(unit: np.ndarray, scale: np.ndarray, top: int, path: str = "") -> float:
-    """argmin over a in [0.2, 1.2] of ||s · (u - û(a))||₂: golden section, 30 evaluations, at most 2^20 weights.
+def root_of(exponents: np.ndarray) -> Array | None:
+    """1/a of each layer in float32; None where all are 1, so that levels need no power."""
+    return None if (exponents == 1).all() else jnp.asarray((1 / exponents).astype(np.float32))
 
-    Never worse than a = 1 on the sample: where the search does not beat it, 1 is returned.
+
+def encode_columns(matrix: np.ndarray, group: int, a: float, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(codes int8, scales, restored weights) of some columns of a matrix [rows, columns]; columns do not interact."""
+    unit, scale = _normalise(matrix, group)
+    codes = encode(unit, a, top)
+    restored = table_of(a, top)[codes.astype(np.int16) + top] * scale[..., None, :]
+    return codes.reshape(matrix.shape), scale, restored.reshape(matrix.shape)
+
+
+def exponent_of(shape: tuple[int, ...], read: Callable[[int, slice], np.ndarray], group: int, top: int) -> float:
+    """The exponent of one layer's matrices, shape [matrices, rows, columns], from a sample of their columns.
+
+    read: (matrix, columns) -> float32[rows, those columns].
+    """
+    parts = [_normalise(read(at, columns), group) for at, columns in sample_columns(*shape)]
+    unit, scale = (np.concatenate(each, axis=-1) for each in zip(*parts))
+    return search_exponent(unit, scale, top)
+
+
+def sample_columns(matrices: int, rows: int, columns: int) -> list[tuple[int, slice]]:
+    """(matrix, run of columns): all where they have at most 2^20 weights, else so many in 16 runs, evenly spread."""
+    wanted = max(1, SEARCH_SAMPLE // rows)
+    if matrices * columns <= wanted:
+        return [(at, slice(0, columns)) for at in range(matrices)]
+    runs = min(SEARCH_RUNS, wanted)
+    width = min(wanted // runs, columns)
+    found = []
+    for run in range(runs):
+        at, middle = divmod((2 * run + 1) * matrices * columns // (2 * runs), columns)
+        start = min(max(middle - width // 2, 0), columns - width)
+        found.append((at, slice(start, start + width)))
+    return found
+
+
+def search_exponent(unit: np.ndarray, scale: np.ndarray, top: int) -> float:
+    """argmin over a in [0.2, 1.2] of ||s · (u - û(a))||₂: golden section, 30 evaluations.
+
+    unit, scale: [*, group, columns] and [*, columns]. Never worse than a = 1: where the search does not beat it, 1 is
+    returned.
     """
     flat, weight = unit.reshape(-1), np.broadcast_to(scale[..., None, :], unit.shape).reshape(-1)
-    if flat.size > SEARCH_SAMPLE:
-        picks = np.random.default_rng(zlib.crc32(path.encode())).integers(0, flat.size, SEARCH_SAMPLE)
-        flat, weight = flat[picks], weight[picks]
     magnitude, square = np.abs(flat), np.square(weight.astype(np.float64))
     logs = np.log(np.maximum(magnitude, np.finfo(np.float32).tiny))
 
@@ -252,28 +342,64 @@ def _levels(codes: Array, root: Array | None, top: int) -> Array:
     return jax.lax.platform_dependent(codes, cpu=look_up, default=power)
 
 
-def _flatten(weight: np.ndarray, axes: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], np.ndarray]:
-    """(lead shape, tail shape, weight as [*lead, rows, cols]).
+def shape_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> Shape:
+    """How a weight of that shape is flattened.
 
     The tail starts at the first contracted axis, or at the axis before it where the contracted axis is the last one
     (an embedding [V, D] reads as [D, V]).
     """
-    begin = axes[0] if axes[-1] != -1 else axes[0] - 1
-    lead, tail = weight.shape[:begin], weight.shape[begin:]
-    if axes[-1] == -1:
-        weight = np.swapaxes(weight, -1, -2)
-        return lead, tail, np.ascontiguousarray(weight)
-    rows = math.prod(weight.shape[axis] for axis in axes)
-    return lead, tail, weight.reshape(*lead, rows, -1)
+    begin = len(shape) + (axes[0] if axes[-1] != -1 else axes[0] - 1)
+    rows = math.prod(shape[axis] for axis in axes)
+    return Shape(shape[:begin], shape[begin:], rows, math.prod(shape[begin:]) // rows if rows else 0)
 
 
-def _restore(flat: Array, tail: tuple[int, ...], axes: tuple[int, ...]) -> Array:
+def _flatten(weight: np.ndarray, shape: Shape, axes: tuple[int, ...]) -> np.ndarray:
+    """The weight as [*lead, rows, columns]."""
     if axes[-1] == -1:
-        return jnp.swapaxes(flat, -1, -2)
+        return np.ascontiguousarray(np.swapaxes(weight, -1, -2))
+    return weight.reshape(*shape.lead, shape.rows, shape.columns)
+
+
+def pack(codes: np.ndarray) -> np.ndarray:
+    """uint8[..., ceil(columns / 2)] of int4 codes, two to a byte, the even column in its low half: XLA's own order."""
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), codes.dtype)], -1)
+    half = codes.astype(np.uint8) & 15
+    return half[..., 0::2] | half[..., 1::2] << 4
+
+
+def unpack(packed: Array, columns: int) -> Array:
+    """int4[..., columns]; the inverse of `pack`, where the bytes lie."""
+    pairs = jax.lax.bitcast_convert_type(packed, jnp.int4)
+    return pairs.reshape(*packed.shape[:-1], -1)[..., :columns]
+
+
+def unpack_host(packed: np.ndarray, columns: int) -> np.ndarray:
+    """The same as int8 on the host."""
+    codes = np.empty((*packed.shape[:-1], 2 * packed.shape[-1]), np.int8)
+    codes[..., 0::2], codes[..., 1::2] = packed << 4, packed & 240
+    return (codes >> 4)[..., :columns]
+
+
+def restore(codes: np.ndarray, scale: np.ndarray, root: np.ndarray, bits: int) -> np.ndarray:
+    """float32[*lead, rows, columns] on the host from codes as int8; root: one number, or one per index of the first axis."""
+    top = top_of(bits)
+    if root.ndim:
+        return np.stack([restore(*parts, bits) for parts in zip(codes, scale, root)])
+    groups = codes.reshape(*scale.shape[:-1], -1, codes.shape[-1]).astype(np.int16)
+    return (table_of(1 / float(root), top)[groups + top] * scale[..., None, :]).reshape(codes.shape)
+
+
+def unflatten(flat: Any, tail: tuple[int, ...], axes: tuple[int, ...]) -> Any:
+    """[*lead, rows, columns] in the weight's own shape."""
+    if axes[-1] == -1:
+        return flat.swapaxes(-1, -2)
     return flat.reshape(*flat.shape[:-2], *tail)
 
 
-def _report(path: str, a: float, weight: np.ndarray, restored: np.ndarray, before: int, after: int) -> QuantReport:
+def _report(
+    path: str, exponents: tuple[float, ...], weight: np.ndarray, restored: np.ndarray, before: int, after: int
+) -> QuantReport:
     error, size = np.square(weight - restored).reshape(-1), np.square(weight).reshape(-1)
     count = max(1, size.size // 100)
     top = np.argpartition(size, -count)[-count:]
@@ -281,4 +407,6 @@ def _report(path: str, a: float, weight: np.ndarray, restored: np.ndarray, befor
     def relative(e: np.ndarray, s: np.ndarray) -> float:
         return float(np.sqrt(e.sum(dtype=np.float64) / max(s.sum(dtype=np.float64), np.finfo(np.float64).tiny)))
 
-    return QuantReport(path, a, relative(error, size), relative(error[top], size[top]), int(before), int(after))
+    return QuantReport(
+        path, float(np.mean(exponents)), relative(error, size), relative(error[top], size[top]), int(before), int(after)
+    )

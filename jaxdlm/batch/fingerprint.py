@@ -19,6 +19,7 @@ SMALL = 16  # numbers that are shown one by one
 @jax.jit
 def _sum(leaf: Array) -> Array:
     """sum_i (2 i + 1) bits_i mod 2^32 over two odd multipliers: whole numbers, so no order or sharding changes it."""
+    leaf = leaf.astype(jnp.int8) if leaf.dtype == jnp.int4 else leaf
     size = leaf.dtype.itemsize
     bits = jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size])
     word = bits.reshape(-1).astype(jnp.uint32)

@@ -22,6 +22,7 @@ FLOATS = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+STORED = FLOATS | {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8)}  # of arrays on disk: quantised ones, too
 
 
 class Op(Protocol):

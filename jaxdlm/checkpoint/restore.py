@@ -11,11 +11,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from jaxdlm import quant
 from jaxdlm.checkpoint import store
-from jaxdlm.checkpoint.leaf import LeafSpec, contiguous, unflatten
+from jaxdlm.checkpoint.leaf import STORED, LeafSpec, contiguous, unflatten
 from jaxdlm.checkpoint.placement import shardings, stacked_zeros
+from jaxdlm.checkpoint.quantised import Dequantised, Layout, weight_dtype
 from jaxdlm.checkpoint.source import Source, leaf_dtype, open_folder
-from jaxdlm.checkpoint.spec import Spec, StoredLeaf, read_spec
+from jaxdlm.checkpoint.spec import Spec, StoredLeaf, itemsize, read_spec
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.params import named_specs
 
 Progress = Callable[[str, int], None]  # (leaf, bytes just loaded)
 
@@ -53,6 +57,10 @@ def _place(leaf: LeafSpec, sharding: Any) -> jax.Array:
 
 def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None, progress: Progress | None) -> Any:
     spec = read_spec(opened.folder)
+    layouts = {
+        leaf.path: leaf.tensors.layout for leaf in opened.leaves if isinstance(leaf.tensors, Dequantised)
+    }  # fmt: skip
+    places = _with_arrays(places, layouts, opened.config)
     done: dict[str, jax.Array] = {}
     for group, members in by_group(spec).items():
         folder = store.group_folder(opened.folder, group)
@@ -60,12 +68,28 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
             name = leaf.name(number)
             store.check_seal(leaf.stored(opened.folder, number), leaf.sums[number])
             value = store.read_array(folder, name, _target(opened, leaf, places[leaf.path], dtype))
+            if leaf.dtype == "uint8":
+                value = _unpack(value, layouts[leaf.path.rpartition("/")[0]], _of_part(leaf, places[leaf.path]))
             if leaf.split:
-                value = _insert(done.get(leaf.path), value, number, leaf, places[leaf.path])
+                value = _insert(done.get(leaf.path), value, number, leaf.shape[0], places[leaf.path])
             done[leaf.path] = value
             if progress:
-                progress(leaf.path, int(np.prod(leaf.part_shape, dtype=np.int64)) * value.dtype.itemsize)
-    return unflatten({leaf.path: done[leaf.path] for leaf in spec.leaves})
+                progress(leaf.path, int(np.prod(leaf.part_shape, dtype=np.int64)) * itemsize(leaf.dtype))
+    for path, layout in layouts.items():
+        arrays = {name: done.pop(f"{path}/{name}") for name in layout.arrays}
+        done[path] = layout.assemble(arrays, str(leaf_dtype(opened.config, path, weight_dtype(layout.how), dtype)))
+    return unflatten({leaf.path: done[leaf.path] for leaf in opened.leaves})
+
+
+def _with_arrays(places: Mapping[str, Any], layouts: Mapping[str, Layout], config: ModelConfig) -> Mapping[str, Any]:
+    """Places by path, those of the arrays of quantised leaves among them."""
+    found, specs = dict(places), dict(named_specs(config))
+    for path, layout in layouts.items():
+        where = places[path]
+        spread = isinstance(where, NamedSharding)
+        arrays = layout.places(specs[path], where.mesh) if spread else dict.fromkeys(layout.arrays, where)
+        found |= {f"{path}/{name}": place for name, place in arrays.items()}
+    return found
 
 
 def by_group(spec: Spec) -> dict[int, list[tuple[StoredLeaf, int]]]:
@@ -78,17 +102,44 @@ def by_group(spec: Spec) -> dict[int, list[tuple[StoredLeaf, int]]]:
 
 
 def _target(opened: Source, leaf: StoredLeaf, sharding: Any, dtype: str | None) -> jax.ShapeDtypeStruct:
-    stored = next(spec.dtype for spec in opened.leaves if spec.path == leaf.path)
-    kind = leaf_dtype(opened.config, leaf.path, stored, dtype)
+    kind, where = STORED[leaf.dtype], _of_part(leaf, sharding)
+    if leaf.path in (spec.path for spec in opened.leaves):
+        kind = leaf_dtype(opened.config, leaf.path, kind, dtype)
+    if leaf.dtype == "uint8":
+        where = _of_bytes(where, leaf.part_shape)
+    return jax.ShapeDtypeStruct(leaf.part_shape, kind, sharding=where)
+
+
+def _of_part(leaf: StoredLeaf, sharding: Any) -> Any:
+    """The sharding of one layer of a leaf that is stored so, else of the leaf."""
     if leaf.split and isinstance(sharding, NamedSharding):
-        sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    return jax.ShapeDtypeStruct(leaf.part_shape, kind, sharding=sharding)
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+    return sharding
 
 
-def _insert(stacked: jax.Array | None, part: jax.Array, number: int, leaf: StoredLeaf, sharding: Any) -> jax.Array:
+def _of_bytes(sharding: Any, shape: tuple[int, ...]) -> Any:
+    """The sharding of codes for the bytes that hold two each: the same, unless a byte would lie on two devices."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    *lead, last = sharding.spec
+    fits = last is None or shape[-1] % sharding.mesh.shape[last] == 0
+    return NamedSharding(sharding.mesh, PartitionSpec(*lead, last if fits else None))
+
+
+def _unpack(packed: jax.Array, layout: Layout, sharding: Any) -> jax.Array:
+    """int4 codes from bytes, on the devices that hold them."""
+    return jax.block_until_ready(_unpacker(layout.flat.columns, sharding)(packed))
+
+
+@functools.lru_cache(maxsize=64)
+def _unpacker(columns: int, sharding: Any) -> Callable[..., jax.Array]:
+    return jax.jit(lambda packed: quant.unpack(packed, columns), out_shardings=sharding)
+
+
+def _insert(stacked: jax.Array | None, part: jax.Array, number: int, count: int, sharding: Any) -> jax.Array:
     """Write one layer into the stacked leaf in place (the buffer is donated, so it exists once)."""
     if stacked is None:
-        stacked = stacked_zeros(leaf.shape, part.dtype, sharding)
+        stacked = stacked_zeros((count, *part.shape), part.dtype, sharding)
     return jax.block_until_ready(_write(sharding)(stacked, part, np.int32(number)))
 
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from jaxdlm.checkpoint import store, strict_json
 from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderInvalid, ShapeMismatch, TensorsMismatch
-from jaxdlm.checkpoint.leaf import FLOATS, AsIs, LeafSpec, Piece
+from jaxdlm.checkpoint.leaf import FLOATS, STORED, AsIs, LeafSpec, Piece
+from jaxdlm.checkpoint.quantised import CODES, Dequantised, Layout, read_layout, weight_dtype
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
 from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
 from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
@@ -299,18 +300,31 @@ def _native(folder: Path, raw: Mapping[str, Any]) -> Source:
 def _converted(folder: Path) -> Source:
     spec = read_spec(folder)
     tensors = stored_tensors(folder, spec)
-    specs = _specs(spec.config)
-    compare_names(set(specs), {leaf.path for leaf in spec.leaves}, folder / SPEC)
+    specs, stored = _specs(spec.config), {leaf.path: leaf for leaf in spec.leaves}
+    layouts = {path: read_layout(path, how, specs, stored, folder) for path, how in spec.quantised.items()}
+    arrays = {f"{layout.path}/{name}" for layout in layouts.values() for name in layout.arrays}
+    compare_names(set(specs), (set(stored) - arrays) | set(layouts), folder / SPEC)
     leaves = []
-    for leaf in spec.leaves:
-        if leaf.shape != specs[leaf.path].shape:
+    for path, expected in specs.items():
+        if path in layouts:
+            leaves.append(_quantised_leaf(layouts[path], stored[f"{path}/{CODES}"], tensors))
+            continue
+        leaf = stored[path]
+        if leaf.shape != expected.shape or leaf.dtype not in FLOATS:
             raise ShapeMismatch(
                 "has another shape than its configuration says", file=folder / SPEC, tensor=leaf.path,
-                expected=specs[leaf.path].shape, got=leaf.shape, hint="convert the checkpoint again",
+                expected=expected.shape, got=f"{leaf.dtype}{leaf.shape}", hint="convert the checkpoint again",
             )  # fmt: skip
         pieces = tuple(Piece((leaf.name(number),), AsIs()) for number in range(len(leaf.groups)))
         leaves.append(LeafSpec(leaf.path, leaf.shape, FLOATS[leaf.dtype], pieces, leaf.split, tensors))
     return Source(folder, "converted", spec.config, tuple(leaves), tensors, {})
+
+
+def _quantised_leaf(layout: Layout, codes: StoredLeaf, tensors: Tensors) -> LeafSpec:
+    """The leaf as its weights: what is read of it is dequantised."""
+    weights = Dequantised(tensors, layout, codes.split)
+    pieces = tuple(Piece((name,), AsIs()) for name in weights.infos)
+    return LeafSpec(layout.path, layout.shape, weight_dtype(layout.how), pieces, codes.split, weights)
 
 
 def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
@@ -325,5 +339,5 @@ def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
 
 
 def _part_info(leaf: StoredLeaf, name: str) -> TensorInfo:
-    size = int(np.prod(leaf.part_shape, dtype=np.int64)) * FLOATS[leaf.dtype].itemsize
-    return TensorInfo(name, NAMES[FLOATS[leaf.dtype]], leaf.part_shape, 0, size)
+    size = int(np.prod(leaf.part_shape, dtype=np.int64)) * STORED[leaf.dtype].itemsize
+    return TensorInfo(name, NAMES[STORED[leaf.dtype]], leaf.part_shape, 0, size)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
-from jaxdlm.checkpoint.leaf import FLOATS
+from jaxdlm.checkpoint.leaf import FLOATS, STORED
 from jaxdlm.checkpoint.store import Stored, group_folder
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.quant import KINDS
 
 SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.json"
-FORMAT, VERSION = "jaxdlm-checkpoint", 2
+FORMAT, VERSION, QUANTISED = "jaxdlm-checkpoint", 2, 3  # the third: with quantised leaves
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "chat_template.json", "vocab.json", "merges.txt", "tokenizer.model", "generation_config.json",
@@ -47,7 +48,7 @@ class StoredLeaf:
 
     def stored(self, root: Path, number: int) -> Stored:
         """Where that part of it lies in a converted checkpoint."""
-        return Stored(group_folder(root, self.groups[number]), self.name(number), self.part_shape, FLOATS[self.dtype])
+        return Stored(group_folder(root, self.groups[number]), self.name(number), self.part_shape, STORED[self.dtype])
 
     @property
     def part_shape(self) -> tuple[int, ...]:
@@ -55,12 +56,23 @@ class StoredLeaf:
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How a leaf is quantised: bits of a code, rows of a group, "power" or "uniform"; dtype: of the weight it stands for."""
+
+    bits: int
+    group: int
+    kind: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Spec:
-    """The whole file."""
+    """The whole file. quantised: leaves of the model that are stored as several arrays (`jaxdlm.checkpoint.quantised`)."""
 
     config: ModelConfig
     leaves: tuple[StoredLeaf, ...]
     manifest_sha256: str
+    quantised: Mapping[str, Quantised] = field(default_factory=dict)
 
 
 def write_spec(folder: Path, spec: Spec) -> None:
@@ -72,12 +84,14 @@ def write_spec(folder: Path, spec: Spec) -> None:
     ]  # fmt: skip
     values = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": QUANTISED if spec.quantised else VERSION,
         "family": spec.config.family,
         "config": spec.config.to_json(),
         "manifest_sha256": spec.manifest_sha256,
         "leaves": leaves,
     }
+    if spec.quantised:
+        values["quantised"] = {path: asdict(how) for path, how in spec.quantised.items()}
     write_json(folder / SPEC, values | {"sha256": _digest(values)})
 
 
@@ -100,7 +114,7 @@ def read_spec(folder: Path) -> Spec:
     """Read and check spec.json; an unknown format or version is refused."""
     path = folder / SPEC
     values = strict_json.read_object(path, folder)
-    if values.get("format") != FORMAT or values.get("version") != VERSION:
+    if values.get("format") != FORMAT or values.get("version") not in (VERSION, QUANTISED):
         raise HeaderInvalid(
             "was written by another version", file=path, expected=f"{FORMAT} {VERSION}",
             got=f"{values.get('format')} {values.get('version')}", hint="convert the checkpoint again",
@@ -118,15 +132,20 @@ def read_spec(folder: Path) -> Spec:
         )  # fmt: skip
         config = ModelConfig.from_json(values["config"])
         checksum = str(values["manifest_sha256"])
-    except (KeyError, TypeError, ValueError) as error:
+        quantised = {path: Quantised(**how) for path, how in values.get("quantised", {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise HeaderInvalid(f"is damaged: {error}", file=path, hint="convert the checkpoint again") from None
     for leaf in leaves:
         count = leaf.shape[0] if leaf.split else 1
-        if leaf.dtype not in FLOATS or len(leaf.groups) != count or len(leaf.sums) != count:
+        if leaf.dtype not in STORED or len(leaf.groups) != count or len(leaf.sums) != count:
             raise HeaderInvalid("has a damaged entry", file=path, tensor=leaf.path, hint="convert the checkpoint again")
-    return Spec(config, leaves, checksum)
+    for name, how in quantised.items():
+        fits = how.bits in (4, 8) and how.kind in KINDS and how.dtype in FLOATS and type(how.group) is int
+        if not fits:
+            raise HeaderInvalid("is quantised in an unknown way", file=path, tensor=name, hint="update the library")
+    return Spec(config, leaves, checksum, quantised)
 
 
 def itemsize(dtype: str) -> int:
     """Bytes of one value."""
-    return int(np.dtype(FLOATS[dtype]).itemsize)
+    return int(np.dtype(STORED[dtype]).itemsize)

@@ -224,6 +224,7 @@ def fingerprint(params: PyTree) -> str:
     """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        leaf = leaf if leaf.ndim else leaf.reshape(1)  # one number of a quantised embedding
         at = np.unravel_index(np.linspace(0, leaf.size - 1, min(64, leaf.size)).astype(np.int64), leaf.shape)
         # small leaves come to the host whole, which compiles nothing; of large ones only what is picked
         picked = np.asarray((np.asarray(leaf) if leaf.size <= 2**20 else leaf)[tuple(i.astype(np.int32) for i in at)])
