@@ -87,15 +87,10 @@ class Quantiser:
         columns = slice(index[-1].start * self.per, min(index[-1].stop * self.per, self.layout.flat.columns))
         matrix = self._matrix(self.leaf, at, columns)
         codes, scale, restored = quant.encode_columns(matrix, self.layout.how.group, self._exponent(at), self.top)
-        if not np.isfinite(scale).all():
-            name = self._source(at)
-            raise ValuesInvalid(
-                "holds NaN or infinite values, which have no codes", file=self.leaf.tensors.file(name), tensor=name,
-                hint="download it again, or convert without --quantise",
-            )  # fmt: skip
         self.scale[at][:, columns] = scale
-        self.error += float(np.square(matrix - restored).sum(dtype=np.float64))
-        self.square += float(np.square(matrix).sum(dtype=np.float64))
+        restored -= matrix
+        self.error += float(np.vdot(restored, restored))
+        self.square += float(np.vdot(matrix, matrix))
         found = (quant.pack(codes) if self.per == 2 else codes)[(None,) * len(at)]
         return self._count(found)
 
@@ -142,6 +137,12 @@ class Quantiser:
         tail[first] = slice(begin, end)
         found = leaf.read((*(slice(number, number + 1) for number in at), *tail))
         found = found.reshape(found.shape[len(at) :]).astype(np.float32)
+        if not np.isfinite(found).all():
+            name = self._source(at)
+            raise ValuesInvalid(
+                "holds NaN or infinite values, which have no codes", file=self.leaf.tensors.file(name), tensor=name,
+                hint="download it again, or convert without --quantise",
+            )  # fmt: skip
         flat = found.T if self.layout.axes[-1] == -1 else found.reshape(self.layout.flat.rows, -1)
         return contiguous(flat[:, columns.start - begin * inner : columns.stop - begin * inner])
 

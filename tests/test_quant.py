@@ -11,7 +11,20 @@ from jaxdlm import _decode, decode, layout
 from jaxdlm._load import LM
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
-from jaxdlm.quant import QuantizedLeaf, encode, quantize, quantize_params, search_exponent, table_of
+from jaxdlm.quant import (
+    SEARCH_SAMPLE,
+    QuantizedLeaf,
+    encode,
+    pack,
+    quantize,
+    quantize_params,
+    restore,
+    sample_columns,
+    search_exponent,
+    table_of,
+    unpack,
+    unpack_host,
+)
 from tests.models.weights import loud_params
 
 DENSE = ModelConfig(
@@ -126,7 +139,47 @@ def test_embedding_rows_equal_the_whole_table():
         np.testing.assert_array_equal(leaf.rows(ids, jnp.float32), np.asarray(leaf.dequantize(jnp.float32))[ids])
 
 
+@pytest.mark.parametrize("columns", [1, 7, 8])
+def test_two_codes_to_a_byte(columns):
+    codes = np.random.default_rng(0).integers(-7, 8, (3, 5, columns)).astype(np.int8)
+    packed = pack(codes)
+    assert packed.dtype == np.uint8 and packed.shape == (3, 5, -(-columns // 2))
+    np.testing.assert_array_equal(unpack_host(packed, columns), codes)
+    np.testing.assert_array_equal(np.asarray(unpack(packed, columns)).astype(np.int8), codes)
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 40), (3, 2**12, 2**10), (1, 2**13, 31), (1, 2**20, 5)])
+def test_the_sample_is_spread_evenly(shape):
+    matrices, rows, columns = shape
+    runs = sample_columns(*shape)
+    picked = [(at, column) for at, run in runs for column in range(columns)[run]]
+    assert len(picked) == len(set(picked)) and {at for at, _ in picked} == set(range(matrices))
+    size = len(picked) * rows
+    assert size == matrices * rows * columns or rows <= size <= SEARCH_SAMPLE or len(picked) == 1
+    assert size >= min(SEARCH_SAMPLE // 2, matrices * rows * columns)
+
+
+def test_each_layer_has_an_exponent_of_its_own():
+    """The same as if the layers were quantised one by one; the experts of a layer share theirs."""
+    rng = np.random.default_rng(0)
+    weight = np.stack([rng.laplace(size=(2, 64, 24)), rng.uniform(-1, 1, (2, 64, 24)), rng.normal(size=(2, 64, 24))])
+    whole, report = quantize(weight.astype(np.float32), 4, group=16)
+    roots = np.asarray(whole.root)
+    assert whole.root.shape == (3,) and roots[0] > roots[2] > roots[1]
+    assert report.exponent == pytest.approx(np.mean(1 / roots), rel=1e-6)
+    for layer in range(3):
+        alone, _ = quantize(weight[layer : layer + 1].astype(np.float32), 4, group=16)
+        np.testing.assert_array_equal(alone.codes[0], whole.codes[layer])
+        np.testing.assert_array_equal(alone.dequantize(jnp.float32)[0], whole.dequantize(jnp.float32)[layer])
+    host = restore(np.asarray(whole.codes).astype(np.int8), np.asarray(whole.scale), roots, 4)
+    np.testing.assert_allclose(host, whole.dequantize(jnp.float32), rtol=1e-6, atol=1e-7)
+
+
 def test_bad_arguments_are_named():
+    with pytest.raises(InputError, match="include 'wq' is unknown; of embed, lm_head"):
+        quantize_params({}, 8, include=("wq",))
+    with pytest.raises(InputError, match="group=0 must be a positive"):
+        quantize_params({}, 8, group=0)
     with pytest.raises(InputError, match="bits=3"):
         quantize(_weight(), 3)
     with pytest.raises(InputError, match="kind"):

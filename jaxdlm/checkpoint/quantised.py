@@ -10,7 +10,7 @@ What they mean says `jaxdlm.quant`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,34 +63,35 @@ class Layout:
         )
 
     def places(self, spec: ParamSpec, mesh: Mesh) -> dict[str, NamedSharding]:
-        """Where the arrays lie on a mesh: as the weight would, its rows and columns flattened.
+        """Where codes and scale lie on a mesh: as the weight would, its rows and columns flattened.
 
-        A scale is split by groups only where each device has whole ones; a root is everywhere.
+        A scale is split by groups only where each device has whole ones.
         """
-        entries = list(partition(spec, mesh))
-        lead = entries[: len(self.flat.lead)]
+        axes = list(partition(spec, mesh))
+        lead = axes[: len(self.flat.lead)]
         inner = [axis for axis in range(-len(self.flat.tail), 0) if axis not in self.axes]
-        rows, columns = (self._joined(entries, axes) for axes in (self.axes, inner))
+        rows, columns = (self._joined(axes, which) for which in (self.axes, inner))
         groups = self.flat.rows // self.how.group
         whole = rows if rows is not None and groups % mesh.shape[rows] == 0 else None
-        found = {CODES: (*lead, rows, columns), SCALE: (*lead, whole, columns), ROOT: ()}
-        return {name: NamedSharding(mesh, PartitionSpec(*found[name])) for name in self.arrays}
+        found = {CODES: (*lead, rows, columns), SCALE: (*lead, whole, columns)}
+        return {name: NamedSharding(mesh, PartitionSpec(*entries)) for name, entries in found.items()}
 
-    def _joined(self, entries: list[Any], axes: Any) -> Any:
+    def _joined(self, axes: list[Any], which: Sequence[int]) -> Any:
         """The mesh axis of adjacent dimensions that become one: that of the first, if the others are whole."""
-        first, *rest = (entries[axis] for axis in axes)
+        first, *rest = (axes[axis] for axis in which)
         return first if all(entry is None for entry in rest) else None
 
-    def assemble(self, arrays: Mapping[str, jax.Array], dtype: str) -> quant.QuantizedLeaf:
-        """The leaf from its arrays on devices, codes unpacked; dtype: that of the weight it stands for."""
-        root = arrays.get(ROOT)
-        if root is not None:
-            plain = bool((np.asarray(root.addressable_data(0)) == 1).all())  # every device has the whole of it
-            root = None if plain else root.reshape(self.flat.lead[:1])
+    def assemble(
+        self, codes: jax.Array, scale: jax.Array, roots: np.ndarray | None, dtype: str, place: Any
+    ) -> quant.QuantizedLeaf:
+        """The leaf from its arrays on devices; dtype: of the weight it stands for; place: where that would lie."""
+        root = None
+        if roots is not None and not (roots == 1).all():
+            everywhere = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
+            root = jax.device_put(roots.reshape(self.flat.lead[:1]), everywhere)
         return quant.QuantizedLeaf(
-            codes=arrays[CODES], scale=arrays[SCALE], root=root, tail=self.flat.tail, axes=self.axes,
-            bits=self.how.bits, stored=dtype,
-        )  # fmt: skip
+            codes=codes, scale=scale, root=root, tail=self.flat.tail, axes=self.axes, bits=self.how.bits, stored=dtype
+        )
 
 
 def read_layout(

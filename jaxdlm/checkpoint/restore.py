@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
@@ -15,7 +17,7 @@ from jaxdlm import quant
 from jaxdlm.checkpoint import store
 from jaxdlm.checkpoint.leaf import STORED, LeafSpec, contiguous, unflatten
 from jaxdlm.checkpoint.placement import shardings, stacked_zeros
-from jaxdlm.checkpoint.quantised import Dequantised, Layout, weight_dtype
+from jaxdlm.checkpoint.quantised import CODES, ROOT, SCALE, Dequantised, Layout, weight_dtype
 from jaxdlm.checkpoint.source import Source, leaf_dtype, open_folder
 from jaxdlm.checkpoint.spec import Spec, StoredLeaf, itemsize, read_spec
 from jaxdlm.models.config import ModelConfig
@@ -61,24 +63,32 @@ def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None
         leaf.path: leaf.tensors.layout for leaf in opened.leaves if isinstance(leaf.tensors, Dequantised)
     }  # fmt: skip
     places = _with_arrays(places, layouts, opened.config)
-    done: dict[str, jax.Array] = {}
-    for group, members in by_group(spec).items():
-        folder = store.group_folder(opened.folder, group)
+    done: dict[str, Any] = {}
+    roots: dict[str, list[np.ndarray]] = {}
+    for members in by_group(spec).values():
         for leaf, number in members:  # one by one: the host never holds more than one part
-            name = leaf.name(number)
-            store.check_seal(leaf.stored(opened.folder, number), leaf.sums[number])
-            value = store.read_array(folder, name, _target(opened, leaf, places[leaf.path], dtype))
-            if leaf.dtype == "uint8":
-                value = _unpack(value, layouts[leaf.path.rpartition("/")[0]], _of_part(leaf, places[leaf.path]))
+            (path, _, array), stored = leaf.path.rpartition("/"), leaf.stored(opened.folder, number)
+            store.check_seal(stored, leaf.sums[number])
+            if path in layouts and array == ROOT:
+                roots.setdefault(path, []).append(store.read_rows(stored))  # one number per layer
+                continue
+            value = store.read_array(stored.folder, stored.name, _target(opened, leaf, places[leaf.path], dtype))
+            columns = layouts[path].flat.columns if leaf.dtype == "uint8" else None  # of codes, two to a byte
             if leaf.split:
-                value = _insert(done.get(leaf.path), value, number, leaf.shape[0], places[leaf.path])
-            done[leaf.path] = value
+                done[leaf.path] = _insert(done.get(leaf.path), value, number, leaf.shape[0], places[leaf.path], columns)
+            else:
+                done[leaf.path] = value if columns is None else _unpacker(columns, places[leaf.path])(value)
             if progress:
-                progress(leaf.path, int(np.prod(leaf.part_shape, dtype=np.int64)) * itemsize(leaf.dtype))
+                progress(leaf.path, math.prod(leaf.part_shape) * itemsize(leaf.dtype))
     for path, layout in layouts.items():
-        arrays = {name: done.pop(f"{path}/{name}") for name in layout.arrays}
-        done[path] = layout.assemble(arrays, str(leaf_dtype(opened.config, path, weight_dtype(layout.how), dtype)))
+        codes, scale = (done.pop(f"{path}/{name}") for name in (CODES, SCALE))
+        kind = str(leaf_dtype(opened.config, path, weight_dtype(layout.how), dtype))
+        done[path] = layout.assemble(codes, scale, _exponents(roots.get(path)), kind, places[path])
     return unflatten({leaf.path: done[leaf.path] for leaf in opened.leaves})
+
+
+def _exponents(roots: list[np.ndarray] | None) -> np.ndarray | None:
+    return None if roots is None else np.concatenate([root.reshape(-1) for root in roots])
 
 
 def _with_arrays(places: Mapping[str, Any], layouts: Mapping[str, Layout], config: ModelConfig) -> Mapping[str, Any]:
@@ -126,27 +136,26 @@ def _of_bytes(sharding: Any, shape: tuple[int, ...]) -> Any:
     return NamedSharding(sharding.mesh, PartitionSpec(*lead, last if fits else None))
 
 
-def _unpack(packed: jax.Array, layout: Layout, sharding: Any) -> jax.Array:
-    """int4 codes from bytes, on the devices that hold them."""
-    return jax.block_until_ready(_unpacker(layout.flat.columns, sharding)(packed))
-
-
 @functools.lru_cache(maxsize=64)
-def _unpacker(columns: int, sharding: Any) -> Callable[..., jax.Array]:
+def _unpacker(columns: int, sharding: Any) -> Callable[[jax.Array], jax.Array]:
+    """int4 codes from bytes, on the devices that hold them."""
     return jax.jit(lambda packed: quant.unpack(packed, columns), out_shardings=sharding)
 
 
-def _insert(stacked: jax.Array | None, part: jax.Array, number: int, count: int, sharding: Any) -> jax.Array:
-    """Write one layer into the stacked leaf in place (the buffer is donated, so it exists once)."""
+def _insert(
+    stacked: jax.Array | None, part: jax.Array, number: int, count: int, sharding: Any, columns: int | None
+) -> jax.Array:
+    """Write one layer into the stacked leaf in place (the buffer is donated, so it exists once); columns: of packed codes."""
     if stacked is None:
-        stacked = stacked_zeros((count, *part.shape), part.dtype, sharding)
-    return jax.block_until_ready(_write(sharding)(stacked, part, np.int32(number)))
+        shape, kind = (part.shape, part.dtype) if columns is None else ((*part.shape[:-1], columns), jnp.int4)
+        stacked = stacked_zeros((count, *shape), kind, sharding)
+    return jax.block_until_ready(_write(sharding, columns)(stacked, part, np.int32(number)))
 
 
 @functools.lru_cache(maxsize=64)
-def _write(sharding: Any) -> Callable[..., jax.Array]:
-    return jax.jit(
-        lambda stacked, part, number: jax.lax.dynamic_update_index_in_dim(stacked, part, number, 0),
-        donate_argnums=0,
-        out_shardings=sharding,
-    )
+def _write(sharding: Any, columns: int | None) -> Callable[..., jax.Array]:
+    def write(stacked: jax.Array, part: jax.Array, number: jax.Array) -> jax.Array:
+        part = part if columns is None else quant.unpack(part, columns)
+        return jax.lax.dynamic_update_index_in_dim(stacked, part, number, 0)
+
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
