@@ -40,6 +40,7 @@ class LM:
         tokenizer: None where the checkpoint has none; token ids work all the same.
         name: what it was loaded by.
         defaults: generation_config.json of the checkpoint.
+        advice: what to do where a checkpoint has a tokenizer that cannot be read; else empty.
     """
 
     model: Model
@@ -47,6 +48,7 @@ class LM:
     tokenizer: Tokenizer | None
     name: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    advice: str = ""
 
     @property
     def config(self) -> ModelConfig:
@@ -172,21 +174,24 @@ def _load_folder(
     from jaxdlm.checkpoint.source import open_folder
     from jaxdlm.checkpoint.spec import SPEC
     from jaxdlm.checkpoint.strict_json import read_object
+    from jaxdlm.checkpoint.vocabulary import read_table, without_table
 
     if not (folder / SPEC).exists() and not (folder / "config.json").exists():
         raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
-    source = open_folder(folder, family=family, block_size=block_size)
+    table = read_table(folder)
+    source = open_folder(folder, family=family, block_size=block_size, tokenizer=table)
     config = _stated(source.config, dtype, canvas_window)
     generation = folder / "generation_config.json"
     defaults = read_object(generation, folder) if generation.exists() else {}
-    config, tokenizer = _with_one_stop_set(config, defaults, folder)
+    config, tokenizer = _with_one_stop_set(config, defaults, folder, table)
+    del table  # a large one takes hundreds of megabytes
     params = load_params(source, mesh, dtype)
     _check_finite(params, source)
-    return LM(Backbone(config), params, tokenizer, name, defaults)
+    return LM(Backbone(config), params, tokenizer, name, defaults, without_table(folder) or "")
 
 
 def _with_one_stop_set(
-    config: ModelConfig, generation: Mapping[str, Any], folder: pathlib.Path
+    config: ModelConfig, generation: Mapping[str, Any], folder: pathlib.Path, table: Mapping[str, Any]
 ) -> tuple[ModelConfig, Tokenizer | None]:
     """The configuration and the tokenizer of a folder, both with every id that ends a text by any of its files.
 
@@ -196,7 +201,7 @@ def _with_one_stop_set(
     tokens = config.tokens
     every = (*tokens.eos, *special_ids(generation, "eos_token_id", "generation_config.json"))
     tokenizer = Tokenizer.from_folder(
-        folder, eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS
+        folder, eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS, table=table
     )
     ends = every if tokenizer is None else tokenizer.eos
     ends = tuple(dict.fromkeys(end for end in ends if 0 <= end < config.vocab_size))

@@ -118,7 +118,8 @@ def generate(
         raise InputError(f"{model} has random weights and no tokenizer: it is for benchmarks and jaxdlm plan")
     lm = jd.load(model)
     if lm.tokenizer is None:
-        raise InputError(f"model {model!r} has no tokenizer: pass token ids to jaxdlm.decode from Python instead")
+        advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
+        raise InputError(f"model {model!r} has no tokenizer: {advice}")
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
     block = _first(block, lm.defaults.get("block_length"))  # None: decode's default for this model
     ids, refused = _readable(lm, prompts, raw)

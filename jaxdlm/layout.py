@@ -131,7 +131,7 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
     is_chat = isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], dict)
     if isinstance(prompt, str) or is_chat:
         if lm.tokenizer is None:
-            raise InputError(f"{where} is text and {lm.name} has no tokenizer: pass token ids")
+            raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
         if not (prompt.strip() if isinstance(prompt, str) else prompt):
             raise InputError(f"{where} is empty: write at least one word")
         try:

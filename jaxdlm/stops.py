@@ -98,7 +98,9 @@ def _id(lm: Any, item: Any) -> int:
 def spellings(lm: Any, text: str) -> list[tuple[int, ...]]:
     """The ids of a text alone and after other text, as far as the tokenizer spells it apart."""
     if lm.tokenizer is None:
-        raise InputError(f"stop={text!r:.40} is a string and {lm.name} has no tokenizer: pass token ids")
+        raise InputError(
+            f"stop={text!r:.40} is a string and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}"
+        )
     if not text:
         raise InputError("stop holds an empty string, which every text begins with: leave it out")
     return list(_spellings(lm.tokenizer, text))

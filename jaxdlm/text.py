@@ -71,17 +71,19 @@ class Tokenizer:
         pad: int | None = None,
         mask: int | None = None,
         lead_bos: bool = False,
+        table: Mapping[str, Any] | None = None,
     ) -> "Tokenizer | None":
         """Tokenizer of a checkpoint folder; None if it has neither tokenizer.json nor vocab.json with merges.txt.
 
-        Args: eos, pad, mask: ids that the model's own configuration names (they add to the tokenizer's).
+        Args: eos, pad, mask: ids that the model's own configuration names (they add to the tokenizer's); table:
+        tokenizer.json, where it was read already.
         Raises InputError where a file does not parse or the parts disagree.
         """
         settings = _object(folder, "tokenizer_config.json")
         if "added_tokens_decoder" not in settings:  # of the days when names had a file of their own
             settings = _object(folder, "special_tokens_map.json") | settings
         if (folder / "tokenizer.json").exists():
-            spec = read_object(folder / "tokenizer.json", folder)
+            spec: Mapping[str, Any] = table or read_object(folder / "tokenizer.json", folder)
         elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             spec = _byte_level_spec(folder, settings)
         else:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.__main__ import main
+from jaxdlm import stops
 from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
+from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
@@ -218,6 +220,34 @@ def test_shape_without_weights(monkeypatch):
     assert lm.tokenizer is None
     assert np.isfinite(lm.logits([[3, 4]])).all()
     assert load("shape:small").params["embed"].dtype == jnp.bfloat16
+
+
+def test_a_tokenizer_s_file_is_read_once(tmp_path, monkeypatch):
+    """Some have 30 MB; vocabulary, special ids and tokenizer are made of one reading."""
+    folder = hub_folder(tmp_path, *golden("dream"))
+    helpers.byte_level(folder, ("<|mask|>", "<|endoftext|>"), None)
+    reads, parse = [], strict_json.parse
+    monkeypatch.setattr(strict_json, "parse", lambda text, file: reads.append(str(file)) or parse(text, file))
+    assert load(folder).tokenizer.encode("a b")
+    assert sum(name.endswith("tokenizer.json") for name in reads) == 1
+
+
+def test_a_tokenizer_that_is_sentencepiece_s_alone_says_what_to_do(tmp_path, capsys):
+    """The model works with ids all the same; text, and the converter, name the command that writes tokenizer.json."""
+    folder = hub_folder(tmp_path / "a folder", *golden("dream"))
+    (folder / "tokenizer.model").write_bytes(b"\x0a\x05")
+    lm = load(folder)
+    assert lm.tokenizer is None and np.isfinite(lm.logits([[3, 4]])).all()
+    for wanted in (lambda: encode(lm, "hello", 0, 4, False), lambda: stops.spellings(lm, "x")):
+        with pytest.raises(InputError, match=r"tokenizer\.model is SentencePiece's.*save_pretrained") as caught:
+            wanted()
+        assert f"'{folder}'" in str(caught.value) and "\n" not in str(caught.value)
+    assert main([str(folder), str(tmp_path / "out"), "--quiet"]) == 0
+    assert "note: tokenizer.model is SentencePiece's" in capsys.readouterr().err
+    assert "tokenizer.model" in load(tmp_path / "out").advice
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(InputError, match="has no tokenizer: pass token ids"):
+        encode(load(folder), "hello", 0, 4, False)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -21,7 +21,7 @@ from jaxdlm.checkpoint.quantised import CODES, Dequantised, Layout, read_layout,
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
 from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
 from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
-from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary
+from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary, without_table
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.hub_config import Hints
@@ -78,12 +78,13 @@ class StoredTensors:
 
 def open_folder(
     path: str | Path, *, family: str = "auto", mask: int | None = None, block_size: int | None = None,
-    attention: str | None = None, tensors: Tensors | None = None,
+    attention: str | None = None, tensors: Tensors | None = None, tokenizer: Mapping[str, Any] | None = None,
 ) -> Source:  # fmt: skip
     """Open a checkpoint folder.
 
     Args: family: a family name where config.json does not tell; mask, block_size, attention: facts that some
-    releases leave out of config.json; tensors: other storage than the folder's safetensors.
+    releases leave out of config.json; tensors: other storage than the folder's safetensors; tokenizer: its tokenizer.json,
+    where it was read already.
     Raises: CheckpointError, InputError (unknown or unsupported configuration), each naming file and key.
     """
     folder = Path(path).expanduser()
@@ -98,7 +99,7 @@ def open_folder(
     raw = strict_json.read_object(folder / "config.json", folder)
     if raw.get("model_type") == "jaxdlm":
         return _native(folder, raw)
-    found = read_vocabulary(folder)
+    found = read_vocabulary(folder, tokenizer)
     hints = Hints(
         source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=_generation(folder),
         added_tokens=found.added, tokenizer_size=found.size,
@@ -106,6 +107,7 @@ def open_folder(
     table = _family(raw, family, folder)
     config = table.read_config(raw, hints)
     hints.notes.extend(beyond(found, config.vocab_size))
+    hints.notes.extend(note for note in [without_table(folder)] if note)
     return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
 
 

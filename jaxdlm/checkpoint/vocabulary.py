@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,17 @@ class Vocabulary:
     added: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_vocabulary(folder: Path) -> Vocabulary:
-    """Ids from tokenizer.json, and added tokens from tokenizer_config.json; files that are absent add nothing."""
+def read_table(folder: Path) -> Mapping[str, Any]:
+    """tokenizer.json as data, empty where there is none; some have 30 MB, so that a loader reads it once for all who ask."""
+    path = folder / "tokenizer.json"
+    return strict_json.read_object(path, folder) if path.is_file() else {}
+
+
+def read_vocabulary(folder: Path, table: Mapping[str, Any] | None = None) -> Vocabulary:
+    """Ids from tokenizer.json, and added tokens from tokenizer_config.json; files that are absent add nothing.
+
+    table: what `read_table` gave, where it was read already.
+    """
     ids: list[int] = []
     added: dict[str, int] = {}
     config = folder / "tokenizer_config.json"
@@ -29,13 +39,11 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         for number, token in decoder.items() if isinstance(decoder, dict) else ():
             if str(number).isdigit() and isinstance(token, dict):
                 added[str(token.get("content"))] = int(number)
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        table = strict_json.read_object(path, folder)
-        ids += _model_ids(table.get("model"), path)
-        for token in table.get("added_tokens") or ():
-            if isinstance(token, dict) and isinstance(token.get("id"), int):
-                added[str(token.get("content"))] = token["id"]
+    table = read_table(folder) if table is None else table
+    ids += _model_ids(table.get("model"), folder / "tokenizer.json")
+    for token in table.get("added_tokens") or ():
+        if isinstance(token, dict) and isinstance(token.get("id"), int):
+            added[str(token.get("content"))] = token["id"]
     if not ids:
         return Vocabulary(None, added)
     return Vocabulary(1 + max([*ids, *added.values()]), added)
@@ -49,6 +57,20 @@ def _model_ids(model: Any, path: Path) -> list[int]:
             raise HeaderInvalid("vocab must map tokens to ids", file=path, hint="download the tokenizer again")
         return ids
     return list(range(len(vocab))) if isinstance(vocab, list) else []
+
+
+SENTENCEPIECE = (
+    "tokenizer.model is SentencePiece's, and the text of prompts and answers needs tokenizer.json: write it with `python -c "
+    '"import sys, transformers as t; t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])" FOLDER` '
+    "(pip install transformers sentencepiece)"
+)
+
+
+def without_table(folder: Path) -> str | None:
+    """What to do about a folder whose tokenizer is SentencePiece's alone; None for any other."""
+    names = ("tokenizer.json", "vocab.json")
+    alone = (folder / "tokenizer.model").is_file() and not any((folder / name).is_file() for name in names)
+    return SENTENCEPIECE.replace("FOLDER", shlex.quote(str(folder))) if alone else None
 
 
 def beyond(found: Vocabulary, rows: int) -> list[str]:

@@ -55,7 +55,7 @@ class Adapter:
         self.lm = jd.load(model, dtype=dtype)
         self.tokenizer: Any = self.lm.tokenizer
         if self.tokenizer is None:
-            raise InputError(f"model {model!r} has no tokenizer: the harness asks with text")
+            raise InputError(f"model {model!r} has no tokenizer: {self.lm.advice or 'the harness asks with text'}")
         self.policy, self.cache, self.block = str(policy).replace("+", ","), cache, int(block)
         self.gen_length, self.mc_num, self.cfg, self.greedy = int(gen_length), int(mc_num), float(cfg), bool(greedy)
         self.batch = 16 if batch_size in (None, "auto") else int(str(batch_size).split(":")[0])

@@ -133,7 +133,7 @@ def bench(
         if canvas is not None and canvas < TASKS[task].canvas:
             raise InputError(f"--max-new {canvas}: task {task!r} needs {TASKS[task].canvas} columns")
     if lm.tokenizer is None:
-        raise InputError(f"model {lm.name!r} has no tokenizer: the benchmark asks with text")
+        raise InputError(f"model {lm.name!r} has no tokenizer: {lm.advice or 'the benchmark asks with text'}")
     examples = {task: make(task, n, split, seed) for task in tasks}
     prompts = {e.id: lm.tokenizer.encode_prompt(e.prompt) for each in examples.values() for e in each}
     return Bench(lm, students(lm), examples, prompts, canvas, block, seed, -(-n // -(-n // batch)))
