@@ -91,7 +91,7 @@ def convert(
     """
     if not out and not dry_run and not verify:
         raise click.UsageError("OUT is missing", click.get_current_context())
-    _refuse_idle(export, verifies=not out and not dry_run)
+    _refuse_idle(export, dry_run, verifies=not out and not dry_run)
     try:
         if not out and not dry_run:
             return _verify(Path(source))
@@ -151,24 +151,25 @@ def _convert(
     return parity.check(result.out, source, sys.stdout) if check else OK
 
 
-def _refuse_idle(export: bool, verifies: bool) -> None:
+def _refuse_idle(export: bool, dry_run: bool, verifies: bool) -> None:
     """A usage error that names an option which would have no effect."""
     context = click.get_current_context()
-    given = [
-        parameter for parameter in context.command.params
+    given = {
+        str(parameter.name): parameter.opts[0] for parameter in context.command.params
         if isinstance(parameter, click.Option) and context.get_parameter_source(str(parameter.name)) == GIVEN
-    ]  # fmt: skip
+    }  # fmt: skip
     if export:
-        mode, useful = "--export", {"export", "force", "traceback"}
+        mode, idle = "--export", given.keys() - {"export", "force", "quiet", "traceback"}
     elif verifies:
-        mode, useful = "--verify without OUT", {"verify", "traceback"}
+        mode, idle = "--verify without OUT", given.keys() - {"verify", "quiet", "traceback"}
+    elif dry_run:
+        mode, idle = "--dry-run", given.keys() & {"check", "verify", "strict"}
     else:
-        mode, useful = "a conversion without --quantise", {str(parameter.name) for parameter in given}
-        if context.params["quantise"] is None:
-            useful -= {"group", "kind", "include"}
-    idle = next((parameter.opts[0] for parameter in given if parameter.name not in useful), None)
-    if idle is not None:
-        raise click.UsageError(f"{idle} has no effect on {mode}: leave it out", context)
+        mode, idle = "", set()
+    if not idle and context.params["quantise"] is None:
+        mode, idle = "a conversion without --quantise", given.keys() & {"group", "kind", "include"}
+    for name in (name for name in given if name in idle):
+        raise click.UsageError(f"{given[name]} has no effect on {mode}: leave it out", context)
 
 
 def _verify(folder: Path) -> int:

@@ -16,6 +16,10 @@ def find_source(source: str, revision: str | None = None) -> Path:
     path = Path(source).expanduser()
     try:
         if path.exists():
+            if revision is not None:
+                raise InputError(
+                    f"--revision {revision} has no effect on the folder {source}: give a Hub id, or leave it out"
+                )
             return path
     except (OSError, RuntimeError) as error:
         raise InputError(f"{source}: cannot be opened ({error}); give an existing folder") from None

@@ -329,6 +329,9 @@ def test_two_conversions_into_one_place_do_not_mix(tmp_path, capsys):
         (["hub"], "OUT is missing"),
         (["hub", "out", "--chekc"], "No such option: --chekc (did you mean '--check'?)"),
         (["hub", "out", "--dtype", "int3"], "'int3' is not one of 'keep'"),
+        (["hub", "out", "--export", "--dtype", "bfloat16"], "--dtype has no effect on --export: leave it out"),
+        (["hub", "--verify", "--check"], "--check has no effect on --verify without OUT: leave it out"),
+        (["hub", "--dry-run", "--strict"], "--strict has no effect on --dry-run: leave it out"),
         (["hub", "out", "--max-leaf-bytes", "1 acre"], "'1 acre' is not a size such as 1GiB"),
     ],
 )
@@ -337,6 +340,12 @@ def test_wrong_usage_is_one_line(arguments, named, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and named in error
     assert error.startswith("checkpoints_convert: ") and error.endswith("; see checkpoints_convert --help\n")
+
+
+def test_a_folder_has_no_revision(tmp_path, capsys):
+    _write()(tmp_path / "hub")
+    assert main([str(tmp_path / "hub"), str(tmp_path / "out"), "--revision", "v2"]) == 2
+    assert "--revision v2 has no effect on the folder" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_an_interrupted_conversion_says_how_to_go_on(tmp_path, capsys, monkeypatch):

@@ -259,6 +259,7 @@ def test_values_without_codes_are_refused(value, tmp_path, capsys):
         (["--include", "embed"], ["--include", "without --quantise"]),
         (["--quantise", "int8", "--include", "final_norm"], ["final_norm", "embed"]),
         (["--export", "--quantise", "int8"], ["--quantise", "no effect on --export"]),
+        (["--dry-run", "--kind", "power"], ["--kind", "without --quantise"]),
     ],
 )
 def test_wrong_usage_is_one_line(given, words, tmp_path, capsys):
