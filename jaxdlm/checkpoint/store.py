@@ -266,11 +266,12 @@ def _where(folder: Path) -> dict[str, Any]:
 
 def metadata(shape: Sequence[int], dtype: np.dtype, chunk: Sequence[int]) -> dict[str, Any]:
     """What an array's zarr.json says about it."""
+    order = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}  # of bytes there is none
     return {
         "shape": list(shape),
         "data_type": str(dtype),
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk)}},
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "codecs": [{"name": "bytes", **order}, {"name": "crc32c"}],
     }
 
 
