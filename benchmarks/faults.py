@@ -2,6 +2,7 @@
 
     python benchmarks/faults.py                     # 300 kills; the device is replaced by a function of the prompt
     python benchmarks/faults.py --kills 20 --real   # the same with a model that decodes
+    python benchmarks/faults.py --workers 3         # of three workers on one output one is killed; the others do its part
 
 A job runs in a forked process. Half of the kills come from outside at a random time; half strike inside, in the middle
 of a random write, before or after a rename, a link or a removal (a file that is being written is cut in half first).
@@ -45,7 +46,7 @@ class Instant:
     """Stands in for the device: tokens are a function of the prompt."""
 
     def __init__(self, pause: float) -> None:
-        self.counts, self.pause = Counts(), pause
+        self.counts, self.pause, self.ahead = Counts(), pause, 8
 
     def run(self, feed: Any, sink: Callable[[Any, Result], None], stopped: Callable[[], bool]) -> None:
         while not stopped() and (window := feed.get()) is not None:
@@ -59,15 +60,13 @@ def build(source: str, output: str, given: argparse.Namespace) -> run.Job:
     """A job with its own engine."""
     options = run.Options(
         input=source, output=output, policy="threshold,tau=0.05", max_new=8, block=4, slots=4, shard_rows=7,
-        flush=0.02, quiet=True, window=20,
+        flush=0.02, quiet=True, window=20, worker=given.workers > 1, lease=0.4,
     )  # fmt: skip
     policies, cache = read_policies(options.policy), resolve_cache("none")
     if given.real:
         return run.job(options, model("same"), policies, cache, make_mesh("data=1"))
     lm = LM(types.SimpleNamespace(config=BASE), {}, None, "toy")
-    job = run.Job(options, lm, policies, cache, types.SimpleNamespace(shape={"data": 1}), scan(source))
-    job.engine = Instant(given.pause)
-    return job
+    return run.Job(options, lm, policies, cache, scan(source), Instant(given.pause))
 
 
 def die() -> None:
@@ -96,8 +95,11 @@ def mine(call: int) -> None:
         setattr(os, name, armed(name, getattr(os, name)))
 
 
-def attempt(source: str, output: str, given: argparse.Namespace, fate: tuple[str, float] | None) -> str:
-    """Runs the job in a process of its own that may die; "done", "killed" or "failed"."""
+Fate = tuple[str, float] | None
+
+
+def begin(source: str, output: str, given: argparse.Namespace, fate: Fate) -> int:
+    """Starts the job in a process of its own that may die; its pid."""
     with warnings.catch_warnings():  # JAX warns of threads; this process has started no backend, so there are none
         warnings.simplefilter("ignore", RuntimeWarning)
         pid = os.fork()
@@ -109,6 +111,11 @@ def attempt(source: str, output: str, given: argparse.Namespace, fate: tuple[str
             status = build(source, output, given).run()
         finally:
             os._exit(status)
+    return pid
+
+
+def ended(pid: int, fate: Fate) -> str:
+    """How that process ended: "done", "killed" or "failed"."""
     if fate is not None and fate[0] == "outside":
         time.sleep(fate[1])
         if os.waitpid(pid, os.WNOHANG) == (0, 0):
@@ -119,6 +126,15 @@ def attempt(source: str, output: str, given: argparse.Namespace, fate: tuple[str
     if os.WIFSIGNALED(status):
         return "killed"
     return "done" if os.WEXITSTATUS(status) == 0 else "failed"
+
+
+def attempt(source: str, output: str, given: argparse.Namespace, fate: Fate) -> tuple[str, bool]:
+    """(how the job that meets this fate ended, whether the output is complete). The other workers meet none."""
+    victim = begin(source, output, given, fate)
+    others = [begin(source, output, given, None) for _ in range(given.workers - 1)]
+    how = ended(victim, fate)
+    rest = [ended(pid, None) for pid in others]
+    return ("failed" if rest.count("done") < len(rest) else how), how == "done" or bool(rest)
 
 
 def content(output: pathlib.Path) -> bytes:
@@ -138,26 +154,24 @@ def campaign(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, int]:
     chance = random.Random(given.seed)
     source = write_input(folder / "in.jsonl", given.rows)
     if given.real:  # compiles: what is killed afterwards finds its programs and spends its life on the job
-        assert attempt(source, str(folder / "first"), given, None) == "done"
-    begin = time.monotonic()
-    assert attempt(source, str(folder / "whole"), given, None) == "done"
-    seconds = time.monotonic() - begin
+        assert attempt(source, str(folder / "first"), given, None) == ("done", True)
+    start = time.monotonic()
+    assert attempt(source, str(folder / "whole"), given, None) == ("done", True)
+    seconds = time.monotonic() - start
     expected = content(folder / "whole")
     ids = [json.loads(line)["id"] for line in expected.splitlines()]
     counts = collections.Counter(kills=0, inside=0, outside=0, failed=0, outputs=0, lost=0, doubled=0, different=0)
     while counts["kills"] < given.kills:
         output = folder / f"out{counts['outputs']}"
-        ended = "killed"
-        while ended != "done":
+        how, complete = "", False
+        while not complete and how != "failed":
             inside = chance.random() < 0.5
             fate = ("inside", chance.randrange(40)) if inside else ("outside", chance.uniform(0, 1.2 * seconds))
-            ended = attempt(source, str(output), given, fate)
-            if ended == "killed":
+            how, complete = attempt(source, str(output), given, fate)
+            if how == "killed":
                 counts["kills"] += 1
                 counts[fate[0]] += 1
-            elif ended == "failed":
-                counts["failed"] += 1
-                break
+            counts["failed"] += how == "failed"
         found = [json.loads(line)["id"] for line in content(output).splitlines()]
         counts["outputs"] += 1
         counts["lost"] += len(set(ids) - set(found))
@@ -174,15 +188,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.004, help="seconds per row of the fast mode")
     parser.add_argument("--real", action="store_true", help="decode with a model")
+    parser.add_argument("--workers", type=int, default=1, help="processes on one output; one of them is killed")
     given = parser.parse_args()
-    begin = time.monotonic()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
         counts = campaign(given, pathlib.Path(folder))
     print(file=sys.stderr)
-    print(json.dumps(counts | {"seconds": round(time.monotonic() - begin, 1)}))
+    print(json.dumps(counts | {"seconds": round(time.monotonic() - start, 1)}))
     return int(bool(counts["lost"] or counts["doubled"] or counts["different"] or counts["failed"]))
 
 

@@ -44,7 +44,7 @@ class Static:
     """An engine that lets every chunk of rows run dry."""
 
     def __init__(self, engine: Any) -> None:
-        self.inner, self.counts = engine, engine.counts
+        self.inner, self.counts, self.ahead = engine, engine.counts, engine.ahead
 
     def run(self, feed: Any, sink: Any, stopped: Any) -> None:
         while (window := feed.get()) is not None:
@@ -52,7 +52,7 @@ class Static:
             for begin in range(0, len(window), size):
                 chunk = window[begin : begin + size]
                 self.inner._enter(self.inner.group(chunk[0]), sink)
-                self.inner._send(chunk, self.inner._group)
+                self.inner._send(chunk, self.inner._group, sink)
                 self.inner._drain(sink)
 
 
@@ -60,7 +60,7 @@ class Recorder:
     """Notes the queues that go to the device."""
 
     def __init__(self, advance: Any) -> None:
-        self.advance, self.calls = advance, []
+        self.advance, self.calls, self.eval_shape = advance, [], advance.eval_shape
 
     def __call__(self, pool: Any, *args: Any, **options: Any) -> Any:
         self.calls.append((args, options))
@@ -71,8 +71,9 @@ def replay(calls: list[Any], slots: int, start: Any, advance: Any) -> float:
     """Seconds of the device alone for the same queues."""
     import jax
 
-    (_, _, _, *parts), options = calls[0]
-    pool = jax.block_until_ready(start(*parts, **options, slots=slots))
+    (queue, _, _, *parts), options = calls[0]
+    ends = None if queue.ends is None else queue.ends.shape[-2:]
+    pool = jax.block_until_ready(start(*parts, **options, slots=slots, ends=ends))
     begin = time.perf_counter()
     for args, options in calls:
         pool, _ = advance(pool, *args, **options)
@@ -113,7 +114,7 @@ class Bench:
             source.write_text("".join(f"{json.dumps(row)}\n" for row in requests(lm, self.rows)))
         options = run.Options(
             input=str(source), output=str(self.folder / f"out{next(self._number)}"), policy="low_confidence",
-            max_new=LONG, slots=slots, order=order, quiet=True,
+            max_new=LONG, slots=slots, order=order, quiet=True, stop=False,  # each row takes the columns that it asks for
         )  # fmt: skip
         work = run.job(options, lm, self.policies, self.cache, devices)
         work.engine = Static(work.engine) if static else work.engine

@@ -13,7 +13,7 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
-from jaxdlm.errors import InputError, did_you_mean, shortened
+from jaxdlm.errors import InputError, Unfinished, did_you_mean, shortened
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 MAX_NEW = 128
@@ -87,8 +87,8 @@ def _explain(error: BaseException, prog: str) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in FULL:
         where = f" ({error.filename})" if error.filename else ""
         return FAILED, f"{prog}: the disk is full{where}: free some space, and run the same command again"
-    if isinstance(error, click.ClickException):  # a failure that was foreseen
-        return FAILED, f"{prog}: {error.format_message()}"
+    if isinstance(error, click.ClickException | Unfinished):  # a failure that was foreseen
+        return FAILED, f"{prog}: {error}"
     return FAILED, f"{prog}: {type(error).__name__}: {error}; {prog} --traceback ... shows where"
 
 

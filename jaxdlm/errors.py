@@ -1,4 +1,4 @@
-"""Errors that a user can fix; the command line prints their one line and exits with status 2."""
+"""Errors that a user can fix; the command line prints their one line. Exit status 2: the input is bad; 1: the rest."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,6 +17,10 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     """The text, without its middle where it has more characters: the thing stands at the beginning, the fix at the end."""
     tail = longest // 3
     return text if len(text) <= longest else f"{text[: longest - tail - 3]} … {text[-tail:]}"
+
+
+class Unfinished(RuntimeError):
+    """Work that was left undone for a reason outside the input: one line that names it and how to go on."""
 
 
 class ConfigUnsupported(InputError):

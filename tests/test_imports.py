@@ -3,6 +3,7 @@
 import ast
 import builtins
 import dis
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -44,8 +45,9 @@ CHILD = "jaxdlm.confined.templates"  # runs in a process of its own, and nothing
 LAZY = {"tokenizers", "jinja2", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval"}
 
 
-def imports(tree: ast.AST, *, top_level: bool) -> list[str]:
-    """Dotted names imported in a module: all of them, or only those that run when it is imported."""
+def imports(tree: ast.AST, *, top_level: bool, types: bool = False) -> list[str]:
+    """Dotted names imported in a module: all of them, or only those that run when it is imported, or when types are
+    checked."""
     found: list[str] = []
 
     def visit(node: ast.AST) -> None:
@@ -59,7 +61,7 @@ def imports(tree: ast.AST, *, top_level: bool) -> list[str]:
                 raise AssertionError(f"line {child.lineno}: relative import")
             if top_level and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 continue
-            if top_level and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            if top_level and not types and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
             visit(child)
 
@@ -89,6 +91,18 @@ def test_imports_go_down(file):
         if other is None or other == own or level(other) is None:
             continue
         assert level(other) < level(own) or (own, other) in ALLOWED, f"{relative} imports {name}"
+
+
+def test_modules_of_a_package_import_each_other_in_no_circle():
+    """Nor for their types."""
+    modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES if file.stem[0] != "_"}
+    graph = {
+        name: {other for other in imports(ast.parse(file.read_text()), top_level=True, types=True) if other in modules}
+        for name, file in modules.items()
+    }
+    inside = {name: {other for other in others if area(other) == area(name)} for name, others in graph.items()}
+    assert sum(map(len, inside.values())) > 100
+    graphlib.TopologicalSorter(inside).prepare()  # raises CycleError
 
 
 @pytest.mark.parametrize("folder", ["jaxdlm", "checkpoints_convert", "scripts", "benchmarks", "tests"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, Unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,11 @@ class Actor:
                 window.append(request)
 
         def sink(request: Request, result: Any) -> None:
+            if result is None:
+                raise Unfinished(f"row {request.id!r} needs more memory than a device has: use fewer slots")
+            if isinstance(result, Refusal):
+                found[request.row] = (None, None, "error", 0, result.message)
+                return
             text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, result.tokens.tolist())
             found[request.row] = (text, result.tokens.tolist(), result.status, result.forwards, "")
 

@@ -34,6 +34,7 @@ class Request:
     """A row that can be decoded."""
 
     row: int
+    line: int  # of the input, for messages
     id: Any
     key: int  # uint32 that keys the row's randomness, together with the seed
     tokens: np.ndarray
@@ -42,6 +43,10 @@ class Request:
     temperature: float | None
     stops: Stops
     chat: bool = True  # of the OpenAI schema: chat or plain completion
+
+    def refused(self, reason: str) -> "Refusal":
+        """What becomes of the row when only the program that it asks for shows why it cannot be decoded."""
+        return Refusal(self.row, self.line, self.id, f"line {self.line} (max_new={self.max_new}): {reason}")
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,7 @@ def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: 
     heat = _temperature(value.get("temperature"), defaults, where)
     tokens = encode(lm, prompt, raw.row, max_new, plain)
     stops = _stops(value.get("stop"), lm, defaults, where)
-    return Request(raw.row, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, stops, chat)
+    return Request(raw.row, raw.line, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, stops, chat)
 
 
 def _stops(stop: Any, lm: Any, defaults: Defaults, where: str) -> Stops:

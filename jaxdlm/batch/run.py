@@ -1,21 +1,20 @@
-"""A batch job: what it is made of, what its output belongs to, and what its rows look like."""
+"""A batch job: what it is made of, and what its output belongs to."""
 
 import contextlib
-import dataclasses
 import json
 import time
-from collections.abc import Sequence
 from typing import Any
 
-from jaxdlm.batch import claims, fingerprint, openai
+from jaxdlm.batch import claims, fingerprint
 from jaxdlm.batch.assignment import Assignment, Claimed, Static
-from jaxdlm.batch.engine import Policies, Result, make_engine
-from jaxdlm.batch.rows import Defaults, Refusal, Request
-from jaxdlm.batch.shards import JOB, Line, Shards, wipe
+from jaxdlm.batch.engine import Policies, make_engine
+from jaxdlm.batch.lines import Lines
+from jaxdlm.batch.options import Options
+from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, read
+from jaxdlm.batch.shards import JOB, Shards, wipe
 from jaxdlm.batch.source import Index, scan
 from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.batch.threads import Threads
-from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
 from jaxdlm.stops import ends_wanted, read_stops
 
@@ -23,46 +22,16 @@ FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """A job as the command line states it."""
-
-    input: str
-    output: str
-    policy: str
-    max_new: int
-    cache: str = "none"
-    block: int | None = None
-    seed: int = 0
-    raw: bool = False
-    stop: Any = True
-    slots: int = 16
-    order: str = "longest"
-    schema: str = "native"
-    shard_rows: int | None = None
-    window: int = 8192
-    flush: float = 30.0
-    lease: float = 60.0
-    grace: float = 15.0
-    worker: bool = False
-    new_run: bool = False
-    quiet: bool = False
-    host: int = 0
-    hosts: int = 1
-
-
 class Job:
-    """One process's share of a job."""
+    """One process's share of a job. engine: decodes its rows, such as one that `make_engine` made."""
 
-    def __init__(self, options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, index: Index) -> None:
-        self.options, self.lm, self.index = options, lm, index
-        self.engine = make_engine(
-            lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
-        )
+    def __init__(self, options: Options, lm: Any, policies: Policies, cache: Any, index: Index, engine: Any) -> None:
+        self.options, self.lm, self.index, self.engine = options, lm, index, engine
         stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
         self.defaults = Defaults(options.max_new, options.seed, options.raw, policies.heated is not None, stop)
         self.policy = fingerprint.describe(policies.plain)
-        self.label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
+        label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
+        self.lines = Lines(lm, label, options.schema)
         self.cache = fingerprint.describe(cache)
         self.who = claims.process_name()
         self.store: Store = store(options.output)
@@ -131,52 +100,21 @@ class Job:
                 owned: Assignment = stack.enter_context(Claimed(shards, self.store, stamp, self.who, options.lease))
             else:
                 owned = Static(shards, options.host, options.hosts)
-            threads = Threads(self, shards, owned)
+            threads = Threads(options, self.engine, self.understand, self.lines, shards, owned)
             status = threads.run()
             if threads.signal and options.hosts > 1:
                 leave(options.host, options.hosts, threads.deadline)
             return status
+
+    def understand(self, raw: Raw) -> Request | Refusal:
+        """A row of the input as this job reads it."""
+        return read(raw, self.lm, self.defaults, self.index.duplicates)
 
     def _prepare(self) -> None:
         if isinstance(self.store, Folder):
             self.store.tidy()
         if self.options.new_run:
             wipe(self.store)
-
-    # ---------------------------------------------------------------------------------------------------- rows
-
-    def line(self, request: Request, result: Result) -> Line:
-        """An output row."""
-        tokens = [int(token) for token in result.tokens]
-        text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
-        if self.options.schema == "openai":
-            return Line(_json(self._response(request, tokens, text)), False)
-        fields = {
-            "id": request.id, "text": text, "tokens": tokens, "status": result.status, "forwards": result.forwards,
-            "policy": self.label,
-        }  # fmt: skip
-        return Line(_json(fields), result.status == str(Status.NONFINITE))
-
-    def _response(self, request: Request, tokens: Sequence[int], text: str | None) -> dict[str, Any]:
-        written = len(request.stops.before(tokens))
-        reason = "stop" if request.stops.ended(self.lm.tokenizer, tokens) else "length"
-        return openai.response(
-            request.id, f"{request.key:08x}", self.lm.name, text, reason, len(request.tokens), written, request.chat
-        )
-
-    def refusal(self, refused: Refusal) -> Line:
-        """The output row of an input row that cannot be decoded."""
-        if self.options.schema == "openai":
-            return Line(_json(openai.failure(refused.id, f"row_{refused.row}", refused.message)), True)
-        fields = {
-            "id": refused.id, "text": None, "tokens": None, "status": "error", "forwards": 0, "policy": self.label,
-            "error": refused.message,
-        }  # fmt: skip
-        return Line(_json(fields), True)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(", ", ": ")).encode("utf-8", "replace") + b"\n"
 
 
 def meet(name: str) -> None:
@@ -205,4 +143,8 @@ def leave(host: int, hosts: int, deadline: float) -> None:
 
 def job(options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, index: Index | None = None) -> Job:
     """A job, ready to run. Raises InputError for anything about it that cannot be done."""
-    return Job(options, lm, policies, cache, mesh, scan(options.input) if index is None else index)
+    index = scan(options.input) if index is None else index
+    engine = make_engine(
+        lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
+    )
+    return Job(options, lm, policies, cache, index, engine)

@@ -74,6 +74,11 @@ class Shards:
         held = self.held.get(shard, {})
         return [row for row in self.span(shard) if row not in held]
 
+    def done(self, among: Iterable[int]) -> int:
+        """Rows of these shards that are finished, as far as is known here; waits for nobody who writes."""
+        held = {shard: len(rows) for shard, rows in list(self.held.items())}
+        return sum(len(self.span(shard)) if shard in self.committed else held.get(shard, 0) for shard in among)
+
     @exclusive
     def look(self, names: set[str]) -> None:
         """Takes in what the store has: commits and parts, this job's only."""
@@ -161,12 +166,15 @@ class Shards:
         self._parts[name] = {row // self.size for row in rows}
 
     @exclusive
-    def finish(self) -> bool:
-        """Whether every shard is committed; then the end is marked, and what only the way there needed is removed."""
+    def finish(self) -> dict[str, int] | None:
+        """Numbers of the whole job once every shard is committed: rows, errors, bytes. None before.
+
+        Then the end is marked, and what only the way there needed is removed.
+        """
         names = self.store.names()
         self.look(names)
         if len(self.committed) < self.count:
-            return False
+            return None
         if SUCCESS not in names:
             abouts = [json.loads(self.store.get(self.marker(shard)) or b"{}") for shard in range(self.count)]
             total = {key: sum(about.get(key, 0) for about in abouts) for key in ("rows", "errors", "bytes")}
@@ -174,7 +182,7 @@ class Shards:
         for name in names:
             if name.startswith((PARTS, "claims/", "workers/")):
                 self.store.delete(name)
-        return True
+        return json.loads(self.store.get(SUCCESS) or b"{}")
 
 
 def wipe(store: Store) -> None:

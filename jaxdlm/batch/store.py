@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import os
 import pathlib
+import uuid
 from typing import Any, Protocol
 
 from jaxdlm.errors import InputError
@@ -43,7 +44,7 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.where = path
         self.root = pathlib.Path(path).expanduser()
-        self._count = itertools.count()
+        self._count, self._own = itertools.count(), uuid.uuid4().hex[:12]  # containers on one share have equal pids
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -55,7 +56,7 @@ class Folder:
         """(a temporary file beside the object that holds the data, the object's path)."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{TEMPORARY}{os.getpid()}-{next(self._count)}")
+        partial = path.with_name(f"{TEMPORARY}{self._own}-{next(self._count)}")
         try:
             with open(partial, "wb") as file:
                 file.write(data)

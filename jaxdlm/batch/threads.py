@@ -8,36 +8,43 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxdlm.batch.assignment import Assignment
-from jaxdlm.batch.engine import Result
-from jaxdlm.batch.progress import Progress
-from jaxdlm.batch.rows import Raw, Refusal, Request, read
+from jaxdlm.batch.engine import Outcome
+from jaxdlm.batch.lines import Lines
+from jaxdlm.batch.options import Options
+from jaxdlm.batch.progress import Progress, counted
+from jaxdlm.batch.rows import Raw, Refusal, Request
 from jaxdlm.batch.shards import Clock, Shards
 from jaxdlm.batch.source import source
-from jaxdlm.errors import InputError
-
-if TYPE_CHECKING:
-    from jaxdlm.batch.run import Job
+from jaxdlm.errors import InputError, Unfinished
 
 DONE, STOPPED = 0, 128  # exit statuses: complete; STOPPED + signal: ended by it, with everything finished saved
 PATIENCE = 3.0  # seconds more for the host at which the others met
 
 
 class Threads:
-    """Reader -> feed -> device -> finished -> writer."""
+    """Reader -> feed -> device -> finished -> writer. `understand` makes a request of a row, or says why not."""
 
-    def __init__(self, job: "Job", shards: Shards, owned: Assignment) -> None:
-        self.job, self.shards, self.owned = job, shards, owned
+    def __init__(
+        self, options: Options, engine: Any, understand: Callable[[Raw], Request | Refusal], lines: Lines, shards: Shards,
+        owned: Assignment,
+    ) -> None:  # fmt: skip
+        self.options, self.engine, self.understand, self.lines = options, engine, understand, lines
+        self.shards, self.owned = shards, owned
         self.feed: queue.Queue[list[Request] | None] = queue.Queue(2)
         self.finished: queue.Queue[Any] = queue.Queue()
         self.stop = threading.Event()  # nothing new is begun
         self.failure: BaseException | None = None
         self.signal = 0
         self.deadline = math.inf  # when this process ends after a signal, had it to wait for other hosts
-        self.rows = sum(len(shards.missing(shard)) for shard in range(shards.count) if shard not in shards.committed)
-        self.progress = Progress(shards.rows, shards.rows - self.rows, self.job.engine.counts, quiet=job.options.quiet)
+        self.asked = self.returned = 0  # rows for the device, and back from it: each is counted by one thread
+        self.unfit: list[Request] = []
+        self.progress = Progress(
+            sum(len(shards.span(shard)) for shard in owned.share), lambda: shards.done(owned.share), engine.counts,
+            quiet=options.quiet, name=owned.name,
+        )  # fmt: skip
 
     def run(self) -> int:
         """The exit status, once every thread has come home or the grace after SIGTERM is over."""
@@ -46,7 +53,7 @@ class Threads:
             name: threading.Thread(target=self._guarded, args=(each,), name=name, daemon=True)
             for name, each in work.items()
         }
-        grace = self.job.options.grace
+        grace = self.options.grace
         with self._signals(), self.progress:
             for thread in threads.values():
                 thread.start()
@@ -64,7 +71,8 @@ class Threads:
             threads["device"].join(5)  # the interpreter does not end well under a running device call
             raise self.failure
         if self.signal:
-            self.progress.say("stopped by a signal; what is finished is saved: the same command goes on from here")
+            said = "stopped by a signal; what is finished is saved: the same command goes on from here"
+            self.progress.say(said, always=True)
             return STOPPED + self.signal
         return DONE
 
@@ -82,7 +90,7 @@ class Threads:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
             if not self.signal:
-                self.signal, self.deadline = number, time.monotonic() + self.job.options.grace + PATIENCE
+                self.signal, self.deadline = number, time.monotonic() + self.options.grace + PATIENCE
             self.stop.set()
 
         before = {number: signal.signal(number, terminate) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -103,35 +111,39 @@ class Threads:
     # -------------------------------------------------------------------------------------------------- reader
 
     def _read(self) -> None:
-        options = self.job.options
-        reader = Reader(options.input)
+        reader = Reader(self.options.input)
         window: list[Request] = []
-        size = 0
-        for shard in self.owned.shards(self.stop.is_set):
-            if shard is None:  # nothing to claim: what is claimed gets finished
-                self._hand_over(window)
-                window, size = [], 0
-                continue
-            wanted = self.shards.missing(shard)
+        read = 0
+
+        def hungry() -> bool:
+            return self.asked - self.returned < self.engine.ahead
+
+        for shard in self.owned.shards(self.stop.is_set, hungry):
+            wanted = [] if shard is None else self.shards.missing(shard)
             for raw in reader.rows(wanted):
-                found = read(raw, self.job.lm, self.job.defaults, self.job.index.duplicates)
-                if isinstance(found, Refusal):
-                    self.finished.put((raw.row, self.job.refusal(found)))
-                else:
-                    window.append(found)
-            if not wanted:
+                self._sort(raw, window)
+            if shard is not None and not wanted:
                 self.finished.put(("whole", shard))
-            size += len(wanted)
-            if size >= options.window:
+            read += len(wanted)
+            if shard is None or read >= self.options.window:  # what has been read is not kept waiting for more
                 self._hand_over(window)
-                window, size = [], 0
+                window, read = [], 0
             if self.stop.is_set():
                 return
         self._hand_over(window)
         self._offer(None)
 
+    def _sort(self, raw: Raw, window: list[Request]) -> None:
+        """A row into the window, or straight to the writer."""
+        found = self.understand(raw)
+        if isinstance(found, Refusal):
+            self.finished.put((found, None))
+        else:
+            window.append(found)
+            self.asked += 1
+
     def _hand_over(self, window: list[Request]) -> None:
-        if self.job.options.order == "longest":
+        if self.options.order == "longest":
             window = sorted(window, key=lambda request: (-request.max_new, -len(request.tokens), request.row))
         if window:
             self._offer(window)
@@ -146,18 +158,24 @@ class Threads:
     # -------------------------------------------------------------------------------------------------- device
 
     def _decode(self) -> None:
-        self.job.engine.run(Feed(self.feed, self.stop), self._sink, self.stop.is_set)
+        self.engine.run(Feed(self.feed, self.stop), self._sink, self.stop.is_set)
+        if self.unfit and not self.stop.is_set():
+            raise Unfinished(unfit(self.unfit, self.options.slots))
         if not self.stop.is_set():
             self.finished.put(None)
 
-    def _sink(self, request: Request, result: Result) -> None:
-        self.finished.put((request, result))
+    def _sink(self, request: Request, outcome: Outcome) -> None:
+        self.returned += 1
+        if outcome is None:
+            self.unfit.append(request)
+        else:
+            self.finished.put((outcome, request))
 
     # -------------------------------------------------------------------------------------------------- writer
 
     def _write(self) -> None:
         """Commits shards as they are complete; keeps finished rows in parts until then."""
-        clock = Clock(self.job.options.flush)
+        clock = Clock(self.options.flush)
         while True:
             try:
                 item = self.finished.get(timeout=0.2)
@@ -177,20 +195,40 @@ class Threads:
     def _take(self, what: Any, value: Any) -> None:
         if what == "whole":  # every row was in parts
             self.shards.complete([value])
-        elif isinstance(what, Request):
-            self.shards.add(what.row, self.job.line(what, value))
-            self.progress.add(value, what.stops.ids)
-        else:
-            self.shards.add(what, value)
+        elif isinstance(what, Refusal):
+            self.shards.add(what.row, self.lines.refusal(what))
             self.progress.refuse()
+        else:
+            line = self.lines.answer(value, what)
+            self.shards.add(value.row, line)
+            self.progress.add(what, value.stops.ids, error=line.error)
 
     def _end(self) -> None:
-        options = self.job.options
-        while not self.shards.finish():
+        """This share is done; the job is when the others' shares are, and until then they may need this process."""
+        options = self.options
+        self.progress.finish()
+        waiting = False
+        while (total := self.shards.finish()) is None:
             if options.hosts == 1 and not options.worker:
                 raise RuntimeError("the job ended with shards that are not committed: run the same command again")
+            if not waiting:
+                self.progress.say("waiting for the others")
+            waiting = True
             if self.stop.wait(min(2.0, options.lease / 8)):
                 return
+        numbers = counted(total.get("rows", 0), "row"), counted(total.get("errors", 0), "error row")
+        self.progress.say(f"complete: {', '.join(numbers)}, in {options.output}")
+
+
+def unfit(requests: Sequence[Request], slots: int) -> str:
+    """How many rows do not fit the devices, and which of them asks for most."""
+    most = max(requests, key=lambda request: len(request.tokens) + request.max_new)
+    rows = f"{counted(len(requests), 'row')} {'needs' if len(requests) == 1 else 'need'}"
+    return (
+        f"{rows} more memory than the devices have with {slots} slots (the longest: line {most.line}, "
+        f"{len(most.tokens)} prompt tokens, max_new={most.max_new}); all others are saved: run the same command again "
+        f"with fewer --slots or another --mesh"
+    )
 
 
 class Feed:

@@ -46,11 +46,19 @@ class Compiled:
         return jax.jit(keyed, compiler_options=options() or None, **self._how)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._jitted(*args, **kwargs, structure=hash(jax.tree.structure((args, kwargs))))
+        return self._jitted(*args, **kwargs, structure=_structure(args, kwargs))
+
+    def eval_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Shapes and types of the result: the program is traced as for a call, and neither compiled nor run."""
+        return self._jitted.eval_shape(*args, **kwargs, structure=_structure(args, kwargs))
 
     def __getattr__(self, name: str) -> Any:
         """`lower`, `trace`, `clear_cache` of the compiled function."""
         return getattr(self._jitted, name)
+
+
+def _structure(*arguments: Any) -> int:
+    return hash(jax.tree.structure(arguments))
 
 
 def compiled(**how: Any) -> Callable[[Callable[..., Any]], Compiled]:

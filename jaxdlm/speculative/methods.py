@@ -186,16 +186,11 @@ def words(lm: Any) -> int:
 
 def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     """Refuses targets and pairs that mean nothing, before the first forward. `longest`: prompt tokens of a row."""
-    config, draft, tree = lm.config, policy.draft, policy.drafter.tree
+    config, draft = lm.config, policy.draft
     if not _autoregressive(config):
         raise InputError(
             f"{lm.name} is a diffusion model: this policy needs an autoregressive target such as 'tiny-ar'; "
             f"for {lm.name} use policy='threshold'"
-        )
-    if tree.depth > max_new:
-        raise InputError(
-            f"the draft of {tree.depth} tokens is longer than the {max_new} that the cache has room for: "
-            f"lower the draft length or raise max_new"
         )
     if draft is None:
         return
@@ -209,6 +204,6 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
         )
     if longest + max_new > draft.max_position:
         raise InputError(
-            f"{longest} prompt tokens with max_new={max_new} are more than the {draft.max_position} positions of draft "
+            f"a prompt of {longest} tokens with max_new={max_new} is more than the {draft.max_position} positions of draft "
             f"{draft.name}: shorten the prompt, lower max_new, or use another draft"
         )

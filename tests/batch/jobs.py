@@ -9,6 +9,8 @@ import numpy as np
 from jaxdlm._decode import resolve_cache
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
+from jaxdlm.batch.engine import Counts, Result
+from jaxdlm.batch.source import scan
 from tests.conformance.toy_models import END, VOCAB, model
 
 POLICY = "threshold,tau=0.05"  # a random model is sure of nothing
@@ -40,6 +42,28 @@ def job(source: str, output, *, devices: int = 1, lm=None, cache: str = "none", 
     options = run.Options(input=source, output=str(output), cache=cache, **(OPTIONS | changes))
     lm = model("same") if lm is None else lm
     return run.job(options, lm, policies(options.policy), resolve_cache(cache), make_mesh(f"data={devices}"))
+
+
+class Stub:
+    """Stands in for the device: the tokens are a function of the prompt. `first` is called with the first window."""
+
+    def __init__(self, ahead: int = 8, first=lambda window: None) -> None:
+        self.counts, self.ahead, self.first, self.rows = Counts(), ahead, first, 0
+
+    def run(self, feed, sink, stopped) -> None:
+        while not stopped() and (window := feed.get()) is not None:
+            if not self.rows:
+                self.first(window)
+            for request in window:
+                self.rows += 1
+                tokens = np.resize(request.tokens, request.max_new).astype(np.int32)
+                sink(request, Result(tokens, len(tokens), "finished"))
+
+
+def stubbed(source: str, output, engine: Stub, **changes) -> run.Job:
+    """A job that decodes nothing."""
+    options = run.Options(input=source, output=str(output), **(OPTIONS | changes))
+    return run.Job(options, model("same"), policies(options.policy), resolve_cache("none"), scan(source), engine)
 
 
 def results(output: pathlib.Path) -> bytes:

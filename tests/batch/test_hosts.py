@@ -6,15 +6,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from jaxdlm.batch import run
 from jaxdlm.batch.claims import Claims, Heartbeat
 from jaxdlm.batch.shards import Line, Shards
 from jaxdlm.batch.store import Folder
 from jaxdlm.errors import InputError
-from tests.batch.jobs import job, results, rows, write
+from tests.batch.jobs import Stub, job, read, results, rows, stubbed, write
 from tests.conftest import CACHE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,6 +72,69 @@ def test_a_worker_takes_over_the_parts_of_a_dead_one(tmp_path):
     assert results(tmp_path / "out") == results(tmp_path / "whole")
     assert part.engine.counts.busy < whole.engine.counts.busy
     assert not (part.store.names() & {"workers/dead"})
+
+
+def test_shards_are_claimed_as_they_are_needed(tmp_path):
+    """Of 60 rows in 6 shards the second worker gets its part, though the first could hold them all."""
+    source, out = write(tmp_path / "in.jsonl", rows(60)), tmp_path / "out"
+    meeting, claimed = threading.Barrier(2, timeout=60), []
+
+    def first(window) -> None:
+        meeting.wait()  # until the other has rows, too
+        claimed.append(len(list(out.glob("claims/*/*"))))
+        meeting.wait()
+
+    engines = [Stub(first=first), Stub(first=first)]
+    jobs = [stubbed(source, out, engine, worker=True, shard_rows=10) for engine in engines]
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(run.Job.run, jobs)] == [0, 0]
+    assert claimed == [2, 2], "one shard is more than a device of these needs"
+    assert sum(engine.rows for engine in engines) == 60 == len(read(out))
+    assert all(engine.rows >= 10 for engine in engines)
+
+
+@pytest.mark.parametrize(("ahead", "shards"), [(1, 1), (10, 1), (11, 2), (25, 3), (1000, 6)])
+def test_a_worker_holds_what_keeps_its_device_busy(tmp_path, ahead, shards):
+    """Small shards are claimed together and reach the device in one window, sorted."""
+    source, out = write(tmp_path / "in.jsonl", rows(60)), tmp_path / "out"
+    seen = []
+
+    def first(window) -> None:
+        time.sleep(0.3)  # time to claim more
+        seen.append((len(window), len(list(out.glob("claims/*/*")))))
+
+    assert stubbed(source, out, Stub(ahead, first), worker=True, shard_rows=10).run() == 0
+    assert seen == [(10 * shards, shards)]
+    assert (out / "_SUCCESS").exists()
+
+
+def test_a_host_says_what_it_does_and_when_it_is_done(tmp_path, monkeypatch, capsys):
+    """Each counts its own share; the one that is done first says so once, and then that the job is complete."""
+    monkeypatch.setattr(run, "meet", lambda name: None)
+    asked = [*rows(22), {"id": "empty", "tokens": []}]
+    source, out = write(tmp_path / "in.jsonl", asked), tmp_path / "out"
+    stubbed(source, out, Stub()).agree(set())  # as host 0 does before they meet
+    gone = threading.Event()
+
+    def late(window) -> None:
+        while "waiting for the others" not in "".join(said):
+            said.append(capsys.readouterr().err)
+            gone.wait(0.05)
+
+    said: list[str] = []
+    jobs = [
+        stubbed(source, out, Stub(first=first), hosts=2, host=host, quiet=False, lease=0.4)
+        for host, first in enumerate((late, lambda window: None))
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(run.Job.run, jobs)] == [0, 0]
+    lines = "".join([*said, capsys.readouterr().err]).splitlines()
+    done = f"complete: 23 rows, 1 error row, in {out}"
+    one, two = ([line for line in lines if line.startswith(f"# host {host} of 2: ")] for host in (0, 1))
+    assert "13/13 rows" in one[0] and ", took 0:00:0" in one[0] and one[0].endswith("1 error row")
+    assert "10/10 rows" in two[0] and "error" not in two[0]
+    assert [line.partition(": ")[2] for line in two[1:]] == ["waiting for the others", done]
+    assert one[-1].endswith(done) and len(lines) == len(one) + len(two)
 
 
 def test_a_heartbeat_changes(tmp_path):

@@ -53,10 +53,10 @@ SMALL_DRAFT = near(SMALL, 0.1)
 SAMPLED = {
     "autoregressive": lambda t: S.autoregressive(t),
     "speculative": lambda t: S.speculative(SMALL_DRAFT, k=2, temperature=t),
-    "certain draft": lambda t: S.lookup(k=2, temperature=t),
+    "certain draft": lambda t: S.lookup(k=LENGTH + 2, temperature=t),  # longer than the answer
     "spectr": lambda t: S.spectr(SMALL_DRAFT, width=3, depth=2, temperature=t),
     "pearl": lambda t: S.pearl(SMALL_DRAFT, chunk=2, temperature=t),
-    "easyspec": lambda t: S.easyspec(SMALL_DRAFT, k=2, group=2, temperature=t),
+    "easyspec": lambda t: S.easyspec(SMALL_DRAFT, k=LENGTH + 1, group=2, temperature=t),
 }
 
 

@@ -1,0 +1,32 @@
+"""A job as the command line states it."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `jaxdlm batch` was asked for; the help of its options says what each of them means."""
+
+    input: str
+    output: str
+    policy: str
+    max_new: int
+    cache: str = "none"
+    block: int | None = None
+    seed: int = 0
+    raw: bool = False
+    stop: Any = True
+    slots: int = 16
+    order: str = "longest"
+    schema: str = "native"
+    shard_rows: int | None = None
+    window: int = 8192
+    flush: float = 30.0
+    lease: float = 60.0
+    grace: float = 15.0
+    worker: bool = False
+    new_run: bool = False
+    quiet: bool = False
+    host: int = 0
+    hosts: int = 1
