@@ -3,10 +3,12 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxdlm import distribution
+
 if TYPE_CHECKING:
     from jaxdlm._public import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = distribution.VERSION
 
 
 def __getattr__(name: str) -> Any:

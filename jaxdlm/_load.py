@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core import programs
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.models import Backbone, ModelConfig
@@ -118,6 +119,7 @@ def load(
     settings, weights that are not finite (the tensor is named), no connection. No code of a checkpoint is run.
     """
     name = str(name_or_path)
+    programs.keep()
     _check_dtype(dtype)
     if name.startswith(SHAPE):
         return _load_shape(name, dtype, mesh, canvas_window)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from jaxdlm import __version__, command
+from jaxdlm import command, distribution
 from jaxdlm.command import BAD_INPUT, MAX_NEW, OK, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError, did_you_mean
 
@@ -56,10 +57,15 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings=command.HELP)
 @command.traceback
-@click.version_option(__version__, message="jaxdlm %(version)s", help="Show the version.")
+@click.option(
+    "--compile-cache", metavar="DIR", help="Folder or URL of compiled programs, or off; also JAXDLM_COMPILE_CACHE."
+)
+@click.version_option(distribution.VERSION, message="jaxdlm %(version)s", help="Show the version.")
 @click.pass_context
-def root(ctx: click.Context, traceback: bool) -> None:
+def root(ctx: click.Context, traceback: bool, compile_cache: str | None) -> None:
     """Decoding diffusion language models in JAX."""
+    if compile_cache is not None:
+        os.environ["JAXDLM_COMPILE_CACHE"] = compile_cache
     if ctx.invoked_subcommand is None:
         raise click.UsageError(f"COMMAND is missing: one of {', '.join(COMMANDS)}", ctx)
 

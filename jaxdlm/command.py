@@ -3,21 +3,27 @@
 import codecs
 import errno
 import functools
+import glob
 import math
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 from click.shell_completion import shell_complete
 
+from jaxdlm import distribution  # noqa: F401 (raises where another project is in the way)
 from jaxdlm.errors import InputError, Unfinished, did_you_mean, shortened
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 MAX_NEW = 128
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_TPU = {  # no metadata server is asked which TPU this is, and nobody is told that it is none
+    "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
+}  # fmt: skip
 HELP = {"show_default": True, "max_content_width": 100}  # context settings of whatever `run` runs
 
 # ------------------------------------------------------------------------------------------------------ running
@@ -31,6 +37,14 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
     complete = f"_{prog.upper()}_COMPLETE"  # what the completion script of a shell sets
     if complete in os.environ:
         return shell_complete(command, {}, prog, complete, os.environ[complete])
+    without_tpu()
+    with warnings.catch_warnings():  # a line each; that an entry could not be kept is no news to anybody
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+        warnings.showwarning = lambda message, *_, **__: print(f"{prog}: {_line(message)}", file=sys.stderr)
+        return _run(command, prog, argv)
+
+
+def _run(command: click.Command, prog: str, argv: Sequence[str] | None) -> int:
     traceback = False
     _escape(sys.stdout)
     try:
@@ -48,7 +62,7 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
         if traceback:
             raise
         status, line = _explain(error, prog)
-        print(" ".join(shortened(line).split()), file=sys.stderr)
+        print(_line(line), file=sys.stderr)
         try:
             sys.stdout.flush()
         except OSError:
@@ -73,6 +87,17 @@ def _escape(stream: Any) -> None:
 def _drop_stdout() -> None:
     """The interpreter's end would try to write once more what could not be written."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _line(text: Any) -> str:
+    return " ".join(shortened(str(text)).split())
+
+
+def without_tpu(chips: Sequence[str] = ("/dev/accel*", "/dev/vfio/[0-9]*")) -> None:
+    """Tells libtpu on a machine without chips what it would look for: it prints errors about hosts that it cannot find."""
+    if not any(map(glob.glob, chips)):
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
 
 
 def _explain(error: BaseException, prog: str) -> tuple[int, str]:

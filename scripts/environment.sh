@@ -38,6 +38,7 @@ use_environment() {
         echo "installing jaxdlm${extra:+[$extra]} (once; a few minutes)" >&2
         # --no-compile: a third of the time went into byte code of modules that nothing imports
         python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".${extra:+[$extra]}" </dev/null >&2
+        python -c 'import jaxdlm' >&2 # says so where another project of that name is in this environment
         touch "$stamp"
     fi
 }

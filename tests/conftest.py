@@ -32,6 +32,7 @@ CACHE = pathlib.Path(
     os.environ.get("JAXDLM_TEST_CACHE", pathlib.Path(tempfile.gettempdir()) / f"jaxdlm-test-cache-{os.getuid()}")
 )
 
+os.environ.setdefault("JAXDLM_COMPILE_CACHE", str(CACHE))  # of processes that tests start
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_default_matmul_precision", "highest")

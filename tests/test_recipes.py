@@ -2,6 +2,7 @@
 names that write down what they are asked to do."""
 
 import importlib.util
+import math
 import os
 import pathlib
 import re
@@ -22,9 +23,17 @@ SETTINGS = {
     "INPUT": "gs://mine/my prompts.jsonl",
     "OUTPUT": "gs://mine/answers",
     "MODEL": "GSAI-ML/LLaDA-8B-Instruct",
+    "JAXDLM": "gs://mine/jaxdlm_decode-0.1.0-py3-none-any.whl",
     "ZONE": "us-west4-a",
     "CLUSTER": "tpus",
 }
+
+
+PIN = "jax[tpu]==0.10.2"
+
+
+def mesh_of(args):
+    return {name: int(size) for name, _, size in (pair.partition("=") for pair in args.mesh.split(","))}
 
 
 def script(path, text):
@@ -76,19 +85,37 @@ def test_shell(path):
 
 
 def test_a_host_installs_and_answers(programs):
-    status, calls, _ = run("host.sh", programs, CACHE="dual")
+    status, calls, _ = run("host.sh", programs, CACHE="prefix", MESH="data=2,tensor=2")
     assert status == 0
-    assert calls[0][:3] == ["python3", "-m", "venv"]
-    assert calls[1][:4] == ["python", "-m", "pip", "install"] and "jax[tpu]" in calls[1]
-    assert calls[2][:3] == ["jaxdlm", "batch", SETTINGS["INPUT"]]
-    assert "--distributed" in calls[2]
-    args = check_command(calls[2][1:])
-    assert (args.input, args.output, args.cache) == (SETTINGS["INPUT"], SETTINGS["OUTPUT"], "dual")
+    venv, *installs, job = calls
+    assert venv[:3] == ["python3", "-m", "venv"]
+    wheel = f"{programs.parent}/jaxdlm_decode-0.1.0-py3-none-any.whl"
+    pip = ["python", "-m", "pip", "install", "--quiet"]
+    assert installs[0] == [*pip, PIN, "gcsfs"] and installs[2] == [*pip, wheel]
+    assert installs[1][:2] == ["python", "-c"] and installs[1][3:] == [SETTINGS["JAXDLM"], wheel], "pip reads no bucket"
+    assert job[:3] == ["jaxdlm", "batch", SETTINGS["INPUT"]]
+    args = check_command(job[1:])
+    assert (args.input, args.output, args.cache) == (SETTINGS["INPUT"], SETTINGS["OUTPUT"], "prefix")
+    assert args.mesh == "data=2,tensor=2" and args.distributed
 
 
-@pytest.mark.parametrize("name", ["host.sh", "gce.sh", "xpk.sh"])
-def test_a_missing_setting_is_named_before_anything_runs(name, programs):
-    needed = "ZONE" if name == "gce.sh" else "MODEL"
+def test_a_host_installs_what_pip_can_read_as_it_is(programs):
+    status, calls, _ = run("host.sh", programs, JAXDLM="git+https://example.org/me/jaxdlm")
+    assert status == 0
+    assert calls[2][-1] == "git+https://example.org/me/jaxdlm"
+    assert check_command(calls[3][1:]).mesh is None, "jaxdlm chooses"
+
+
+@pytest.mark.parametrize(
+    "name, needed",
+    [
+        ("host.sh", "MODEL"),
+        ("gce.sh", "ZONE"),
+        ("xpk.sh", "MODEL"),
+        *((name, "JAXDLM") for name in ("host.sh", "gce.sh", "xpk.sh")),
+    ],
+)
+def test_a_missing_setting_is_named_before_anything_runs(name, needed, programs):
     status, calls, error = run(name, programs, **{needed: ""})
     assert status != 0 and calls == []
     assert needed in error
@@ -106,6 +133,7 @@ def test_gce_gives_the_slice_back(programs):
     *settings, last, file = shlex.split(remote)
     assert (last, file) == ("bash", "host.sh")
     assert f"INPUT={SETTINGS['INPUT']}" in settings, "a space in a name survives both shells"
+    assert f"JAXDLM={SETTINGS['JAXDLM']}" in settings
 
 
 def test_gce_stops_when_the_job_itself_fails(programs):
@@ -123,12 +151,19 @@ def test_gce_dry_run_calls_nothing(programs):
 
 
 def test_xpk(programs):
-    status, calls, _ = run("xpk.sh", programs, DRY_RUN="1")
+    status, calls, _ = run("xpk.sh", programs, DRY_RUN="1", MESH="data=2,tensor=2")
     assert status == 0
     ((_, *words),) = calls
     assert words[:3] == ["workload", "create", "--dry-run"]
     job = words[words.index("--command") + 1]
-    check_command(shlex.split(job.split("exec jaxdlm ")[1]))
+    (programs.parent / "calls").unlink()
+    home = programs.parent
+    bash = ["bash", "-c", job]
+    env = {"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(home)}
+    assert subprocess.run(bash, env=env, cwd=home, timeout=60, check=False).returncode == 0, "it carries host.sh along"
+    last = shlex.split((home / "calls").read_text().splitlines()[-1])
+    args = check_command(last[1:])
+    assert (args.input, args.mesh) == (SETTINGS["INPUT"], "data=2,tensor=2")
 
 
 def load(name):
@@ -152,8 +187,13 @@ def test_jobset():
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
     assert environment["JAX_COMPILATION_CACHE_DIR"].startswith("gs://")
     (text,) = container["args"]
-    assert "--distributed" in text
-    check_command(shlex.split(text.split("exec jaxdlm ")[1].replace("\\\n", " ")))
+    assert f"'{PIN}'" in text and environment["JAXDLM"].endswith(".whl")
+    args = check_command(shlex.split(text.split("exec jaxdlm ")[1].replace("\\\n", " ")))
+    assert args.distributed and math.prod(mesh_of(args).values()) == chips
+    again = text.replace("exec jaxdlm", "false")
+    for bucket, status in (("BUCKET", 2), ("mine", 1)):
+        script = f"JAXDLM={environment['JAXDLM']}\npython() {{ :; }}\n{again}".replace("BUCKET", bucket)
+        assert subprocess.run(["bash", "-ec", script], capture_output=True, check=False).returncode == status
 
 
 def test_kuberay():
@@ -177,7 +217,10 @@ def test_kuberay():
     found = importlib.util.spec_from_file_location("ray_workers", FOLDER / "ray_workers.py")
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    assert check_command(module.command(theirs)[3:]).worker
+    args = check_command(module.command(theirs)[3:])
+    assert args.worker and math.prod(mesh_of(args).values()) == chips
+    assert "env_vars" in runtime and PIN in runtime["pip"]
+    assert re.fullmatch(r"\$\{RAY_RUNTIME_ENV_CREATE_WORKING_DIR\}/\S+\.whl", runtime["pip"][-1])
 
 
 def test_skypilot():
@@ -188,6 +231,7 @@ def test_skypilot():
     assert (FOLDER.parents[1] / document["workdir"] / "host.sh").exists()
     needed = set(re.findall(r"\$\{(\w+):\?", (FOLDER / "host.sh").read_text()))
     assert needed <= {*document["envs"], *re.findall(r"(\w+)=", document["run"])}
+    assert document["envs"].pop("JAXDLM") is None, "SkyPilot refuses to launch without it"
     assert all(isinstance(value, str) for value in document["envs"].values())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm import distribution
 from jaxdlm.errors import InputError, Unfinished
 
 
@@ -106,7 +107,7 @@ def decode_dataset(
     try:
         from ray.data import ActorPoolStrategy
     except ImportError:
-        raise InputError("a Ray pipeline needs ray: pip install 'jaxdlm[ray]'") from None
+        raise InputError(f"a Ray pipeline needs ray: {distribution.install('ray')}") from None
     if "id" not in dataset.schema().names:
         raise InputError("the data set has no column id: a row's randomness is keyed by it, so add one")
     least, most = actors if isinstance(actors, tuple) else (actors, actors)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxdlm import distribution
 from jaxdlm.batch.rows import Raw, identity, parse
 from jaxdlm.errors import InputError
 
@@ -107,7 +108,7 @@ class Parquet:
         try:
             import pyarrow.parquet as parquet
         except ImportError:
-            raise InputError(f"input {self.path} needs pyarrow: pip install 'jaxdlm[parquet]'") from None
+            raise InputError(f"input {self.path} needs pyarrow: {distribution.install('parquet')}") from None
         row = 0
         with opened(self.path) as file:
             if digest is not None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import jax
 
+from jaxdlm.core import programs
+
 # GPU: Triton's products, and products that XLA merges, copy the weights of a layer out of the stack first. A decode is
 # bound by reading them, and cuBLAS reads them where they lie (benchmarks/notes.md has both times).
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,6 +37,8 @@ class Compiled:
 
     @functools.cached_property
     def _jitted(self) -> Any:
+        programs.keep()
+
         @functools.wraps(self._function)
         def keyed(*args: Any, structure: int = 0, **kwargs: Any) -> Any:
             return self._function(*args, **kwargs)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm import distribution
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
 from jaxdlm.layout import bucket_of
@@ -242,7 +243,7 @@ def register() -> type:
         from lm_eval.api.model import LM
         from lm_eval.api.registry import register_model
     except ImportError as error:
-        raise InputError("lm-evaluation-harness is not installed: pip install 'jaxdlm[eval]'") from error
+        raise InputError(f"lm-evaluation-harness is not installed: {distribution.install('eval')}") from error
     import lm_eval.models  # the table of lazy names first: it would not be read once the registry holds one
 
     assert lm_eval.models

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdlm import _decode, layout
+from jaxdlm import _decode, distribution, layout
 from jaxdlm._load import LM
+from jaxdlm.command import without_tpu
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
@@ -103,12 +104,10 @@ def prepare() -> None:
     may have them."""
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
-            "planning needs the TPU compiler and libtpu is not installed: pip install 'jaxdlm[tpu-aot]' (Linux)"
+            f"planning needs the TPU compiler and libtpu is not installed: {distribution.install('tpu-aot')} (Linux)"
         )
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the lock is for chips
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # do not ask a metadata server which TPU this is
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")  # nor warn that it is none; topologies are named
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    without_tpu(chips=())  # topologies are named
     jax.config.update("jax_platforms", "cpu")
 
 

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # A batch job on a spot TPU slice of Google Compute Engine, on all of its hosts, until it is done.
 #
-#   BUCKET=... INPUT=... OUTPUT=... MODEL=... ZONE=us-west4-a bash scripts/tpu/gce.sh
+#   BUCKET=... INPUT=... OUTPUT=... MODEL=... JAXDLM=... ZONE=us-west4-a bash scripts/tpu/gce.sh
 #
 # A preempted slice is given back and asked for anew; host.sh resumes. DRY_RUN=1 prints the commands instead.
 set -euo pipefail
 
 NAME="${NAME:-jaxdlm}"
 ZONE="${ZONE:?where the slice shall be, as us-west4-a}"
+: "${JAXDLM:?where pip finds this project: a wheel (https:// or gs://), or git+https://...}"
 TYPE="${TYPE:-v5litepod-16}"                    # v5litepod-16 is v5e:4x4; v5p-8 is v5p:2x2x1; v6e-8 is v6e:2x4
 RUNTIME="${RUNTIME:-v2-alpha-tpuv5-lite}"       # v2-alpha-tpuv5 for v5p, v2-alpha-tpuv6e for v6e
 PAUSE="${PAUSE:-30}"                            # seconds between looks at a slice that is not there yet
@@ -37,7 +38,7 @@ give_back() {
 
 # the settings of host.sh, quoted so that they survive two shells
 settings=""
-for name in BUCKET INPUT OUTPUT MODEL POLICY CACHE SLOTS JAXDLM; do
+for name in BUCKET INPUT OUTPUT MODEL JAXDLM POLICY CACHE SLOTS MESH JAX; do
     if [ -n "${!name:-}" ]; then
         settings+="$name=$(printf '%q' "${!name}") "
     fi

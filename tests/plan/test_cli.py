@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from jaxdlm import cli
+from jaxdlm import cli, distribution
 from jaxdlm.plan.aot import DoesNotFit, overflow
 
 GIB = 2**30
@@ -46,7 +46,7 @@ def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):
         importlib.util, "find_spec", lambda name, *rest: None if name == "libtpu" else find(name, *rest)
     )
     assert cli.main(["plan", "--model", "llada-8b", "--topology", "v5e:2x4"]) == cli.BAD_INPUT
-    assert "pip install 'jaxdlm[tpu-aot]'" in capsys.readouterr().err
+    assert f"libtpu is not installed: {distribution.install('tpu-aot')}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
