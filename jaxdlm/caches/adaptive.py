@@ -127,7 +127,7 @@ class AdaptiveCache(Refreshing):
         def turned(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
             v = layer.project(x, None)[2]
             index = self.most(turn(v, old.v[:, first:], own))
-            q, k, _ = layer.project(gather(x, index), index)
+            q, k = layer.project(gather(x, index), index)[:2]
             keys, values = stored.scatter(old.k, first + index, k), old.v.at[:, first:].set(v)
             allow = gather(layer.allow[:, :, :length], index)
             mixed = stored.scatter(old.mixed, index, layer.mix(q, keys, values, allow))
