@@ -1,7 +1,7 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks, whole_number
-from jaxdlm.sharding import striped
+from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.methods import check as check_pair
@@ -139,6 +139,7 @@ def prepare(
         each = [stops.sequences] * len(prompts)
         behind, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
         check_pair(lm, policy, max_new, int(behind.start.max()))
+        behind, policy = beside(lm.params, behind, policy)
         return Continuation(lm, policy, behind, bucket, max_new, save, stops)
     if infill:
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
@@ -259,8 +260,8 @@ def resolve_policy(policy: Any) -> Rule:
     return policy
 
 
-def resolve_method(policy: Any) -> Rule | Speculation:
-    """A recipe by name, or the rule itself; a draft given by name is loaded."""
+def resolve_method(policy: Any, load: Callable[[str], Any] = load) -> Rule | Speculation:
+    """A recipe by name, or the rule itself; a draft given by name is loaded, by `load`."""
     if isinstance(policy, str):
         if policy not in policies.RECIPES:
             hint = did_you_mean(policy, policies.RECIPES) or f"; known: {', '.join(policies.RECIPES)}"

@@ -73,6 +73,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(tuple(axis for axis in BATCH if axis in mesh.shape) or None))
 
 
+def beside(params: PyTree, rows: PyTree, whole: PyTree) -> tuple[PyTree, PyTree]:
+    """Both on the devices of weights that several share: `rows` over the data axes where they divide, `whole` (a draft's
+    weights) on each. With the weights on one device: as they are."""
+    where = getattr(jax.tree.leaves(params)[0], "sharding", None)
+    if not isinstance(where, NamedSharding) or len(where.device_set) == 1:
+        return rows, whole
+    everywhere, split = NamedSharding(where.mesh, PartitionSpec()), batch_sharding(where.mesh)
+    groups = math.prod(where.mesh.shape[axis] for axis in BATCH if axis in where.mesh.shape)
+    count = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
+    divided = all(number % groups == 0 for number in count)
+    return jax.device_put(rows, split if divided else everywhere), jax.device_put(whole, everywhere)
+
+
 def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     """The model as its weights lie. No `Backbone`: as it is.
 

@@ -21,7 +21,7 @@ from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.rules.per_row import per_row, with_number
-from jaxdlm.sharding import striped
+from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation
 
@@ -274,9 +274,10 @@ class Chunks:
     def __init__(
         self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
     ):
-        self.lm, self.policies, self.cache, self.block, self.slots = lm, policies, cache, block, slots
-        self.max_new, self.ahead = max_new, (1 + READY) * slots
-        self.counts = Counts(slots=slots)
+        self.policies = beside(lm.params, (), policies)[1]  # once: a draft's weights are no small thing to send
+        self.lm, self.cache, self.block, self.slots = lm, cache, block, slots * mesh.shape["data"]
+        self.max_new, self.ahead = max_new, (1 + READY) * self.slots
+        self.counts = Counts(slots=self.slots)
 
     def check(self) -> None:
         """Raises InputError where target and draft do not meet."""

@@ -5,7 +5,6 @@ queue can be sent while the one before it is still being worked on, and the devi
 (the `data` axis of the mesh) have slots and queues of their own and share no collective.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule
 from jaxdlm.rules.per_row import Own
+from jaxdlm.sharding import RULES
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 FREE = -1
@@ -176,6 +176,20 @@ def empty(
     return Pool(rows._replace(done=zero == 0), state, zero + FREE)
 
 
+def lie(pool: Pool, model: Model, mesh: Mesh) -> Pool:
+    """The pool with what is stored of columns split by heads over the devices that share them, and all else whole: a pool
+    that lay otherwise before a queue than after it would be moved, and its program compiled twice."""
+    axis = RULES["kv_heads"]
+    heads = {model.config.attention_shape(kind)[0] for kind in model.config.kinds}
+
+    def one(leaf: Array) -> Array:
+        split = leaf.ndim == 5 and leaf.shape[3] in heads and leaf.shape[3] % mesh.shape.get(axis, 1) == 0
+        where = PartitionSpec(None, None, None, axis) if split and axis in mesh.shape else PartitionSpec()
+        return jax.lax.with_sharding_constraint(leaf, where)
+
+    return jax.tree.map(one, pool)
+
+
 def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
     """`function` on each replica: the first `inputs` arguments and the results have a leading axis over `data`."""
 
@@ -196,7 +210,10 @@ def start(
     ends: tuple[int, int] | None = None,
 ) -> Pool:  # fmt: skip
     """Free slots on every replica."""
-    make = functools.partial(empty, model=model, geometry=geometry, slots=slots, ends=ends)
+
+    def make(*parts: Any) -> Pool:
+        return lie(empty(*parts, model=model, geometry=geometry, slots=slots, ends=ends), model, mesh)
+
     return _per_replica(make, mesh, 0, 3)(params, policy, cache)
 
 
@@ -206,7 +223,11 @@ def advance(
     model: Model, geometry: Geometry, mesh: Mesh,
 ) -> tuple[Pool, Harvest]:  # fmt: skip
     """`serve` on every replica; each leaves when its own queue has been taken in."""
-    work = functools.partial(serve, model=model, geometry=geometry)
+
+    def work(*parts: Any) -> tuple[Pool, Harvest]:
+        pool, harvest = serve(*parts, model=model, geometry=geometry)
+        return lie(pool, model, mesh), harvest
+
     return _per_replica(work, mesh, 3, 4)(pool, queue, count, drain, params, policy, cache)
 
 
