@@ -19,8 +19,8 @@ import numpy as np
 
 import jaxdlm
 from jaxdlm import layout, policies
-from jaxdlm.core import loop
-from jaxdlm.eval import cost, task
+from jaxdlm.core import loop, reads
+from jaxdlm.eval import task
 
 TASKS = ("reverse", "sort", "replace_index", "sudoku4")
 CASES = (
@@ -41,8 +41,9 @@ def positions(lm: Any, prompts: list[Any], policy: Any, cache: Any, out: Any, ru
     """Columns through the stack per generated column."""
     batch = layout.lay_out(lm, prompts, **run, seed=0, ids=None)
     width = loop.width(policy, batch.geometry)
-    full, part = cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)
-    cached = cost.forwards_cached(cache, out.commit_step, out.forwards, run["block"])
+    found = reads.both(cache, lm.model, lm.params, batch.rows, batch.geometry, width)
+    full, part = (each.widest for each in found)
+    cached = reads.forwards_cached(cache, out.commit_step, out.forwards, run["block"])
     return float(((out.forwards - cached) * full + cached * part).sum() / out.tokens.size)
 
 

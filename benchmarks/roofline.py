@@ -115,8 +115,7 @@ def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> di
     used = cache if not cache.always else _Refreshing(cache)
     run = lambda: forwards(carry, params, policy=policy, cache=used, times=given.forwards, **fixed)  # noqa: E731
     job = Loaded(given.model, rows, given.prompt, given.max_new, given.block, "threshold", given.cache)
-    stored = sum(x.nbytes for x in jax.tree.leaves(carry.cache))
-    count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.always, cache_bytes=stored)
+    count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.always)
     return {
         "ms": 1e3 * seconds(run, given.rounds) / given.forwards, "flops": count.flops,
         "bytes": read_bytes(count.weight_bytes, lm, params) + count.cache_bytes,

@@ -38,6 +38,7 @@ ALLOWED = {
     ("_decode", "_load"): "a draft model may be given by name",
     ("policies", "speculative"): "one table of recipes",
     ("layout", "speculative"): "rows of autoregressive models are laid out, too",
+    ("plan", "batch"): "a plan is made for the program of a batch",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
 }
 NEVER = {"torch", "transformers", "tensorflow", "sentencepiece"}

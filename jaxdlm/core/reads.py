@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.cache import Cache, Context, spread
@@ -20,8 +21,8 @@ class Reads(NamedTuple):
     """Per layer, float64[layers]: passes over its weights, and columns (of all rows) that its parts work on.
 
     query, key, value, out: the projections. feed: the feed-forward. pairs: of a query with a key. stored: columns whose
-    keys and values come from a cache. head: columns whose logits are computed; soft: columns of probabilities that become
-    embeddings.
+    keys and values come from a cache. head: columns whose logits are computed; heads: passes over the head; soft: columns
+    of probabilities that become embeddings.
     """
 
     passes: np.ndarray
@@ -33,6 +34,7 @@ class Reads(NamedTuple):
     pairs: np.ndarray
     stored: np.ndarray
     head: float = 0.0
+    heads: float = 0.0
     soft: float = 0.0
 
     def plus(self, other: "Reads") -> "Reads":
@@ -82,7 +84,7 @@ class Watch:
         """Zeros of the shape `out`; the program says that they are made of `x`, by a call that is found again."""
 
         def call(x: Array) -> PyTree:
-            return jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), out)
+            return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out)
 
         call.__name__ = f"{_MARK}{len(self.notes)}"
         self.notes.append((name, reads, x.size))
@@ -147,7 +149,9 @@ class _Watched:
 
     def _shape(self, method: str, *args: Any, **named: Any) -> PyTree:
         """What a method returns; asked once for the same shapes."""
-        shapes = tuple((x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in jax.tree.leaves((args[1:], named)))
+        shapes = tuple(
+            (x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in jax.tree.leaves((args[1:], named))
+        )
         key = (id(self.model), method, shapes)
         if key not in self.watch.shapes:
             with jax.disable_jit(False):
@@ -181,15 +185,13 @@ class _Watched:
         reads = alike(self.layers, x.shape[1], stored + x.shape[1], stored, x.shape[0])
         chosen = (np.arange(self.layers) >= first) & (np.arange(self.layers) < last)
         with jax.disable_jit(False):
-            out = jax.eval_shape(
-                lambda *some: self.model.part(*some, first, last), params, x, position, valid, past
-            )
+            out = jax.eval_shape(lambda *some: self.model.part(*some, first, last), params, x, position, valid, past)
         return self.watch.noted(self.name, Reads(*(chosen * each for each in reads[:8])), x, out)
 
     def head(self, params: PyTree, hidden: Array, first: Any = None) -> Array:
         out = self._shape("head", params, hidden, first)
         share = out.shape[-1] / self.config.vocab_size
-        reads = nothing(self.layers)._replace(head=share * hidden.size / hidden.shape[-1])
+        reads = nothing(self.layers)._replace(head=share * hidden.size / hidden.shape[-1], heads=share)
         return self.watch.noted(self.name, reads, hidden, out)
 
     exit = head
@@ -203,27 +205,36 @@ class _Watched:
 class _Layers(_Watched):
     """One whose layers can be taken apart: each of their parts is noted."""
 
-    def through(
-        self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, around: Around
-    ) -> Features:
-        """Layers are told apart by number alone, so the first one that is traced stands for all."""
+    def through(self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, around: Around) -> Features:
+        """Layers are told apart by number alone, so that the first one that is traced stands for all; where two numbers are
+        treated alike, so are those between."""
         counted: dict[int, _Parts] = {}
 
-        def watched(run: Any, numbers: range) -> Any:
+        def watched(run: Any, first: int, last: int) -> Any:
             def one(layer: Layer, x: Array, side: PyTree, memory: PyTree) -> Any:
-                with jax.disable_jit():  # a condition on a number that is known takes one arm
-                    for number in numbers:
-                        if number not in counted:
-                            counted[number] = _Parts()
+                def count(number: int) -> _Parts:
+                    if number not in counted:
+                        counted[number] = _Parts()
+                        with jax.disable_jit():  # a condition on a number that is known takes one arm
                             run(counted[number].watched(layer, number), x, side, memory)
+                    return counted[number]
+
+                def fill(low: int, high: int) -> None:
+                    if vars(count(low)) == vars(count(high)):
+                        counted.update(dict.fromkeys(range(low, high), counted[low]))
+                    elif high - low > 1:
+                        fill(low, (low + high) // 2)
+                        fill((low + high) // 2, high)
+
+                fill(first, last)
                 return run(layer, x, side, memory)
 
             return one
 
-        apart = around.last is not None
+        top = self.layers - 1
         own = Around(
-            watched(around.run, range(self.layers - apart)), around.side, around.memory,
-            watched(around.last, range(self.layers - 1, self.layers)) if apart else None,
+            watched(around.run, 0, top if around.last is None else top - 1), around.side, around.memory,
+            None if around.last is None else watched(around.last, top, top),
         )  # fmt: skip
         with jax.disable_jit(False):
             out = jax.eval_shape(lambda *a: self.model.through(params, *a, own), tokens, position, valid, past)
@@ -296,11 +307,57 @@ def of_cache(
     def forward(params: PyTree, rows: Rows) -> PyTree:
         state = cache.init(Context(model, params, geometry, width), rows)
         if many > 1:
-            tokens = jax.numpy.repeat(rows.tokens[:, None], many, axis=1)
+            tokens = jnp.repeat(rows.tokens[:, None], many, axis=1)
             rows = spread(rows, tokens)
-        start = jax.numpy.full_like(rows.block, geometry.prompt)
+        start = jnp.full_like(rows.block, geometry.prompt)
         run = cache.refresh if refresh else cache.step
         return run(Context(watched, params, geometry, width, many), rows, start, state)
 
     found = watch.count(forward, params, rows)
     return found.get("model", nothing(model.config.num_layers))
+
+
+def both(
+    cache: Cache, model: Any, params: PyTree, rows: Rows, geometry: Geometry, width: int, versions: int = 1
+) -> tuple[Reads, Reads]:
+    """(reads of a forward that reads everything, of an ordinary one)."""
+    fixed = {"versions": versions}
+    full = of_cache(cache, model, params, rows, geometry, width, refresh=True, **fixed)
+    return full, full if cache.always else of_cache(cache, model, params, rows, geometry, width, refresh=False, **fixed)
+
+
+def forwards_cached(cache: Cache, commit_step: np.ndarray, forwards: np.ndarray, block: int) -> np.ndarray:
+    """int[B]: forwards in which the cache did not read everything.
+
+    Nothing is counted while decoding: when a cache reads everything follows from the row's own clock (`Cache.due`), and the
+    clock from the forwards at which columns were written. A row enters a block when the block before is written, so its
+    clock at forward s is s minus the last commit before.
+    """
+    if cache.always:
+        return np.zeros_like(forwards)
+    columns = commit_step.shape[1]
+    ends = np.stack([commit_step[:, a : a + block].max(1) for a in range(0, columns, block)], axis=1)
+    ends = np.maximum.accumulate(ends, axis=1) + 1  # forwards at which the block is complete
+    at = np.arange(max(1, int(forwards.max())))
+    inside = (ends[:, None, :] <= at[None, :, None]).sum(2)  # block at forward s
+    begin = np.concatenate([np.zeros((len(ends), 1), ends.dtype), ends], axis=1)
+    tick = at[None] - np.take_along_axis(begin, inside, axis=1)
+    due = np.asarray(cache.due(_clocks(tick, inside, at)))
+    ran = at[None] < forwards[:, None]
+    return (ran & ~due.reshape(tick.shape)).sum(1)
+
+
+def _clocks(tick: np.ndarray, block: np.ndarray, at: np.ndarray) -> Rows:
+    """Rows of which only the clocks exist: one per row and forward."""
+    empty: dict[str, Any] = dict.fromkeys(Rows._fields)
+    step = np.broadcast_to(at[None], tick.shape)
+    filled = {"tick": tick, "block": block, "step": step, "forwards": step, "done": np.zeros(tick.shape, bool)}
+    return Rows(
+        **{
+            **empty,
+            **{
+                k: jnp.asarray(v.reshape(-1).astype(v.dtype if v.dtype == bool else np.int32))
+                for k, v in filled.items()
+            },
+        }
+    )

@@ -12,10 +12,10 @@ import numpy as np
 
 from jaxdlm import _decode, layout, policies
 from jaxdlm._load import EMBEDDED, load
-from jaxdlm.core import loop
+from jaxdlm.core import loop, reads
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
-from jaxdlm.eval import cost, metrics, rows
+from jaxdlm.eval import metrics, rows
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
@@ -250,9 +250,9 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     policy = policies.RECIPES[unit.policy](**unit.settings)
     full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
-    cached = cost.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
+    cached = reads.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
-    return cached, positions * versions(policy) * (2 if policy.uncond else 1)
+    return cached, positions * (2 if policy.uncond else 1)
 
 
 def versions(policy: Rule) -> int:
@@ -261,16 +261,18 @@ def versions(policy: Rule) -> int:
 
 
 def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
-    """Token positions of a full and of a cached forward of one row."""
+    """Token positions of a full and of a cached forward of one row, all its versions together."""
     columns, block = bench.geometry(unit.task)
-    lm = bench.model(unit.policy)
+    lm, policy = bench.model(unit.policy), policies.RECIPES[unit.policy](**unit.settings)
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     if cache.always:
-        length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length
+        length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * versions(policy)
         return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
-    width = loop.width(policies.RECIPES[unit.policy](**unit.settings), batch.geometry)
-    return cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, width)
+    found = reads.both(
+        cache, lm.model, lm.params, batch.rows, batch.geometry, loop.width(policy, batch.geometry), versions(policy)
+    )
+    return found[0].widest, found[1].widest
 
 
 def _number(name: str) -> int:

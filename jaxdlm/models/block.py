@@ -27,7 +27,7 @@ def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, 
 
 def layer_at(at: Array, one: Layer, x: Array, side: Any, past: None) -> tuple[Array, Any, None]:
     """`layer` at the columns `at` [B, W] of x alone; they attend to all. Nothing is remembered."""
-    _, k, v = one.project(x, None)
+    k, v = one.project(x, None)[1:]
     x = gather(x, at)
     x = x + one.mix(one.project(x, at)[0], k, v, gather(one.allow, at))
     return x + one.feed(x), side, None

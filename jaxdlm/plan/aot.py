@@ -15,15 +15,25 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm import _decode, distribution, layout
-from jaxdlm._load import LM
+from jaxdlm._load import ASSETS, EMBEDDED, LM, SHAPE
+from jaxdlm.batch import slots
+from jaxdlm.checkpoint.source import open_folder
 from jaxdlm.command import without_tpu
+from jaxdlm.core import loop
+from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
+from jaxdlm.models.released import RELEASED
 from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
+from jaxdlm.speculative import loop as loop_of_pairs
+from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.methods import check as check_pair
+from jaxdlm.speculative.policy import Speculation
 from jaxdlm.typing import PyTree
 
 
@@ -31,7 +41,8 @@ from jaxdlm.typing import PyTree
 class Job:
     """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
 
-    model: a released one by its name, or a configuration.
+    model: a released one, an embedded one or a folder by its name, or a configuration. A draft that the policy names is
+    looked up the same way; of both there are shapes alone.
     """
 
     model: str | ModelConfig
@@ -41,26 +52,77 @@ class Job:
     block: int | None = None
     policy: Any = "threshold"
     cache: Any = "none"
-    dtype: str = "bfloat16"
+    dtype: str | None = "bfloat16"
 
     @functools.cached_property
     def config(self) -> ModelConfig:
-        config = released_config(self.model) if isinstance(self.model, str) else self.model
-        return dataclasses.replace(config, param_dtype=self.dtype)
+        return configured(self.model, self.dtype)
+
+    @functools.cached_property
+    def lm(self) -> LM:
+        """The model without weights."""
+        name = self.model if isinstance(self.model, str) else self.model.family
+        return LM(Backbone(self.config), None, None, name)
+
+    @functools.cached_property
+    def method(self) -> Rule | Speculation:
+        """The policy, a draft's weights as shapes."""
+
+        def shapes(name: str) -> LM:
+            config = configured(name, self.dtype)
+            return LM(Backbone(config), abstract_params(config), None, name)
+
+        return _decode.resolve_method(self.policy, shapes)
+
+    @functools.cached_property
+    def kept(self) -> Cache:
+        """The cache of a diffusion model."""
+        return _decode.resolve_cache(self.cache)
 
     @functools.cached_property
     def layout(self) -> _decode.Batch:
         """The rows as `decode` would lay them out; raises InputError for what it would refuse."""
-        lm = LM(Backbone(self.config), None, None, self.model if isinstance(self.model, str) else self.model.family)
-        rule, cache = _decode.resolve_policy(self.policy), _decode.resolve_cache(self.cache)
-        _decode.check(lm, rule, cache)
+        _decode.check(self.lm, self.method, self.kept)
         prompts = [[0] * self.prompt] * self.batch
-        return layout.lay_out(lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
+        return layout.lay_out(self.lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
+
+    @functools.cached_property
+    def pair(self) -> tuple[Any, int]:
+        """(rows, columns of the prompt bucket) of an autoregressive model; raises InputError as `decode` would."""
+        check_pair(self.lm, self.method, self.max_new, self.prompt)  # type: ignore[arg-type]
+        prompts = [[0] * self.prompt] * self.batch
+        return layout.lay_out_rows(self.lm, prompts, max_new=self.max_new, seed=0, ids=None, raw=True)
+
+    @property
+    def autoregressive(self) -> bool:
+        return isinstance(self.method, Speculation)
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """(columns of the prompt, columns that a forward may write: a block, or a draft and one more)."""
+        if isinstance(self.method, Speculation):
+            return self.pair[1], self.method.drafter.tree.depth + 1
+        return self.layout.geometry.prompt, self.layout.geometry.block
 
     @property
     def decoder(self) -> Any:
         """The model as the loop sees it."""
-        return _decode.blocked(Backbone(self.config), self.layout.geometry.block)
+        return self.lm.model if self.autoregressive else _decode.blocked(self.lm.model, self.layout.geometry.block)
+
+
+def configured(model: str | ModelConfig, dtype: str | None) -> ModelConfig:
+    """The configuration of a released size (with or without "shape:"), of an embedded model or of a folder.
+
+    dtype None: of the weights as they are stored. Raises InputError for an unknown name.
+    """
+    if isinstance(model, ModelConfig):
+        config = model
+    elif model.removeprefix(SHAPE) in RELEASED or not (model in EMBEDDED or pathlib.Path(model).expanduser().is_dir()):
+        config = released_config(model.removeprefix(SHAPE))
+    else:
+        folder = ASSETS / model if model in EMBEDDED else pathlib.Path(model).expanduser()
+        config = open_folder(folder, family="auto", block_size=None).config
+    return config if dtype is None else dataclasses.replace(config, param_dtype=dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +171,7 @@ def prepare() -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # the lock is for chips
     without_tpu(chips=())  # topologies are named
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_enable_compilation_cache", False)  # a program that is found there is not printed again
 
 
 def slice_mesh(topology: str, axes: dict[str, int]) -> Mesh:
@@ -129,28 +192,82 @@ def trace_decode(job: Job, mesh: Mesh) -> Any:
     params = weights(job, mesh)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.layout.rows)
     whole = NamedSharding(mesh, PartitionSpec())
-    rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), _decode.resolve_policy(job.policy))
-    cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), _decode.resolve_cache(job.cache))
+    rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), job.method)
+    cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), job.kept)
     return jax.jit(per_group(job, mesh, striped(job.decoder, params))).trace(rows, params, rule, cache)
 
 
-def compile_decode(job: Job, mesh: Mesh) -> Compiled:
-    """The program of `jaxdlm.decode` on the mesh. Raises DoesNotFit where the chips' memory is too small."""
+def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
+    """The program of `jaxdlm batch` on the mesh, traced for weights that are shapes, and the bytes per chip that it stores
+    of columns: a queue through the slots of every replica, or a whole batch of an autoregressive model."""
+    params = weights(job, mesh)
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    if job.autoregressive:
+        rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.pair[0])
+        policy = jax.tree.map(lambda x: placed(x if hasattr(x, "dtype") else np.float32(x), whole), job.method)
+        traced = generate.trace(rows, job.lm.model, params, policy, job.pair[1], job.max_new, "none")
+        return traced, pair_bytes(job, mesh)
+    rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), job.method)
+    cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), job.kept)
+    replicas, columns = mesh.shape["data"], job.batch * loop.width(job.method, job.layout.geometry)
+    fixed = {"model": striped(job.decoder, params, columns // replicas), "geometry": job.layout.geometry, "mesh": mesh}
+    count = job.batch // replicas
+    ready = slots.start.lower(params, rule, cache, **fixed, slots=count).compile()
+    pool = jax.tree.map(placed, ready.out_info, ready.output_shardings)
+
+    def numbers(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((replicas, *shape), dtype, sharding=split)
+
+    one = numbers(count)
+    queue = slots.Queue(
+        numbers(count, job.layout.geometry.length), one, one, one, one, numbers(count, dtype=np.uint32), one, None
+    )
+    drain = placed(np.asarray(True), whole)
+    return slots.advance.trace(pool, queue, numbers(), drain, params, rule, cache, **fixed), bytes_per_chip(pool.cache)
+
+
+def pair_bytes(job: Job, mesh: Mesh) -> int:
+    """Bytes per chip of the keys and values that target and draft store."""
+    policy = job.method
+    stored = jax.eval_shape(
+        lambda rows, params, policy: loop_of_pairs.init(
+            rows, model=job.lm.model, params=params, policy=policy, prompt=job.pair[1], max_new=job.max_new, save="none"
+        ), job.pair[0], abstract_params(job.config), policy,
+    )  # fmt: skip
+    tensor = mesh.shape.get("tensor", 1)
+    heads = tensor if job.config.num_kv_heads % tensor == 0 else 1
+    own, drafted = (
+        sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) for part in (stored.kv, stored.drafter)
+    )
+    return (own // heads + drafted) // mesh.shape["data"]
+
+
+def compile_decode(job: Job, mesh: Mesh, *, text: bool = True) -> Compiled:
+    """The program of `jaxdlm batch` on the mesh; `text`: to be read. Raises DoesNotFit where memory is too small."""
     start = time.perf_counter()
-    lowered = trace_decode(job, mesh).lower()
     with tempfile.TemporaryDirectory() as folder:
         # the program itself cannot be printed where it uses instructions that only libtpu's own printer knows (v5p, v6e)
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True} if text else None
         try:
-            program = lowered.compile(compiler_options=options)
+            traced, stored = trace_batch(job, mesh)
+            program = traced.lower().compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             raise (overflow(str(error)) or error) from None
-        (text,) = (file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt"))
-    return Compiled(account(program, weights(job, mesh)), text, time.perf_counter() - start)
+        printed = [file.read_text() for file in pathlib.Path(folder).glob("*.after_optimizations.txt")]
+    memory = account(program, weights_per_chip(job, mesh), stored)
+    return Compiled(memory, printed[0] if text else "", time.perf_counter() - start)
+
+
+def weights_per_chip(job: Job, mesh: Mesh) -> int:
+    """Bytes of the weights that one chip holds, its whole draft included; nothing is compiled."""
+    drafts = (
+        [x for x in jax.tree.leaves(job.method) if isinstance(x, jax.ShapeDtypeStruct)] if job.autoregressive else []
+    )
+    return bytes_per_chip(weights(job, mesh)) + sum(x.size * x.dtype.itemsize for x in drafts)
 
 
 def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
-    """The decode of `jaxdlm batch`: the groups of chips along `data` run loops of their own and share no collective."""
+    """One decode: the groups of chips along `data` run loops of their own and share no collective."""
 
     def run(rows: Any, params: PyTree, rule: Any, cache: Any) -> Any:
         return _decode._run.__wrapped__(rows, model, params, rule, cache, job.layout.geometry, "commit", 0)
@@ -168,17 +285,16 @@ def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
     )
 
 
-def account(program: Any, params: PyTree) -> Memory:
-    """Splits the compiler's figures by what the bytes are."""
+def account(program: Any, weights: int, stored: int) -> Memory:
+    """Splits the compiler's figures by what the bytes are. What is stored is an argument (a pool), or a temporary."""
     stats = program.memory_analysis()
-    stored = jax.tree.map(placed, program.out_info.cache, program.output_shardings.cache)
-    weights, cache = bytes_per_chip(params), bytes_per_chip(stored)
-    output = stats.output_size_in_bytes - stats.alias_size_in_bytes
+    output, rest = stats.output_size_in_bytes - stats.alias_size_in_bytes, stats.argument_size_in_bytes - weights
+    inside = stored if rest < stored else 0
     return Memory(
         weights=weights,
-        cache=cache,
-        rows=max(stats.argument_size_in_bytes - weights, 0) + max(output - cache, 0),
-        temporaries=stats.temp_size_in_bytes,
+        cache=stored,
+        rows=max(rest - (stored - inside), 0) + max(output, 0),
+        temporaries=max(stats.temp_size_in_bytes - inside, 0),
         program=stats.generated_code_size_in_bytes,
     )
 

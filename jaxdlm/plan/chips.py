@@ -45,6 +45,12 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[topology.split(":")[0]]
 
 
+def host_chips(topology: str) -> int:
+    """Chips of one host of a slice: four, but for v5e and v6e slices of up to eight, which are one host."""
+    most = 8 if SLICES[topology.split(":")[0]] == _FLAT and chip_count(topology) <= 8 else 4
+    return min(most, chip_count(topology))
+
+
 def chip_count(topology: str) -> int:
     """Chips of a slice."""
     count = 1

@@ -22,14 +22,19 @@ GIB, MIB = 2**30, 2**20
 @click.command(cls=Command)
 @section(
     "Job",
-    option("--model", required=True, metavar="M", help="a released size, as llada-8b or shape:llada-8b"),
+    option(
+        "--model",
+        required=True,
+        metavar="M",
+        help="a released size, as llada-8b; a folder; or an embedded one",
+    ),
     command.policy,
     command.cache,
     option("--batch", type=COUNT, metavar="B", show_default="8 per copy of the weights", help="rows at once"),
     option("--length", type=COUNT, default=512, metavar="L", help="columns of prompt and answer"),
     command.max_new("half of --length"),
     command.block("that of decode"),
-    option("--dtype", default="bfloat16", metavar="T", help="of the weights"),
+    option("--dtype", default="bfloat16", metavar="T", help="of the weights, and of a draft's"),
 )
 @section(
     "Slice",
@@ -56,15 +61,16 @@ def plan(
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
     from jaxdlm.plan.aot import prepare
     from jaxdlm.plan.chips import chip_of
-    from jaxdlm.plan.search import choose, largest_batch, on_mesh, read_mesh, slice_mesh
+    from jaxdlm.plan.search import choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
 
     chip = chip_of(topology)
     if price is not None and not 0 <= price < math.inf:
         raise InputError(f"--price {price}: must not be negative")
     job = read_job(model, policy, cache, batch, length, max_new, block, dtype)
-    columns = job.layout.geometry.block
+    columns = job.columns[1]
     if tokens_per_forward > columns:
-        raise InputError(f"--tokens-per-forward {tokens_per_forward}: a forward commits at most a block, {columns}")
+        what = "a draft and one token" if job.autoregressive else "a block"
+        raise InputError(f"--tokens-per-forward {tokens_per_forward}: a forward commits at most {what}, {columns}")
     axes = read_mesh(mesh, topology) if mesh else None
     prepare()
 
@@ -72,7 +78,7 @@ def plan(
         print(f"# {line}", file=sys.stderr, flush=True)
 
     if axes is None:
-        found = choose(job, topology, batch, report)
+        found = choose(job, meshes(topology, batch), batch, chip.hbm, report)
     else:
         found = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
     largest = None if no_search else largest_batch(found, chip.hbm, report)
@@ -91,7 +97,7 @@ def read_job(
     model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str
 ) -> "Job":  # fmt: skip
     """Checks the arguments; raises InputError, one line each."""
-    from jaxdlm._load import DTYPES, SHAPE
+    from jaxdlm._load import DTYPES
     from jaxdlm.plan.aot import Job
     from jaxdlm.policy_words import read_policy
 
@@ -103,7 +109,7 @@ def read_job(
     if dtype not in DTYPES:
         raise InputError(f"--dtype {dtype!r}: one of {', '.join(DTYPES)}")
     return Job(
-        model=model.removeprefix(SHAPE), batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block,
+        model=model, batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block,
         policy=read_policy(policy, {}), cache=cache, dtype=dtype,
     )  # fmt: skip
 
@@ -112,23 +118,23 @@ def summary(
     topology: str, policy: str, found: "Found", largest: "Largest | None", rates: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that is known about the job, as plain values. rates: tokens per forward, tokens, price."""
-    from jaxdlm.plan.aot import Compiled
+    from jaxdlm.plan.aot import Compiled, weights_per_chip
     from jaxdlm.plan.chips import chip_of
-    from jaxdlm.plan.search import weights_per_chip
 
-    job, chip, geometry = found.job, chip_of(topology), found.job.layout.geometry
+    job, chip, (prompt, columns) = found.job, chip_of(topology), found.job.columns
     result: dict[str, Any] = {
-        "model": job.model,
+        "model": job.lm.name,
         "topology": topology,
         "chips": found.mesh.size,
         "mesh": dict(found.mesh.shape),
         "batch": job.batch,
-        "prompt": geometry.prompt,
+        "prompt": prompt,
         "max_new": job.max_new,
-        "block": geometry.block,
+        "block": None if job.autoregressive else columns,
         "policy": policy,
-        "cache": job.cache,
+        "cache": None if job.autoregressive else job.cache,
         "dtype": job.dtype,
+        "command": command_line(topology, policy, found),
         "fits": found.fits,
         "bytes_available": chip.hbm,
         "largest_batch": None if largest is None else dataclasses.asdict(largest),
@@ -139,31 +145,56 @@ def summary(
     memory = found.outcome.memory
     result["bytes"] = dataclasses.asdict(memory) | {"total": memory.total}
     result["compile_seconds"] = found.outcome.seconds
-    return result | speed(topology, rates, found, memory.cache)
+    return result | speed(topology, rates, found)
 
 
-def speed(topology: str, rates: dict[str, Any], found: "Found", cache_bytes: int) -> dict[str, Any]:
+def command_line(topology: str, policy: str, found: "Found") -> str | None:
+    """The job as `jaxdlm batch` runs it on each host; None where a copy of the weights spans hosts, which it never does.
+
+    A released size stands as random weights of it: in its place goes the folder or the Hub id of the real ones.
+    """
+    import shlex
+
+    from jaxdlm._load import SHAPE
+    from jaxdlm.models.released import RELEASED
+    from jaxdlm.plan.chips import host_chips
+    from jaxdlm.plan.search import groups
+
+    job, sizes = found.job, dict(found.mesh.shape)
+    copy, chips = found.mesh.size // sizes["data"], host_chips(topology)
+    if chips % copy:
+        return None
+    name = job.lm.name.removeprefix(SHAPE)
+    words = {
+        "--model": f"{SHAPE}{name}:{job.dtype}" if name in RELEASED else name, "--policy": policy,
+        "--max-new": str(job.max_new), "--slots": str(job.batch // groups(found.mesh)),
+        "--mesh": ",".join(f"{axis}={size}" for axis, size in (sizes | {"data": chips // copy}).items()),
+    }  # fmt: skip
+    if not job.autoregressive:
+        words |= {"--cache": str(job.cache), "--block": str(job.columns[1])}
+    rest = shlex.join(word for pair in words.items() for word in pair)
+    return f"jaxdlm batch INPUT --output DIR {rest}" + (" --distributed" if chips < found.mesh.size else "")
+
+
+def speed(topology: str, rates: dict[str, Any], found: "Found") -> dict[str, Any]:
     """Collectives, times and cost of a job that fits."""
-    from jaxdlm import _decode
     from jaxdlm.plan import collectives, cost
     from jaxdlm.plan.chips import chip_of
 
     job, chip, text = found.job, chip_of(topology), found.outcome.text  # type: ignore[union-attr]
-    always = _decode.resolve_cache(job.cache).always
-    kinds = {"every": 1} if always else {"first": 1, "other": 0}  # forwards of a block -> arm of the cache's condition
-    counted = {kind: collectives.count(text, arm) for kind, arm in kinds.items()}
-    worked = {kind: cost.work(job, found.mesh, refresh=kind != "other", cache_bytes=cache_bytes) for kind in kinds}
+    kinds = cost.kinds(job, rates["tokens_per_forward"])
+    counted = {kind: collectives.count(text, int(kind != "other")) for kind in kinds}  # arms of the cache's condition
+    worked = {kind: cost.work(job, found.mesh, refresh=kind != "other") for kind in kinds}
     times = {kind: cost.time(worked[kind], counted[kind], chip) for kind in kinds}
-    forwards = job.layout.geometry.block / rates["tokens_per_forward"]
 
     def average(part: str) -> float:
-        each = [getattr(times[kind], part) for kind in kinds]
-        return cost.mean(each[0], each[-1], forwards)
+        return cost.mean({kind: getattr(times[kind], part) for kind in kinds}, kinds)
 
     bill = cost.bill(average("predicted"), batch=job.batch, chips=found.mesh.size, **rates)
     return {
         "forwards": {
-            kind: dataclasses.asdict(times[kind])
+            kind: {"share": kinds[kind]}
+            | dataclasses.asdict(times[kind])
             | {"floor": times[kind].floor, "predicted": times[kind].predicted}
             | {"flops": worked[kind].flops, "weight_bytes": worked[kind].weight_bytes}
             | {"collective_calls": [dataclasses.asdict(one) for one in counted[kind]]}
@@ -184,13 +215,26 @@ def show(result: dict[str, Any]) -> None:
     mesh = " × ".join(f"{axis} {size}" for axis, size in result["mesh"].items())
     console.print(f"[bold]{result['model']}[/] ({result['dtype']}) on [bold]{result['topology']}[/], {mesh}")
     console.print(
-        f"{result['batch']} rows of {result['prompt']} + {result['max_new']} columns, block {result['block']}, "
-        f"policy {result['policy']}, cache {result['cache']}\n"
+        f"{result['batch']} rows of {result['prompt']} + {result['max_new']} columns, "
+        + (f"block {result['block']}, cache {result['cache']}, " if result["block"] else "")
+        + f"policy {result['policy']}\n"
     )
     _show_memory(console, result)
     if "forwards" in result:
         _show_collectives(console, result)
         _show_times(console, result)
+    console.print(
+        "\nrun it as" if result["command"] else "\na copy of the weights spans hosts: jaxdlm batch runs no such job"
+    )
+    if result["command"]:
+        print(result["command"], flush=True)  # one line, to be copied
+
+
+KINDS = {
+    "every": "every forward is like every other; with a draft, a forward of the target and those of its draft",
+    "first": "a forward in which the cache reads everything anew: the first of a block, and whenever it is due",
+    "other": "a forward that reads what a step of the cache reads",
+}
 
 
 def _table(*columns: str) -> Any:
@@ -238,12 +282,15 @@ def _show_times(console: Any, result: dict[str, Any]) -> None:
     if len(result["forwards"]) > 1:
         table.add_row("mean", *[""] * 4, *(f"{1e3 * result[f'{part}_seconds']:.3f}" for part in ("floor", "predicted")))
     console.print(table)
+    for kind, forward in result["forwards"].items():
+        console.print(f"{kind}: {KINDS[kind]} ({100 * forward['share']:.3g} % of the forwards)")
     console.print()
     table = _table(f"at {result['tokens_per_forward']:g} tokens per row and forward, all rows busy", "")
     table.add_row("tokens/s", f"{result['tokens_per_second']:,.0f}")
-    table.add_row(f"chip-hours for {result['tokens']:g} tokens", f"{result['chip_hours']:.4g}")
-    table.add_row("chip-hours per million tokens", f"{result['chip_hours_per_million']:.4g}")
-    if result["price"] is not None:
-        table.add_row(f"money for {result['tokens']:g} tokens", f"{result['price']:.4g}")
-        table.add_row("money per million tokens", f"{result['price_per_million']:.4g}")
+    for what, key in (("chip-hours", "chip_hours"), ("money", "price")):
+        if result[key] is None:
+            continue
+        table.add_row(f"{what} per million tokens", f"{result[f'{key}_per_million']:.4g}")
+        if result["tokens"] != 1e6:
+            table.add_row(f"{what} for {result['tokens']:g} tokens", f"{result[key]:.4g}")
     console.print(table)

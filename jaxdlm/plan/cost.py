@@ -1,22 +1,24 @@
 """Arithmetic of one forward: what the chips must compute and read, and what it costs at the published peak figures."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from jaxdlm import _decode
-from jaxdlm.core import loop
-from jaxdlm.core.cache import Context
-from jaxdlm.core.model import ModelOutput
+from jaxdlm.core import loop, reads
+from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params, named_specs
+from jaxdlm.models.segments import segments
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.chips import Chip
 from jaxdlm.plan.collectives import Collective
 from jaxdlm.sharding import BATCH, partition
+from jaxdlm.speculative import loop as pairs
 from jaxdlm.typing import PyTree
 
 HOP = 1e-6  # seconds that a message takes per chip on its way; an assumption
@@ -29,6 +31,9 @@ class Work:
     flops: float
     weight_bytes: float
     cache_bytes: float
+
+    def plus(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,47 +76,150 @@ def _seconds(one: Collective, chip: Chip) -> float:
     return passes * share * one.bytes / (2 * chip.link) + one.count * HOP * (one.group - 1)
 
 
-def mean(first: float, other: float, forwards: float) -> float:
-    """Average over the forwards of a block: one that reads all columns, then those that read the block."""
-    forwards = max(forwards, 1.0)
-    return (first + (forwards - 1) * other) / forwards
-
-
 # ------------------------------------------------------------------------------------------------ work of a forward
 
 
-def work(job: Job, mesh: Mesh, *, refresh: bool, cache_bytes: int) -> Work:
-    """Work per chip of a forward with the cache's refresh, or of its ordinary step.
+def kinds(job: Job, tokens_per_forward: float) -> dict[str, float]:
+    """The kinds of forwards of a row and their shares, at so many tokens per forward, block after block.
 
-    A weight matrix takes 2 · (elements on the chip) · (tokens of its rows) operations, an expert's that times
-    top_k / experts; the head only the policy's columns; attention 4 · tokens · keys · head size per head and layer.
-    Weights are read once; of E experts those that at least one of t tokens chose, E · (1 - (1 - k/E)^t) under an even
-    router. A stored cache is read once. What a mesh axis does not divide is computed on each of its chips.
+    "every": all are alike. "first": the cache reads everything anew (the first of a block, and what its clock says
+    besides); "other": it reads what its step reads.
     """
-    config, geometry = job.config, job.layout.geometry
-    policy = _decode.resolve_policy(job.policy)
+    if job.autoregressive or job.kept.always:
+        return {"every": 1.0}
+    geometry = job.layout.geometry
+    each = math.ceil(geometry.block / tokens_per_forward)
+    column = np.arange(geometry.canvas)
+    written = column // geometry.block * each + (column % geometry.block / tokens_per_forward).astype(int)
+    forwards = np.array([each * geometry.blocks])
+    cached = int(reads.forwards_cached(job.kept, written[None], forwards, geometry.block)[0]) / int(forwards[0])
+    return {"first": 1 - cached, "other": cached}
+
+
+def mean(values: dict[str, float], shares: dict[str, float]) -> float:
+    """The average over the forwards of a row."""
+    return sum(share * values[kind] for kind, share in shares.items())
+
+
+def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
+    """Work per chip of a forward in which the cache reads everything, or of its ordinary step; of an autoregressive model
+    of a round, its draft's forwards included.
+
+    A weight matrix takes 2 · (elements on the chip) · (columns that go through it) operations, an expert's that times
+    top_k / experts; the head only the columns that are asked for; attention 4 · pairs of query and key · head size per
+    head and layer. Weights are read once per pass; of E experts those that at least one of t tokens chose, E · (1 - (1 -
+    k/E)^t) under an even router. Stored keys and values are read once. What a mesh axis does not divide is computed on
+    each of its chips, and so is a draft.
+    """
     groups = int(np.prod([mesh.shape[axis] for axis in BATCH if axis in mesh.shape]))
-    rows = job.batch / groups * (2 if policy.uncond else 1)
-    width = loop.width(policy, geometry)
-    queries, keys = tokens_read(job, refresh=refresh)
-    flops = weight_bytes = 0.0
+    rows = job.batch / groups
+    if job.autoregressive:
+        parts = pair_reads(job)
+        alone = AbstractMesh((1,), ("data",))
+        models = {"model": (job.config, mesh), "draft": (draft_config(job), alone)}
+        return functools.reduce(Work.plus, (_work(*models[name], part, rows) for name, part in parts.items()))
+    policy, geometry = job.method, job.layout.geometry
+    both = 2 if policy.uncond else 1
+    versions, width = getattr(policy, "draft_steps", 1), loop.width(policy, geometry)
+    found = reads.of_cache(
+        job.kept,
+        job.decoder,
+        abstract_params(job.config),
+        one_row(job),
+        geometry,
+        width,
+        refresh=refresh,
+        versions=versions,
+    )
+    soft = width if job.config.self_conditioning else 0
+    many = versions if job.kept.always or not refresh else 1
+    found = found._replace(head=found.head + width * many, heads=found.heads + 1, soft=found.soft + soft)
+    return _work(job.config, mesh, found, rows * both)
+
+
+def one_row(job: Job) -> Any:
+    """A row of the job, as shapes."""
+    rows, config, policy = job.layout.rows, job.config, job.method
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), rows)
+    if config.self_conditioning:
+        shape = (1, loop.width(policy, job.layout.geometry), config.hidden_size)
+        rows = rows._replace(condition=jax.ShapeDtypeStruct(shape, config.param_dtype))
+    return rows
+
+
+def draft_config(job: Job) -> Any:
+    """The configuration of the draft model, or None."""
+    drafter = job.method.drafter
+    drafter = getattr(drafter, "base", drafter)
+    return drafter.model.config if hasattr(drafter, "model") else None
+
+
+def pair_reads(job: Job) -> dict[str, reads.Reads]:
+    """What a round of one row sends through the target ("model") and the draft."""
+    watch, policy = reads.Watch(), job.method
+    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), job.pair[0])
+    fixed = {"prompt": job.pair[1], "max_new": job.max_new, "save": "none"}
+
+    def start(rows: Any, params: PyTree, policy: Any) -> Any:
+        return pairs.init(rows, model=job.lm.model, params=params, policy=policy, **fixed)
+
+    def step(carry: Any, params: PyTree, policy: Any) -> Any:
+        policy = policy.replace(drafter=_watched(policy.drafter, watch))
+        return pairs.step(carry, model=watch.model("model", job.lm.model), params=params, policy=policy)
+
+    params = abstract_params(job.config)
+    policy = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jax.ShapeDtypeStruct((), np.float32), policy)
+    carry = jax.eval_shape(start, rows, params, policy)
+    return watch.count(step, carry, params, policy)
+
+
+def _watched(drafter: Any, watch: reads.Watch) -> Any:
+    """A drafter whose models are watched."""
+    changes = {}
+    for field in dataclasses.fields(drafter):
+        value = getattr(drafter, field.name)
+        if isinstance(value, Backbone):
+            changes[field.name] = watch.model("draft", value)
+        elif dataclasses.is_dataclass(value) and hasattr(value, "propose"):
+            changes[field.name] = _watched(value, watch)
+    return dataclasses.replace(drafter, **changes) if changes else drafter
+
+
+THROUGH = {"wq": "query", "wk": "key", "wv": "value", "wo": "out"}  # of a layer; everything else is its feed-forward
+
+
+def _work(config: Any, mesh: Any, found: reads.Reads, rows: float) -> Work:
+    """Work per chip of what `rows` rows of a chip, each like the counted one, send through a model."""
+    flops = weight_bytes = cache_bytes = 0.0
+    runs = segments(config)
     for path, spec in named_specs(config):
-        name = path.split("/")[-1]
-        held = _share(spec, mesh)
-        if spec.kind not in ("matrix", "output") and not (name == "embed" and config.tie_embeddings):
+        name, held = path.split("/")[-1], _share(spec, mesh)
+        if path in ("embed", "lm_head"):
+            head = path == "lm_head" or config.tie_embeddings
+            columns, passes = (found.head, found.heads) if head else (0.0, 0.0)
+            columns += found.soft if path == "embed" else 0.0
+            passes = max(passes, float(columns > 0))
+        elif spec.kind not in ("matrix", "output"):
             continue  # norms, biases, and rows looked up in a table
-        head = name in ("lm_head", "embed")
-        tokens = rows * (width if head else queries)
-        is_expert = name.startswith("e_")
-        used = config.top_k / config.num_experts if is_expert else 1.0
-        touched = 1 - (1 - used) ** tokens if is_expert else 1.0
-        itemsize = np.dtype(jax.numpy.dtype(spec.dtype or config.param_dtype)).itemsize
-        flops += 2 * held * used * tokens
-        weight_bytes += held * touched * itemsize
+        elif path.startswith("segments/"):
+            layers = list(runs[int(path.split("/")[1])].layers(int(path.split("/")[2])))
+            columns = getattr(found, THROUGH.get(name, "feed"))[layers].mean()
+            passes = found.passes[layers].mean()
+        else:
+            columns, passes = found.soft, float(found.soft > 0)
+        expert = name.startswith("e_")
+        used = config.top_k / config.num_experts if expert else 1.0
+        touched = 1 - (1 - used) ** (rows * columns / max(passes, 1.0)) if expert else 1.0
+        flops += 2 * held * used * rows * columns
+        weight_bytes += held * touched * passes * np.dtype(jax.numpy.dtype(spec.dtype or config.param_dtype)).itemsize
     tensor = mesh.shape.get("tensor", 1)
     heads = config.num_heads / (tensor if config.num_heads % tensor == 0 else 1)
-    flops += 4 * config.num_layers * heads * config.head_dim * rows * queries * keys
-    return Work(flops, weight_bytes, float(0 if keys == queries else cache_bytes))
+    for layer, kind in enumerate(config.kinds):
+        kv, size = config.attention_shape(kind)
+        flops += 4 * heads * size * rows * found.pairs[layer]
+        column = 2 * kv / (tensor if kv % tensor == 0 else 1) * size * jax.numpy.dtype(config.param_dtype).itemsize
+        cache_bytes += column * rows * found.stored[layer]
+    return Work(float(flops), float(weight_bytes), float(cache_bytes))
 
 
 def _share(spec: Any, mesh: Mesh) -> float:
@@ -120,49 +228,6 @@ def _share(spec: Any, mesh: Mesh) -> float:
     for axis in partition(spec, mesh):
         size /= mesh.shape[axis] if axis is not None else 1
     return size
-
-
-def tokens_read(job: Job, *, refresh: bool) -> tuple[int, int]:
-    """(tokens, keys) per row of a forward, from the shapes with which the cache calls the model.
-
-    Where a cache may call it in two ways the smaller is meant: the other serves rows with given blocks (infilling).
-    """
-    cache, geometry = _decode.resolve_cache(job.cache), job.layout.geometry
-    policy = _decode.resolve_policy(job.policy)
-    calls: list[tuple[int, int]] = []
-    context = Context(Observed(job.decoder, calls), abstract_params(job.config), geometry, loop.width(policy, geometry))
-    rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), job.layout.rows)
-    run = cache.refresh if refresh or cache.always else cache.step
-
-    def forward(params: PyTree, rows: Any) -> Any:
-        context.params = params
-        state = cache.init(context, rows)
-        calls.clear()
-        return run(context, rows, rows.block, state).hidden
-
-    jax.eval_shape(forward, context.params, rows)
-    return min(calls)
-
-
-class Observed:
-    """A model that notes how many tokens and keys it is called with."""
-
-    def __init__(self, model: Any, calls: list[tuple[int, int]]) -> None:
-        self.model, self.calls, self.config = model, calls, model.config
-
-    def apply(
-        self, params: PyTree, tokens: Any, position: Any, valid: Any, past: Any = None, **rest: Any
-    ) -> ModelOutput:
-        stored = 0 if past is None else past.position.shape[1]
-        self.calls.append((tokens.shape[1], tokens.shape[1] + stored))
-        return self.model.apply(params, tokens, position, valid, past, **rest)
-
-    @property
-    def tiling(self) -> Any:
-        return self.model.tiling
-
-    def head(self, params: PyTree, hidden: Any, first: Any = None) -> Any:
-        return self.model.head(params, hidden, first)
 
 
 # ------------------------------------------------------------------------------------------------ tokens and money

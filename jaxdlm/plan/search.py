@@ -2,19 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from jax.sharding import Mesh
 
 from jaxdlm.errors import InputError
-from jaxdlm.models.params import abstract_params
-from jaxdlm.plan.aot import Compiled, DoesNotFit, Job, bytes_per_chip, compile_decode, placed, slice_mesh
-from jaxdlm.plan.chips import chip_count, chip_of
-from jaxdlm.sharding import BATCH, param_shardings
+from jaxdlm.plan.aot import Compiled, DoesNotFit, Job, compile_decode, slice_mesh, weights_per_chip
+from jaxdlm.plan.chips import chip_count
+from jaxdlm.sharding import make_mesh
 
 ROWS = 8  # per group of chips that share the weights, where the user names no batch
-AXES = ("data", "fsdp", "tensor", "expert")
+AXES = ("data", "tensor", "expert")
+ROOM = 0.95  # of the memory: weights that leave less are not worth a compilation
 PROBES = 5
 
 Report = Callable[[str], None]
@@ -34,8 +34,8 @@ class Found:
 
 
 def groups(mesh: Mesh) -> int:
-    """Groups of chips with rows of their own."""
-    return math.prod(mesh.shape[axis] for axis in BATCH if axis in mesh.shape)
+    """Groups of chips with rows of their own, as many copies of the weights."""
+    return mesh.shape["data"]
 
 
 def read_mesh(words: str, topology: str) -> dict[str, int]:
@@ -54,16 +54,19 @@ def read_mesh(words: str, topology: str) -> dict[str, int]:
     whole = fixed > 0 and chips % fixed == 0 and (list(axes.values()).count(-1) == 1 or fixed == chips)
     if not whole or list(axes.values()).count(-1) > 1:
         raise InputError(f"--mesh {words!r} does not divide the {chips} chips of {topology} without rest")
-    return axes
+    return {"data": 1} | axes
 
 
-def on_mesh(job: Job, mesh: Mesh, rows: int | None, limit: int, report: Report) -> Found:
-    """The job compiled for a mesh of chips with `limit` bytes each; `rows`: the user's batch, default 8 per group.
+def on_mesh(
+    job: Job, mesh: Mesh, rows: int | None, limit: int, report: Report, *, each: int = ROWS, text: bool = True
+) -> Found:
+    """The job compiled for a mesh of chips with `limit` bytes each; `rows`: the user's batch, default `each` per group.
 
-    Where the weights alone do not fit, nothing is compiled. Raises InputError for rows that do not divide.
+    Where the weights alone do not fit, nothing is compiled. text: whether the program is kept to be read. Raises
+    InputError for rows that do not divide.
     """
     count = groups(mesh)
-    batch = ROWS * count if rows is None else rows
+    batch = each * count if rows is None else rows
     if batch % count:
         near = batch // count * count or count
         raise InputError(
@@ -72,41 +75,61 @@ def on_mesh(job: Job, mesh: Mesh, rows: int | None, limit: int, report: Report) 
     job = dataclasses.replace(job, batch=batch)
     if weights_per_chip(job, mesh) > limit:
         return Found(job, mesh, DoesNotFit(None, limit))
-    report(f"compiling {job.model} for {mesh.size} chips, {named(mesh)}, {batch} rows")
+    report(f"compiling {job.lm.name} for {mesh.size} chips, {named(mesh)}, {batch} rows")
     try:
-        return Found(job, mesh, compile_decode(job, mesh))
+        compiled = compile_decode(job, mesh, text=text)
     except DoesNotFit as error:
         return Found(job, mesh, error)
+    need = compiled.memory.total  # a compiler that knows no limit refuses nothing
+    return Found(job, mesh, compiled if need <= limit else DoesNotFit(need, limit))
 
 
-def choose(job: Job, topology: str, rows: int | None, report: Report) -> Found:
-    """The mesh with the fewest chips per copy of the weights that fits, everything else along the rows.
+def choose(job: Job, meshes: Iterable[Mesh], rows: int | None, limit: int, report: Report, **more: Any) -> Found:
+    """The first mesh that fits; `more` goes to `on_mesh`. Where none fits, the last one.
 
-    Fewer chips per copy means fewer collectives. A mesh whose weights leave less than a twentieth of the memory is passed
-    over without compiling. Where no mesh fits, the one with all chips per copy.
+    One whose weights leave less than a twentieth of the memory is passed over without compiling.
     """
-    limit = chip_of(topology).hbm
-    for mesh in _meshes(topology, rows):
-        if weights_per_chip(job, mesh) > 0.95 * limit and mesh.shape["data"] > 1:
+    meshes = list(meshes)
+    for mesh in meshes:
+        if weights_per_chip(job, mesh) > ROOM * limit and mesh is not meshes[-1]:
             continue
-        found = on_mesh(job, mesh, rows, limit, report)
+        found = on_mesh(job, mesh, rows, limit, report, **more)
         if found.fits:
             break
     return found
 
 
-def _meshes(topology: str, rows: int | None) -> Iterator[Mesh]:
+def meshes(topology: str, rows: int | None) -> Iterator[Mesh]:
+    """Ways to divide a slice, the fewest chips per copy of the weights first (fewer chips mean fewer collectives), all
+    others along the rows, as far as the rows divide."""
     chips = chip_count(topology)
-    for tensor in (size for size in range(1, chips + 1) if chips % size == 0):
+    for tensor in _divisors(chips):
         if rows is None or rows % (chips // tensor) == 0:
             yield slice_mesh(topology, {"data": chips // tensor, "tensor": tensor})
 
 
-def weights_per_chip(job: Job, mesh: Mesh) -> int:
-    """Bytes of the weights that one chip holds; nothing is compiled."""
-    import jax
+def fitting(job: Job, devices: list[Any], each: int, report: Report) -> Mesh:
+    """The mesh of devices that are here with the fewest of them per copy of the weights that fits, `each` rows per copy.
 
-    return bytes_per_chip(jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh)))
+    Nothing is compiled for one device, nor where nobody says how much memory there is (a CPU): then every device has a
+    copy. Raises InputError where no mesh fits.
+    """
+    ways = [{"data": len(devices) // tensor, "tensor": tensor, "expert": 1} for tensor in _divisors(len(devices))]
+    options = [make_mesh(way, devices) for way in ways]
+    limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+    if len(devices) == 1 or not limit:
+        return options[0]
+    found = choose(job, options, None, limit, report, each=each, text=False)
+    if not found.fits:
+        raise InputError(
+            f"{job.lm.name} with {each} rows of {sum(job.columns[:1]) + job.max_new} columns does not fit {len(devices)} "
+            f"devices of {limit / 2**30:.2f} GiB: lower --slots or --max-new, or take more devices per host"
+        )
+    return found.mesh
+
+
+def _divisors(count: int) -> list[int]:
+    return [size for size in range(1, count + 1) if count % size == 0]
 
 
 def named(mesh: Mesh) -> str:

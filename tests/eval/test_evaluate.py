@@ -9,7 +9,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import cli
-from jaxdlm.eval import chosen, cost, rows, run, summary
+from jaxdlm.eval import chosen, rows, run, summary
 
 ARGUMENTS = [
     "eval",
@@ -219,9 +219,17 @@ def ticks_by_hand(steps, forwards, block):
     return ticks
 
 
-def test_positions_of_a_forward():
-    lm = jd.load("tiny")
-    batch = jd.layout.lay_out(lm, ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=4, seed=0, ids=None)
-    for name, expected in (("none", (48, 48)), ("dual", (48, 4)), ("prefix", (48, 16))):
-        cache = jd.policies.CACHES[name]()
-        assert cost.positions_per_forward(lm.model, lm.params, cache, batch.rows, batch.geometry, 4) == expected
+@pytest.mark.parametrize(
+    "policy, cache, expected",
+    [
+        ("threshold", "none", (48, 48)), ("threshold", "dual", (48, 4)), ("threshold", "prefix", (48, 16)),
+        ("threshold", "adaptive", (48, 16)), ("threshold", "layer_reuse", (48, 48)),
+        ("freedave", "none", (48 * 4, 48 * 4)), ("freedave", "dual", (48, 4 * 4)),
+    ],
+)  # fmt: skip
+def test_positions_of_a_forward(policy, cache, expected):
+    """Of a stepper all its versions, but a cache that stores reads everything for one of them alone."""
+    bench = run.bench(jd.load("tiny"), ["reverse"], n=1, split="test", seed=0, canvas=16, block=4, batch=4)
+    settings = {"draft_steps": 4} if policy == "freedave" else {}
+    prompt = next(iter(bench.prompts.values()))
+    assert run._positions(bench, run.Unit(policy, settings, cache, {}, "reverse"), prompt) == expected

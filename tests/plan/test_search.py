@@ -21,7 +21,7 @@ def compiler(monkeypatch):
     tried = []
 
     def install(need, limit, *, says=True):
-        def compile_decode(job, mesh):
+        def compile_decode(job, mesh, text=True):
             tried.append((dict(mesh.shape), job.batch))
             total = int(need(job.batch / search.groups(mesh)) + WEIGHTS / mesh.shape.get("tensor", 1))
             if total > limit:
@@ -71,20 +71,58 @@ def test_weights_that_do_not_fit_are_not_compiled(compiler):
     assert search.largest_batch(found, GIB, quiet) == search.Largest(None, None, 0)
 
 
-def test_the_mesh_has_as_few_chips_per_copy_as_fit(compiler, monkeypatch):
-    devices = jax.devices()
-    monkeypatch.setattr(search, "slice_mesh", lambda topology, axes: make_mesh(axes, devices))
-    monkeypatch.setattr(search, "chip_count", lambda topology: 4)
-    tried = compiler(lambda b: GIB / 2, 15.75 * GIB)
-    found = search.choose(JOB, "v5e:2x2", None, quiet)
+def four(rows=4):
+    ways = [{"data": 4 // size, "tensor": size} for size in (1, 2, 4) if rows % (4 // size) == 0]
+    return [make_mesh(way, jax.devices()[:4]) for way in ways]
+
+
+def test_the_mesh_has_as_few_chips_per_copy_as_fit(compiler):
+    limit = int(15.75 * GIB)
+    tried = compiler(lambda b: GIB / 2, limit)
+    found = search.choose(JOB, four(), None, limit, quiet)
     assert dict(found.mesh.shape) == {"data": 4, "tensor": 1} and found.fits
     tried.clear()
-    compiler(lambda b: 2 * GIB, 15.75 * GIB)
-    found = search.choose(JOB, "v5e:2x2", None, quiet)
+    compiler(lambda b: 2 * GIB, limit)
+    found = search.choose(JOB, four(), None, limit, quiet)
     assert dict(found.mesh.shape) == {"data": 2, "tensor": 2} and found.job.batch == 16
     assert tried == [({"data": 4, "tensor": 1}, 32), ({"data": 2, "tensor": 2}, 16)]
-    found = search.choose(JOB, "v5e:2x2", 1, quiet)
+    found = search.choose(JOB, four(1), 1, limit, quiet)
     assert dict(found.mesh.shape) == {"data": 1, "tensor": 4}, "one row: no second group"
+
+
+def test_a_compiler_that_refuses_nothing_is_held_to_the_limit(compiler):
+    compiler(lambda b: 8 * GIB, 10**15)
+    assert not search.on_mesh(JOB, four()[0], None, 20 * GIB, quiet).fits
+
+
+class Device:
+    """A device of some memory, for what asks it nothing else."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def memory_stats(self):
+        return self.memory and {"bytes_limit": self.memory}
+
+
+FITS = [(4, None, 1, 0), (1, 10 * GIB, 1, 0), (4, 15.75 * GIB, 2, 2), (4, 40 * GIB, 1, 1)]
+
+
+@pytest.mark.parametrize(("count", "memory", "tensor", "compilations"), FITS)
+def test_a_batch_takes_the_mesh_that_fits_its_devices(compiler, monkeypatch, count, memory, tensor, compilations):
+    """None of a CPU's or of a single device's programs is compiled for it."""
+    monkeypatch.setattr(search, "make_mesh", lambda axes, devices: make_mesh(axes, jax.devices()[: len(devices)]))
+    tried = compiler(lambda b: 2 * GIB, memory or 0)
+    mesh = search.fitting(JOB, [Device(memory)] * count, 16, quiet)
+    assert dict(mesh.shape) == {"data": count // tensor, "tensor": tensor, "expert": 1}
+    assert len(tried) == compilations and all(rows == 16 * axes["data"] for axes, rows in tried)
+
+
+def test_a_batch_that_fits_nowhere_is_refused(compiler, monkeypatch):
+    monkeypatch.setattr(search, "make_mesh", lambda axes, devices: make_mesh(axes, jax.devices()[: len(devices)]))
+    compiler(lambda b: 9 * GIB, 8 * GIB)
+    with pytest.raises(InputError, match=r"llada-8b with 16 rows of 512 columns does not fit 4 devices of 8.00 GiB"):
+        search.fitting(JOB, [Device(8 * GIB)] * 4, 16, quiet)
 
 
 def test_rounding_keeps_four_bits():
@@ -100,6 +138,7 @@ def test_rounding_keeps_four_bits():
         ("data=-1,tensor=-1", "does not divide"),
         ("data=0,tensor=-1", "does not divide"),
         ("rows=8", "unknown axis 'rows'"),
+        ("fsdp=8", "unknown axis 'fsdp'"),
         ("8", "write it as data=2,tensor=4"),
     ],
 )
@@ -110,6 +149,7 @@ def test_bad_mesh(words, message):
 
 def test_mesh():
     assert search.read_mesh("data=-1, tensor=4", "v5e:2x4") == {"data": -1, "tensor": 4}
+    assert search.read_mesh("tensor=8", "v5e:2x4") == {"data": 1, "tensor": 8}
 
 
 def test_rows_that_do_not_divide():
