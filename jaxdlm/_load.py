@@ -173,6 +173,31 @@ def _load_folder(
     canvas_window: int | None,
 ) -> LM:  # fmt: skip
     from jaxdlm.checkpoint.restore import load_params
+
+    source, lm = _described(folder, name, dtype, family, block_size, canvas_window)
+    params = load_params(source, mesh, dtype)
+    _check_finite(params, source)
+    return dataclasses.replace(lm, params=params)
+
+
+def describe(name: str) -> LM:
+    """The model without its weights: what `load` makes of the other files. Raises InputError as `load`."""
+    from jaxdlm.models.registry import released_config
+
+    if name.startswith(SHAPE):
+        shape, _, dtype = name.removeprefix(SHAPE).partition(":")
+        config = released_config(shape)
+        config = dataclasses.replace(config, param_dtype=dtype) if dtype else config
+        return LM(Backbone(config), None, None, name)
+    own = name in EMBEDDED and not pathlib.Path(name).exists()
+    folder = ASSETS / name if own else _locate(name, None)
+    return _described(folder, name, "float32" if own else None, "auto", None, None)[1]
+
+
+def _described(
+    folder: pathlib.Path, name: str, dtype: str | None, family: str, block_size: int | None, canvas_window: int | None
+) -> tuple["Source", LM]:
+    """Where the weights of a folder are, and the model without them."""
     from jaxdlm.checkpoint.source import open_folder
     from jaxdlm.checkpoint.spec import SPEC
     from jaxdlm.checkpoint.strict_json import read_object
@@ -186,10 +211,7 @@ def _load_folder(
     generation = folder / "generation_config.json"
     defaults = read_object(generation, folder) if generation.exists() else {}
     config, tokenizer = _with_one_stop_set(config, defaults, folder, table)
-    del table  # a large one takes hundreds of megabytes
-    params = load_params(source, mesh, dtype)
-    _check_finite(params, source)
-    return LM(Backbone(config), params, tokenizer, name, defaults, without_table(folder) or "")
+    return source, LM(Backbone(config), None, tokenizer, name, defaults, without_table(folder) or "")
 
 
 def _with_one_stop_set(

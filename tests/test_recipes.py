@@ -36,6 +36,22 @@ def mesh_of(args):
     return {name: int(size) for name, _, size in (pair.partition("=") for pair in args.mesh.split(","))}
 
 
+def command_of(name):
+    """What jaxdlm batch is asked for by a recipe that is a document."""
+    if name == "gke-jobset.yaml":
+        (job,) = load(name)["spec"]["replicatedJobs"]
+        (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+        text = container["args"][0].split("exec jaxdlm ")[1].replace("\\\n", " ")
+    else:
+        text = "batch " + load(name)["spec"]["entrypoint"].split(" -- ")[1]
+    return check_command(shlex.split(text))
+
+
+def asked(args):
+    """What a program depends on, its mesh aside."""
+    return args.policy, args.cache, args.slots, args.max_new
+
+
 def script(path, text):
     path.write_text(f"#!/usr/bin/env bash\n{text}\n")
     path.chmod(0o755)
@@ -103,7 +119,12 @@ def test_a_host_installs_what_pip_can_read_as_it_is(programs):
     status, calls, _ = run("host.sh", programs, JAXDLM="git+https://example.org/me/jaxdlm")
     assert status == 0
     assert calls[2][-1] == "git+https://example.org/me/jaxdlm"
-    assert check_command(calls[3][1:]).mesh is None, "jaxdlm chooses"
+    args = check_command(calls[3][1:])
+    assert args.mesh is None, "jaxdlm chooses"
+    envs = load("skypilot.yaml")["envs"]
+    programs_asked = [asked(args), *(asked(command_of(name)) for name in ("gke-jobset.yaml", "kuberay.yaml"))]
+    assert len(set(programs_asked)) == 1, "tests/test_tpu.py compiles it once for every kind of host"
+    assert [envs[name] for name in ("POLICY", "CACHE", "SLOTS")] == [args.policy, args.cache, str(args.slots)]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +209,7 @@ def test_jobset():
     assert environment["JAX_COMPILATION_CACHE_DIR"].startswith("gs://")
     (text,) = container["args"]
     assert f"'{PIN}'" in text and environment["JAXDLM"].endswith(".whl")
-    args = check_command(shlex.split(text.split("exec jaxdlm ")[1].replace("\\\n", " ")))
+    args = command_of("gke-jobset.yaml")
     assert args.distributed and math.prod(mesh_of(args).values()) == chips
     again = text.replace("exec jaxdlm", "false")
     for bucket, status in (("BUCKET", 2), ("mine", 1)):

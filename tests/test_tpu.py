@@ -7,9 +7,10 @@ import re
 import pytest
 
 from jaxdlm import policies
+from jaxdlm.command import MAX_NEW
 from jaxdlm.models.params import count_params
 from jaxdlm.models.registry import released_config
-from tests import tpu_programs
+from tests import test_recipes, tpu_programs
 from tests.tpu_child import python, report
 
 pytest.importorskip("libtpu")
@@ -55,7 +56,35 @@ def test_every_recipe_and_every_cache_compiles(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "tensor"), [("v5e:2x4", 4), ("v5p:2x2x1", 2), ("v6e:2x4", 4)])
+@pytest.mark.parametrize(("recipe", "host"), [("gke-jobset.yaml", "v5e:2x2"), ("kuberay.yaml", "v5e:2x4")])
+def test_what_a_recipe_runs_compiles_and_fits_its_hosts(recipe, host, tmp_path):
+    """The recipes name LLaDA-8B; hosts of a v5e:4x4 have four chips. tests/test_recipes.py holds the others to the same."""
+    args = test_recipes.command_of(recipe)
+    assert args.model == "GSAI-ML/LLaDA-8B-Instruct"
+    options = [
+        "--model",
+        "llada-8b",
+        "--topology",
+        host,
+        "--mesh",
+        args.mesh,
+        "--policy",
+        args.policy,
+        "--cache",
+        args.cache,
+    ]
+    mesh = test_recipes.mesh_of(args)
+    options += ["--batch", str(args.slots * mesh["data"]), "--max-new", str(args.max_new or MAX_NEW)]
+    found, _ = plan(tmp_path, *options, "--length", str(COLUMNS))
+    assert found["mesh"] == mesh and found["fits"] and found["bytes"]["total"] < found["bytes_available"]
+    stored = 2 * LAYERS * COLUMNS * 4096 * 2 * args.slots
+    assert found["bytes"]["cache"] == stored // mesh["tensor"], "split by heads, and once"
+    calls = {kind: forward["collective_calls"] for kind, forward in found["forwards"].items()}
+    assert all({one["group"] for one in each} == {mesh["tensor"]} for each in calls.values()), "copies share nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("topology", "tensor"), [("v5p:2x2x1", 2), ("v6e:2x4", 4)])
 def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys):
     options = ["--model", "llada-8b", "--topology", topology, "--mesh", f"data=2,tensor={tensor}"]
     found, program = plan(tmp_path, *options, "--batch", str(ROWS), "--length", str(COLUMNS), "--block", str(BLOCK))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -29,7 +30,9 @@ from jaxdlm.errors import InputError
     option("--slots", type=COUNT, default=16, metavar="N", help="rows on each replica of the model at a time"),
     option("--order", type=click.Choice(("longest", "input")), default="longest", help="which rows go first"),
     option("--window", type=COUNT, default=8192, metavar="N", help="rows that are read ahead and sorted"),
-    option("--mesh", metavar="AXIS=N,...", show_default="all on data", help="devices of this host, as data=2,tensor=2"),
+    option(
+        "--mesh", metavar="AXIS=N,...", show_default="one that fits", help="devices of this host, as data=2,tensor=2"
+    ),
 )
 @section(
     "Several workers or hosts",
@@ -64,15 +67,15 @@ def batch(
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
     policies, kept = read_policies(policy), _decode.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
-    rows, devices = scan(input), make_mesh(mesh)
+    rows = scan(input)
+    shape = {"max_new": max_new, "block": block}
+    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, kept, rows, shape, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends,
-        **rest,
-        max_new=max_new or lm.defaults.get("max_new_tokens") or command.MAX_NEW,
-        block=block or lm.defaults.get("block_length"),
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, **rest,
+        **_shape(shape, lm.defaults),
     )  # fmt: skip
-    status = run.job(options, lm, policies, kept, devices, rows).run()
+    status = roomy(run.job(options, lm, policies, kept, devices, rows).run, devices)
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()
@@ -116,6 +119,74 @@ def make_mesh(words: str | None) -> Any:
         )
     axes["data"] = axes["data"] or len(devices) // whole
     return sharding.make_mesh(axes, devices=devices)
+
+
+def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns to generate and the block, as stated or as the model's own configuration says."""
+    return {
+        "max_new": stated["max_new"] or defaults.get("max_new_tokens") or command.MAX_NEW,
+        "block": stated["block"] or defaults.get("block_length"),
+    }
+
+
+def fitting_mesh(
+    model: str, policy: Any, cache: Any, index: Any, stated: dict[str, int | None], *, slots: int, seed: int, raw: bool,
+    quiet: bool, **rest: Any,
+) -> Any:  # fmt: skip
+    """The mesh of this host's devices that `jaxdlm plan` would choose, for the longest row of the input; said on stderr.
+
+    Where there is one device, or nobody knows its memory (a CPU), nothing is compiled to find it out.
+    """
+    import jax
+
+    def say(line: str) -> None:
+        if not quiet:
+            print(f"# {line}", file=sys.stderr, flush=True)
+
+    devices = jax.local_devices()
+    mesh = make_mesh(None)
+    if len(devices) == 1:
+        return mesh
+    if devices[0].memory_stats():
+        from jaxdlm.plan.search import fitting
+
+        mesh = fitting(planned(model, policy, cache, index, stated, seed, raw), devices, slots, say)
+    copies, each = mesh.shape["data"], mesh.size // mesh.shape["data"]
+    say(f"mesh data={copies},tensor={mesh.shape['tensor']}: a copy of the weights per {each} of {len(devices)} devices")
+    return mesh
+
+
+def planned(
+    model: str, policy: Any, cache: Any, index: Any, stated: dict[str, int | None], seed: int, raw: bool
+) -> Any:  # fmt: skip
+    """The job as `jaxdlm.plan` takes it: the model by its configuration alone, every row as long as the longest."""
+    from jaxdlm._load import describe
+    from jaxdlm.batch.rows import Defaults, Request, read
+    from jaxdlm.plan.aot import Job
+
+    lm = describe(model)
+    shape = _shape(stated, lm.defaults)
+    row = read(index.longest, lm, Defaults(shape["max_new"], seed, raw), {})
+    long = row if isinstance(row, Request) else None  # a row that is refused is decoded by nobody
+    return Job(
+        lm.config, 1, len(long.tokens) if long else 1, max(shape["max_new"], long.max_new if long else 1), shape["block"],
+        policy, cache, None, model,
+    )  # fmt: skip
+
+
+def roomy(run: Callable[[], int], mesh: Any) -> int:
+    """What `run` returns. Raises InputError where memory runs out: the same command would meet the same end."""
+    import jax
+
+    try:
+        return run()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"memory ran out on mesh data={mesh.shape['data']},tensor={mesh.shape['tensor']}: lower --slots, or give "
+            f"--mesh with more tensor ({' '.join(str(error).split())[:160]})"
+        ) from error
 
 
 def read_policies(words: str) -> Any:

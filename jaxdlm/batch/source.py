@@ -26,11 +26,12 @@ DAMAGED = (EOFError, zlib.error, LZMAError, zipfile.BadZipFile, NotImplementedEr
 
 @dataclass(frozen=True)
 class Index:
-    """What one pass over the input finds."""
+    """What one pass over the input finds; `longest`: the row of most bytes."""
 
     rows: int
     sha256: str
     duplicates: dict[int, int] = field(default_factory=dict)  # row -> line that had its id first
+    longest: Raw | None = None
 
 
 @contextlib.contextmanager
@@ -129,11 +130,12 @@ def source(path: str) -> JsonLines | Parquet:
 
 def scan(path: str) -> Index:
     """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has."""
-    digest, rows = hashlib.sha256(), 0
+    digest, rows, longest = hashlib.sha256(), 0, None
     first: dict[bytes, int] = {}
     duplicates: dict[int, int] = {}
     for raw in source(path).rows(digest=digest):
         rows += 1
+        longest = raw if longest is None or size(raw) > size(longest) else longest
         try:
             name = hashlib.sha256(json.dumps(identity(parse(raw), raw)).encode()).digest()[:16]
         except InputError:
@@ -144,4 +146,9 @@ def scan(path: str) -> Index:
             first[name] = raw.line
     if not rows:
         raise InputError(f"input {path} has no rows: write one JSON object per line")
-    return Index(rows, digest.hexdigest(), duplicates)
+    return Index(rows, digest.hexdigest(), duplicates, longest)
+
+
+def size(raw: Raw) -> int:
+    """Bytes of a line, or about those of a table's row."""
+    return len(raw.value) if isinstance(raw.value, bytes) else len(str(raw.value))

@@ -25,23 +25,23 @@ class Reads(NamedTuple):
     of probabilities that become embeddings.
     """
 
-    passes: np.ndarray
-    query: np.ndarray
-    key: np.ndarray
-    value: np.ndarray
-    out: np.ndarray
-    feed: np.ndarray
-    pairs: np.ndarray
-    stored: np.ndarray
+    passes: Any
+    query: Any
+    key: Any
+    value: Any
+    out: Any
+    feed: Any
+    pairs: Any
+    stored: Any
     head: float = 0.0
     heads: float = 0.0
     soft: float = 0.0
 
     def plus(self, other: "Reads") -> "Reads":
-        return Reads(*(a + b for a, b in zip(self, other, strict=True)))
+        return Reads._make(a + b for a, b in zip(self, other, strict=True))
 
     def times(self, number: float) -> "Reads":
-        return Reads(*(number * a for a in self))
+        return Reads._make(number * a for a in self)
 
     @property
     def widest(self) -> int:
@@ -55,14 +55,15 @@ class Reads(NamedTuple):
 
 
 def nothing(layers: int) -> Reads:
-    return Reads(*(np.zeros(layers) for _ in range(8)))
+    return Reads._make([*(np.zeros(layers) for _ in range(8)), 0.0, 0.0, 0.0])
 
 
 def alike(layers: int, columns: float, keys: float, stored: float, rows: float = 1) -> Reads:
     """A pass in which `rows` rows send `columns` columns through every layer, to see `keys` columns."""
     one = np.ones(layers)
     all_columns = one * rows * columns
-    return Reads(one, *[all_columns] * 5, all_columns * keys, one * rows * stored)
+    each = all_columns, all_columns, all_columns, all_columns, all_columns
+    return Reads(one, *each, all_columns * keys, one * rows * stored)
 
 
 class Watch:
@@ -107,7 +108,8 @@ class Watch:
         inner = [self._total(each) for each in _jaxprs(params)]
         if kind == "cond":
             return max(inner, key=lambda arm: sum(reads.weight for reads in arm.values()))
-        length, total = params["length"] if kind == "scan" else 1, {}
+        length = params["length"] if kind == "scan" else 1
+        total: dict[str, Reads] = {}
         for part in inner:
             for who, reads in part.items():
                 reads = reads.times(length)
@@ -186,7 +188,7 @@ class _Watched:
         chosen = (np.arange(self.layers) >= first) & (np.arange(self.layers) < last)
         with jax.disable_jit(False):
             out = jax.eval_shape(lambda *some: self.model.part(*some, first, last), params, x, position, valid, past)
-        return self.watch.noted(self.name, Reads(*(chosen * each for each in reads[:8])), x, out)
+        return self.watch.noted(self.name, Reads._make([*(chosen * each for each in reads[:8]), *reads[8:]]), x, out)
 
     def head(self, params: PyTree, hidden: Array, first: Any = None) -> Array:
         out = self._shape("head", params, hidden, first)
@@ -239,8 +241,9 @@ class _Layers(_Watched):
         with jax.disable_jit(False):
             out = jax.eval_shape(lambda *a: self.model.through(params, *a, own), tokens, position, valid, past)
         every = [counted[number] for number in range(self.layers)]
-        parts = (np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8])
-        return self.watch.noted(self.name, Reads(np.ones(self.layers), *parts), tokens, out)
+        parts = {name: np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8]}
+        reads = Reads(passes=np.ones(self.layers), **parts)  # type: ignore[arg-type]
+        return self.watch.noted(self.name, reads, tokens, out)
 
     def narrow(self, *args: Any) -> Array:
         """As the model does it, with this one's `apply` and `through`."""

@@ -22,7 +22,6 @@ from jaxdlm.command import without_tpu
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
@@ -53,6 +52,7 @@ class Job:
     policy: Any = "threshold"
     cache: Any = "none"
     dtype: str | None = "bfloat16"
+    name: str | None = None  # of the model, where a configuration is given
 
     @functools.cached_property
     def config(self) -> ModelConfig:
@@ -61,12 +61,12 @@ class Job:
     @functools.cached_property
     def lm(self) -> LM:
         """The model without weights."""
-        name = self.model if isinstance(self.model, str) else self.model.family
+        name = self.model if isinstance(self.model, str) else self.name or self.model.family
         return LM(Backbone(self.config), None, None, name)
 
     @functools.cached_property
-    def method(self) -> Rule | Speculation:
-        """The policy, a draft's weights as shapes."""
+    def method(self) -> Any:
+        """The policy, a rule or a `Speculation`, a draft's weights as shapes."""
 
         def shapes(name: str) -> LM:
             config = configured(name, self.dtype)
@@ -89,7 +89,7 @@ class Job:
     @functools.cached_property
     def pair(self) -> tuple[Any, int]:
         """(rows, columns of the prompt bucket) of an autoregressive model; raises InputError as `decode` would."""
-        check_pair(self.lm, self.method, self.max_new, self.prompt)  # type: ignore[arg-type]
+        check_pair(self.lm, self.method, self.max_new, self.prompt)
         prompts = [[0] * self.prompt] * self.batch
         return layout.lay_out_rows(self.lm, prompts, max_new=self.max_new, seed=0, ids=None, raw=True)
 
@@ -260,9 +260,7 @@ def compile_decode(job: Job, mesh: Mesh, *, text: bool = True) -> Compiled:
 
 def weights_per_chip(job: Job, mesh: Mesh) -> int:
     """Bytes of the weights that one chip holds, its whole draft included; nothing is compiled."""
-    drafts = (
-        [x for x in jax.tree.leaves(job.method) if isinstance(x, jax.ShapeDtypeStruct)] if job.autoregressive else []
-    )
+    drafts = [x for x in jax.tree.leaves(job.method) if hasattr(x, "dtype")] if job.autoregressive else []
     return bytes_per_chip(weights(job, mesh)) + sum(x.size * x.dtype.itemsize for x in drafts)
 
 

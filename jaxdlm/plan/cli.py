@@ -159,14 +159,21 @@ def command_line(topology: str, policy: str, found: "Found") -> str | None:
     from jaxdlm.models.released import RELEASED
     from jaxdlm.plan.chips import host_chips
     from jaxdlm.plan.search import groups
+    from jaxdlm.policy_words import split
 
     job, sizes = found.job, dict(found.mesh.shape)
     copy, chips = found.mesh.size // sizes["data"], host_chips(topology)
     if chips % copy:
         return None
-    name = job.lm.name.removeprefix(SHAPE)
+
+    def loadable(name: str) -> str:
+        name = name.removeprefix(SHAPE)
+        return f"{SHAPE}{name}:{job.dtype}" if name in RELEASED else name
+
+    parts = split(policy)
+    drafts = [f"draft={loadable(part.partition('=')[2])}" if part.startswith("draft=") else part for part in parts]
     words = {
-        "--model": f"{SHAPE}{name}:{job.dtype}" if name in RELEASED else name, "--policy": policy,
+        "--model": loadable(job.lm.name), "--policy": ",".join(drafts),
         "--max-new": str(job.max_new), "--slots": str(job.batch // groups(found.mesh)),
         "--mesh": ",".join(f"{axis}={size}" for axis, size in (sizes | {"data": chips // copy}).items()),
     }  # fmt: skip
@@ -231,7 +238,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 KINDS = {
-    "every": "every forward is like every other; with a draft, a forward of the target and those of its draft",
+    "every": "every forward is like every other",
     "first": "a forward in which the cache reads everything anew: the first of a block, and whenever it is due",
     "other": "a forward that reads what a step of the cache reads",
 }
@@ -283,7 +290,8 @@ def _show_times(console: Any, result: dict[str, Any]) -> None:
         table.add_row("mean", *[""] * 4, *(f"{1e3 * result[f'{part}_seconds']:.3f}" for part in ("floor", "predicted")))
     console.print(table)
     for kind, forward in result["forwards"].items():
-        console.print(f"{kind}: {KINDS[kind]} ({100 * forward['share']:.3g} % of the forwards)")
+        what = KINDS[kind] if result["block"] else "a forward of the target, and those of its draft where it has one"
+        console.print(f"{kind}: {what} ({100 * forward['share']:.3g} % of a row's)", soft_wrap=True)
     console.print()
     table = _table(f"at {result['tokens_per_forward']:g} tokens per row and forward, all rows busy", "")
     table.add_row("tokens/s", f"{result['tokens_per_second']:,.0f}")

@@ -158,7 +158,7 @@ def pair_reads(job: Job) -> dict[str, reads.Reads]:
     """What a round of one row sends through the target ("model") and the draft."""
     watch, policy = reads.Watch(), job.method
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), job.pair[0])
-    fixed = {"prompt": job.pair[1], "max_new": job.max_new, "save": "none"}
+    fixed: dict[str, Any] = {"prompt": job.pair[1], "max_new": job.max_new, "save": "none"}
 
     def start(rows: Any, params: PyTree, policy: Any) -> Any:
         return pairs.init(rows, model=job.lm.model, params=params, policy=policy, **fixed)

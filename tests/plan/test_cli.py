@@ -1,11 +1,17 @@
 """`jaxdlm plan` refuses bad input in one line, before anything is compiled, and reads the compiler's complaint."""
 
 import importlib.util
+import json
+import re
+import shlex
 
 import pytest
+from jax.sharding import AbstractMesh
 
 from jaxdlm import cli, distribution
-from jaxdlm.plan.aot import DoesNotFit, overflow
+from jaxdlm.batch.cli import batch
+from jaxdlm.plan import search
+from jaxdlm.plan.aot import Compiled, DoesNotFit, Memory, overflow
 
 GIB = 2**30
 
@@ -17,6 +23,10 @@ GIB = 2**30
         (["--topology", "v9"], "unknown topology"),
         (["--model", "llada-9b"], "released shape 'llada-9b' is unknown; one of llada-8b"),
         (["--model", "qwen3-8b"], "has no mask token"),
+        (["--policy", "autoregressive"], "is a diffusion model"),
+        (["--model", "qwen3-8b", "--policy", "speculative,draft=tiny-draft"], "different vocabularies"),
+        (["--model", "qwen3-8b", "--policy", "speculative,draft=qwen3-0.6"], "'qwen3-0.6' is unknown"),
+        (["--model", "qwen3-8b", "--policy", "lookup,k=4", "--tokens-per-forward", "6"], "a draft and one token, 5"),
         (["--cache", "block_exact"], "needs block_causal attention"),
         (["--cache", "double"], "unknown cache 'double' (did you mean 'dual'?)"),
         (["--policy", "treshold"], "did you mean 'threshold'"),
@@ -38,6 +48,82 @@ def test_bad_input(options, message, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert message in err and err.count("\n") == 1
+
+
+PROGRAM = """ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %r = f32[8]{0} add(%p, %p)
+}
+"""
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """Shapes of meshes in place of a slice, and memory in place of the compiler; the other figures are the plan's."""
+    memory = Memory(weights=7 * GIB, cache=2 * GIB, rows=1000, temporaries=3 * GIB, program=10)
+    monkeypatch.setattr(search, "compile_decode", lambda job, mesh, text=True: Compiled(memory, PROGRAM, 1.0))
+    monkeypatch.setattr(search, "slice_mesh", lambda topology, axes: AbstractMesh(tuple(axes.values()), tuple(axes)))
+    monkeypatch.setattr("jaxdlm.plan.aot.prepare", lambda: None)
+    monkeypatch.setattr(search, "weights_per_chip", lambda job, mesh: 7 * GIB)
+
+
+def planned(capsys, *options):
+    """(what is printed, the same as JSON)"""
+    command = ["plan", "--no-search", *options]
+    assert cli.main(command) == cli.OK
+    text = capsys.readouterr().out
+    assert cli.main([*command, "--json"]) == cli.OK
+    return text, json.loads(capsys.readouterr().out)
+
+
+LLADA = ["--model", "llada-8b", "--topology", "v5e:4x4", "--mesh", "data=8,tensor=2", "--tokens-per-forward", "4"]
+
+
+def test_the_command_of_the_job_is_printed(compiler, capsys):
+    """A mesh of jaxdlm batch is that of one host: four chips of sixteen."""
+    text, found = planned(capsys, *LLADA, "--cache", "dual", "--batch", "128")
+    command = text.splitlines()[-1]
+    assert command == found["command"] and command.startswith("jaxdlm batch INPUT --output DIR ")
+    args = batch.make_context("jaxdlm batch", shlex.split(command)[2:]).params
+    wanted = {
+        "model": "shape:llada-8b:bfloat16", "policy": "threshold", "cache": "dual", "max_new": 256, "block": 32,
+        "slots": 16, "mesh": "data=2,tensor=2", "distributed": True,
+    }  # fmt: skip
+    assert {name: args[name] for name in wanted} == wanted
+
+
+def test_a_copy_that_spans_hosts_has_no_command(compiler, capsys):
+    options = ["--model", "llada-8b", "--topology", "v5e:4x4", "--mesh", "data=2,tensor=8"]
+    text, found = planned(capsys, *options)
+    assert found["command"] is None and "jaxdlm batch runs no such job" in text
+
+
+def test_every_figure_is_said_once(compiler, capsys):
+    text, found = planned(capsys, *LLADA, "--cache", "dual", "--price", "2")
+    for key in ("tokens_per_second", "chip_hours_per_million", "price_per_million"):
+        shown = f"{found[key]:,.0f}" if key == "tokens_per_second" else f"{found[key]:.4g}"
+        assert len(re.findall(rf"(?<![\d.,]){re.escape(shown)}(?![\d.,])", text)) == 1, (key, shown)
+    more, _ = planned(capsys, *LLADA, "--cache", "dual", "--tokens", "2e6")
+    assert "chip-hours for 2e+06 tokens" in more and "chip-hours per million tokens" in more
+
+
+def test_kinds_of_forwards_are_explained(compiler, capsys):
+    text, _ = planned(capsys, *LLADA, "--cache", "dual")
+    assert "first: a forward in which the cache reads everything anew" in text and "(12.5 % of a row's)" in text
+    assert "other: a forward that reads what a step of the cache reads (87.5 % of a row's)" in text
+    text, _ = planned(capsys, *LLADA)
+    assert "every: every forward is like every other (100 % of a row's)" in text and "first" not in text
+
+
+@pytest.mark.parametrize("policy", ["autoregressive", "speculative,draft=qwen3-0.6b,k=4"])
+def test_autoregressive_models_are_planned(compiler, capsys, policy):
+    options = ["--model", "qwen3-8b", "--topology", "v5e:2x4", "--mesh", "data=4,tensor=2", "--policy", policy]
+    text, found = planned(capsys, *options, "--batch", "32")
+    assert "every: a forward of the target, and those of its draft" in text
+    assert (found["block"], found["cache"]) == (None, None) and found["forwards"]["every"]["weight_bytes"] > 7e9
+    args = batch.make_context("jaxdlm batch", shlex.split(found["command"])[2:]).params
+    assert args["policy"] == policy.replace("qwen3-0.6b", "shape:qwen3-0.6b:bfloat16"), "what can be loaded"
+    assert (args["slots"], args["mesh"], args["distributed"]) == (8, "data=4,tensor=2", False)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch, capsys):

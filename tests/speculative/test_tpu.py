@@ -1,17 +1,23 @@
 """An 8B target and a 0.5B draft compile for TPUs and fit their memory; needs libtpu, no TPU."""
 
+import json
+
 import pytest
 
-from tests.tpu_child import report
+from jaxdlm.models.params import count_params
+from jaxdlm.models.registry import released_config
+from tests.tpu_child import python
 
 pytest.importorskip("libtpu")
 
-WEIGHTS = (7_615_616_512 + 494_032_768) * 2  # Qwen2.5 7B and 0.5B in bfloat16
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize("topology", ["v5e:2x4", "v6e:2x4"])
-def test_draft_and_target_compile_and_fit(topology):
-    need = report("speculative_tpu", "--topology", topology)
-    assert need["arguments"] > WEIGHTS / 4 * 0.9, "the weights are split over four chips, and all there"
-    assert sum(need[name] for name in ("arguments", "temporaries", "output", "program")) < need["limit"]
+def test_draft_and_target_compile_and_fit():
+    """What jaxdlm batch runs on a host of eight chips: the target over two, the draft whole on each."""
+    options = ["--topology", "v5e:2x4", "--mesh", "data=4,tensor=2", "--no-search", "--json"]
+    models = ["--model", "qwen2.5-7b", "--policy", "speculative,draft=qwen2.5-0.5b,k=4"]
+    found = json.loads(python("-m", "jaxdlm", "plan", *models, *options))
+    target, draft = (2 * count_params(released_config(name)) for name in ("qwen2.5-7b", "qwen2.5-0.5b"))
+    assert target / 2 + draft <= found["bytes"]["weights"] < 1.01 * (target / 2 + draft)
+    assert found["fits"] and found["bytes"]["total"] < found["bytes_available"]
+    assert {one["group"] for one in found["forwards"]["every"]["collective_calls"] if one["bytes"] > 100_000} == {2}
