@@ -1,6 +1,9 @@
 """Compiled programs are kept by default, where the user has said nothing else; a folder that cannot be used harms nobody."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -82,7 +85,19 @@ def test_libtpu_is_told_where_there_are_no_chips(found, tmp_path, monkeypatch):
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", "v5p-8")
     (tmp_path / "accel0").touch()
     command.without_tpu([str(tmp_path / ("accel*" if found else "vfio*"))])
-    import os
 
     assert os.environ["TPU_ACCELERATOR_TYPE"] == "v5p-8", "what is set stays"
     assert ("TPU_WORKER_HOSTNAMES" in os.environ) is not found
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_process_of_its_own(usable, tmp_path):
+    """What is compiled there lies in the folder afterwards; where there can be none, it runs all the same."""
+    folder = tmp_path / "kept"
+    if not usable:
+        folder.touch()
+    code = "from jaxdlm.core.compiled import compiled\nprint(float(compiled()(lambda x: x + 1)(1.0)))"
+    env = os.environ | {programs.VARIABLE: str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "2.0\n"
+    assert usable is any(folder.glob("*-cache")) and usable is not ("cannot be written to" in done.stderr)
