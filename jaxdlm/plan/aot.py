@@ -19,7 +19,7 @@ from jaxdlm._load import ASSETS, EMBEDDED, LM, SHAPE
 from jaxdlm.batch import slots
 from jaxdlm.checkpoint.source import open_folder
 from jaxdlm.command import without_tpu
-from jaxdlm.core import loop
+from jaxdlm.core import ending, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
@@ -33,6 +33,7 @@ from jaxdlm.speculative import loop as loop_of_pairs
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.methods import check as check_pair
 from jaxdlm.speculative.policy import Speculation
+from jaxdlm.stops import ends_wanted, read_stops
 from jaxdlm.typing import PyTree
 
 
@@ -91,7 +92,8 @@ class Job:
         """(rows, columns of the prompt bucket) of an autoregressive model; raises InputError as `decode` would."""
         check_pair(self.lm, self.method, self.max_new, self.prompt)
         prompts = [[0] * self.prompt] * self.batch
-        return layout.lay_out_rows(self.lm, prompts, max_new=self.max_new, seed=0, ids=None, raw=True)
+        stops = [read_stops(self.lm, True).sequences] * self.batch
+        return layout.lay_out_rows(self.lm, prompts, max_new=self.max_new, seed=0, ids=None, raw=True, stops=stops)
 
     @property
     def autoregressive(self) -> bool:
@@ -212,7 +214,8 @@ def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
     replicas, columns = mesh.shape["data"], job.batch * loop.width(job.method, job.layout.geometry)
     fixed = {"model": striped(job.decoder, params, columns // replicas), "geometry": job.layout.geometry, "mesh": mesh}
     count = job.batch // replicas
-    ready = slots.start.lower(params, rule, cache, **fixed, slots=count).compile()
+    ends = ending.shape([read_stops(job.lm, ends_wanted(job.method, True)).sequences])
+    ready = slots.start.lower(params, rule, cache, **fixed, slots=count, ends=ends).compile()
     pool = jax.tree.map(placed, ready.out_info, ready.output_shardings)
 
     def numbers(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
@@ -220,8 +223,9 @@ def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
 
     one = numbers(count)
     queue = slots.Queue(
-        numbers(count, job.layout.geometry.length), one, one, one, one, numbers(count, dtype=np.uint32), one, None
-    )
+        numbers(count, job.layout.geometry.length), one, one, one, one, numbers(count, dtype=np.uint32), one, None,
+        None if ends is None else numbers(count, *ends),
+    )  # fmt: skip
     drain = placed(np.asarray(True), whole)
     return slots.advance.trace(pool, queue, numbers(), drain, params, rule, cache, **fixed), bytes_per_chip(pool.cache)
 
