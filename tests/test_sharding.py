@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import ParamSpec, named_specs
 from jaxdlm.models.registry import released_config
-from jaxdlm.sharding import RULES, batch_sharding, make_mesh, param_shardings, partition, striped
+from jaxdlm.sharding import RULES, batch_sharding, beside, make_mesh, param_shardings, partition, striped
 from tests.models.configs import CONFIGS
 from tests.models.weights import loud_params
 
@@ -27,6 +27,18 @@ def test_make_mesh() -> None:
     for wrong in ({"data": 8}, {"data": -1, "tensor": -1}, {"data": 0}):
         with pytest.raises(InputError, match="devices"):
             make_mesh(wrong)
+
+
+def test_what_goes_beside_the_weights() -> None:
+    """Rows along data where they divide; a draft whole; nothing where one device holds the weights."""
+    mesh = make_mesh({"data": 2, "tensor": 2})
+    weights = [jax.device_put(jnp.ones((4, 4)), NamedSharding(mesh, PartitionSpec(None, "tensor")))]
+    rows, draft = beside(weights, {"a": jnp.ones((6, 3)), "b": jnp.ones(6)}, {"w": jnp.ones(5)})
+    assert {x.sharding.spec[0] for x in rows.values()} == {"data"} and draft["w"].sharding.is_fully_replicated
+    rows, _ = beside(weights, {"a": jnp.ones((5, 3))}, ())
+    assert rows["a"].sharding.is_fully_replicated and rows["a"].sharding.mesh == mesh
+    alone = jnp.ones((6, 3))
+    assert all(x is alone for x in beside([jnp.ones(2)], alone, alone))
 
 
 def test_partition_rules() -> None:

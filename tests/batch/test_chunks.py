@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdlm import decode
 from jaxdlm._load import LM
+from jaxdlm.batch.cli import make_mesh
 from jaxdlm.batch.rows import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
@@ -32,6 +34,18 @@ def test_rows_are_those_of_decode_whatever_the_batch(tmp_path):
     assert found[-1]["status"] == "error"
     assert job(source, tmp_path / "two", slots=2, order="input", **options).run() == 0
     assert results(tmp_path / "two") == results(tmp_path / "out")
+
+
+def test_rows_are_the_same_on_several_devices(tmp_path):
+    """Rows along data, as many on each device as there are slots; what one device alone wrote before."""
+    source = write(tmp_path / "in.jsonl", ASKED)
+    options = {"policy": "autoregressive", "max_new": 12, "slots": 5}
+    assert job(source, tmp_path / "one", lm=model(0), **options).run() == 0
+    mesh = make_mesh("data=2")
+    spread = dataclasses.replace(model(0), params=jax.device_put(model(0).params, NamedSharding(mesh, PartitionSpec())))
+    several = job(source, tmp_path / "two", lm=spread, devices=2, **options)
+    assert several.engine.slots == 10 and several.run() == 0
+    assert results(tmp_path / "two") == results(tmp_path / "one")
 
 
 def test_model_and_policy_must_meet(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 
 from jaxdlm import decode, policies
 from jaxdlm.batch import slots
+from jaxdlm.batch.cli import make_mesh
 from jaxdlm.batch.rows import randomness_key
+from jaxdlm.sharding import param_shardings
 from tests.batch.jobs import POLICY, job, read, results, rows, write
 from tests.conformance.toy_models import model
 
@@ -122,6 +124,17 @@ def test_temperature_length_and_seed_are_data(tmp_path):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert TRACE not in events
+
+
+def test_a_pool_lies_as_queues_leave_it():
+    """Stored keys and values split by heads from the start: otherwise the second queue would compile its program anew."""
+    mesh = make_mesh("data=2,tensor=2")
+    lm, rule, dual = model("same"), policies.threshold(0.05), policies.CACHES["dual"]()
+    params = jax.tree.map(jax.device_put, lm.params, param_shardings(lm.config, mesh))
+    geometry = slots.Geometry(prompt=4, block=2, blocks=1)
+    pool = slots.start(params, rule, dual, model=lm.model, geometry=geometry, slots=3, mesh=mesh)
+    heads = [leaf.sharding.spec[4] for leaf in jax.tree.leaves(pool.cache)]
+    assert heads and set(heads) == {"tensor"}
 
 
 def test_exchange_by_hand():
