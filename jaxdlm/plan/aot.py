@@ -15,9 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm import _decode, distribution, layout
-from jaxdlm._load import ASSETS, EMBEDDED, LM, SHAPE
+from jaxdlm._load import EMBEDDED, LM, SHAPE, describe
 from jaxdlm.batch import slots
-from jaxdlm.checkpoint.source import open_folder
 from jaxdlm.command import without_tpu
 from jaxdlm.core import ending, loop
 from jaxdlm.core.cache import Cache
@@ -122,8 +121,7 @@ def configured(model: str | ModelConfig, dtype: str | None) -> ModelConfig:
     elif model.removeprefix(SHAPE) in RELEASED or not (model in EMBEDDED or pathlib.Path(model).expanduser().is_dir()):
         config = released_config(model.removeprefix(SHAPE))
     else:
-        folder = ASSETS / model if model in EMBEDDED else pathlib.Path(model).expanduser()
-        config = open_folder(folder, family="auto", block_size=None).config
+        config = describe(model).config
     return config if dtype is None else dataclasses.replace(config, param_dtype=dtype)
 
 
