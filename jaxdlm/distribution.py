@@ -14,7 +14,7 @@ def check() -> None:
     """Raises ImportError where another project's `jaxdlm` is installed: both own one folder, in which files of either
     replace those of the other."""
     for other in importlib.metadata.distributions(name="jaxdlm"):
-        if any(point.value.startswith("jaxdlm.cli:") for point in other.entry_points):
+        if any(point.value.startswith("jaxdlm.eval.harness:") for point in other.entry_points):
             continue  # this project, installed before its distribution had a name of its own
         what = " ".join(filter(None, (other.metadata["Version"], other.metadata["Summary"])))
         raise ImportError(

@@ -51,7 +51,7 @@ def test_another_projects_files_are_an_import_error(tmp_path, monkeypatch):
 
 
 def test_an_earlier_installation_of_this_project_is_no_other(tmp_path, monkeypatch):
-    ours_alone(monkeypatch, installed(tmp_path, "[console_scripts]\njaxdlm = jaxdlm.cli:main\n"))
+    ours_alone(monkeypatch, installed(tmp_path, "[lm_eval.models]\njaxdlm = jaxdlm.eval.harness:JaxDLM\n"))
     distribution.check()
 
 

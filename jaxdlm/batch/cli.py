@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -75,7 +75,7 @@ def batch(
         input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, **rest,
         **_shape(shape, lm.defaults),
     )  # fmt: skip
-    status = roomy(run.job(options, lm, policies, kept, devices, rows).run, devices)
+    status = run.job(options, lm, policies, kept, devices, rows).run()
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()
@@ -172,21 +172,6 @@ def planned(
         lm.config, 1, len(long.tokens) if long else 1, max(shape["max_new"], long.max_new if long else 1), shape["block"],
         policy, cache, None, model,
     )  # fmt: skip
-
-
-def roomy(run: Callable[[], int], mesh: Any) -> int:
-    """What `run` returns. Raises InputError where memory runs out: the same command would meet the same end."""
-    import jax
-
-    try:
-        return run()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(
-            f"memory ran out on mesh data={mesh.shape['data']},tensor={mesh.shape['tensor']}: lower --slots, or give "
-            f"--mesh with more tensor ({' '.join(str(error).split())[:160]})"
-        ) from error
 
 
 def read_policies(words: str) -> Any:

@@ -150,5 +150,7 @@ def scan(path: str) -> Index:
 
 
 def size(raw: Raw) -> int:
-    """Bytes of a line, or about those of a table's row."""
+    """Bytes of a line, or about those of a table's row; 0 of one that was not read."""
+    if isinstance(raw.value, InputError):
+        return 0
     return len(raw.value) if isinstance(raw.value, bytes) else len(str(raw.value))
