@@ -13,7 +13,11 @@ from jaxdlm.controls import Controls
 from jaxdlm.errors import InputError
 
 MAX_TEMPLATE = 1 << 16  # characters; the longest of the released ones that were measured has 16,714
-SECONDS = 10.0  # of one rendering; what the steps of `jaxdlm.confined.templates` allow takes up to three
+# Measured on 46 released templates (llama.cpp's and chujiezheng's collections) and the 53 end-to-end cases of huggingface.js,
+# whose text equals that of transformers wherever neither the day nor missing tools are asked for: 12 to 410 steps for a short
+# chat, with tools or without, at most 42,299 for one of 1,002 messages, at most 85,991 for a message of 10^6 characters.
+STEPS = 1_000_000
+SECONDS = 10.0  # of one rendering; what the steps allow takes up to three
 MAX_ANSWER = 1 << 26  # bytes of JSON that hold a rendering of the largest size, six for a character
 
 Message = Mapping[str, Any]
@@ -43,7 +47,7 @@ def render(
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: {WITHOUT}")
     names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
-    question = {"template": template, "variables": names, "seconds": SECONDS}
+    question = {"template": template, "variables": names, "steps": STEPS, "seconds": SECONDS}
     try:
         with _lock:
             answer = _ask(question, controls)

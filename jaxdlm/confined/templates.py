@@ -24,10 +24,6 @@ from jinja2.visitor import NodeTransformer
 from jaxdlm.confined import limits
 from jaxdlm.controls import Controls
 
-# Measured on 46 released templates (llama.cpp's and chujiezheng's collections) and the 53 end-to-end cases of huggingface.js,
-# whose text equals that of transformers wherever neither the day nor missing tools are asked for: 12 to 410 steps for a short
-# chat, with tools or without, at most 42,299 for one of 1,002 messages, at most 85,991 for a message of 10^6 characters.
-STEPS = 1_000_000
 UNIT, ITEMS = 128, 4
 MAX_RENDERED = 1 << 22  # characters of one rendering, and of any string on the way
 MAX_WIDTH = 1 << 16  # of center, indent, slice, ... in a filter
@@ -55,12 +51,15 @@ class Meter:
     """The steps of one rendering."""
 
     def __init__(self) -> None:
-        self.left = STEPS
+        self.most = self.left = 0
+
+    def start(self, most: int) -> None:
+        self.most = self.left = most
 
     def spend(self, steps: int = 1) -> None:
         self.left -= steps
         if self.left < 0:
-            raise Exceeded(f"takes more than {STEPS} steps")
+            raise Exceeded(f"takes more than {self.most} steps")
 
     def weigh(self, value: Any) -> Any:
         """The value, paid for by its size; what is made on demand is paid for then. Exceeded where it is too large."""
@@ -347,7 +346,7 @@ def _compile(template: str, controls: Controls | None) -> Any:
 
 
 def render(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Of {"template", "variables"}, with the number of its control tokens as "controls" and, once, these as "aliases":
+    """Of {"template", "variables", "steps"}, with the number of its control tokens as "controls" and, once, these as "aliases":
     {"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and why}, {"error": what the template says}."""
     try:
         number, variables = question.get("controls", 0), question["variables"]
@@ -356,14 +355,14 @@ def render(question: Mapping[str, Any]) -> dict[str, Any]:
         controls = CONTROLS.get(number)
         compiled = _compile(question["template"], controls)
         variables = variables if controls is None else controls.mark(variables)
-        meter.left = STEPS
+        meter.start(question["steps"])
         pieces, length = [], 0
         for piece in compiled.generate(**variables):
             length += len(piece)
             if length > MAX_RENDERED:
                 raise Exceeded(f"renders more than {MAX_RENDERED} characters")
             pieces.append(piece)
-        return {"text": "".join(pieces), "steps": STEPS - meter.left}
+        return {"text": "".join(pieces), "steps": meter.most - meter.left}
     except Exceeded as error:
         return {"exceeded": str(error)}
     except MemoryError:
@@ -387,7 +386,7 @@ WARM_UP = (
 
 def main() -> None:
     for template in WARM_UP:
-        render({"template": template, "variables": {}})
+        render({"template": template, "variables": {}, "steps": 1000})
     limits.confine(MEMORY)
     limits.answer("ready")
     while True:
