@@ -41,7 +41,7 @@ def render(
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
     without HTML escapes, `tools` and `documents` None. Departures: `strftime_now`, `lipsum` and the filter `random` are
-    absent, since a prompt must not depend on the day or on chance; steps, output, memory and time are bounded
+    absent and addresses of objects are not printed, since a prompt must not depend on the day or on chance; steps, output, memory and time are bounded
     (`jaxdlm.confined.templates`), in one process of its own for all threads, which starts with the first chat.
     """
     if len(template) > MAX_TEMPLATE:

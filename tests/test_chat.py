@@ -67,6 +67,8 @@ REFUSED = {
     "source": ("x" * (chat.MAX_TEMPLATE + 1), "characters, more than"),
     "half a pair": ("a{{ '\\ud800' }}", "surrogate pair at 1"),
     "half a pair in the source": ("a\ud800", "surrogate pair at 1"),
+    "an address": ("{{ messages | map(attribute='role') }}", "prints a generator"),
+    "an address in a list": ("{{ [messages[0].content.upper] }}", "prints a list"),
     "chance": ("{{ lipsum() }}", "undefined"),
     "another file": ("{% include '/etc/passwd' %}", "no loader"),
     "a range": ("{% for i in range(10**9) %}x{% endfor %}", "[Rr]ange"),

@@ -9,6 +9,7 @@ refused everywhere. Memory and time are limited by the process (`jaxdlm.confined
 import functools
 import json
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ COMPARING = {
     *(name for name, test in jinja2.defaults.DEFAULT_TESTS.items() if "_operator" in test.__module__),
 }
 SIZED = (list, tuple, dict, set, range)
+SCALARS = (str, int, float, types.NoneType)
+ADDRESSED = (Iterator, types.FunctionType, types.BuiltinFunctionType, types.MethodType)  # what they print differs
 UNWANTED = {"encode", "translate", "maketrans"}
 
 
@@ -83,9 +86,12 @@ class Meter:
             self.spend()
             yield value
 
-    def weigh_whole(self, value: Any) -> None:
-        """As `weigh`, for what reads a value down to its last leaf: one that is shared is read wherever it stands."""
-        waiting = [value]
+    def weigh_whole(self, value: Any) -> bool:
+        """As `weigh`, for what reads a value down to its last leaf: one that is shared is read wherever it stands.
+
+        Whether it prints the same in every run: an object without a text of its own prints its address.
+        """
+        waiting, plain = [value], True
         while waiting:
             value = waiting.pop()
             self.weigh(value)
@@ -96,6 +102,9 @@ class Meter:
                 waiting += value
             elif isinstance(value, Namespace):
                 waiting += value._Namespace__attrs.values()
+            elif not isinstance(value, SCALARS):
+                plain = plain and not isinstance(value, ADDRESSED) and type(value).__repr__ is not object.__repr__
+        return plain
 
     def size(self, characters: int) -> None:
         """Exceeded for a text of so many characters or a list of so many entries, before it is made."""
@@ -253,7 +262,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 @jinja2.pass_context  # so that nothing is printed while a template is compiled
 def printed(context: Any, value: Any) -> Any:
     """What `{{ value }}` turns into text, paid for."""
-    meter.weigh_whole(value)
+    if not meter.weigh_whole(value):
+        raise TemplateError(f"it prints a {type(value).__name__}, which is no text")
     return value
 
 
