@@ -41,8 +41,9 @@ def render(
     Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
     without HTML escapes, `tools` and `documents` None. Departures: `strftime_now`, `lipsum` and the filter `random` are
-    absent and addresses of objects are not printed, since a prompt must not depend on the day or on chance; steps, output, memory and time are bounded
-    (`jaxdlm.confined.templates`), in one process of its own for all threads, which starts with the first chat.
+    absent and addresses of objects are not printed, since a prompt must not depend on the day or on chance; steps,
+    output, memory and time are bounded (`jaxdlm.confined.templates`), in one process of its own for all threads, which
+    starts with the first template.
     """
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: {WITHOUT}")
@@ -51,6 +52,8 @@ def render(
     try:
         with _lock:
             answer = _ask(question, controls)
+    except InputError:  # it does not start
+        raise
     except TimeoutError:
         raise InputError(f"the chat template takes more than {SECONDS:g} seconds: {WITHOUT}") from None
     except Died:

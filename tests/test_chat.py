@@ -249,3 +249,12 @@ def test_a_fork_renders_by_itself():
 def test_messages_are_json(value):
     with pytest.raises(InputError, match="plain JSON"):
         chat.render("", [{"role": "user", "content": value}], {})
+
+
+def test_an_interpreter_that_does_not_start(monkeypatch):
+    chat._end()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(InputError, match="no process can be started"):
+        chat.render("", HELLO, {})
+    monkeypatch.undo()
+    assert chat.render("{{ messages[0].content }}", HELLO, {}) == "hello"
