@@ -67,6 +67,8 @@ REFUSED = {
     "source": ("x" * (chat.MAX_TEMPLATE + 1), "characters, more than"),
     "half a pair": ("a{{ '\\ud800' }}", "surrogate pair at 1"),
     "half a pair in the source": ("a\ud800", "surrogate pair at 1"),
+    "an address": ("{{ messages | map(attribute='role') }}", "prints a generator"),
+    "an address in a list": ("{{ [messages[0].content.upper] }}", "prints a list"),
     "chance": ("{{ lipsum() }}", "undefined"),
     "another file": ("{% include '/etc/passwd' %}", "no loader"),
     "a range": ("{% for i in range(10**9) %}x{% endfor %}", "[Rr]ange"),
@@ -84,7 +86,7 @@ def test_refused_in_one_line(case):
 
 DOUBLED = "{{% set ns = namespace(x={}) %}}{{% for i in range(99) %}}{{% set ns.x = {} %}}{{% endfor %}}{}"
 LONG = "('a' * 4000000)"
-STEPS, SIZE = f"more than {templates.STEPS} steps", f"more than {templates.MAX_RENDERED} characters"
+STEPS, SIZE = r"more than \d+ steps", f"more than {templates.MAX_RENDERED} characters"
 TOO_MUCH = {
     "a long text": ("{{ 'a' * 10**9 }}", SIZE),
     "a long list": ("{{ [1] * 10**9 }}", SIZE),
@@ -132,8 +134,10 @@ TOO_MUCH = {
 
 
 @pytest.mark.parametrize("case", TOO_MUCH)
-def test_too_much_is_refused_by_name(case):
+def test_too_much_is_refused_by_name(case, monkeypatch):
     template, words = TOO_MUCH[case]
+    if words == STEPS:  # a fiftieth of them, which only makes it quicker
+        monkeypatch.setattr(chat, "STEPS", 20_000)
     begin = time.perf_counter()
     with pytest.raises(InputError, match=words) as caught:
         chat.render(template, HELLO, {})
@@ -142,14 +146,23 @@ def test_too_much_is_refused_by_name(case):
     assert chat.render("{{ messages[0].content }}", HELLO, {}) == "hello"
 
 
+def test_the_steps_of_a_chat_are_counted_whatever_the_machine():
+    """Exactly: one more is refused."""
+    question = {"template": "{% for m in messages %}{{ m.content }}{% endfor %}", "variables": {"messages": HELLO}}
+    found = templates.render(question | {"steps": 1000})
+    assert found["text"] == "hello"
+    assert templates.render(question | {"steps": found["steps"]}) == found
+    assert "exceeded" in templates.render(question | {"steps": found["steps"] - 1})
+
+
 @pytest.mark.parametrize("template", [helpers.CHATML, helpers.HEADERS, helpers.ROLES])
 def test_bounds_leave_room(template):
     """A conversation of a thousand turns, or a message of a million characters, takes a tenth of the steps at most."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": "some words " * 20} for i in range(1001)]
     for messages in (turns, [{"role": "user", "content": "word " * 200_000}]):
         names = {**NAMES, "messages": messages, "add_generation_prompt": True}
-        found = templates.render({"template": template, "variables": names})
-        assert found["steps"] < templates.STEPS / 10
+        found = templates.render({"template": template, "variables": names, "steps": chat.STEPS})
+        assert found["steps"] < chat.STEPS / 10
         assert chat.render(template, messages, NAMES) == found["text"]
 
 
@@ -236,3 +249,12 @@ def test_a_fork_renders_by_itself():
 def test_messages_are_json(value):
     with pytest.raises(InputError, match="plain JSON"):
         chat.render("", [{"role": "user", "content": value}], {})
+
+
+def test_an_interpreter_that_does_not_start(monkeypatch):
+    chat._end()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(InputError, match="no process can be started"):
+        chat.render("", HELLO, {})
+    monkeypatch.undo()
+    assert chat.render("{{ messages[0].content }}", HELLO, {}) == "hello"

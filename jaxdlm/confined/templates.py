@@ -9,6 +9,7 @@ refused everywhere. Memory and time are limited by the process (`jaxdlm.confined
 import functools
 import json
 import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,10 +25,6 @@ from jinja2.visitor import NodeTransformer
 from jaxdlm.confined import limits
 from jaxdlm.controls import Controls
 
-# Measured on 46 released templates (llama.cpp's and chujiezheng's collections) and the 53 end-to-end cases of huggingface.js,
-# whose text equals that of transformers wherever neither the day nor missing tools are asked for: 12 to 410 steps for a short
-# chat, with tools or without, at most 42,299 for one of 1,002 messages, at most 85,991 for a message of 10^6 characters.
-STEPS = 1_000_000
 UNIT, ITEMS = 128, 4
 MAX_RENDERED = 1 << 22  # characters of one rendering, and of any string on the way
 MAX_WIDTH = 1 << 16  # of center, indent, slice, ... in a filter
@@ -44,6 +41,8 @@ COMPARING = {
     *(name for name, test in jinja2.defaults.DEFAULT_TESTS.items() if "_operator" in test.__module__),
 }
 SIZED = (list, tuple, dict, set, range)
+SCALARS = (str, int, float, types.NoneType)
+ADDRESSED = (Iterator, types.FunctionType, types.BuiltinFunctionType, types.MethodType)  # what they print differs
 UNWANTED = {"encode", "translate", "maketrans"}
 
 
@@ -55,12 +54,15 @@ class Meter:
     """The steps of one rendering."""
 
     def __init__(self) -> None:
-        self.left = STEPS
+        self.most = self.left = 0
+
+    def start(self, most: int) -> None:
+        self.most = self.left = most
 
     def spend(self, steps: int = 1) -> None:
         self.left -= steps
         if self.left < 0:
-            raise Exceeded(f"takes more than {STEPS} steps")
+            raise Exceeded(f"takes more than {self.most} steps")
 
     def weigh(self, value: Any) -> Any:
         """The value, paid for by its size; what is made on demand is paid for then. Exceeded where it is too large."""
@@ -84,9 +86,12 @@ class Meter:
             self.spend()
             yield value
 
-    def weigh_whole(self, value: Any) -> None:
-        """As `weigh`, for what reads a value down to its last leaf: one that is shared is read wherever it stands."""
-        waiting = [value]
+    def weigh_whole(self, value: Any) -> bool:
+        """As `weigh`, for what reads a value down to its last leaf: one that is shared is read wherever it stands.
+
+        Whether it prints the same in every run: an object without a text of its own prints its address.
+        """
+        waiting, plain = [value], True
         while waiting:
             value = waiting.pop()
             self.weigh(value)
@@ -97,6 +102,9 @@ class Meter:
                 waiting += value
             elif isinstance(value, Namespace):
                 waiting += value._Namespace__attrs.values()
+            elif not isinstance(value, SCALARS):
+                plain = plain and not isinstance(value, ADDRESSED) and type(value).__repr__ is not object.__repr__
+        return plain
 
     def size(self, characters: int) -> None:
         """Exceeded for a text of so many characters or a list of so many entries, before it is made."""
@@ -254,7 +262,8 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 @jinja2.pass_context  # so that nothing is printed while a template is compiled
 def printed(context: Any, value: Any) -> Any:
     """What `{{ value }}` turns into text, paid for."""
-    meter.weigh_whole(value)
+    if not meter.weigh_whole(value):
+        raise TemplateError(f"it prints a {type(value).__name__}, which is no text")
     return value
 
 
@@ -347,7 +356,7 @@ def _compile(template: str, controls: Controls | None) -> Any:
 
 
 def render(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Of {"template", "variables"}, with the number of its control tokens as "controls" and, once, these as "aliases":
+    """Of {"template", "variables", "steps"}, with the number of its control tokens as "controls" and, once, these as "aliases":
     {"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and why}, {"error": what the template says}."""
     try:
         number, variables = question.get("controls", 0), question["variables"]
@@ -356,14 +365,14 @@ def render(question: Mapping[str, Any]) -> dict[str, Any]:
         controls = CONTROLS.get(number)
         compiled = _compile(question["template"], controls)
         variables = variables if controls is None else controls.mark(variables)
-        meter.left = STEPS
+        meter.start(question["steps"])
         pieces, length = [], 0
         for piece in compiled.generate(**variables):
             length += len(piece)
             if length > MAX_RENDERED:
                 raise Exceeded(f"renders more than {MAX_RENDERED} characters")
             pieces.append(piece)
-        return {"text": "".join(pieces), "steps": STEPS - meter.left}
+        return {"text": "".join(pieces), "steps": meter.most - meter.left}
     except Exceeded as error:
         return {"exceeded": str(error)}
     except MemoryError:
@@ -387,7 +396,7 @@ WARM_UP = (
 
 def main() -> None:
     for template in WARM_UP:
-        render({"template": template, "variables": {}})
+        render({"template": template, "variables": {}, "steps": 1000})
     limits.confine(MEMORY)
     limits.answer("ready")
     while True:
