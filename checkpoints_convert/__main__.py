@@ -7,6 +7,13 @@ interrupted; each but the first with one line on stderr.
 from __future__ import annotations
 
 import sys
+
+# What follows takes a while: it is imported, by its own name, where an interrupt is one line.
+if __name__ == "__main__":
+    from jaxdlm import _start
+
+    sys.exit(_start.convert())
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -205,7 +212,3 @@ def progress_bar(total: int, quiet: bool) -> Iterator[Callable[[str, int], None]
             bar.update(task, advance=count, description=leaf)
 
         yield advance
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -111,3 +111,10 @@ def test_commands_begin_there():
     loaded = "import sys, jaxdlm._start; print('click' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_the_converter_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "checkpoints_convert"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        command.BAD_INPUT, "checkpoints_convert: Missing argument 'SOURCE'; see checkpoints_convert --help\n",
+    )  # fmt: skip
