@@ -66,6 +66,11 @@ BAD = {
     "stop is an object": ({"tokens": TOKENS, "stop": {"a": 1}}, "stop="),
     "stop is text without a tokenizer": ({"tokens": TOKENS, "stop": "x"}, "no tokenizer"),
     "cold": ({"tokens": TOKENS, "temperature": -1}, "temperature -1"),
+    "too hot": ({"tokens": TOKENS, "temperature": 1e31}, "temperature 1e+31 must be a number from 0 to 1e+30"),
+    "infinitely hot": ({"tokens": TOKENS, "temperature": math.inf}, "temperature inf"),
+    "too hot by the OpenAI schema": (
+        {"custom_id": "a", "body": {"prompt": TOKENS, "temperature": 10**39}}, "000 must be a number from 0"
+    ),
     "temperature is no number": ({"tokens": TOKENS, "temperature": math.nan}, "temperature nan"),
     "OpenAI without a body": ({"custom_id": "a"}, "needs custom_id"),
     "OpenAI with a number as id": ({"custom_id": 5, "body": {}}, "needs custom_id"),
@@ -102,6 +107,7 @@ def test_good_lines():
     assert (own.max_new, own.seed, own.temperature) == (5, 2**31 - 1, 0.25)
     assert (parse({"tokens": TOKENS}).max_new, parse({"tokens": TOKENS}).seed) == (8, 3)
     assert parse({"tokens": TOKENS}).temperature is None
+    assert parse({"tokens": TOKENS, "temperature": 1e-30}).temperature == 0.0, "as good as 0 runs as 0"
     body = {"model": "m", "prompt": TOKENS, "max_tokens": 5, "temperature": 1, "n": 1, "stop": None}
     openai_row = parse({"custom_id": "a", "method": "POST", "url": openai.COMPLETION, "body": body})
     assert (openai_row.id, openai_row.max_new, openai_row.temperature, openai_row.chat) == ("a", 5, 1.0, False)
