@@ -18,6 +18,9 @@ from jaxdlm.errors import InputError, Unfinished, did_you_mean, shortened
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 MAX_NEW = 128
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NONFINITE = (  # why a row ends as nonfinite
+    "its logits became NaN or infinite, or banned every token: check the weights, and the numbers of the policy"
+)
 HELP = {"show_default": True, "max_content_width": 100}  # context settings of whatever `run` runs
 
 # ------------------------------------------------------------------------------------------------------ running

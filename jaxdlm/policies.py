@@ -334,8 +334,8 @@ def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top
     """Fast-dLLM v2: sub-blocks from left to right, in each all with probability > tau, and the surest (2509.26328).
 
     tau: 0.9 as in the paper's fast setting; the released generate has 1, one column per forward. top_p: where
-    temperature > 0; None: all tokens. The block's first column comes from the last row of the block before, alone; at temperature > 0 it
-    is drawn like all others, where the release takes the arg-max.
+    temperature > 0; None: all tokens. The block's first column comes from the last row of the block before, alone; at
+    temperature > 0 it is drawn like all others, where the release takes the arg-max.
     """
     number(top_p, "top_p", low=0, high=1)
     heat = checked(temperature)

@@ -14,7 +14,9 @@ from jaxdlm.core.model import KV, Around, Layer, Past, gather
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
-STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone reaches 1e-11 in float32
+STILL = (
+    1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone reaches 1e-11 in float32
+)
 
 
 class Kept(NamedTuple):

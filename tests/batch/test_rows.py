@@ -238,6 +238,33 @@ def test_completions_go_on_from_their_prompt_as_it_is(chatting):
     assert parse({"prompt": "Once"}, chatting, Defaults(8, 3, raw=True)).tokens.tolist() == plain
 
 
+@pytest.mark.parametrize("schema", ["native", "openai"])
+def test_rows_whose_logits_break_fail_the_job_by_name(tmp_path, schema, capfd):
+    """Also when nothing is left to do; the other rows are those of an undisturbed job."""
+    lm, poison = model("same"), 45
+    hurt = dataclasses.replace(lm, params={**lm.params, "embed": lm.params["embed"].at[poison].set(math.nan)})
+    asked = [*rows(4), {"id": "hurt", "tokens": [3, poison, 9]}, *rows(6)[4:], {"id": 7, "tokens": [poison]}]
+    source_ = write(tmp_path / "in.jsonl", asked)
+    assert job(source_, tmp_path / "sound", schema=schema).run() == 0
+    sound = output(tmp_path / "sound")
+    assert capfd.readouterr().err == ""
+    assert job(source_, tmp_path / "out", lm=hurt, schema=schema).run() == 1
+    message = capfd.readouterr().err
+    assert message.startswith("jaxdlm: 2 rows (id 'hurt', 7) ended with status \"nonfinite\": its logits")
+    assert message.count("\n") == 1
+    found = output(tmp_path / "out")
+    assert [a == b for a, b in zip(found, sound)] == [True] * 4 + [False] + [True] * 2 + [False]
+    if schema == "native":
+        assert [row["status"] for row in found].count("nonfinite") == 2
+    else:
+        assert [row["error"] and row["error"]["code"] for row in found].count("nonfinite") == 2
+        assert found[4]["response"] is None
+    marker = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert (marker["rows"], marker["errors"], marker["nonfinite"]) == (8, 2, 2)
+    assert job(source_, tmp_path / "out", lm=hurt, schema=schema).run() == 1
+    assert capfd.readouterr().err.startswith("jaxdlm: 2 rows ended with status")
+
+
 def test_special_ids_in_a_prompt_stay(tmp_path):
     """The mask, the end of text and the pad in a prompt are text that is given: nothing there is written."""
     asked = [{"tokens": [3, MASK, 9, END, 0, 5]}, {"tokens": [MASK]}, {"tokens": TOKENS}]

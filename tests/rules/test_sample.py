@@ -115,10 +115,11 @@ def test_a_huge_temperature_is_uniform_over_what_is_not_banned(form, temperature
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_adds_to_all_logits_changes_no_draw(form):
-    """Multiples of 1/64, so that 65536 more of them are exact; the noise is not lost beside them."""
-    raw = np.round(64 * np.asarray(RAW)) / 64
-    tokens = [apply(sample(jnp.float32(0.01), **FORMS[form]), raw + np.float32(c), VIEW).token for c in (0, 65536)]
+    """Multiples of 1/64, so that 65536 more of them are exact; noise of their size is not lost beside them."""
+    raw, view = np.tile(np.round(np.asarray(RAW)) / 64, (8, 1)), row([True] * 32)
+    tokens = [apply(sample(jnp.float32(0.03), **FORMS[form]), raw + np.float32(c), view).token for c in (0, 65536)]
     np.testing.assert_array_equal(*tokens)
+    assert (tokens[0] != raw.argmax(1)).any()
 
 
 @pytest.mark.parametrize("form", [*FORMS, "greedy"])

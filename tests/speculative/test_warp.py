@@ -55,7 +55,9 @@ def test_a_temperature_that_counts_as_zero_is_verified_greedily():
         assert autoregressive(temperature).law is expected
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 1.1e30}, {"temperature": None}, {"top_k": -1}, {"top_p": 2}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 1.1e30}, {"temperature": None}, {"top_k": -1}, {"top_p": 2}], ids=str
+)
 def test_bad_arguments(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}=.*must be"):
         warp(**wrong)
