@@ -252,7 +252,8 @@ def freedave(
     if isinstance(host, str):
         build = _named(host, "freedave")
         takes = inspect.signature(build).parameters
-        host = build(**{k: v for k, v in {"steps": steps, "temperature": temperature}.items() if k in takes})
+        given = {"steps": steps, "temperature": temperature}
+        host = build(**{k: v for k, v in given.items() if k in takes and v is not None})
     return draft_and_verify(host, draft_steps, official=official)
 
 

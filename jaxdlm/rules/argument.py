@@ -25,7 +25,9 @@ def temperature(value: Any, name: str = "temperature") -> Any:
     """A temperature T from 0 to 1e30; a plain number below 1e-8 becomes 0. InputError outside, or for None."""
     if value is None:
         raise InputError(f"{name}=None: must be a number, 0 for the best token")
-    value = number(value, name, low=0, high=HOTTEST)
+    value = number(value, name, low=0)
+    if isinstance(value, float) and value > HOTTEST:
+        raise InputError(f"{name}={value}: must be at most {HOTTEST:g}, and is uniform long before")
     return 0.0 if isinstance(value, float) and value < COLDEST else value
 
 
