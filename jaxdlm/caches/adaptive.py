@@ -14,9 +14,7 @@ from jaxdlm.core.model import KV, Around, Layer, Past, gather
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
-STILL = (
-    1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
-)
+STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
 
 
 class Kept(NamedTuple):

@@ -170,7 +170,9 @@ def decide(
         if draft.condition is not None and model.config.self_conditioning:
             soft: Any = model
             row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
-        fine = proposable(jnp.max(logits, axis=1), view.open) if draft.finite is None else draft.finite
+        fine = draft.finite
+        if fine is None:
+            fine = proposable(jnp.max(logits, axis=1), view.pending & view.exists)
         bad = ~(fine & sayable(draft, view, model))
         new, *wrote = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
         return end(new, policy, geometry, model), *wrote

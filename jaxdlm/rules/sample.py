@@ -169,7 +169,7 @@ class Sample(Stage):
 
     def _said(self, draft: Draft, token: Array, score: Array, row: Row, *tops: Array) -> Draft:
         """The draft with proposals, and whether there was something to propose."""
-        fine = jnp.stack([proposable(top, row.open) for top in tops]).all()
+        fine = jnp.stack([proposable(top, row.pending & row.exists) for top in tops]).all()
         return draft._replace(token=token, score=score, finite=fine if draft.finite is None else fine & draft.finite)
 
 
