@@ -16,10 +16,11 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdlm.core.keys import column_gumbel
-from jaxdlm.core.readout import Readout, summarise
+from jaxdlm.core.readout import Drawn, Readout, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.registry import released_config
 from jaxdlm.plan.aot import placed, prepare, slice_mesh
@@ -34,8 +35,9 @@ def compiled(model: Backbone, target: str, columns: int, hot: bool) -> Any:
     position = placed(jax.ShapeDtypeStruct((columns,), "int32"), whole)
 
     def run(hidden: Any, head: Any, position: Any) -> Any:
-        rank = (lambda x, ids: x + column_gumbel(jax.random.key(0), position, ids)) if hot else None
-        return summarise(Readout(hidden, None, {"lm_head": head}, model), None, rank)
+        noise = lambda ids: column_gumbel(jax.random.key(0), position, ids)  # noqa: E731
+        drawn = Drawn(jnp.float32(1), noise) if hot else None
+        return summarise(Readout(hidden, None, {"lm_head": head}, model), drawn)
 
     return jax.jit(run).lower(shapes["hidden"], shapes["head"], position).compile()
 

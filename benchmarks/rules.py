@@ -67,7 +67,7 @@ def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: in
         )
         said = Given(logits, Tiling(config.vocab_size), plain)
         draft, state = policy.apply(Draft(logits, uncond, readout=said), state, view, jax.random.key(0))
-        return draft.token, draft.commit, draft.cut, draft.halt, draft.hold, state
+        return draft.token, draft.commit, draft.cut, draft.halt, draft.hold, draft.finite, state
 
     shape = jax.ShapeDtypeStruct((columns, config.vocab_size), jnp.float32)
     state = jax.eval_shape(lambda: policy.init(columns, config.vocab_size))

@@ -97,8 +97,9 @@ def decode(
             False lets any policy do so: the papers' counts of forwards. Strings and token ids (one or several) end a row
             too, and the text is cut before the first of them; a string that is spelled by other tokens than its own
             only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
-    A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else. A row whose
-    logits are not finite ends with Status.NONFINITE; the others are unharmed.
+    A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else but the rounding
+    of a batch of its size (docs/batch.md). A row whose logits are not finite, or ban every token, ends with
+    Status.NONFINITE; the others are unharmed.
     Raises InputError for anything that cannot be decoded, before the first forward.
     """
     return prepare(

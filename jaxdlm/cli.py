@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from jaxdlm import command, distribution
-from jaxdlm.command import BAD_INPUT, MAX_NEW, OK, Command, flag, json_flag, option, section
+from jaxdlm.command import BAD_INPUT, FAILED, MAX_NEW, NONFINITE, OK, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError, did_you_mean
 
 LINE = 1 << 24  # bytes of a prompt on stdin
@@ -111,10 +111,12 @@ def generate(
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
-    A prompt that cannot be read is named on stderr; the others are answered all the same.
+    A prompt that cannot be read, or whose logits are not finite, is named on stderr; the others are answered all the
+    same.
     """
     import jaxdlm as jd
     from jaxdlm._load import SHAPE
+    from jaxdlm.core.carry import Status
     from jaxdlm.policy_words import read_policy
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
@@ -137,7 +139,10 @@ def generate(
     out = decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
     seconds = time.perf_counter() - begin
     _report(lm, kept, ids, out, seconds, as_json, watch, html)
-    return BAD_INPUT if refused else OK
+    broken = [index for index, status in zip(ids, out.status, strict=True) if status is Status.NONFINITE]
+    for index in broken:
+        print(f"jaxdlm: prompt {index} has no whole answer: {NONFINITE}", file=sys.stderr)
+    return FAILED if broken else BAD_INPUT if refused else OK
 
 
 def _readable(lm: Any, prompts: Sequence[str], raw: bool) -> tuple[list[int], int]:

@@ -24,6 +24,9 @@ FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 NO_TPU = {  # no metadata server is asked which TPU this is, and nobody is told that it is none
     "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-1", "TPU_WORKER_HOSTNAMES": "localhost",
 }  # fmt: skip
+NONFINITE = (  # why a row ends as nonfinite
+    "its logits became NaN or infinite, or banned every token: check the weights, and the numbers of the policy"
+)
 HELP = {"show_default": True, "max_content_width": 100}  # context settings of whatever `run` runs
 
 # ------------------------------------------------------------------------------------------------------ running

@@ -18,9 +18,11 @@ from jaxdlm.caches.prefix import prefix
 from jaxdlm.caches.recap import recap
 from jaxdlm.caches.refresh import refresh
 from jaxdlm.caches.sub_block import sub_block
+from jaxdlm.core.heat import cold
 from jaxdlm.core.rule import Rule, chain, released
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
+from jaxdlm.rules.argument import greedy, number
+from jaxdlm.rules.argument import temperature as checked
 from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
 from jaxdlm.rules.block_diffusion import entropy_bound as commit_entropy_bound
 from jaxdlm.rules.ccd import coherent, stable, words
@@ -250,7 +252,8 @@ def freedave(
     if isinstance(host, str):
         build = _named(host, "freedave")
         takes = inspect.signature(build).parameters
-        host = build(**{k: v for k, v in {"steps": steps, "temperature": temperature}.items() if k in takes})
+        given = {"steps": steps, "temperature": temperature}
+        host = build(**{k: v for k, v in given.items() if k in takes and v is not None})
     return draft_and_verify(host, draft_steps, official=official)
 
 
@@ -332,15 +335,16 @@ def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top
     """Fast-dLLM v2: sub-blocks from left to right, in each all with probability > tau, and the surest (2509.26328).
 
     tau: 0.9 as in the paper's fast setting; the released generate has 1, one column per forward. top_p: where
-    temperature > 0. The block's first column comes from the last row of the block before, alone; at temperature > 0 it
-    is drawn like all others, where the release takes the arg-max.
+    temperature > 0; None: all tokens. The block's first column comes from the last row of the block before, alone; at
+    temperature > 0 it is drawn like all others, where the release takes the arg-max.
     """
     number(top_p, "top_p", low=0, high=1)
-    if isinstance(temperature, int | float) and temperature == 0:
-        proposal = sample(temperature)
+    heat = checked(temperature)
+    if greedy(heat):
+        proposal = sample(heat)
     else:
-        heat = number(temperature, "temperature", low=0)
-        proposal = sample(heat, top_p=jnp.where(jnp.asarray(heat) > 0, top_p, 1.0), tempered=True)
+        kept = None if top_p is None else jnp.where(cold(heat), 1.0, top_p)
+        proposal = sample(heat, top_p=kept, tempered=True)
     return chain(sub_blocks(chain(proposal, block_diffusion(None, tau)), sub_block), stop_at_eos())
 
 

@@ -1,5 +1,6 @@
 """The command line: parsing, the JSON contract, exit statuses and one-line errors. The model is a stub or `tiny`."""
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -10,6 +11,7 @@ import pytest
 
 import jaxdlm
 from jaxdlm import cli, command
+from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
 from jaxdlm.policy_words import parse_policy
 
@@ -141,6 +143,22 @@ def test_a_bad_prompt_does_not_harm_the_others(prompts, capsys):
     printed = capsys.readouterr()
     assert [json.loads(line)["id"] for line in printed.out.splitlines()] == [0, 2]
     assert "prompt 1: unknown word 'xyzzy'" in printed.err
+
+
+def test_an_answer_whose_logits_broke_is_named_and_fails(prompts, capsys, monkeypatch):
+    """Beside one that cannot be read, and one that is answered."""
+    whole = jaxdlm.decode
+
+    def second_breaks(*args, **settings):
+        out = whole(*args, **settings)
+        return dataclasses.replace(out, status=[out.status[0], Status.NONFINITE])
+
+    monkeypatch.setattr(jaxdlm, "decode", second_breaks)
+    assert cli.main(["generate", prompts[0], "xyzzy plugh", prompts[1], "--json"]) == cli.FAILED
+    printed = capsys.readouterr()
+    assert [json.loads(line)["status"] for line in printed.out.splitlines()][1] == "nonfinite"
+    broken = [line for line in printed.err.splitlines() if "no whole answer" in line]
+    assert len(broken) == 1 and broken[0].startswith("jaxdlm: prompt 2 ")
 
 
 BAD = {

@@ -73,7 +73,7 @@ class Policies(NamedTuple):
 
     def form(self, temperature: float | None) -> str:
         """The form that a row with this temperature runs under."""
-        return "plain" if temperature is None else "heated" if temperature > 0 else "cold"
+        return "plain" if temperature is None else "cold" if temperature == 0 else "heated"
 
 
 class Group(NamedTuple):

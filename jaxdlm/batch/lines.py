@@ -6,7 +6,8 @@ from typing import Any
 from jaxdlm.batch import openai
 from jaxdlm.batch.engine import Result
 from jaxdlm.batch.rows import Refusal, Request
-from jaxdlm.batch.shards import Line
+from jaxdlm.batch.shards import BROKEN, REFUSED, Line
+from jaxdlm.command import NONFINITE
 from jaxdlm.core.carry import Status
 
 
@@ -20,13 +21,16 @@ class Lines:
         """The row of what was decoded."""
         tokens = [int(token) for token in result.tokens]
         text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
+        broken = result.status == str(Status.NONFINITE)
+        if self.openai and broken:
+            return Line(encoded(openai.failure(request.id, f"{request.key:08x}", NONFINITE, "nonfinite")), BROKEN)
         if self.openai:
-            return Line(encoded(self._response(request, tokens, text)), False)
+            return Line(encoded(self._response(request, tokens, text)), 0)
         fields = {
             "id": request.id, "text": text, "tokens": tokens, "status": result.status, "forwards": result.forwards,
             "policy": self.label,
         }  # fmt: skip
-        return Line(encoded(fields), result.status == str(Status.NONFINITE))
+        return Line(encoded(fields), BROKEN if broken else 0)
 
     def _response(self, request: Request, tokens: list[int], text: str | None) -> dict[str, Any]:
         written = len(request.stops.before(tokens))
@@ -38,12 +42,12 @@ class Lines:
     def refusal(self, refused: Refusal) -> Line:
         """The row of a request that cannot be decoded."""
         if self.openai:
-            return Line(encoded(openai.failure(refused.id, f"row_{refused.row}", refused.message)), True)
+            return Line(encoded(openai.failure(refused.id, f"row_{refused.row}", refused.message)), REFUSED)
         fields = {
             "id": refused.id, "text": None, "tokens": None, "status": "error", "forwards": 0, "policy": self.label,
             "error": refused.message,
         }  # fmt: skip
-        return Line(encoded(fields), True)
+        return Line(encoded(fields), REFUSED)
 
 
 def encoded(value: Any) -> bytes:

@@ -83,7 +83,7 @@ def response(
     return {"id": f"batch_req_{number}", "custom_id": identity, "response": answer, "error": None}
 
 
-def failure(identity: Any, number: str, message: str) -> dict[str, Any]:
-    """The line of a request that was refused."""
-    error = {"code": "invalid_request", "message": message}
+def failure(identity: Any, number: str, message: str, code: str = "invalid_request") -> dict[str, Any]:
+    """The line of a request that was refused, or came to nothing."""
+    error = {"code": code, "message": message}
     return {"id": f"batch_req_{number}", "custom_id": identity, "response": None, "error": error}

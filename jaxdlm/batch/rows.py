@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdlm.batch import openai
+from jaxdlm.core.heat import HOTTEST
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
+from jaxdlm.rules.argument import temperature
 from jaxdlm.stops import Stops, read_stops
 
 PROMPTS = ("prompt", "messages", "tokens")
@@ -191,8 +192,8 @@ def _whole(value: Mapping[str, Any], name: str, default: int, low: int, where: s
 def _temperature(number: Any, defaults: Defaults, where: str) -> float | None:
     if number is None:
         return None
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
-        raise InputError(f"{where}: temperature {number!r:.40} must be a number of at least 0")
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= HOTTEST:
+        raise InputError(f"{where}: temperature {number!r:.40} must be a number from 0 to {HOTTEST:g}")
     if not defaults.temperature:
         raise InputError(f"{where}: this policy has no temperature: leave it out, or choose a policy that takes one")
-    return float(np.float32(number))
+    return float(np.float32(temperature(number)))

@@ -26,12 +26,15 @@ OURS = re.compile(
 )
 
 
+REFUSED, BROKEN = 1, 2  # kinds of errors: the row cannot be decoded; its logits were not finite
+
+
 class Line:
-    """A finished row: its bytes, and whether it is an error."""
+    """A finished row: its bytes, and its kind of error, 0 for none."""
 
     __slots__ = ("data", "error")
 
-    def __init__(self, data: bytes, error: bool) -> None:
+    def __init__(self, data: bytes, error: int) -> None:
         self.data, self.error = data, error
 
 
@@ -103,7 +106,7 @@ class Shards:
         for row, error, data in zip(about["rows"], about["errors"], lines, strict=True):
             shard = row // self.size
             if shard not in self.committed:
-                self.held.setdefault(shard, {}).setdefault(row, Line(data, bool(error)))
+                self.held.setdefault(shard, {}).setdefault(row, Line(data, int(error)))
                 self._parts[name].add(shard)
 
     @exclusive
@@ -125,7 +128,8 @@ class Shards:
         lines = [self.held[shard][row] for row in self.span(shard)]
         data = b"".join(line.data for line in lines)
         about = {
-            "rows": len(lines), "errors": sum(line.error for line in lines), "bytes": len(data),
+            "rows": len(lines), "errors": sum(line.error > 0 for line in lines),
+            "nonfinite": sum(line.error == BROKEN for line in lines), "bytes": len(data),
             "sha256": hashlib.sha256(data).hexdigest(),
         }  # fmt: skip
         self.store.put(f"{self.name(shard)}.jsonl", data)
@@ -167,7 +171,7 @@ class Shards:
 
     @exclusive
     def finish(self) -> dict[str, int] | None:
-        """Numbers of the whole job once every shard is committed: rows, errors, bytes. None before.
+        """Numbers of the whole job once every shard is committed: rows, errors, nonfinite, bytes. None before.
 
         Then the end is marked, and what only the way there needed is removed.
         """
@@ -177,7 +181,9 @@ class Shards:
             return None
         if SUCCESS not in names:
             abouts = [json.loads(self.store.get(self.marker(shard)) or b"{}") for shard in range(self.count)]
-            total = {key: sum(about.get(key, 0) for about in abouts) for key in ("rows", "errors", "bytes")}
+            total = {
+                key: sum(about.get(key, 0) for about in abouts) for key in ("rows", "errors", "nonfinite", "bytes")
+            }
             self.store.put(SUCCESS, _json({"stamp": self.stamp, "shards": self.count, **total}))
         for name in names:
             if name.startswith((PARTS, "claims/", "workers/")):

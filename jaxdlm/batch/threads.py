@@ -5,6 +5,7 @@ import itertools
 import math
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +17,14 @@ from jaxdlm.batch.lines import Lines
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.progress import Progress, counted
 from jaxdlm.batch.rows import Raw, Refusal, Request
-from jaxdlm.batch.shards import Clock, Shards
+from jaxdlm.batch.shards import BROKEN, Clock, Shards
 from jaxdlm.batch.source import source
+from jaxdlm.command import FAILED, NONFINITE
+from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError, Unfinished
 
 DONE, STOPPED = 0, 128  # exit statuses: complete; STOPPED + signal: ended by it, with everything finished saved
+NAMED = 10  # ids in a message
 PATIENCE = 3.0  # seconds more for the host at which the others met
 
 
@@ -35,6 +39,8 @@ class Threads:
         self.shards, self.owned = shards, owned
         self.feed: queue.Queue[list[Request] | None] = queue.Queue(2)
         self.finished: queue.Queue[Any] = queue.Queue()
+        self.broken: list[Any] = []  # ids of rows whose logits were not finite
+        self.total: dict[str, int] = {}  # numbers of the whole job, once it is complete
         self.stop = threading.Event()  # nothing new is begun
         self.failure: BaseException | None = None
         self.signal = 0
@@ -74,7 +80,17 @@ class Threads:
             said = "stopped by a signal; what is finished is saved: the same command goes on from here"
             self.progress.say(said, always=True)
             return STOPPED + self.signal
-        return DONE
+        return self._verdict()
+
+    def _verdict(self) -> int:
+        """The exit status of a job that came to its end: FAILED where rows have no whole answer, which are named."""
+        broken = max(len(self.broken), self.total.get("nonfinite", 0))
+        if not broken:
+            return DONE
+        named = ", ".join(repr(found) for found in self.broken[:NAMED]) + ", ..." * (broken > len(self.broken[:NAMED]))
+        rows = counted(broken, "row") + f" (id {named})" * bool(self.broken)
+        print(f'jaxdlm: {rows} ended with status "{Status.NONFINITE}": {NONFINITE}', file=sys.stderr, flush=True)
+        return FAILED
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -200,8 +216,10 @@ class Threads:
             self.progress.refuse()
         else:
             line = self.lines.answer(value, what)
+            if line.error == BROKEN:
+                self.broken.append(value.id)
             self.shards.add(value.row, line)
-            self.progress.add(what, value.stops.ids, error=line.error)
+            self.progress.add(what, value.stops.ids, error=line.error > 0)
 
     def _end(self) -> None:
         """This share is done; the job is when the others' shares are, and until then they may need this process."""
@@ -216,6 +234,7 @@ class Threads:
             waiting = True
             if self.stop.wait(min(2.0, options.lease / 8)):
                 return
+        self.total = total
         numbers = counted(total.get("rows", 0), "row"), counted(total.get("errors", 0), "error row")
         self.progress.say(f"complete: {', '.join(numbers)}, in {options.output}")
 

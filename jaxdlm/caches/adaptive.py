@@ -14,6 +14,8 @@ from jaxdlm.core.model import KV, Around, Layer, Past, gather
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
+STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
+
 
 class Kept(NamedTuple):
     """Of one layer. The response is the canvas, and with `next` prediction the column before it."""
@@ -29,8 +31,9 @@ class AdaptiveCache(Refreshing):
     """Keys, values and both outputs of every layer, renewed for the prompt every K_p forwards, for the response every
     K_r, and in each forward at the share rho of the response whose values turned most (arXiv 2506.06295).
 
-    Turned most: lowest cos(W_v h_j, stored v_j) per layer; all values of the response are renewed on the way. Layer 0
-    is always computed whole, as in the released code. All response columns have logits: old increments on a new base.
+    Turned most: lowest cos(W_v h_j, stored v_j) per layer, and where that is 1 to within 1e-6 the lowest column; all
+    values of the response are renewed on the way. Layer 0 is always computed whole, as in the released code. All
+    response columns have logits: old increments on a new base.
     Stale: the prompt's keys and values; keys and outputs of the response's other columns. A step costs G tokens in the
     first layer, and in the others rho · G tokens and the value projection of G. State: keys and values of L columns
     and two hidden rows per layer for each of G, so 2 · layers · D · bytes more per column.
@@ -158,11 +161,17 @@ class AdaptiveCache(Refreshing):
 
 
 def turn(new: Array, old: Array, exists: Bool[Array, "B G"]) -> Float32[Array, "B G"]:
-    """-cos of the values of each column, all heads together; -inf where there is no column."""
-    new, old = (x.astype(jnp.float32).reshape(*x.shape[:2], -1) for x in (new, old))
-    norms = jnp.sum(new * new, axis=2) * jnp.sum(old * old, axis=2)
-    cosine = jnp.sum(new * old, axis=2) * jax.lax.rsqrt(jnp.maximum(norms, 1e-20))
-    return jnp.where(exists, -cosine, -jnp.inf)
+    """1 - cos of the values of each column, all heads together; 0 where it is below `STILL`, -inf where is no column.
+
+    1 - cos = |u - w|² / 2 for the unit vectors u and w: 0 of equal ones. One minus a cosine of sums would be rounding
+    noise there, other noise in a batch of another size, and would decide which of the columns at rest are renewed.
+    """
+    units = []
+    for x in (new, old):
+        x = x.astype(jnp.float32).reshape(*x.shape[:2], -1)
+        units.append(x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=2, keepdims=True), 1e-20)))
+    angle = jnp.sum(jnp.square(units[0] - units[1]), axis=2) / 2
+    return jnp.where(exists, jnp.where(angle < STILL, 0.0, angle), -jnp.inf)
 
 
 def adaptive(prompt_every: Any = 50, response_every: Any = 7, ratio: float = 0.25) -> AdaptiveCache:

@@ -18,7 +18,7 @@ class Status(IntEnum):
     EOS = 2  # the text ended at an end-of-text token, or at a stop of the caller
     EXIT = 3  # a rule ended the row early, everything written
     STEP_LIMIT = 4  # the forwards ran out with columns still open
-    NONFINITE = 5  # the model returned NaN or infinity
+    NONFINITE = 5  # NaN or infinity, or nothing that may be written: what the row has written before stays
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")
@@ -105,7 +105,7 @@ class Draft(NamedTuple):
     condition: Float32[Array, "W V"] | None = None  # probabilities that a self-conditioned model reads next
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
-    finite: Bool[Array, ""] | None = None  # what a rule that read them so found of the raw logits: no NaN, no +inf
+    finite: Bool[Array, ""] | None = None  # what the rule that made `token` found of its logits: see `proposable`
 
 
 class Trace(NamedTuple):

@@ -12,7 +12,7 @@ from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, 
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
-from jaxdlm.core.readout import Given, Readout, Summary, ban, summarise
+from jaxdlm.core.readout import Given, Readout, Summary, ban, proposable, summarise, text_ids
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
@@ -170,7 +170,10 @@ def decide(
         if draft.condition is not None and model.config.self_conditioning:
             soft: Any = model
             row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
-        bad = ~(finite(logits) if draft.finite is None else draft.finite)
+        fine = draft.finite
+        if fine is None:
+            fine = proposable(jnp.max(logits, axis=1), view.pending & view.exists)
+        bad = ~(fine & sayable(draft, view, model))
         new, *wrote = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
         return end(new, policy, geometry, model), *wrote
 
@@ -233,9 +236,14 @@ def doubled(
     return twice, jnp.concatenate([versions, jnp.where(given[:, None], model.config.tokens.mask, versions)])
 
 
-def finite(logits: Array) -> Bool[Array, ""]:
-    """Neither NaN nor +inf; -inf is a token that may not be proposed."""
-    return jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf))
+def sayable(draft: Draft, view: Row, model: Model) -> Bool[Array, ""]:
+    """Whether what is to be written are words, with scores that are numbers: neither the mask nor an id without a word."""
+    if draft.commit is None or draft.token is None:
+        return jnp.asarray(True)
+    odd = ~text_ids(model, draft.token)
+    if draft.score is not None:
+        odd = odd | jnp.isnan(draft.score)
+    return ~jnp.any(draft.commit & view.pending & view.exists & odd)
 
 
 def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model) -> Row:

@@ -9,13 +9,15 @@ Two tiles merge into the statistics of their union (`merge`), so that one pass o
 
 import functools
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.core.carry import Draft
+from jaxdlm.core.heat import below
 from jaxdlm.core.model import Model, Tiling, take_tile
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
@@ -26,14 +28,24 @@ LONG = 128  # words; for fewer it is XLA's own, a quarter of a toy decode's equa
 class Summary(NamedTuple):
     """What one pass leaves per column: the proposed token, its logit, and statistics of all logits."""
 
-    token: Int32[Array, "... W"]  # arg-max of what was ranked; ties: the lowest id
-    rank: Float32[Array, "... W"]  # its rank
-    own: Float32[Array, "... W"]  # its logit
+    token: Int32[Array, "... W"]  # the best, or the one that was drawn; ties: the lowest id
+    rank: Float32[Array, "... W"]  # the best's logit, or what was drawn by, as in `Drawn`
+    own: Float32[Array, "... W"]  # the token's logit
     top: Float32[Array, "... W"]
     second: Float32[Array, "... W"]
     rest: Float32[Array, "... W"]
     weighted: Float32[Array, "... W"]
-    finite: Bool[Array, "... W"]  # no NaN, no +inf
+
+
+class Drawn(NamedTuple):
+    """How a pass draws its tokens: by (l_v - m) / T + noise of v, m the best logit.
+
+    A pass knows m only at its end. Ranks are counted from the best of what was read so far, and moved when it rises.
+    """
+
+    divisor: Float32[Array, ""]  # T, as in `core.heat`
+    noise: Callable[[Array], Array]  # ids -> [W, T]
+    tempered: bool = False  # whether `rest` and `weighted` are those of l / T
 
 
 @struct.dataclass
@@ -125,50 +137,44 @@ def incoming(draft: Draft) -> Source:
     return draft.readout if own else given(draft.logits)
 
 
-def summarise(source: Source, shape: Any = None, rank: Any = None) -> Summary:
-    """One pass over the tiles; none where the source has its summary at hand.
-
-    Args: shape: logits -> the logits that the statistics are of; rank: (shaped logits, ids) -> what the token
-    is the arg-max of. Both elementwise in the vocabulary; default: the logits themselves.
-    """
-    if shape is None and rank is None and source.plain is not None:
+def summarise(source: Source, drawn: Drawn | None = None) -> Summary:
+    """One pass over the tiles; none where the source has its summary at hand. The token is the best, or drawn."""
+    if drawn is None and source.plain is not None:
         return source.plain
     tiling = source.tiling
+    # stripes stay apart until the end, so that devices talk once per forward and not once per tile
+    apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
 
     def read(begin: Int32[Array, ""]) -> Summary:
         first = tiling.first(begin)
         ids, logits = tiling.ids(first), source.tile(first)
-        shaped = logits if shape is None else shape(logits)
-        ranked = None if rank is None else rank(shaped, ids)
-        fine = jnp.isfinite(logits) | (logits == -jnp.inf)
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
             place = ids if tiling.stripes == 1 else ids % tiling.span
-            new = (place >= begin)[None]
-            shaped, ranked = jax.tree.map(lambda x: jnp.where(new, x, -jnp.inf), (shaped, ranked))
-        # stripes stay apart until the end, so that devices talk once per forward and not once per tile
-        apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
-        return _statistics(*jax.tree.map(apart, (shaped, ranked, jnp.broadcast_to(ids, shaped.shape), fine)))
+            logits = jnp.where((place >= begin)[None], logits, -jnp.inf)
+        noise = None if drawn is None else apart(drawn.noise(ids))
+        return _statistics(apart(logits), apart(jnp.broadcast_to(ids, logits.shape)), noise, drawn)
 
     def trip(so_far: Summary, begin: Array) -> tuple[Summary, None]:
-        return merge(so_far, read(begin)), None
+        return merge(so_far, read(begin), drawn), None
 
     if tiling.count == 1:
         found = read(jnp.int32(0))
     else:
         begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
         found = jax.lax.scan(trip, _empty((source.window, tiling.stripes)), begins)[0]
-    return functools.reduce(merge, [jax.tree.map(lambda x, s=s: x[:, s], found) for s in range(tiling.stripes)])
+    parts = [jax.tree.map(lambda x, s=s: x[:, s], found) for s in range(tiling.stripes)]
+    return functools.reduce(functools.partial(merge, drawn=drawn), parts)
 
 
 def _empty(shape: tuple[int, ...]) -> Summary:
     """The summary of no ids at all."""
     low, none = jnp.full(shape, -jnp.inf, jnp.float32), jnp.zeros(shape, jnp.float32)
-    token, fine = jnp.zeros(shape, jnp.int32), jnp.ones(shape, bool)
-    return Summary(token=token, rank=low, own=low, top=low, second=low, rest=none, weighted=none, finite=fine)
+    token = jnp.zeros(shape, jnp.int32)
+    return Summary(token=token, rank=low, own=low, top=low, second=low, rest=none, weighted=none)
 
 
-def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) -> Summary:
-    """The summary of arrays [..., T]; where `ranked` is None, the shaped logits are.
+def _statistics(logits: Array, ids: Array, noise: Array | None, drawn: Drawn | None) -> Summary:
+    """The summary of arrays [..., T].
 
     Picks by arg-max are masked maxima: unlike gathers they fuse with the rest.
 
@@ -176,21 +182,22 @@ def _statistics(shaped: Array, ranked: Array | None, ids: Array, fine: Array) ->
     comparison may round them otherwise, and then nothing equals the maximum. Nor would `own` be `top` to the last bit,
     and a sure column's log-probability is smaller than that bit: the best token's logit is taken once.
     """
-    place = jnp.arange(shaped.shape[-1], dtype=jnp.int32)[(None,) * (shaped.ndim - 1)]
-    at = jax.lax.argmax(shaped, shaped.ndim - 1, jnp.int32)
+    place = jnp.arange(logits.shape[-1], dtype=jnp.int32)[(None,) * (logits.ndim - 1)]
+    at = jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
     best = place == at[..., None]
-    top, others = jnp.max(shaped, axis=-1), jnp.where(best, -jnp.inf, shaped)
-    chosen, rank, own = best, top, top
-    if ranked is not None:
+    top, others = jnp.max(logits, axis=-1), jnp.where(best, -jnp.inf, logits)
+    chosen, rank, own, gap = best, top, top, below(others, top)
+    if drawn is not None:
+        ranked = below(logits, top) / drawn.divisor + noise
         pick = first_best(ranked)
         chosen, rank = place == pick[..., None], jnp.max(ranked, axis=-1)
-        own = jnp.where(pick == at, top, jnp.max(jnp.where(chosen, shaped, -jnp.inf), axis=-1))
-    gap = others - jnp.where(top == -jnp.inf, 0.0, top)[..., None]
+        own = jnp.where(pick == at, top, jnp.max(jnp.where(chosen, logits, -jnp.inf), axis=-1))
+        gap = gap / drawn.divisor if drawn.tempered else gap
     ratio = jnp.exp(gap)
     return Summary(
         token=jnp.max(jnp.where(chosen, ids, 0), axis=-1), rank=rank, own=own, top=top,
         second=jnp.max(others, axis=-1), rest=jnp.sum(ratio, axis=-1),
-        weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1), finite=jnp.all(fine, axis=-1),
+        weighted=jnp.sum(jnp.where(ratio > 0, ratio * gap, 0.0), axis=-1),
     )  # fmt: skip
 
 
@@ -222,31 +229,49 @@ def _earlier(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Arr
     return jnp.where(takes, b[0], a[0]), jnp.where(takes, b[1], a[1])
 
 
-def merge(a: Summary, b: Summary) -> Summary:
+def merge(a: Summary, b: Summary, drawn: Drawn | None = None) -> Summary:
     """The summary of two disjoint sets of ids."""
-    wins = (b.rank > a.rank) | ((b.rank == a.rank) & (b.token < a.token))
     over = b.top > a.top
     pick = lambda x, y: jnp.where(over, y, x)  # noqa: E731
-    high, low = pick(a.top, b.top), pick(b.top, a.top)
+    high, low = jnp.maximum(a.top, b.top), jnp.minimum(a.top, b.top)  # NaN wins either
     gap = jnp.where(low == -jnp.inf, -jnp.inf, low - high)
+    first, other = a.rank, b.rank
+    if drawn is not None:  # both ranks from the best of the two
+        shift = gap / drawn.divisor
+        first, other = first + jnp.where(over, shift, 0.0), other + jnp.where(over, 0.0, shift)
+        gap = shift if drawn.tempered else gap
+    wins = (other > first) | ((other == first) & (b.token < a.token))
     scale = jnp.exp(gap)
     lesser = pick(b.rest, a.rest)
     moved = scale * (pick(b.weighted, a.weighted) + jnp.where(scale > 0, gap, 0.0) * (1 + lesser))
     return Summary(
-        token=jnp.where(wins, b.token, a.token), rank=jnp.where(wins, b.rank, a.rank),
+        token=jnp.where(wins, b.token, a.token), rank=jnp.where(wins, other, first),
         own=jnp.where(wins, b.own, a.own), top=high, second=jnp.maximum(low, jnp.maximum(a.second, b.second)),
         rest=pick(a.rest, b.rest) + scale * (1 + lesser), weighted=pick(a.weighted, b.weighted) + moved,
-        finite=a.finite & b.finite,
     )  # fmt: skip
+
+
+def relative(found: Summary, divisor: Float32[Array, ""]) -> Summary:
+    """Logits as those of l / T, counted from the best; `rest` and `weighted` were made so on the way."""
+    scaled = lambda x: (x - found.top) / divisor  # noqa: E731
+    return found._replace(own=scaled(found.own), second=scaled(found.second), top=jnp.zeros_like(found.top))
+
+
+def proposable(top: Float32[Array, "W"], can: Bool[Array, "W"]) -> Bool[Array, ""]:
+    """Whether the best logits of columns are neither NaN nor +inf, nor -inf, nothing at all, where they `can` be written."""
+    return jnp.all(jnp.isfinite(top) | ((top == -jnp.inf) & ~can))
 
 
 def ban(logits: Array, model: Model, ids: Int32[Array, "T"] | None = None) -> Array:
     """-inf for the mask token and for ids that the tokenizer does not have: neither is ever text."""
-    known = model.config.tokens
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32) if ids is None else ids
+    return jnp.where(text_ids(model, ids)[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
+
+
+def text_ids(model: Model, ids: Int32[Array, "..."]) -> Bool[Array, "..."]:
+    """Which ids are words: neither the mask token nor beyond the tokenizer."""
+    known = model.config.tokens
     text = jnp.ones(ids.shape, bool)
     if known.tokenizer_size is not None and known.tokenizer_size < model.config.vocab_size:
         text = ids < known.tokenizer_size
-    if known.mask is not None:
-        text = text & (ids != known.mask)
-    return jnp.where(text[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
+    return text if known.mask is None else text & (ids != known.mask)

@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
+from jaxdlm.rules.argument import greedy, number, temperature
 from jaxdlm.typing import Array, Int32, Key
 
 
@@ -28,21 +29,30 @@ class Temper(Stage):
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         left = 1.0 - row.tick.astype(jnp.float32) / jnp.asarray(self.steps, jnp.float32)
-        shaped = draft.logits / (self.t_min + (self.t_max - self.t_min) * left)
-        return draft._replace(logits=shaped, condition=jax.nn.softmax(shaped, axis=1)), state
+        low, high = (jnp.clip(jnp.float32(t), heat.COLDEST, heat.HOTTEST) for t in (self.t_min, self.t_max))
+        shaped = heat.tempered(draft.logits, low + (high - low) * left)
+        ratio = jnp.exp(shaped)  # to the best, whose logit is 0
+        return draft._replace(logits=shaped, condition=ratio / jnp.sum(ratio, axis=1, keepdims=True)), state
 
 
 def temper(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Temper:
     """l' = l / (t_min + (t_max - t_min)(1 - i / steps)) at forward i of a block; softmax(l') conditions the next one.
 
     A transform of logits: chain it before `sample(1.0, measure=neg_entropy)`. Models without self-conditioning drop
-    the second part. Args: 48 forwards, 0.4, 0.8, as released with DiffusionGemma; t_min itself is never reached.
-    Raises InputError for steps < 1 or temperatures <= 0.
+    the second part. Args: 48 forwards, 0.4, 0.8, as released with DiffusionGemma; t_min itself is never reached. A
+    temperature below 1e-8 counts as that. Raises InputError for steps < 1 or temperatures <= 0 or > 1e30.
     """
     for name, value in (("t_min", t_min), ("t_max", t_max)):
-        if isinstance(number(value, name, low=0), float) and value == 0:
+        if greedy(temperature(value, name)) and value == 0:
             raise InputError(f"{name}=0: must be above 0, logits are divided by it")
-    return Temper(number(steps, "steps", low=1, whole=True), t_min, t_max)
+    return Temper(bound(steps), t_min, t_max)
+
+
+def bound(steps: Any) -> Any:
+    """`steps`, checked: a canvas that is drawn anew until it settles needs a bound."""
+    if steps is None:
+        raise InputError("steps=None: must be a whole number, at least 1: the forwards after which a canvas is written")
+    return number(steps, "steps", low=1, whole=True)
 
 
 @struct.dataclass
@@ -109,4 +119,4 @@ def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
     renoised canvas, and writes the arg max, not the last draw. Raises InputError for steps or history < 1, kappa < 0.
     """
     history = number(history, "history", low=1, whole=True)
-    return Settle(number(steps, "steps", low=1, whole=True), number(kappa, "kappa", low=0), int(history))
+    return Settle(bound(steps), number(kappa, "kappa", low=0), int(history))

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Reach, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Summary, first_best, given, incoming, summarise
+from jaxdlm.core.readout import Drawn, Summary, first_best, given, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
+from jaxdlm.rules import argument
 from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
 
@@ -69,9 +71,10 @@ def gumbel_max(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Arr
 
 def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
     """The first token whose cumulated probability exceeds u ~ U[0, 1): one random number per column, not V."""
-    cumulated = jnp.cumsum(jax.nn.softmax(logits, axis=1), axis=1)
-    u = column_uniform(key, row.position) * cumulated[:, -1]
-    return jnp.sum((cumulated <= u[:, None]).astype(jnp.int32), axis=1)
+    p = jax.nn.softmax(logits, axis=1)
+    reached = jnp.where(p > 0, jnp.cumsum(p, axis=1), 0.0)  # rounding may reach u where nothing is added
+    u = column_uniform(key, row.position) * jnp.max(reached, axis=1)
+    return jnp.argmax(reached > u[:, None], axis=1).astype(jnp.int32)
 
 
 def nucleus(logits: Float32[Array, "W V"], top_p: Any) -> Float32[Array, "W V"]:
@@ -131,39 +134,43 @@ class Sample(Stage):
 
     def _whole(self, draft: Draft, row: Row, key: Array) -> Draft:
         """From the logits of the whole vocabulary."""
-        logits, shaped = draft.logits, self._shape(draft.logits)
+        logits = draft.logits
+        shaped = logits if self.greedy else heat.tempered(logits, heat.divisor(self.temperature))
         if self.top_p is not None:
             shaped = nucleus(shaped, self.top_p)
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
         token = jax.lax.argmax(shaped, 1, jnp.int32)
         if not self.greedy:
-            token = jnp.where(jnp.asarray(self.temperature) > 0, self.draw(shaped, row, key), token)
+            token = jnp.where(heat.cold(self.temperature), token, self.draw(shaped, row, key))
         score = self.measure(shaped if self.tempered else logits, token, row, key)
-        return draft._replace(token=token, score=score)
+        chosen = jnp.take_along_axis(shaped, token[:, None], axis=1)[:, 0]  # NaN where T is, and -inf if filtered out
+        return self._said(draft, token, score, row, jnp.max(logits, axis=1), chosen)
 
     def _tiled(self, draft: Draft, row: Row, key: Array) -> Draft:
         """The same in one pass over the tiles of the vocabulary, if the logits are still the model's: tiles of the head."""
-        source = incoming(draft)
+        drawn = None if self.greedy else self._drawn(row, key)
+        found = summarise(incoming(draft), drawn)
+        top = found.top
+        if drawn is not None:
+            top = jnp.where(jnp.isnan(drawn.divisor), jnp.nan, top)
+            found = relative(found, drawn.divisor) if self.tempered else found
+        if self.measure is uniform:
+            score = uniform(draft.logits, found.token, row, key)
+        else:
+            score = SUMMARISED[self.measure](found)
+        return self._said(draft, found.token, score, row, top)
 
-        def rank(logits: Array, ids: Array) -> Array:
-            shaped = logits if self.tempered else self._shape(logits)
-            noisy = shaped + column_gumbel(key, row.position, ids)
-            return jnp.where(jnp.asarray(self.temperature) > 0, noisy, shaped)
+    def _drawn(self, row: Row, key: Array) -> Drawn:
+        def noise(ids: Array) -> Array:
+            return jnp.where(heat.cold(self.temperature), 0.0, column_gumbel(key, row.position, ids))
 
-        found = summarise(source) if self.greedy else summarise(source, self._shape if self.tempered else None, rank)
-        score = (
-            uniform(draft.logits, found.token, row, key) if self.measure is uniform else SUMMARISED[self.measure](found)
-        )
-        finite = jnp.all(found.finite) if source is draft.readout else draft.finite
-        return draft._replace(token=found.token, score=score, finite=finite)
+        return Drawn(heat.divisor(self.temperature), noise, self.tempered)
 
-    def _shape(self, logits: Array) -> Array:
-        """l / T; l at T = 0."""
-        if self.greedy:
-            return logits
-        heat = jnp.asarray(self.temperature, jnp.float32)
-        return logits / jnp.where(heat > 0, heat, 1.0)
+    def _said(self, draft: Draft, token: Array, score: Array, row: Row, *tops: Array) -> Draft:
+        """The draft with proposals, and whether there was something to propose."""
+        fine = jnp.stack([proposable(top, row.pending & row.exists) for top in tops]).all()
+        return draft._replace(token=token, score=score, finite=fine if draft.finite is None else fine & draft.finite)
 
 
 def sample(
@@ -178,15 +185,16 @@ def sample(
     """Proposes a token per column and scores it: token ~ softmax(l / T), T = 0: argmax l.
 
     Args:
-        temperature: T >= 0 (LLaDA's and Dream's default 0). top_p, top_k: filters on softmax(l / T), in this order.
+        temperature: T from 0 (LLaDA's and Dream's default) to 1e30; below 1e-8 it is 0. Of an array what lies outside
+            counts as the nearest of these. top_p, top_k: filters on softmax(l / T), in this order.
         measure: log_prob (LLaDA, arXiv 2502.09992), margin or neg_entropy (Dream, arXiv 2508.15487), uniform.
         draw: gumbel_max or inverse_cdf (the same law; one random number per column instead of V).
         tempered: read the measure off the tempered, filtered distribution (Dream) instead of softmax(l) (LLaDA).
     Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the law is the
-    same. Raises InputError for T < 0, top_p outside [0, 1] or top_k < 0.
+    same, and so is (l - max l) / T, which no small T overflows. Raises InputError for T outside 0..1e30, top_p outside
+    [0, 1] or top_k < 0.
     """
-    greedy = isinstance(temperature, int | float) and temperature == 0
-    temperature = number(temperature, "temperature", low=0)
+    temperature = argument.temperature(temperature)
     top_p = number(top_p, "top_p", low=0, high=1)
     top_k = number(top_k, "top_k", low=0, whole=True)
-    return Sample(temperature, top_p, top_k, measure, draw, tempered, greedy)
+    return Sample(temperature, top_p, top_k, measure, draw, tempered, argument.greedy(temperature))

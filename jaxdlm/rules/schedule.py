@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
+from jaxdlm.rules.argument import number, temperature
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Int32, Key
 
@@ -77,9 +78,9 @@ class TimeGrid(Stage):
         k = jnp.where(last, left, jnp.floor(left.astype(jnp.float32) * share).astype(jnp.int32))
         score = draft.score
         if self.alg_temp is not None:
-            heat = jnp.asarray(self.alg_temp, jnp.float32)
             noise = column_gumbel(jax.random.fold_in(key, 2), row.position, 1)[:, 0]
-            score = jnp.where(heat > 0, score / jnp.where(heat > 0, heat, 1.0) + noise, score)
+            drawn = heat.tempered(jnp.where(row.open, score, -jnp.inf), heat.divisor(self.alg_temp)) + noise
+            score = jnp.where(heat.cold(self.alg_temp), score, drawn)
         return draft._replace(commit=best(score, row.open, k)), masks
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
@@ -93,11 +94,12 @@ def time_grid(steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, berno
 
     Args:
         steps: S, over all blocks; default one per column. eps: 1e-3 (arXiv 2508.15487).
-        alg_temp: k draws without replacement from softmax(score / alg_temp) instead of the k best.
+        alg_temp: k draws without replacement from softmax(score / alg_temp) instead of the k best; 0 to 1e30, 0 below
+            1e-8.
         bernoulli: each open column commits on its own with that probability ("origin").
     k_i can be 0, and that forward counts. Departure from official code: n counts the row's own masks, not the mean of
-    the batch. Raises InputError for steps < 1, eps outside [0, 1] or alg_temp < 0.
+    the batch. Raises InputError for steps < 1, eps outside [0, 1] or alg_temp outside 0..1e30.
     """
     steps = number(steps, "steps", low=1, whole=True)
-    alg_temp = number(alg_temp, "alg_temp", low=0)
+    alg_temp = None if alg_temp is None else temperature(alg_temp, "alg_temp")
     return TimeGrid(steps, number(eps, "eps", low=0, high=1), alg_temp, bernoulli)

@@ -94,7 +94,8 @@ def settle(
     """Accepts, commits, and keeps the keys of what stays."""
     rows, tree = carry.rows, proposal.tree
     verdict = judge(logits, proposal, stage_keys(rows, ACCEPT), policy)
-    bad = ~jnp.all(jnp.isfinite(logits) | (logits == -jnp.inf), axis=(1, 2))
+    # a maximum is NaN or infinite where any logit is, and -inf where there is nothing to propose
+    bad = ~jnp.all(jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
     kv = keep(carry.kv, fresh, rows, verdict, tree)
     new, tokens, count = commit(rows, proposal, verdict, bad, policy)
     trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)

@@ -23,7 +23,8 @@ def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None)
     temperature: 0 (default): the best token; else softmax(l / T), then top_k, then top_p. Raises InputError for values
     out of range.
     """
-    return Speculation(Nothing(), warp(temperature, top_k, top_p), _law(temperature, verify.rejection))
+    law = warp(temperature, top_k, top_p)
+    return Speculation(Nothing(), law, _law(law, verify.rejection))
 
 
 def speculative(
@@ -38,7 +39,7 @@ def speculative(
     """
     _count("k", k)
     law = warp(temperature, top_k, top_p)
-    accept = verify.typical if typical else _law(temperature, verify.rejection)
+    accept = verify.typical if typical else _law(law, verify.rejection)
     return _with_draft(draft, lambda lm: Speculation(_chains(lm, law, 1, k), law, accept, source(lm)))
 
 
@@ -55,7 +56,7 @@ def spectr(
     _count("depth", depth, MOST // width)
     law = warp(temperature, top_k, top_p)
     width = 1 if law.greedy else width
-    accept = _law(temperature, verify.k_sequence)
+    accept = _law(law, verify.k_sequence)
     return _with_draft(draft, lambda lm: Speculation(_chains(lm, law, width, depth), law, accept, source(lm)))
 
 
@@ -98,7 +99,7 @@ def pearl(
     """
     _count("chunk", chunk)
     law = warp(temperature, top_k, top_p)
-    accept = _law(temperature, verify.rejection)
+    accept = _law(law, verify.rejection)
     return _with_draft(draft, lambda lm: Speculation(Pearl(lm.params, law, lm.model, chunk), law, accept, source(lm)))
 
 
@@ -115,7 +116,7 @@ def easyspec(
     _count("k", k)
     _count("group", group)
     law = warp(temperature, top_k, top_p)
-    accept = _law(temperature, verify.rejection)
+    accept = _law(law, verify.rejection)
 
     def build(lm: Any) -> Speculation:
         runs = segments(lm.config)
@@ -136,12 +137,13 @@ def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None
     """
     _count("k", k)
     _count("ngram", ngram, 16)
-    return Speculation(Lookup(k, ngram), warp(temperature, top_k, top_p), _law(temperature, verify.rejection))
+    law = warp(temperature, top_k, top_p)
+    return Speculation(Lookup(k, ngram), law, _law(law, verify.rejection))
 
 
-def _law(temperature: Any, sampled: verify.Law) -> verify.Law:
+def _law(law: Warp, sampled: verify.Law) -> verify.Law:
     """Greedy matching where the temperature is known to be 0; an array may be anything."""
-    return verify.greedy if isinstance(temperature, int | float) and temperature == 0 else sampled
+    return verify.greedy if law.greedy else sampled
 
 
 def _chains(lm: Any, law: Warp, width: int, depth: int) -> DraftModel:

@@ -33,7 +33,7 @@ def specdec_pp(
     def build(lm: Any) -> Speculation:
         base = DraftModel(lm.params, law, lm.model, 1, k_max)
         drafter = SpecDecPP(base, _head(head, lm), threshold, k_min, lm.config.tokens.eos)
-        return Speculation(drafter, law, _law(temperature, verify.rejection), source(lm))
+        return Speculation(drafter, law, _law(law, verify.rejection), source(lm))
 
     return _with_draft(draft, build)
 
@@ -64,7 +64,7 @@ def s2d(
                 f"thresholds has {len(taus)} numbers: must be one, or one for each of {len(exits) - 1} exits"
             )
         drafter = Exits(params, law, taus, lm.model, exits, k)
-        return Speculation(drafter, law, _law(temperature, verify.rejection), source(lm))
+        return Speculation(drafter, law, _law(law, verify.rejection), source(lm))
 
     return _with_draft(draft, build)
 

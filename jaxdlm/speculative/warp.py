@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.core import heat
 from jaxdlm.core.readout import first_best
+from jaxdlm.rules import argument
 from jaxdlm.rules.argument import number
 from jaxdlm.rules.sample import highest, nucleus
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -28,27 +30,27 @@ class Warp:
         certain = jnp.where(jnp.arange(flat.shape[1])[None, :] == best, jnp.float32(0), -jnp.inf)
         if self.greedy:
             return certain.reshape(logits.shape)
-        heat = jnp.asarray(self.temperature, jnp.float32)
-        shaped = flat / jnp.where(heat > 0, heat, 1.0)
+        shaped = heat.tempered(flat, heat.divisor(self.temperature))
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
         if self.top_p is not None:
             shaped = nucleus(shaped, self.top_p)
-        return jnp.where(heat > 0, jax.nn.log_softmax(shaped, axis=1), certain).reshape(logits.shape)
+        law = shaped - jnp.log(jnp.sum(jnp.exp(shaped), axis=1, keepdims=True))  # the best, which no filter drops, is 0
+        return jnp.where(heat.cold(self.temperature), certain, law).reshape(logits.shape)
 
 
 def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
     """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p.
 
-    temperature: T >= 0, 0 (default): the best token with certainty. top_k: 0 or None: all. top_p: in [0, 1].
-    Raises InputError for values outside these ranges.
+    temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty. top_k: 0 or
+    None: all. top_p: in [0, 1]. Raises InputError for values outside these ranges.
     """
-    greedy = isinstance(temperature, int | float) and temperature == 0
+    temperature = argument.temperature(temperature)
     return Warp(
-        number(temperature, "temperature", low=0),
+        temperature,
         number(top_k, "top_k", low=0, whole=True),
         number(top_p, "top_p", low=0, high=1),
-        greedy,
+        argument.greedy(temperature),
     )
 
 

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxdlm import struct
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Trace
+from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, Trace
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
@@ -150,7 +150,7 @@ def subset(rows: Rows, drafts: Drafts, said: loop.Read, start: Array, cache: Cac
         last = jnp.maximum(last, jnp.max(jnp.where(pick(agree, last), number[None, :], 0), axis=1))
     old, new = (jax.tree.map(lambda x: pick(x, last), part) for part in (before, after))
     once_more = jnp.sum(old.pending[:, geometry.prompt :] & inside(old, geometry), axis=1) > 1
-    once_more = once_more & ((new.block != old.block) | new.done)
+    once_more = once_more & ((new.block != old.block) | new.done) & (new.status != int(Status.NONFINITE))
     held = {"block": old.block, "tick": old.tick + 1, "done": old.done, "status": old.status}
     new = loop.freeze(~once_more, new, new._replace(**held))
     changed = window(rows.pending & ~new.pending, start, width)

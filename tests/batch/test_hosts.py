@@ -64,7 +64,7 @@ def test_a_worker_takes_over_the_parts_of_a_dead_one(tmp_path):
     stamp = fingerprint.digest(part.agree(set()))
     dead = Shards(part.store, 23, 5, stamp, "dead")
     for row in (0, 1, 2, 3, 7):
-        dead.add(row, Line(lines[row], False))
+        dead.add(row, Line(lines[row], 0))
     dead.flush()
     assert Claims(part.store, stamp, "dead", 0.4).next([0], part.store.names()) == 0
     part.store.put("workers/dead", b"{}")

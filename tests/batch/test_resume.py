@@ -212,8 +212,8 @@ def test_half_a_part_counts_for_nothing(tmp_path):
     """Were a store to show half an object: the rows are done again rather than believed."""
     store = Folder(str(tmp_path))
     shards = Shards(store, 4, 2, "a" * 12, "me")
-    shards.add(0, Line(b"zero\n", False))
-    shards.add(3, Line(b"three\n", False))
+    shards.add(0, Line(b"zero\n", 0))
+    shards.add(3, Line(b"three\n", 0))
     shards.flush()
     (name,) = (name for name in store.names() if name.startswith("parts/"))
     again = Shards(store, 4, 2, "a" * 12, "you")

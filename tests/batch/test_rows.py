@@ -66,6 +66,11 @@ BAD = {
     "stop is an object": ({"tokens": TOKENS, "stop": {"a": 1}}, "stop="),
     "stop is text without a tokenizer": ({"tokens": TOKENS, "stop": "x"}, "no tokenizer"),
     "cold": ({"tokens": TOKENS, "temperature": -1}, "temperature -1"),
+    "too hot": ({"tokens": TOKENS, "temperature": 1e31}, "temperature 1e+31 must be a number from 0 to 1e+30"),
+    "infinitely hot": ({"tokens": TOKENS, "temperature": math.inf}, "temperature inf"),
+    "too hot by the OpenAI schema": (
+        {"custom_id": "a", "body": {"prompt": TOKENS, "temperature": 10**39}}, "000 must be a number from 0"
+    ),
     "temperature is no number": ({"tokens": TOKENS, "temperature": math.nan}, "temperature nan"),
     "OpenAI without a body": ({"custom_id": "a"}, "needs custom_id"),
     "OpenAI with a number as id": ({"custom_id": 5, "body": {}}, "needs custom_id"),
@@ -102,6 +107,7 @@ def test_good_lines():
     assert (own.max_new, own.seed, own.temperature) == (5, 2**31 - 1, 0.25)
     assert (parse({"tokens": TOKENS}).max_new, parse({"tokens": TOKENS}).seed) == (8, 3)
     assert parse({"tokens": TOKENS}).temperature is None
+    assert parse({"tokens": TOKENS, "temperature": 1e-30}).temperature == 0.0, "as good as 0 runs as 0"
     body = {"model": "m", "prompt": TOKENS, "max_tokens": 5, "temperature": 1, "n": 1, "stop": None}
     openai_row = parse({"custom_id": "a", "method": "POST", "url": openai.COMPLETION, "body": body})
     assert (openai_row.id, openai_row.max_new, openai_row.temperature, openai_row.chat) == ("a", 5, 1.0, False)
@@ -230,6 +236,33 @@ def test_completions_go_on_from_their_prompt_as_it_is(chatting):
     assert row({"messages": [{"role": "user", "content": "Once"}]}, url=openai.CHAT).tokens.tolist() == chat
     assert parse({"prompt": "Once"}, chatting).tokens.tolist() == chat
     assert parse({"prompt": "Once"}, chatting, Defaults(8, 3, raw=True)).tokens.tolist() == plain
+
+
+@pytest.mark.parametrize("schema", ["native", "openai"])
+def test_rows_whose_logits_break_fail_the_job_by_name(tmp_path, schema, capfd):
+    """Also when nothing is left to do; the other rows are those of an undisturbed job."""
+    lm, poison = model("same"), 45
+    hurt = dataclasses.replace(lm, params={**lm.params, "embed": lm.params["embed"].at[poison].set(math.nan)})
+    asked = [*rows(4), {"id": "hurt", "tokens": [3, poison, 9]}, *rows(6)[4:], {"id": 7, "tokens": [poison]}]
+    source_ = write(tmp_path / "in.jsonl", asked)
+    assert job(source_, tmp_path / "sound", schema=schema).run() == 0
+    sound = output(tmp_path / "sound")
+    assert capfd.readouterr().err == ""
+    assert job(source_, tmp_path / "out", lm=hurt, schema=schema).run() == 1
+    message = capfd.readouterr().err
+    assert message.startswith("jaxdlm: 2 rows (id 'hurt', 7) ended with status \"nonfinite\": its logits")
+    assert message.count("\n") == 1
+    found = output(tmp_path / "out")
+    assert [a == b for a, b in zip(found, sound)] == [True] * 4 + [False] + [True] * 2 + [False]
+    if schema == "native":
+        assert [row["status"] for row in found].count("nonfinite") == 2
+    else:
+        assert [row["error"] and row["error"]["code"] for row in found].count("nonfinite") == 2
+        assert found[4]["response"] is None
+    marker = json.loads((tmp_path / "out" / "_SUCCESS").read_text())
+    assert (marker["rows"], marker["errors"], marker["nonfinite"]) == (8, 2, 2)
+    assert job(source_, tmp_path / "out", lm=hurt, schema=schema).run() == 1
+    assert capfd.readouterr().err.startswith("jaxdlm: 2 rows ended with status")
 
 
 def test_special_ids_in_a_prompt_stay(tmp_path):

@@ -77,6 +77,31 @@ def settle(rows, trace, start, hidden, active, head, policy, cache):
     return rows, trace, look(rows, policy)
 
 
+class Ended(NamedTuple):
+    before: Rows
+    after: Rows
+
+
+def one_step(
+    kind: str, policy: Rule, cache: Any, *, row: int | None = None, hidden: float = 1.0, head: float = 0.0
+) -> Ended:
+    """The first step of a policy on hidden states that are all 0.1, of one row all `hidden`; `head` is added to the head's
+    weights."""
+    lm = model(kind)
+    rows, (start, versions) = enter(laid_out(kind, (0, 1, 2), None), policy)
+    blank = jnp.full((3, GEOMETRY.canvas), -1, jnp.int32)
+    count = 1 if versions is None else versions.shape[1]
+    copies = count * (2 if policy.uncond else 1)
+    states = np.full((3 * copies, loop.width(policy, GEOMETRY), lm.config.hidden_size), 0.1, np.float32)
+    if row is not None:
+        states[row * count : (row + 1) * count] = hidden
+    weights = {"lm_head": lm.params["lm_head"] + head}
+    due = cache if isinstance(policy, Stepper) else None
+    trace = Trace(blank, jnp.zeros(blank.shape, jnp.float32), None)
+    after, _, _ = settle(rows, trace, start, jnp.asarray(states), ~rows.done, weights, policy, due)
+    return Ended(*jax.device_get((rows._replace(key=()), after._replace(key=()))))
+
+
 @functools.cache
 def laid_out(kind: str, order: tuple[int, ...], alone: int | None) -> Rows:
     """The prompts in this order, each with its own id; but for `alone`, where given, rows are done from the start."""

@@ -6,6 +6,7 @@ import pytest
 
 import jaxdlm
 from jaxdlm import policies
+from jaxdlm.core.carry import Status
 from tests.conformance import halves
 from tests.conformance.toys import MASK, RULES, heats, meets, model, parameters, policy
 
@@ -51,6 +52,21 @@ def decodes_alike(family: str, rule, cache: str, where: str) -> int:
     return max(np.bincount(steps[steps >= 0]).max() for steps in batch.commit_step)
 
 
+def ends_where_nothing_can_be_said(rule, where: str) -> None:
+    """NaN or infinity in one row harm no other; where every logit is -inf no row writes anything."""
+    sound = halves.one_step("same", rule, kept("none"))
+    assert (sound.after.status != int(Status.NONFINITE)).all(), where
+    for value in (np.nan, np.inf):
+        hurt = halves.one_step("same", rule, kept("none"), row=1, hidden=value)
+        np.testing.assert_array_equal(hurt.after.status == int(Status.NONFINITE), [False, True, False], where)
+        assert hurt.after.done[1], where
+        np.testing.assert_array_equal(hurt.after.tokens[1], hurt.before.tokens[1], where)
+        np.testing.assert_array_equal(hurt.after.tokens[[0, 2]], sound.after.tokens[[0, 2]], where)
+    mute = halves.one_step("same", rule, kept("none"), head=-np.inf)
+    assert (mute.after.status == int(Status.NONFINITE)).all() and mute.after.done.all(), where
+    np.testing.assert_array_equal(mute.after.tokens, mute.before.tokens, where)
+
+
 @pytest.mark.parametrize("recipe", RULES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_alone_batched_and_permuted(family, recipe):
@@ -61,7 +77,14 @@ def test_alone_batched_and_permuted(family, recipe):
         for heat in heats(recipe):
             where = f"{family}, {recipe}, {cache}, temperature {heat}"
             most = max(most, decodes_alike(family, busy(recipe, heat), cache, where))
+    for heat in heats(recipe) if family == "llada" else ():
+        ends_where_nothing_can_be_said(busy(recipe, heat), f"{recipe}, temperature {heat}")
     assert most > 1, "one column per forward at the most: the bars are too high to see more"
+
+
+def test_released_drafts_end_where_nothing_can_be_said():
+    """A block that several columns complete at once is read once more, one that broke is not."""
+    ends_where_nothing_can_be_said(busy("freedave", None, host=busy("threshold", None), official=True), "official")
 
 
 @pytest.mark.parametrize("family", ["llada", "dream", "sdar"])

@@ -1,5 +1,6 @@
 """The loop: one `while`, resumable at any trip, nothing given ever changes, a finished row keeps every bit."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,7 +11,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm import _decode, decode, layout
 from jaxdlm.core import loop
+from jaxdlm.core.carry import Draft
 from tests.conformance.toys import EDGES, END, GRID, MASK, PAIRS, PROMPTS, heats, model, parameters, policy
+from tests.rules.hand import row as hand_row
 
 FOREVER = jnp.int32(2**30)
 SPLIT = (slice(0, 3), slice(3, 4))
@@ -45,6 +48,24 @@ def whiles(jaxpr) -> int:
             inner = getattr(inner, "jaxpr", inner)
             count += whiles(inner) if hasattr(inner, "eqns") else 0
     return count
+
+
+def test_neither_the_mask_nor_an_id_without_a_word_nor_a_score_that_is_none_is_written():
+    """Whatever rule asks for it; what it leaves alone may be anything."""
+    config = model("same").config
+    known = dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, tokenizer_size=40))
+    backbone = dataclasses.replace(model("same").model, config=known)
+    view = hand_row([True, True, True, False])
+
+    def sayable(token, score=(0, 0, 0, 0), commit=(True, True, False, True)):
+        draft = Draft(None, token=jnp.int32(token), score=jnp.float32(score), commit=jnp.asarray(commit))
+        return bool(loop.sayable(draft, view, backbone))
+
+    assert sayable([1, 39, MASK, MASK], [0, -jnp.inf, jnp.nan, jnp.nan])
+    assert not sayable([1, MASK, 1, 1])
+    assert not sayable([40, 1, 1, 1])
+    assert not sayable([1, 1, 1, 1], [0, jnp.nan, 0, 0])
+    assert loop.sayable(Draft(None), view, backbone)
 
 
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)

@@ -15,7 +15,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Reach
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
-from jaxdlm.core.readout import Readout, ban, first_best, given, merge, summarise
+from jaxdlm.core.readout import Drawn, Readout, ban, first_best, given, merge, proposable, relative, summarise
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.policies import CACHES, RECIPES
@@ -85,13 +85,51 @@ def test_merging_with_nothing_changes_no_bit():
             np.testing.assert_array_equal(getattr(merged, name), getattr(one, name), err_msg=name)
 
 
-def test_nan_and_infinity_are_found_in_any_tile():
-    for bad in (jnp.nan, jnp.inf):
-        logits = raw()
-        logits[3, 150] = bad
-        found = summary(logits, TILINGS[0])
-        np.testing.assert_array_equal(found.finite, [True, True, True, False, True])
-    assert np.asarray(summary(raw(), TILINGS[0]).finite).all()
+@pytest.mark.parametrize("tiling", TILINGS, ids=str)
+def test_nan_and_infinity_and_nothing_at_all_are_found_in_any_tile(tiling):
+    can = jnp.ones(W, bool)
+    for at in (0, 150, 299):
+        for bad in (jnp.nan, jnp.inf):
+            logits = raw()
+            logits[3, at] = bad
+            top = summary(logits, tiling).top
+            np.testing.assert_array_equal(np.isfinite(top), [True, True, True, False, True])
+            assert not proposable(top, ~can), "whoever may be written"
+    nothing = raw()
+    nothing[3] = -np.inf
+    top = summary(nothing, tiling).top
+    assert not proposable(top, can)
+    assert proposable(top, can.at[3].set(False)), "nobody writes there"
+    assert proposable(summary(raw(), tiling).top, can)
+
+
+def noise(ids):
+    return column_gumbel(KEY, VIEW.position, ids)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def draws(logits, tiling, heat):
+    return summarise(given(logits, tiling), Drawn(heat, noise, tempered=True))
+
+
+@pytest.mark.parametrize("tiling", [Tiling(VOCAB), *TILINGS], ids=str)
+@pytest.mark.parametrize("heat", [1e-8, 1e-3, 0.7, 50.0, 1e30])
+def test_draws_in_tiles_are_those_of_all_logits_less_their_best(tiling, heat):
+    """Whatever is added to all logits: they are sixty-fourths, so that 65536 changes no bit of their differences."""
+    logits = np.round(64 * raw()) / 64
+    found, moved = (draws(x.astype(np.float32), tiling, jnp.float32(heat)) for x in (logits, logits + 65536))
+    below = (logits - logits.max(1, keepdims=True)).astype(np.float64) / np.float32(heat)
+    by = below + np.asarray(noise(VOCAB), np.float64)
+    np.testing.assert_array_equal(found.token, by.argmax(1))
+    np.testing.assert_allclose(found.rank, by.max(1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(moved.token, found.token)
+    np.testing.assert_array_equal(moved.rest, found.rest)
+    seen = relative(found, jnp.float32(heat))
+    ratio = np.exp(below)
+    np.testing.assert_allclose(1 + found.rest, ratio.sum(1), rtol=1e-5)
+    np.testing.assert_allclose(found.weighted, (ratio * np.where(ratio > 0, below, 0)).sum(1), rtol=1e-5, atol=1e-30)
+    np.testing.assert_allclose(seen.own, np.take_along_axis(below, by.argmax(1)[:, None], 1)[:, 0], rtol=1e-6)
+    assert (seen.top == 0).all() and (seen.second <= 0).all()
 
 
 def test_noise_of_an_id_does_not_depend_on_the_others():

@@ -15,8 +15,18 @@ RAW = jnp.asarray(np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), jnp.float32)
 def test_the_temperature_falls_from_t_max_and_never_reaches_t_min():
     for tick, heat in ((0, 0.8), (24, 0.6), (47, 0.4 + 0.4 / 48)):
         draft = apply(temper(), RAW, row([1, 1], tick=tick))
-        np.testing.assert_allclose(draft.logits, RAW / heat, rtol=1e-6)
-        np.testing.assert_allclose(draft.condition.sum(1), 1, rtol=1e-6)
+        below = (RAW - RAW.max(1, keepdims=True)) / heat
+        np.testing.assert_allclose(draft.logits, below, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(draft.condition, np.exp(below) / np.exp(below).sum(1, keepdims=True), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("heat", "expected"), [(1e-30, [1, 0, 0]), (np.float32(np.inf), [0.5, 0.5, 0])], ids=repr)
+def test_temperatures_at_the_ends_are_greedy_and_uniform(heat, expected):
+    """Logits that overflow by any small temperature; a banned token stays banned by any large one."""
+    raw = jnp.float32([[1e30, -1e30, -jnp.inf]] if heat == 1e-30 else [[1e4, -1e4, -jnp.inf]])
+    draft = apply(temper(t_min=heat, t_max=heat), raw, row([1]))
+    np.testing.assert_allclose(draft.condition[0], expected)
+    assert draft.logits[0, 2] == -np.inf
 
 
 def test_what_is_not_chosen_becomes_noise_and_nothing_is_final():
@@ -54,6 +64,7 @@ def test_a_canvas_stops_when_it_holds_and_is_sure():
 
 
 def test_bad_arguments():
-    for wrong in ({"steps": 0}, {"t_min": 0.0}, {"t_max": -1}, {"kappa": -1}, {"history": 0}, {"gamma": -1}):
-        with pytest.raises(InputError, match="must be"):
+    bad = ({"steps": 0}, {"steps": None}, {"t_min": 0.0}, {"t_min": None}, {"t_max": -1}, {"t_max": 1e31})
+    for wrong in (*bad, {"kappa": -1}, {"history": 0}, {"gamma": -1}):
+        with pytest.raises(InputError, match=f"{next(iter(wrong))}=.*must be"):
             policies.RECIPES["entropy_bound"](**wrong)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, guidance, log_prob, margin, neg_entropy, sample, uniform
-from jaxdlm.rules.sample import highest, nucleus
+from jaxdlm.rules.credit import credit
+from jaxdlm.rules.sample import highest, inverse_cdf, nucleus
 from tests.rules.hand import apply, logits, row
 
 VIEW = row([True] * 4)
@@ -75,6 +76,73 @@ def test_temperature_as_an_array_of_zero_is_greedy():
     np.testing.assert_array_equal(a.score, b.score)
 
 
+TIED = jnp.float32([[3, 7, 7, 1, 7], [-2, -2, -2, -2, -2], [900, 0, -900, 901, 901], [1e30, -3e38, 3e38, 3e38, 0]])
+FORMS = {  # all ways that a token is drawn: in tiles, whole, filtered
+    "tiled": {}, "tempered": {"tempered": True}, "inverse": {"draw": inverse_cdf}, "top_p": {"top_p": 0.9},
+    "top_k": {"top_k": 3, "tempered": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("temperature", [1e-30, 9e-9, np.float32(1e-30), np.float32(1e-45), jnp.float32(0)], ids=repr)
+def test_a_tiny_temperature_is_greedy_to_the_lowest_of_equals(form, temperature):
+    cold = apply(sample(temperature, **FORMS[form]), TIED, VIEW, key=1)
+    np.testing.assert_array_equal(cold.token, [1, 0, 3, 2])
+    np.testing.assert_array_equal(cold.score, apply(sample(0.0, **FORMS[form]), TIED, VIEW).score)
+    assert cold.finite
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_smallest_temperature_that_draws_takes_a_best_token(form):
+    """A gap of one is a factor of e^(10^8); equals are drawn from."""
+    rule, tied = sample(jnp.float32(1e-8), **FORMS[form]), jnp.tile(TIED[:1], (64, 1))
+    token = np.asarray(apply(rule, tied, row([True] * 64)).token)
+    assert set(token.tolist()) == {1, 2, 4}
+
+
+@pytest.mark.parametrize("form", ["tiled", "tempered", "inverse"])
+@pytest.mark.parametrize("temperature", [1e30, np.float32(3e38), np.float32(np.inf)], ids=repr)
+def test_a_huge_temperature_is_uniform_over_what_is_not_banned(form, temperature):
+    raw = np.full((6000, 4), -np.inf, np.float32)
+    raw[:, [0, 2]] = [3e38, -3e38] if temperature == 1e30 else [9, -9]
+    draft = apply(sample(temperature, **FORMS[form]), raw, row([True] * 6000))
+    expected = softmax(np.array([3e38, -3e38]) / 1e30) if temperature == 1e30 else [0.5, 0.5]
+    share = np.bincount(draft.token, minlength=4) / 6000
+    assert share[1] == share[3] == 0
+    np.testing.assert_allclose(share[[0, 2]], expected, atol=4 * np.sqrt(0.25 / 6000))
+    assert draft.finite
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_adds_to_all_logits_changes_no_draw(form):
+    """Multiples of 1/64, so that 65536 more of them are exact; noise of their size is not lost beside them."""
+    raw, view = np.tile(np.round(np.asarray(RAW)) / 64, (8, 1)), row([True] * 32)
+    tokens = [apply(sample(jnp.float32(0.03), **FORMS[form]), raw + np.float32(c), view).token for c in (0, 65536)]
+    np.testing.assert_array_equal(*tokens)
+    assert (tokens[0] != raw.argmax(1)).any()
+
+
+@pytest.mark.parametrize("form", [*FORMS, "greedy"])
+def test_where_nothing_can_be_proposed_is_said(form):
+    """NaN and infinity in any column; nothing but -inf, and a temperature that is no number, where a token is due."""
+    rule = sample() if form == "greedy" else sample(jnp.float32(0.7), **FORMS[form])
+    closed = row([True, True, True, False])
+    assert apply(rule, RAW, VIEW).finite
+    for value in (np.nan, np.inf):
+        assert not apply(rule, RAW.at[3, 8].set(value), closed).finite
+    nothing = RAW.at[3].set(-np.inf)
+    assert not apply(rule, nothing, VIEW).finite
+    assert apply(rule, nothing, closed).finite
+    if form != "greedy":
+        assert not apply(sample(jnp.float32(np.nan), **FORMS[form]), RAW, VIEW).finite
+
+
+def test_a_transform_that_breaks_the_logits_is_seen():
+    for dense in (True, False):
+        draft = apply(chain(credit(np.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
+        assert not draft.finite
+
+
 @pytest.mark.parametrize("heat", [0.5, 1.0, 2.0])
 def test_draws_follow_softmax_of_the_tempered_logits(heat):
     """One row of four tokens in 8000 columns: every share within four standard deviations."""
@@ -113,6 +181,9 @@ def test_tempered_scores_read_the_filtered_distribution():
     [
         {"temperature": -0.1},
         {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1.1e30},
+        {"temperature": None},
         {"top_p": 1.1},
         {"top_p": -1},
         {"top_k": -1},
@@ -120,7 +191,7 @@ def test_tempered_scores_read_the_filtered_distribution():
     ],
 )
 def test_bad_arguments(arguments):
-    with pytest.raises(InputError, match=next(iter(arguments))):
+    with pytest.raises(InputError, match=f"{next(iter(arguments))}=.*must be"):
         sample(**arguments)
 
 

@@ -1,5 +1,7 @@
 """Draft and target: the tokens of plain greedy decoding for every draft, row, batch and piece."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -170,6 +172,16 @@ def test_models_and_policies_that_do_not_meet_are_refused():
         decode(TARGET, PROMPTS, policy="threshold", **RUN)
     with pytest.raises(InputError, match="leave infill and canvas out"):
         decode(TARGET, PROMPTS, policy="autoregressive", infill=True, **RUN)
+
+
+@pytest.mark.parametrize("heat", [0.0, 1.0])
+def test_rows_end_where_every_token_is_banned(heat):
+    tokens = dataclasses.replace(TARGET.config.tokens, tokenizer_size=0)
+    mute = dataclasses.replace(TARGET.model, config=dataclasses.replace(TARGET.config, tokens=tokens))
+    out = decode(type(TARGET)(mute, TARGET.params, None, "mute"), PROMPTS, speculative.autoregressive(heat), **RUN)
+    assert out.status == [Status.NONFINITE] * len(PROMPTS)
+    np.testing.assert_array_equal(out.forwards, np.ones(len(PROMPTS)))
+    assert (out.commit_step == -1).all()
 
 
 def test_a_row_with_broken_logits_ends_alone():
