@@ -21,7 +21,7 @@ from typing import Any
 
 import click
 
-from jaxdlm import command
+from jaxdlm import argument, command
 from jaxdlm.command import OK, Command, flag, option, section
 
 # as in jaxdlm.quant, which brings JAX with it
@@ -39,7 +39,7 @@ def _size(text: str) -> int:
     unit = next((unit for unit in units if text.endswith(unit)), "")
     try:
         value = int(float(text.removesuffix(unit)) * units.get(unit, 1))
-    except ValueError:
+    except (ValueError, OverflowError):
         raise click.BadParameter(f"{text!r} is not a size such as 1GiB or 500MiB") from None
     if value < 1:
         raise click.BadParameter(f"{text!r} must be positive")
@@ -128,7 +128,7 @@ def _convert(
 
     folder = find_source(name, revision)
     if out:
-        check_output(folder.resolve(), Path(out).expanduser().absolute(), force)
+        check_output(folder.resolve(), argument.path(out, "OUT").absolute(), force)
     source = open_folder(
         folder, family=family, mask=mask, block_size=block_size, attention=attention,
         tensors=open_pickles(folder) if allow_pickle else None,

@@ -12,6 +12,7 @@ import numpy as np
 
 from checkpoints_convert.staging import check_output
 from checkpoints_convert.verify import check_files, read_manifest
+from jaxdlm import argument
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import FLOATS
@@ -38,7 +39,7 @@ def export(converted: Path, out: Path, *, force: bool = False, shard_bytes: int 
     source = open_folder(converted)
     if source.kind != "converted":
         raise InputError(f"{converted}: is not a converted checkpoint; give the folder that checkpoints_convert wrote")
-    out = out.expanduser().absolute()
+    out = argument.path(out, "OUT").absolute()
     if force and out.exists():
         raise OutputRefused("exists already", file=out, hint="an export never replaces a folder; choose another name")
     check_output(source.folder, out, False)

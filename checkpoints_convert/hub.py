@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from jaxdlm import argument
 from jaxdlm.errors import InputError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -13,16 +14,13 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
 
 def find_source(source: str, revision: str | None = None) -> Path:
     """A local folder as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
-    path = Path(source).expanduser()
-    try:
-        if path.exists():
-            if revision is not None:
-                raise InputError(
-                    f"--revision {revision} has no effect on the folder {source}: give a Hub id, or leave it out"
-                )
-            return path
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{source}: cannot be opened ({error}); give an existing folder") from None
+    path = argument.path(source, "SOURCE")
+    if path.exists():
+        if revision is not None:
+            raise InputError(
+                f"--revision {revision} has no effect on the folder {source}: give a Hub id, or leave it out"
+            )
+        return path
     if path.is_symlink():
         raise InputError(f"{source}: is a link to nowhere; give an existing folder")
     if not HUB_ID.fullmatch(source):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import policies
+from jaxdlm import argument, policies
 from jaxdlm._load import load
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
@@ -16,8 +16,8 @@ from jaxdlm.core.carry import Carry, Geometry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
-from jaxdlm.errors import InputError, did_you_mean
-from jaxdlm.layout import Batch, lay_out, lay_out_rows, split_at_masks, whole_number
+from jaxdlm.errors import InputError
+from jaxdlm.layout import COUNT, Batch, lay_out, lay_out_rows, listed, split_at_masks
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
@@ -45,6 +45,7 @@ class Output:
         steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
         accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
         drafted, draft_forwards: int32[B], draft tokens that the target read, and forwards of the draft.
+        tokenizer: the model's, or None. ends: ids that end a text; `jaxdlm.viz` reads both.
     """
 
     text: list[str] | None
@@ -57,6 +58,8 @@ class Output:
     accepted: np.ndarray | None = None
     drafted: np.ndarray | None = None
     draft_forwards: np.ndarray | None = None
+    tokenizer: Any = dataclasses.field(default=None, repr=False)
+    ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
 
 
 def decode(
@@ -78,10 +81,11 @@ def decode(
     """Decodes all prompts as one batch.
 
     Args:
-        lm: from `jaxdlm.load`. prompts: list of str, of token-id lists, or of chats ([{"role", "content"}]).
-        policy: a name in `policies.RECIPES`, a rule, or what `jaxdlm.speculative` makes (autoregressive models; their
-            keys and values are always cached, and `cache` and `block` mean nothing there).
-        cache: a name in `policies.CACHES`, or a cache.
+        lm: from `jaxdlm.load`. prompts: a str, or a list of str, of token-id lists, or of chats ([{"role", "content"}]).
+        policy: a name in `policies.RECIPES`, with arguments as in a shell ("threshold,tau=0.8"), a rule, or what
+            `jaxdlm.speculative` makes (autoregressive models; their keys and values are always cached, and `cache` and
+            `block` are refused there).
+        cache: a name in `policies.CACHES`, with arguments likewise, or a cache.
         max_new: generated columns. block: block length, default 32 (block-causal models: what they were trained with);
             the last block may be shorter; larger than max_new: one block.
             Block-causal models count blocks from position 0, so the prompt's tail shares its block with the answer, and
@@ -114,7 +118,7 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
     The forwards are those of `decode`, in the same order; between them the host takes part. Raises InputError as
     `decode`, and for every < 1.
     """
-    whole_number("every", every)
+    COUNT(every, "every")
     decoding: Any = prepare(lm, prompts, *args, **settings)
     carry = decoding.start()
     while True:
@@ -130,20 +134,24 @@ def prepare(
     raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
 ) -> "Diffusion | Continuation":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
-    policy, cache = resolve_method(policy), resolve_cache(cache)
-    if save not in SAVES:
-        raise InputError(f"save={save!r}: one of {', '.join(SAVES)}")
+    policy, cache, prompts = resolve_method(policy), resolve_cache(cache), listed(prompts)
+    argument.flag(raw, "raw")
+    argument.word(save, "save", SAVES)
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
+        check_continuation(cache, block)
         stops = read_stops(lm, stop)
         each = [stops.sequences] * len(prompts)
         behind, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
         check_pair(lm, policy, max_new, int(behind.start.max()))
         behind, policy = beside(lm.params, behind, policy)
         return Continuation(lm, policy, behind, bucket, max_new, save, stops)
-    if infill:
+    if argument.flag(infill, "infill"):
+        asked = max_new
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
+        if asked != max_new:
+            argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     columns = [len(row) for row in canvas] if infill and canvas is not None else None
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = lay_out(
@@ -262,28 +270,24 @@ def resolve_policy(policy: Any) -> Rule:
 
 
 def resolve_method(policy: Any, load: Callable[[str], Any] = load) -> Rule | Speculation:
-    """A recipe by name, or the rule itself; a draft given by name is loaded, by `load`."""
+    """A recipe by name, with arguments as in a shell, or the rule itself; a draft given by name is loaded, by `load`."""
     if isinstance(policy, str):
-        if policy not in policies.RECIPES:
-            hint = did_you_mean(policy, policies.RECIPES) or f"; known: {', '.join(policies.RECIPES)}"
-            raise InputError(f"unknown policy {policy!r}{hint}")
-        policy = policies.RECIPES[policy]()
+        policy = policies.read(policy)
     if isinstance(policy, Unloaded):
         policy = policy.build(load(policy.name))
     if not isinstance(policy, Rule | Speculation):
-        raise InputError(f"policy {policy!r} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)")
+        raise InputError(
+            f"policy {argument.shown(policy)} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)"
+        )
     return policy
 
 
 def resolve_cache(cache: Any) -> Cache:
-    """A cache by name, or the cache itself."""
+    """A cache by name, with arguments as in a shell, or the cache itself."""
     if isinstance(cache, str):
-        if cache not in policies.CACHES:
-            hint = did_you_mean(cache, policies.CACHES) or f"; known: {', '.join(policies.CACHES)}"
-            raise InputError(f"unknown cache {cache!r}{hint}")
-        cache = policies.CACHES[cache]()
-    if not hasattr(cache, "refresh"):
-        raise InputError(f"cache {cache!r} is neither a name nor a cache: pass 'none'")
+        cache = policies.read_cache(cache)
+    if isinstance(cache, type) or not hasattr(cache, "refresh"):
+        raise InputError(f"cache {argument.shown(cache)} is neither a name nor a cache: pass 'none'")
     return cache
 
 
@@ -326,6 +330,21 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         )
 
 
+def has_blocks(policy: Any) -> bool:
+    """Whether block lengths, and caches to choose from, mean something to a policy; not to autoregressive ones."""
+    return not isinstance(policy, Speculation | Unloaded)
+
+
+def check_continuation(cache: Cache, block: int | None) -> None:
+    """Refuses what means nothing to an autoregressive model."""
+    if not cache.always:
+        raise InputError(
+            f"{type(cache).__name__}: an autoregressive model always keeps its keys and values: leave cache out"
+        )
+    if block is not None:
+        raise InputError(f"block={argument.shown(block)}: an autoregressive model writes no blocks: leave block out")
+
+
 def blocked(model: Model, block: int) -> Model:
     """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
     if model.config.attention != "block_causal" or model.config.block_size == block:
@@ -356,6 +375,8 @@ def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops:
         score=generated(trace.score),
         status=[Status(int(code)) for code in rows.status],
         steps=steps,
+        tokenizer=lm.tokenizer,
+        ends=tuple(sorted(stops.ids)),
     )
 
 
@@ -375,7 +396,7 @@ def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, sto
         text=read_text(lm, tokens, stops), tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
         status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
         accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
-        draft_forwards=rows.draft_step,
+        draft_forwards=rows.draft_step, tokenizer=lm.tokenizer, ends=tuple(sorted(stops.ids)),
     )  # fmt: skip
 
 

@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.core import programs
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.models.config import BLOCK, DTYPES
 from jaxdlm.models.hub_config import special_ids
 from jaxdlm.text import Tokenizer
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 ASSETS = pathlib.Path(__file__).parent / "assets"
 EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
 SHAPE = "shape:"
-DTYPES = ("float32", "bfloat16", "float16")
 # What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 LEAD_BOS = frozenset({"llada"})  # trained with bos before every text, base model included (arXiv 2502.09992)
@@ -111,27 +112,46 @@ def load(
         dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16).
         mesh: devices to spread the weights over; default: one device holds everything.
         family: the model family, where config.json does not tell.
-        block_size: attention block of a block-causal model, where config.json does not tell.
+        block_size: attention block of a block-causal model, or canvas of one that has canvases, in place of its own.
         canvas_window: prefix columns that the canvas of DiffusionGemma sees in local layers; default: the sliding window
             W, as in the original sampler. transformers keeps W - 1.
         revision: branch, tag or commit of a Hub id.
-    Raises InputError, one line: unknown name (with the closest known one), missing or damaged files, unsupported
-    settings, weights that are not finite (the tensor is named), no connection. No code of a checkpoint is run.
+    Raises InputError, one line: unknown name (with the closest known one), an argument that means nothing for this
+    model, missing or damaged files, unsupported settings, weights that are not finite (the tensor is named), no
+    connection. No code of a checkpoint is run.
     """
+    from jaxdlm.models.registry import FAMILIES
+
+    if not isinstance(name_or_path, str | pathlib.Path):
+        argument.refuse(name_or_path, "name_or_path", "the name of a model, a folder or a Hub id")
     name = str(name_or_path)
     programs.keep()
     _check_dtype(dtype)
+    argument.word(family, "family", ("auto", *FAMILIES))
+    block_size = argument.whole(1, BLOCK, none=True)(block_size, "block_size")
+    if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
+        argument.refuse(mesh, "mesh", "a mesh, as jaxdlm.sharding.make_mesh makes")
+    if revision is not None:
+        argument.text(revision, "revision")
     if name.startswith(SHAPE):
-        return _load_shape(name, dtype, mesh, canvas_window)
+        _unrevised(name, revision)
+        return _load_shape(name, dtype, mesh, family, block_size, canvas_window)
     if name in EMBEDDED and not pathlib.Path(name).exists():
+        _unrevised(name, revision)
         return _load_folder(ASSETS / name, name, dtype or "float32", mesh, family, block_size, canvas_window)
     return _load_folder(_locate(name, revision), name, dtype, mesh, family, block_size, canvas_window)
 
 
+def _unrevised(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise InputError(f"revision={argument.shown(revision)} belongs to a Hub id, and {name} is none: leave it out")
+
+
 def _locate(name: str, revision: str | None) -> pathlib.Path:
     """The folder of a path or of a Hub id."""
-    path = pathlib.Path(name).expanduser()
+    path = argument.path(name, "model")
     if path.is_dir():
+        _unrevised(name, revision)
         return path
     if path.exists():
         raise InputError(f"{name} is a file: give the folder that holds config.json")
@@ -147,7 +167,7 @@ def _unknown(name: str) -> InputError:
 
     hint = did_you_mean(name, [*EMBEDDED, *(SHAPE + shape for shape in RELEASED)])
     known = f"{', '.join(EMBEDDED)}, a folder, a Hub id OWNER/NAME, or {SHAPE}NAME"
-    return InputError(f"there is no model or folder {name!r}{hint}: give one of {known}")
+    return InputError(f"there is no model or folder {argument.shown(name)}{hint}: give one of {known}")
 
 
 def _download(name: str, revision: str | None) -> pathlib.Path:
@@ -198,9 +218,8 @@ def _described(
     folder: pathlib.Path, name: str, dtype: str | None, family: str, block_size: int | None, canvas_window: int | None
 ) -> tuple["Source", LM]:
     """Where the weights of a folder are, and the model without them."""
-    from jaxdlm.checkpoint.source import open_folder
+    from jaxdlm.checkpoint.source import generation, open_folder
     from jaxdlm.checkpoint.spec import SPEC
-    from jaxdlm.checkpoint.strict_json import read_object
     from jaxdlm.checkpoint.vocabulary import read_table, without_table
 
     if not (folder / SPEC).exists() and not (folder / "config.json").exists():
@@ -208,8 +227,7 @@ def _described(
     table = read_table(folder)
     source = open_folder(folder, family=family, block_size=block_size, tokenizer=table)
     config = _stated(source.config, dtype, canvas_window)
-    generation = folder / "generation_config.json"
-    defaults = read_object(generation, folder) if generation.exists() else {}
+    defaults = generation(folder)
     config, tokenizer = _with_one_stop_set(config, defaults, folder, table)
     return source, LM(Backbone(config), None, tokenizer, name, defaults, without_table(folder) or "")
 
@@ -233,18 +251,25 @@ def _with_one_stop_set(
     return config, None if tokenizer is None else dataclasses.replace(tokenizer, eos=config.tokens.eos)
 
 
-def _load_shape(name: str, dtype: str | None, mesh: "Mesh | None", canvas_window: int | None) -> LM:
+def _load_shape(
+    name: str, dtype: str | None, mesh: "Mesh | None", family: str, block_size: int | None, canvas_window: int | None
+) -> LM:
     from jaxdlm.checkpoint.placement import random_params
     from jaxdlm.models.registry import released_config
     from jaxdlm.models.released import RELEASED
 
     shape, _, stated = name.removeprefix(SHAPE).partition(":")
+    if dtype and stated and dtype != stated:
+        raise InputError(f"dtype={dtype!r}, but {name} says {stated}: keep one")
     dtype = dtype or stated or None
     if shape not in RELEASED:
         hint = did_you_mean(shape, list(RELEASED))
         raise InputError(f"there is no released shape {shape!r}{hint}: one of {', '.join(RELEASED)}")
     _check_dtype(dtype)
-    config = _stated(released_config(shape), dtype, canvas_window)
+    config = released_config(shape)
+    if family not in ("auto", config.family):
+        raise InputError(f"family={family!r}: {name} is of family {config.family!r}: leave family out")
+    config = _stated(config if block_size is None else config.in_blocks(block_size), dtype, canvas_window)
     return LM(Backbone(config), random_params(config, mesh, dtype=dtype), None, name)
 
 
@@ -255,8 +280,8 @@ def _stated(config: ModelConfig, dtype: str | None, canvas_window: int | None) -
 
 
 def _check_dtype(dtype: str | None) -> None:
-    if dtype is not None and dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is unknown: one of {', '.join(DTYPES)}")
+    if dtype is not None:
+        argument.word(dtype, "dtype", DTYPES)
 
 
 def _check_finite(params: PyTree, source: "Source") -> None:

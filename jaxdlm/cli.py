@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from jaxdlm import command, distribution
+from jaxdlm import argument, command, distribution
 from jaxdlm.command import BAD_INPUT, FAILED, MAX_NEW, NONFINITE, OK, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError, did_you_mean
 
@@ -115,13 +115,18 @@ def generate(
     same.
     """
     import jaxdlm as jd
+    from jaxdlm._decode import has_blocks
     from jaxdlm._load import SHAPE
     from jaxdlm.core.carry import Status
-    from jaxdlm.policy_words import read_policy
+    from jaxdlm.policies import read
+    from jaxdlm.policy_words import parse_policy
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
     # what needs no model is checked before loading one
-    method = read_policy(policy, {} if temperature is None else {"temperature": temperature})
+    if temperature is not None and "temperature" in parse_policy(policy)[1]:
+        raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
+    page = None if html is None else argument.path(html, "--html")
+    method = read(policy, {} if temperature is None else {"temperature": temperature})
     if model.startswith(SHAPE):
         raise InputError(f"{model} has random weights and no tokenizer: it is for benchmarks and jaxdlm plan")
     lm = jd.load(model)
@@ -129,7 +134,8 @@ def generate(
         advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
         raise InputError(f"model {model!r} has no tokenizer: {advice}")
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
-    block = _first(block, lm.defaults.get("block_length"))  # None: decode's default for this model
+    if block is None and has_blocks(method):
+        block = lm.defaults.get("block_length")  # None: decode's default for this model
     ids, refused = _readable(lm, prompts, raw)
     if not ids:
         return BAD_INPUT
@@ -138,7 +144,7 @@ def generate(
     decode = functools.partial(_followed, as_json) if watch else jd.decode
     out = decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
     seconds = time.perf_counter() - begin
-    _report(lm, kept, ids, out, seconds, as_json, watch, html)
+    _report(lm, kept, ids, out, seconds, as_json, watch, page)
     broken = [index for index, status in zip(ids, out.status, strict=True) if status is Status.NONFINITE]
     for index in broken:
         print(f"jaxdlm: prompt {index} has no whole answer: {NONFINITE}", file=sys.stderr)
@@ -169,11 +175,11 @@ def _followed(as_json: bool, lm: Any, prompts: list[str], *args: Any, **settings
 
 
 def _report(
-    lm: Any, prompts: list[str], ids: list[int], out: Any, seconds: float, as_json: bool, watch: bool, html: str | None
+    lm: Any, prompts: list[str], ids: list[int], out: Any, seconds: float, as_json: bool, watch: bool, html: Any
 ) -> None:
     from jaxdlm import viz
 
-    paths = [viz.path(out, row, tokenizer=lm.tokenizer, prompt=prompt) for row, prompt in enumerate(prompts)]
+    paths = [viz.path(out, row, prompt=prompt) for row, prompt in enumerate(prompts)]
     for row, drawn in enumerate(paths):
         if as_json:
             fields = {
@@ -193,7 +199,7 @@ def _report(
             print(out.text[row], flush=True)
             if not watch:
                 print(f"# {viz.summary(drawn)}", file=sys.stderr)
-    if html:
+    if html is not None:
         print(f"# wrote {viz.write_html(paths, html)}", file=sys.stderr)
 
 
@@ -307,7 +313,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
     command.model,
     option("--task", metavar="T", help="fresh problems of one task instead, from its held-out split"),
     option("--n", type=command.COUNT, default=5, metavar="N", help="how many of --task"),
-    option("--seed", type=int, default=0, metavar="S", help="which problems of --task"),
+    option("--seed", type=command.SEED, default=0, metavar="S", help="which problems of --task"),
 )
 @section("Output", json_flag("one JSON object per prompt, with its task and answer"))
 def examples(model: str, task: str | None, n: int, seed: int, as_json: bool) -> None:

@@ -4,7 +4,6 @@ import codecs
 import errno
 import functools
 import glob
-import math
 import os
 import re
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 import click
 from click.shell_completion import shell_complete
 
-from jaxdlm import distribution  # noqa: F401 (raises where another project is in the way)
+from jaxdlm import argument, distribution  # noqa: F401 (the second raises where another project is in the way)
 from jaxdlm.errors import InputError, Unfinished, did_you_mean, shortened
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -185,30 +184,31 @@ def section(title: str, *options: Callable[..., Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-class Positive(click.ParamType):
-    """A number above 0."""
+class Number(click.ParamType):
+    """A number of a kind, read as click reads it."""
 
     name = "number"
 
-    def __init__(self, kind: click.ParamType) -> None:
-        self.kind = kind
+    def __init__(self, kind: argument.Kind, read: click.ParamType = click.INT) -> None:
+        self.kind, self.read = kind, read
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = self.kind.convert(value, param, ctx)
-        if param is not None and not 0 < number < math.inf:
-            raise InputError(f"{param.opts[0]} {value}: must be greater than 0")
-        return number
+        return self.kind(self.read.convert(value, param, ctx), param.opts[0] if param else self.name)
 
 
-COUNT, AMOUNT = Positive(click.INT), Positive(click.FLOAT)
+COUNT, PLACE = Number(argument.whole(1)), Number(argument.whole(0))
+ROWS = Number(argument.whole(1, 2**16))  # at a time, in a device's memory
+AMOUNT, PRICE = Number(argument.real(above=0), click.FLOAT), Number(argument.real(0), click.FLOAT)
+SECONDS = Number(argument.real(above=0, high=10**7), click.FLOAT)  # what a thread can wait for
+SEED = Number(argument.whole(-(2**63), 2**64 - 1))
 
 # ----------------------------------------------------------------------------------------------- shared options
 
 POLICY_WORDS = "NAME[,key=value...]"
 model = option("--model", default="tiny", metavar="M", help="embedded name, folder, Hub id or shape:NAME")
 policy = option("--policy", default="threshold", metavar=POLICY_WORDS, help="how to decode: see jaxdlm policies")
-cache = option("--cache", default="none", metavar="NAME", help="key/value cache")
-seed = option("--seed", type=int, default=0, metavar="S", help="seed of all randomness")
+cache = option("--cache", default="none", metavar=POLICY_WORDS, help="key/value cache")
+seed = option("--seed", type=SEED, default=0, metavar="S", help="seed of all randomness")
 raw = flag("--raw", help="do not pass prompts through the chat template")
 stop = option("--stop", multiple=True, metavar="TEXT", help="end answers there, too (again for several)")
 no_stop = flag("--no-stop", help="go on behind an end of text, as the papers count forwards")

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
@@ -15,6 +16,9 @@ from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array
 
 DEFAULT_BLOCK = 32
+COUNT = argument.whole(1)
+SEED = argument.whole(-(2**63), 2**64 - 1)
+KEY = argument.whole(-(2**31), 2**32 - 1)
 
 
 def bucket_of(columns: int, block: int = 1) -> int:
@@ -41,7 +45,9 @@ def geometry_of(config: Any, lengths: np.ndarray, max_new: int, block: int | Non
     aligned = config.attention == "block_causal"
     whole = config.attention == "prefix_canvas"  # a canvas is always read whole
     block = (config.block_size if aligned or whole else DEFAULT_BLOCK) if block is None else block
-    block = int(block) if aligned or whole else min(int(block), int(max_new))
+    block = block if aligned or whole else min(block, max_new)
+    if block > config.max_position:
+        raise InputError(f"block={block} is longer than the {config.max_position} positions of this model: lower it")
     tails = lengths % block if aligned else 0
     bucket = bucket_of(int((lengths - tails).max()), block if aligned else 1)
     blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
@@ -69,11 +75,7 @@ def lay_out(
     """
     config = lm.config
     aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
-    whole_number("max_new", max_new)
-    if block is not None:
-        whole_number("block", block)
-    if isinstance(prompts, str) or not len(prompts):
-        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
+    max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
     if whole and canvas is not None:
         raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
@@ -114,21 +116,33 @@ def _mask(config: Any) -> int:
 
 
 def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
-    ids = list(range(rows)) if ids is None else list(ids)
-    if len(ids) != rows:
-        raise InputError(f"ids has {len(ids)} entries for {rows} prompts: give one whole number per prompt")
-    if not all(isinstance(i, int | np.integer) and -(2**31) <= i < 2**32 for i in ids):
-        raise InputError("ids must be whole numbers of 32 bits: they key the randomness of their rows")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InputError(f"seed={seed!r}: must be a whole number")
-    numbers = np.array([int(i) & 0xFFFFFFFF for i in ids], np.uint32)
-    return row_keys(np.full(rows, int(seed) & 0x7FFFFFFF, np.int32), numbers)
+    ids = range(rows) if ids is None else ids
+    if not hasattr(ids, "__len__") or len(ids) != rows:
+        count = len(ids) if hasattr(ids, "__len__") else "no"
+        raise InputError(f"ids has {count} entries for {rows} prompts: give one whole number per prompt")
+    numbers = np.array([KEY(i, f"ids[{at}]") & 0xFFFFFFFF for at, i in enumerate(ids)], np.uint32)
+    return row_keys(np.full(rows, SEED(seed, "seed") & 0x7FFFFFFF, np.int32), numbers)
+
+
+def listed(prompts: Any) -> list[Any]:
+    """The prompts as a list; one string is one prompt. Raises InputError where there is none."""
+    if isinstance(prompts, str):
+        return [prompts]
+    try:
+        found = list(prompts)
+    except TypeError:
+        found = []
+    if not found or isinstance(prompts, dict):
+        raise InputError("prompts must be a string or a list with at least one prompt: decode(lm, ['...'])")
+    return found
 
 
 def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:
     """Token ids of one prompt, or an InputError that names it."""
     config, where = lm.config, f"prompt {index}"
     is_chat = isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], dict)
+    if is_chat and raw:
+        raise InputError(f"{where} is a chat, which needs the chat template: leave raw out, or pass a string")
     if isinstance(prompt, str) or is_chat:
         if lm.tokenizer is None:
             raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
@@ -139,7 +153,10 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     else:
-        ids = np.asarray(prompt)
+        try:
+            ids = np.asarray(prompt)
+        except (ValueError, OverflowError):  # rows of several lengths
+            ids = np.zeros((0, 0), np.int64)
         if ids.ndim != 1 or not ids.size:
             raise InputError(f"{where} is empty or nested: pass a string, a list of token ids, or a list of messages")
         if not np.issubdtype(ids.dtype, np.integer):
@@ -166,11 +183,20 @@ def prefilled(canvas: Any, rows: int, max_new: int, config: Any) -> list[np.ndar
         raise InputError(f"canvas has {len(canvas)} rows for {rows} prompts: give one per prompt")
     filled = []
     for index, row in enumerate(canvas):
-        ids = np.asarray(row, np.int64).reshape(-1)
-        if ids.size > max_new or (ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size)):
+        ids = _integers(row)
+        if ids is None or ids.size > max_new or (ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size)):
             raise InputError(f"canvas row {index} must hold at most max_new={max_new} ids of the vocabulary")
         filled.append(np.concatenate([ids.astype(np.int32), blank[ids.size :]]))
     return filled
+
+
+def _integers(row: Any) -> np.ndarray | None:
+    """Token ids as an array, or None where they are no list of whole numbers."""
+    try:
+        ids = np.asarray(row)
+    except (ValueError, OverflowError):
+        return None
+    return ids if ids.ndim == 1 and (ids.dtype.kind in "iu" or not ids.size) else None
 
 
 def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[Any], list[Any], int]:
@@ -179,9 +205,9 @@ def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[A
         raise InputError("infill=True takes the canvas from the prompts: leave canvas out")
     heads, rests = [], []
     for index, prompt in enumerate(prompts):
-        ids = np.asarray(prompt)
-        found = np.flatnonzero(ids == _mask(lm.config)) if ids.ndim == 1 and ids.dtype.kind in "iu" else np.array([])
-        if not found.size or found[0] == 0:
+        ids = _integers(prompt)
+        found = np.array([]) if ids is None else np.flatnonzero(ids == _mask(lm.config))
+        if ids is None or not found.size or found[0] == 0:
             raise InputError(
                 f"prompt {index}: infill=True needs token ids that hold the mask id {_mask(lm.config)} after at least "
                 "one known token"
@@ -212,14 +238,6 @@ def lay_out_rows(
 
 def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
     """Token ids of every prompt, and the bucket that the longest one fits."""
-    whole_number("max_new", max_new)
-    if isinstance(prompts, str) or not len(prompts):
-        raise InputError("prompts must be a list with at least one prompt: decode(lm, ['...'])")
+    max_new = COUNT(max_new, "max_new")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     return texts, bucket_of(max(len(text) for text in texts))
-
-
-def whole_number(name: str, value: Any) -> None:
-    """Raises InputError for anything but a whole number from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise InputError(f"{name}={value}: must be a whole number, at least 1")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxdlm import argument
 from jaxdlm.caches.adaptive import adaptive
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.caches.delayed import delayed
@@ -20,12 +21,11 @@ from jaxdlm.caches.refresh import refresh
 from jaxdlm.caches.sub_block import sub_block
 from jaxdlm.core.heat import cold
 from jaxdlm.core.rule import Rule, chain, released
-from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import greedy, number
-from jaxdlm.rules.argument import temperature as checked
+from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.policy_words import parse_policy
 from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
 from jaxdlm.rules.block_diffusion import entropy_bound as commit_entropy_bound
-from jaxdlm.rules.ccd import coherent, stable, words
+from jaxdlm.rules.ccd import coherent, stable
 from jaxdlm.rules.credit import credit as raise_by_credit
 from jaxdlm.rules.credit import tied_threshold
 from jaxdlm.rules.dparallel import entropy_threshold, shifted_neg_entropy
@@ -77,9 +77,13 @@ def random(steps: Any = None, temperature: Any = 0.0, cfg_scale: Any = 0.0) -> R
 
 
 def _llada(steps: Any, temperature: Any, cfg_scale: Any, measure: Any) -> Rule:
-    unguided = isinstance(cfg_scale, int | float) and cfg_scale == 0
-    head = [] if unguided else [guidance(cfg_scale)]
+    head = [] if _is_zero(cfg_scale) else [guidance(cfg_scale)]
     return chain(*head, sample(temperature, measure=measure), commit_top_k(steps))
+
+
+def _is_zero(value: Any) -> bool:
+    """A plain 0, which leaves a rule out; an array may be anything."""
+    return type(value) in (int, float) and value == 0
 
 
 def maskgit_plus(
@@ -146,7 +150,9 @@ def credit(
     official: dInfer's test, which takes near-ties with the best along; its constants are 0.7, 0.8, 0.2, 0.9.
     sparse: 8 W^2 bytes of state per row, which lose nothing here; False: 4 W V.
     """
-    commit = tied_threshold(tau) if official else commit_threshold(tau)
+    if argument.flag(adaptive, "adaptive"):
+        argument.unused("with adaptive=True", alpha=(alpha, 0.65), beta=(beta, 0.7), gamma=(gamma, 0.2))
+    commit = tied_threshold(tau) if argument.flag(official, "official") else commit_threshold(tau)
     credited = raise_by_credit(alpha, beta, gamma, adaptive=adaptive, sparse=sparse)
     return released(chain(credited, sample(temperature), commit), official)
 
@@ -157,7 +163,7 @@ def dparallel(threshold: Any = 0.5, temperature: Any = 0.0, official: bool = Fal
     official: as in the released code for Dream, entropy < threshold with 1e-8 inside the logarithm; the default is
     that for LLaDA. The paper's speed needs its post-trained weights.
     """
-    measure = shifted_neg_entropy if official else neg_entropy
+    measure = shifted_neg_entropy if argument.flag(official, "official") else neg_entropy
     return released(
         chain(sample(temperature, measure=measure), entropy_threshold(threshold, strict=official)), official
     )
@@ -184,14 +190,16 @@ def prophet(
 ) -> Rule:  # fmt: skip
     """Prophet: writes everything left once the answer's columns have a clear winner (2508.19982).
 
-    host: a recipe's name or a rule. Those of `SCHEDULED` get `steps`, and progress is counted in forwards; with any
-    other host it is the share of columns written. answer_start: canvas column; default the last columns. The paper's
-    suffix prompt ("The answer is") are words that stand in the canvas from the start: `decode(canvas=...)`.
+    host: a recipe's name, with arguments as in a shell, or a rule. Names of `SCHEDULED` get `steps`, and progress is
+    counted in forwards; with any other host it is the share of columns written. answer_start: canvas column; default
+    the last columns. The paper's suffix prompt ("The answer is") are words that stand in the canvas from the start:
+    `decode(canvas=...)`.
     """
-    counted = isinstance(host, str) and host in SCHEDULED
+    counted = isinstance(host, str) and parse_policy(host)[0] in SCHEDULED
     if isinstance(host, str):
-        build = _named(host, "prophet")
-        host = build(steps=steps) if counted else build()
+        host = _hosted(host, "prophet", {"steps": (steps, None)} if counted else {})
+    if not counted and not argument.flag(official, "official"):
+        argument.unused(f"unless the host is one of {', '.join(SCHEDULED)}", steps=(steps, None))
     progress = "forwards" if counted else "decoded"
     return leave_early(host, steps, answer_start, answer_length, thresholds, progress=progress, official=official)
 
@@ -225,6 +233,9 @@ def learn2pd(
     weights: see `learned_filter`; by default the filter that is shipped for `tiny`. official: the released EoTP, which
     cuts at an end-of-text token that is merely proposed.
     """
+    argument.flag(official, "official")
+    if not argument.flag(eotp, "eotp"):
+        argument.unused("with eotp=False", official=(official, False))
     end = [end_at_text(aggressive=official)] if eotp else []
     trained = learned_filter("tiny" if weights is None else weights, tau)
     return released(chain(sample(temperature), trained, *end), official)
@@ -233,9 +244,14 @@ def learn2pd(
 def _ccd(
     mode: str, steps: Any, depth: int, top_v: int, eps: Any, expand_ratio: Any, confidence: str, *, dynamic: bool
 ) -> Rule:
-    words(mode=(mode, ("paper", "release")), confidence=(confidence, ("entropy", "probability")))
+    argument.word(mode, "mode", ("paper", "release"))
+    argument.word(confidence, "confidence", ("entropy", "probability"))
     released = stable(steps, dynamic=dynamic, expand_ratio=expand_ratio)
     published = coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v, eps=eps)
+    if mode == "release":
+        argument.unused("with mode='release'", depth=(depth, 3), top_v=(top_v, 4), eps=(eps, None))
+    else:
+        argument.unused("with mode='paper'", expand_ratio=(expand_ratio, 4.0))
     proposal = sample(measure=neg_entropy if confidence == "entropy" else log_prob)
     return chain(proposal, released if mode == "release" else published)
 
@@ -246,22 +262,30 @@ def freedave(
 ) -> Rule:  # fmt: skip
     """FreeDave: the host's own tokens in fewer forwards, its next steps drafted and verified together (2510.00294).
 
-    host: a recipe's name, which gets `steps` and `temperature` where it takes them, or a rule. "threshold" is
-    FreeDave++. official: the release's acceptance, which is not lossless with such a host.
+    host: a recipe's name, with arguments as in a shell, which gets `steps` and `temperature`; or a rule, which has its
+    own. "threshold" is FreeDave++. official: the release's acceptance, which is not lossless with such a host.
     """
+    given = {"steps": (steps, None), "temperature": (temperature, 0.0)}
     if isinstance(host, str):
-        build = _named(host, "freedave")
-        takes = inspect.signature(build).parameters
-        given = {"steps": steps, "temperature": temperature}
-        host = build(**{k: v for k, v in given.items() if k in takes and v is not None})
+        takes = inspect.signature(RECIPES.get(parse_policy(host)[0], freedave)).parameters
+        host = _hosted(host, "freedave", {name: pair for name, pair in given.items() if name in takes})
+        given = {name: pair for name, pair in given.items() if name not in takes}
+    argument.unused("to this host", **given)
     return draft_and_verify(host, draft_steps, official=official)
 
 
-def _named(host: str, own: str) -> Callable[..., Rule]:
-    """The recipe that a host's name stands for; `own` is the recipe that asks."""
-    if host not in RECIPES or host == own:
-        raise InputError(f"host={host!r}: must be a rule or one of {', '.join(n for n in RECIPES if n != own)}")
-    return RECIPES[host]
+def _hosted(words: str, own: str, extra: dict[str, tuple[Any, Any]]) -> Rule:
+    """The policy that a host's words stand for, with what `own`, the recipe that asks, adds: name -> (value, default)."""
+    name, stated = parse_policy(words)
+    if name not in RECIPES or name == own:
+        raise InputError(
+            f"host={argument.shown(words)}: must be a rule or one of {', '.join(n for n in RECIPES if n != own)}"
+        )
+    argument.unused(
+        f"beside that of host={argument.shown(words)}", **{key: pair for key, pair in extra.items() if key in stated}
+    )
+    added = {key: value for key, (value, default) in extra.items() if value is not default and key not in stated}
+    return read(words, added)
 
 
 def best(
@@ -274,15 +298,18 @@ def best(
     Each part is that of its own recipe and goes away with alpha = 0, radius = 0 and tau = kappa, thresholds = None,
     eos = False, draft_steps = 1. FreeDave changes no token; prophet needs the answer's columns and a whole-canvas view.
     """
-    credited = (
-        [] if isinstance(alpha, int | float) and alpha == 0 else [raise_by_credit(alpha, beta, gamma, sparse=True)]
-    )
+    if _is_zero(alpha):
+        argument.unused("with alpha=0", beta=(beta, 0.7), gamma=(gamma, 0.2))
+    if thresholds is None:
+        argument.unused("with thresholds=None", answer_start=(answer_start, None), answer_length=(answer_length, 5))
+    credited = [] if _is_zero(alpha) else [raise_by_credit(alpha, beta, gamma, sparse=True)]
     host: Rule = chain(*credited, sample(temperature), commit_near_anchors(kappa, tau, radius))
     bars = (math.inf,) * 3 if thresholds is None else thresholds
     watched = leave_early(host, None, answer_start, answer_length, bars, progress="decoded")
     host = host if thresholds is None else watched
-    host = chain(host, stop_at_eos()) if eos else host
-    return draft_and_verify(host, draft_steps) if draft_steps != 1 else host
+    host = chain(host, stop_at_eos()) if argument.flag(eos, "eos") else host
+    drafted = draft_and_verify(host, draft_steps)  # which checks the number
+    return drafted if draft_steps != 1 else host
 
 
 def llada2(steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, temperature: Any = 0.0) -> Rule:
@@ -314,6 +341,14 @@ def llada22(
     )
 
 
+READ_BY = {  # strategies of SDAR -> arguments
+    "low_confidence_dynamic": ("steps", "tau"),
+    "low_confidence_static": ("steps",),
+    "sequential": ("steps",),
+    "entropy_bounded": ("gamma",),
+}
+
+
 def sdar(
     steps: Any = None, strategy: str = "low_confidence_dynamic", tau: Any = 0.85, gamma: Any = 0.1,
     temperature: Any = 0.0,
@@ -325,8 +360,11 @@ def sdar(
         "sequential": block_diffusion(steps, None, order="position"),
         "entropy_bounded": commit_entropy_bound(gamma),
     }
-    if strategy not in rules:
-        raise InputError(f"strategy={strategy!r}: must be one of {', '.join(rules)}")
+    argument.word(strategy, "strategy", rules)
+    idle = {"tau": (tau, 0.85), "gamma": (gamma, 0.1), "steps": (steps, None)}
+    for name in READ_BY[strategy]:
+        del idle[name]
+    argument.unused(f"with strategy={strategy!r}", **idle)
     measure = neg_entropy if strategy == "entropy_bounded" else log_prob
     return chain(sample(temperature, measure=measure), rules[strategy])
 
@@ -338,9 +376,9 @@ def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top
     temperature > 0; None: all tokens. The block's first column comes from the last row of the block before, alone; at
     temperature > 0 it is drawn like all others, where the release takes the arg-max.
     """
-    number(top_p, "top_p", low=0, high=1)
-    heat = checked(temperature)
-    if greedy(heat):
+    argument.probability(top_p, "top_p", none=True)
+    heat = argument.temperature(temperature)
+    if argument.greedy(heat):
         proposal = sample(heat)
     else:
         kept = None if top_p is None else jnp.where(cold(heat), 1.0, top_p)
@@ -358,6 +396,32 @@ def entropy_bound(
     proposal = sample(1.0, measure=neg_entropy, tempered=True)
     again = (commit_entropy_bound(gamma), renoise(), settle(steps, kappa, history))
     return chain(temper(steps, t_min, t_max), proposal, *again, stop_after_block())
+
+
+def read(words: str, extra: dict[str, Any] | None = None) -> Any:
+    """The policy that `NAME[,key=value...]` says, as in a shell; `extra` wins over what the words say.
+
+    Raises InputError for an unknown name or argument, and for what the recipe refuses.
+    """
+    return _built(words, RECIPES, "policy", extra or {})
+
+
+def read_cache(words: str) -> Any:
+    """The cache that `NAME[,key=value...]` says."""
+    return _built(words, CACHES, "cache", {})
+
+
+def _built(words: str, known: dict[str, Callable[..., Any]], thing: str, extra: dict[str, Any]) -> Any:
+    name, arguments = parse_policy(words, thing)
+    arguments |= extra
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+        raise InputError(f"unknown {thing} {argument.shown(name)}{hint}")
+    takes = inspect.signature(known[name]).parameters
+    wrong = [key for key in arguments if key not in takes]
+    if wrong:
+        raise InputError(f"{thing} {name!r} takes no {wrong[0]!r}: it takes {', '.join(takes) or 'no arguments'}")
+    return known[name](**arguments)
 
 
 class Entry(NamedTuple):

@@ -1,35 +1,13 @@
-"""A policy as it is written in a shell: NAME[,key=value...]."""
+"""A policy or a cache as it is written in a shell, NAME[,key=value...], taken apart."""
 
 import ast
-import inspect
 from typing import Any
 
-from jaxdlm import policies
-from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.argument import shown
+from jaxdlm.errors import InputError
 
 
-def read_policy(words: str, extra: dict[str, Any]) -> Any:
-    """`NAME[,key=value...]` to what `decode` takes: the name alone, or the recipe called with the typed values."""
-    name, arguments = parse_policy(words)
-    arguments |= extra
-    if name not in policies.RECIPES:
-        raise InputError(f"unknown policy {name!r}{did_you_mean(name, policies.RECIPES)}: jaxdlm policies lists them")
-    recipe = policies.RECIPES[name]
-    known = inspect.signature(recipe).parameters
-    wrong = [key for key in arguments if key not in known]
-    if wrong and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
-        raise InputError(f"policy {name!r} takes no {wrong[0]!r}: it takes {', '.join(known) or 'no arguments'}")
-    if not arguments:
-        return name
-    try:
-        return recipe(**arguments)
-    except InputError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise InputError(f"policy {words!r}: {error}") from error
-
-
-def parse_policy(words: str) -> tuple[str, dict[str, Any]]:
+def parse_policy(words: str, thing: str = "policy") -> tuple[str, dict[str, Any]]:
     """`"prophet,steps=8,thresholds=(7.5,5,2.5)"` -> ("prophet", {"steps": 8, "thresholds": (7.5, 5, 2.5)}).
 
     Values are Python literals, true/false/none in any case, or else words.
@@ -39,9 +17,9 @@ def parse_policy(words: str) -> tuple[str, dict[str, Any]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip().isidentifier() or not value.strip():
-            raise InputError(f"policy argument {pair!r} is not key=value: write --policy NAME,key=value,...")
+            raise InputError(f"{thing} argument {shown(pair)} is not key=value: write NAME,key=value,...")
         if key.strip() in arguments:
-            raise InputError(f"policy argument {key.strip()!r} is given twice: keep one")
+            raise InputError(f"{thing} argument {key.strip()!r} is given twice: keep one")
         arguments[key.strip()] = _literal(value.strip())
     return name.strip(), arguments
 
@@ -65,4 +43,5 @@ def _literal(value: str) -> Any:
     try:
         return ast.literal_eval(value)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return value
+        inside = value.startswith("(") and value.endswith(")")  # which keep commas together: host=(threshold,tau=0.8)
+        return value[1:-1] if inside else value

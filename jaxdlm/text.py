@@ -16,6 +16,7 @@ from typing import Any
 from jaxdlm import chat, tokenizer_checks
 from jaxdlm.checkpoint.files import read_text
 from jaxdlm.checkpoint.strict_json import read_object
+from jaxdlm.checkpoint.tokenizer_config import read_settings, read_template
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
 from jaxdlm.messages import plain
@@ -79,9 +80,7 @@ class Tokenizer:
         tokenizer.json, where it was read already.
         Raises InputError where a file does not parse or the parts disagree.
         """
-        settings = _object(folder, "tokenizer_config.json")
-        if "added_tokens_decoder" not in settings:  # of the days when names had a file of their own
-            settings = _object(folder, "special_tokens_map.json") | settings
+        settings = read_settings(folder)
         if (folder / "tokenizer.json").exists():
             spec: Mapping[str, Any] = table or read_object(folder / "tokenizer.json", folder)
         elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
@@ -321,17 +320,11 @@ def join(words: Iterable[str]) -> str:
     return "".join(pieces)
 
 
-def _object(folder: pathlib.Path, name: str) -> dict[str, Any]:
-    return read_object(folder / name, folder) if (folder / name).exists() else {}
-
-
 def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
     """chat_template.jinja, else chat_template.json, else the entry of tokenizer_config.json (the default one)."""
     if (folder / "chat_template.jinja").exists():
         return read_text(folder / "chat_template.jinja", folder, most=4 * chat.MAX_TEMPLATE)
-    template = settings.get("chat_template")
-    if (folder / "chat_template.json").exists():
-        template = read_object(folder / "chat_template.json", folder).get("chat_template")
+    template = read_template(folder) or settings.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template}
         template = named.get("default")

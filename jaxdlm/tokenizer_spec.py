@@ -1,12 +1,15 @@
 """What the parts of a tokenizer's files say, as data: special tokens, our own settings, control tokens renamed."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jaxdlm.errors import InputError
+from jaxdlm.argument import COLUMNS, Kind, listed, one_of, record, text, whole
+from jaxdlm.errors import InputError, did_you_mean
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-LONGEST = 1 << 20  # tokens that prompts of a model may be padded to
+OWN: dict[str, Kind] = {  # settings of this library
+    "jaxdlm_prompt_lengths": listed(whole(1, COLUMNS)), "jaxdlm_join": one_of("words"), "jaxdlm_examples": listed(text),
+}  # fmt: skip
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
@@ -37,24 +40,13 @@ def is_word(literal: str) -> bool:
 
 def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of tokenizer_config.json that are this library's own; InputError for one that means nothing."""
-    lengths, join, examples = (settings.get(f"jaxdlm_{name}") for name in ("prompt_lengths", "join", "examples"))
-    checks = {
-        "prompt_lengths": (
-            _is_list(lengths, lambda n: isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= LONGEST),
-            f"a list of whole numbers from 1 to {LONGEST}",
-        ),
-        "join": (join in (None, "words"), "'words', or absent"),
-        "examples": (_is_list(examples, lambda example: isinstance(example, str)), "a list of strings"),
-    }
-    for key in (key for key in settings if key.startswith("jaxdlm_")):
-        good, wanted = checks.get(key.removeprefix("jaxdlm_"), (False, f"one of {', '.join(checks)}"))
-        if not good:
-            raise InputError(f"tokenizer_config.json: {key} {settings[key]!r:.60} must be {wanted}")
+    found = record(settings, "tokenizer_config.json", OWN, dot=": ")
+    for key in settings:
+        if key.startswith("jaxdlm_") and key not in OWN:
+            known = f"one of {', '.join(OWN)}{did_you_mean(key, OWN)}"
+            raise InputError(f"tokenizer_config.json: {key[:60]} is no setting: must be {known}")
+    lengths, join, examples = (found.get(key) for key in OWN)
     return {"prompt_lengths": tuple(lengths or ()), "join_words": join == "words", "examples": tuple(examples or ())}
-
-
-def _is_list(value: Any, good: Callable[[Any], bool]) -> bool:
-    return value is None or (isinstance(value, list) and all(map(good, value)))
 
 
 def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable[str]) -> dict[str, Any]:

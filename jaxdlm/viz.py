@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.core.carry import Status
 from jaxdlm.errors import InputError
 
@@ -47,14 +48,15 @@ class Path:
         return self.tokens / max(self.forwards, 1)
 
 
-def path(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] = ()) -> Path:
+def path(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] | None = None) -> Path:
     """The path of one row of an Output. Without a tokenizer the pieces are ids.
 
-    Raises InputError where out has no such row, or was decoded with save="none".
+    tokenizer, eos: in place of the output's own. Raises InputError where out has no such row, or was decoded with
+    save="none".
     """
-    rows = len(out.tokens)
-    if not 0 <= row < rows:
-        raise InputError(f"row {row} is outside 0..{rows - 1}")
+    row = argument.whole(0, len(out.tokens) - 1)(row, "row")
+    tokenizer = getattr(out, "tokenizer", None) if tokenizer is None else tokenizer
+    eos = getattr(out, "ends", ()) if eos is None else eos
     if out.commit_step is None:
         raise InputError('the output holds no trajectory: decode with save="commit"')
     ids = np.asarray(out.tokens[row]).tolist()
@@ -87,7 +89,7 @@ def count_tokens(ids: Sequence[int], eos: Sequence[int]) -> int:
     return next((column + 1 for column, token in enumerate(ids) if token in eos), len(ids))
 
 
-def show(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] = ()) -> None:
+def show(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] | None = None) -> None:
     """Prints the final text of a row, every token in the colour of its confidence (of its step if there is none)."""
     from rich.console import Console
 

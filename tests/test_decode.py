@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Status, chain, decode, policies, sample, stop_at_eos, threshold, top_k
+from jaxdlm import InputError, Status, chain, decode, load, policies, sample, stop_at_eos, threshold, top_k, viz
 from jaxdlm._decode import _run
 from jaxdlm._load import LM
 from jaxdlm.core.rule import Chain, Stage
@@ -18,7 +18,9 @@ SHORT = PROMPTS[0]
 
 BAD = [
     ({"prompts": []}, "at least one prompt"),
-    ({"prompts": "hello"}, "must be a list"),
+    ({"prompts": None}, "at least one prompt"),
+    ({"prompts": "hello"}, "prompt 0 is text and .* no tokenizer"),
+    ({"prompts": [[SHORT, [1]]]}, "prompt 0 is empty or nested"),
     ({"prompts": [SHORT, []]}, "prompt 1 is empty"),
     ({"prompts": [[SHORT]]}, "prompt 0 is empty or nested"),
     ({"prompts": ["hello"]}, "no tokenizer: pass token ids"),
@@ -36,15 +38,26 @@ BAD = [
     ({"policy": 0.9}, "neither a name nor a rule"),
     ({"cache": "nune"}, "unknown cache 'nune'.*did you mean 'none'"),
     ({"cache": 3}, "neither a name nor a cache"),
-    ({"save": "all"}, "save='all': one of none, commit, steps"),
+    ({"save": "all"}, "save='all': must be one of none, commit, steps"),
     ({"ids": [1, 2]}, "ids has 2 entries for 1 prompts"),
-    ({"ids": [0.5]}, "ids must be whole numbers"),
-    ({"ids": [2**32]}, "ids must be whole numbers of 32 bits"),
+    ({"ids": [0.5]}, r"ids\[0\]=0.5: must be a whole number from -2147483648 to 4294967295"),
+    ({"ids": [2**32]}, r"ids\[0\]=4294967296: must be a whole number"),
     ({"seed": "7"}, "seed='7': must be a whole number"),
     ({"seed": None}, "seed=None"),
     ({"canvas": [[1], [2]]}, "canvas has 2 rows for 1 prompts"),
     ({"canvas": [[1] * 9]}, "at most max_new=8 ids"),
     ({"canvas": [[VOCAB]]}, "ids of the vocabulary"),
+    ({"ids": 3}, "ids has no entries for 1 prompts"),
+    ({"max_new": 10**20}, "max_new=100000000000000000000: must be a whole number"),
+    ({"raw": "no"}, "raw='no': must be true or false"),
+    ({"infill": 1}, "infill=1: must be true or false"),
+    ({"canvas": [["a"]]}, "canvas row 0 must hold"),
+    ({"canvas": [[1.5]]}, "canvas row 0 must hold"),
+    ({"canvas": [[2**70]]}, "canvas row 0 must hold"),
+    ({"prompts": [[6, MASK]], "infill": True, "max_new": 7}, "max_new=7 means nothing with infill=True"),
+    ({"policy": "threshold,tau=1.8"}, "tau=1.8: must be a number from 0 to 1"),
+    ({"policy": "threshold,tao=1"}, "policy 'threshold' takes no 'tao': it takes tau, temperature"),
+    ({"cache": "refresh,every=0"}, "every=0: must be a whole number from 1 to 1073741824, or none"),
     ({"prompts": [[5, 6]], "infill": True}, "prompt 0: infill=True needs token ids that hold the mask id 47"),
     ({"prompts": [[MASK, 6]], "infill": True}, "after at least one known token"),
     ({"prompts": [[6, MASK]], "infill": True, "canvas": [[1]]}, "leave canvas out"),
@@ -222,3 +235,15 @@ def test_a_recipe_equals_its_chain():
     named = decode(model("same"), PROMPTS, "threshold", **GRID)
     built = decode(model("same"), PROMPTS, chain(sample(), threshold(0.9)), **GRID)
     np.testing.assert_array_equal(named.tokens, built.tokens)
+
+
+def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
+    lm = load("tiny")
+    prompt, run = lm.tokenizer.examples[0], {"max_new": 16, "block": 16}
+    out = decode(lm, prompt, "threshold,tau=0.8", **run)
+    listed = decode(lm, [prompt], chain(sample(), threshold(0.8)), **run)
+    np.testing.assert_array_equal(out.tokens, listed.tokens)
+    np.testing.assert_array_equal(out.commit_step, listed.commit_step)
+    assert out.text == listed.text and len(out.text) == 1
+    viz.show(out)
+    assert out.text[0] in capsys.readouterr().out

@@ -16,14 +16,15 @@ FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
 # A module may import its own layer's package and anything on a lower line; siblings on one line stay apart.
 LAYERS = [
     {"_start", "distribution", "errors", "struct", "typing"},
-    {"controls", "messages", "tokenizer_spec"},
+    {"argument"},
+    {"policy_words", "controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},
     {"quant"},
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
     {"policies", "speculative", "guided", "layout", "stops"},
-    {"_decode", "chat", "text", "checkpoint", "_load", "io", "command", "policy_words"},
+    {"_decode", "chat", "text", "checkpoint", "_load", "io", "command"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
     {"cli", "_public"},
     {"__main__"},

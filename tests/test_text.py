@@ -385,7 +385,7 @@ def test_empty_prompts(closed, empty):
 )  # fmt: skip
 def test_odd_settings_of_our_own_are_named(tmp_path, setting, value):
     folder = helpers.word_level(tmp_path, WORDS, **{setting: value})
-    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {setting} .* must be"):
+    with pytest.raises(InputError, match=rf"tokenizer_config\.json: {setting}.* must be"):
         text.Tokenizer.from_folder(folder)
 
 

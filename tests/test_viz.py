@@ -102,7 +102,7 @@ def test_words_that_look_like_a_marker_stay_words(out, tokenizer, tmp_path):
 
 
 def test_bad_requests(out, tokenizer, tmp_path):
-    with pytest.raises(InputError, match=r"row 5 is outside 0\.\.1"):
+    with pytest.raises(InputError, match="row=5: must be a whole number from 0 to 1"):
         viz.path(out, 5)
     with pytest.raises(InputError, match="cannot be written"):
         viz.write_html([viz.path(out, 0)], tmp_path / "none" / "page.html")
@@ -118,3 +118,14 @@ def test_pieces_join_to_the_text(tmp_path):
     pieces = tokenizer.pieces(tokenizer.encode(words))
     assert "".join(pieces) == words
     assert "\ufffd" not in "".join(pieces)
+
+
+def test_an_output_draws_itself(out, tokenizer, capsys):
+    """It knows its tokenizer, and without one the ids that end its texts."""
+    given = viz.path(out, 0, tokenizer=tokenizer)
+    out.tokenizer, out.ends = tokenizer, ()
+    assert viz.path(out, 0) == given
+    viz.show(out)
+    assert capsys.readouterr().out.startswith("Alan Fox ,\n")
+    out.tokenizer, out.ends = None, (2,)
+    assert viz.path(out, 1) == viz.path(out, 1, eos=[2])

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from jaxdlm import command
-from jaxdlm.command import AMOUNT, COUNT, Command, flag, option, section
+from jaxdlm import argument, command
+from jaxdlm.command import COUNT, PLACE, ROWS, SECONDS, Command, flag, option, section
 from jaxdlm.errors import InputError
 
 
@@ -19,15 +19,15 @@ from jaxdlm.errors import InputError
     option("--output", required=True, metavar="DIR", help="folder or URL of the results"),
     option("--schema", type=click.Choice(("native", "openai")), default="native", help="of the output rows"),
     option("--shard-rows", type=COUNT, metavar="N", show_default="1000", help="rows per output object"),
-    option("--flush", type=AMOUNT, default=30.0, metavar="SECONDS", help="how often finished rows are saved"),
-    option("--grace", type=AMOUNT, default=15.0, metavar="SECONDS", help="how long a stop by SIGTERM may take"),
+    option("--flush", type=SECONDS, default=30.0, metavar="SECONDS", help="how often finished rows are saved"),
+    option("--grace", type=SECONDS, default=15.0, metavar="SECONDS", help="how long a stop by SIGTERM may take"),
     flag("--new-run", help="remove what another job has left in DIR and start over"),
     flag("--quiet", help="no progress on stderr"),
 )
 @command.decoding(COUNT)
 @section(
     "Speed",
-    option("--slots", type=COUNT, default=16, metavar="N", help="rows on each replica of the model at a time"),
+    option("--slots", type=ROWS, default=16, metavar="N", help="rows on each replica of the model at a time"),
     option("--order", type=click.Choice(("longest", "input")), default="longest", help="which rows go first"),
     option("--window", type=COUNT, default=8192, metavar="N", help="rows that are read ahead and sorted"),
     option(
@@ -37,11 +37,11 @@ from jaxdlm.errors import InputError
 @section(
     "Several workers or hosts",
     flag("--worker", help="one of any number of independent workers that share INPUT and DIR"),
-    option("--lease", type=AMOUNT, default=60.0, metavar="SECONDS", help="when a silent worker counts as dead"),
+    option("--lease", type=SECONDS, default=60.0, metavar="SECONDS", help="when a silent worker counts as dead"),
     flag("--distributed", help="several hosts by jax.distributed; on TPU pods nothing else is needed"),
     option("--coordinator", metavar="HOST:PORT", help="with --distributed outside TPU pods"),
     option("--hosts", type=COUNT, metavar="N", help="with --coordinator: number of processes"),
-    option("--host", type=int, metavar="I", help="with --coordinator: which of them this is, from 0"),
+    option("--host", type=PLACE, metavar="I", help="with --coordinator: which of them this is, from 0"),
 )
 def batch(
     input: str, output: str, model: str, policy: str, cache: str, max_new: int | None, block: int | None, mesh: str | None,
@@ -64,6 +64,11 @@ def batch(
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
+    if not distributed:
+        unused = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
+        for name, value in unused.items():
+            if value is not None:
+                raise InputError(f"{name} {value} means nothing without --distributed: leave it out, or add that")
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
     policies, kept = read_policies(policy), _decode.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
@@ -73,7 +78,7 @@ def batch(
     lm = jd.load(model, mesh=devices)
     options = run.Options(
         input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, **rest,
-        **_shape(shape, lm.defaults),
+        **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, kept, devices, rows).run()
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
@@ -108,7 +113,7 @@ def make_mesh(words: str | None) -> Any:
     axes = {"data": 0, "tensor": 1, "expert": 1}
     for pair in words.split(",") if words else ():
         name, _, size = pair.partition("=")
-        if name.strip() not in axes or not size.strip().isdigit() or int(size) < 1:
+        if name.strip() not in axes or not size.strip().isdecimal() or not 1 <= int(size) <= argument.INT32:
             raise InputError(f"--mesh {words!r}: write data=2,tensor=2 with any of {', '.join(axes)}")
         axes[name.strip()] = int(size)
     devices = jax.local_devices()
@@ -121,11 +126,13 @@ def make_mesh(words: str | None) -> Any:
     return sharding.make_mesh(axes, devices=devices)
 
 
-def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any], policy: Any) -> dict[str, Any]:
     """Columns to generate and the block, as stated or as the model's own configuration says."""
+    from jaxdlm._decode import has_blocks
+
     return {
         "max_new": stated["max_new"] or defaults.get("max_new_tokens") or command.MAX_NEW,
-        "block": stated["block"] or defaults.get("block_length"),
+        "block": stated["block"] or (defaults.get("block_length") if has_blocks(policy) else None),
     }
 
 
@@ -165,7 +172,7 @@ def planned(
     from jaxdlm.plan.aot import Job
 
     lm = describe(model)
-    shape = _shape(stated, lm.defaults)
+    shape = _shape(stated, lm.defaults, policy)
     row = read(index.longest, lm, Defaults(shape["max_new"], seed, raw), {})
     long = row if isinstance(row, Request) else None  # a row that is refused is decoded by nobody
     return Job(
@@ -181,13 +188,13 @@ def read_policies(words: str) -> Any:
     from jaxdlm._decode import resolve_method
     from jaxdlm.batch.engine import Policies
     from jaxdlm.core.rule import Stepper
-    from jaxdlm.policy_words import read_policy
+    from jaxdlm.policies import read
     from jaxdlm.rules.per_row import has_number
 
-    plain = resolve_method(read_policy(words, {}))
+    plain = resolve_method(read(words))
     try:
-        cold = resolve_method(read_policy(words, {"temperature": 0.0}))
-        heated = resolve_method(read_policy(words, {"temperature": np.float32(1)}))
+        cold = resolve_method(read(words, {"temperature": 0.0}))
+        heated = resolve_method(read(words, {"temperature": np.float32(1)}))
     except InputError:
         return Policies(plain, None, None)
     if isinstance(heated, Stepper) or not has_number(heated, "temperature"):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import Continuation, blocked, check, prepare
+from jaxdlm._decode import Continuation, blocked, check, check_continuation, prepare
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import ending, loop
@@ -363,6 +363,8 @@ def make_engine(
     make: Any = Chunks if isinstance(policies.plain, Speculation) else Slots
     if make is Slots:
         check(lm, policies.plain, cache)
+    else:
+        check_continuation(cache, block)
     engine = make(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots)
     engine.check()
     return engine

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.batch import openai
-from jaxdlm.core.heat import HOTTEST
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
-from jaxdlm.rules.argument import temperature
 from jaxdlm.stops import Stops, read_stops
 
 PROMPTS = ("prompt", "messages", "tokens")
@@ -182,18 +181,13 @@ def _stops(stop: Any, lm: Any, defaults: Defaults, where: str) -> Stops:
 
 def _whole(value: Mapping[str, Any], name: str, default: int, low: int, where: str) -> int:
     number = value.get(name)
-    if number is None:
-        return default
-    if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= LARGEST:
-        raise InputError(f"{where}: {name} {number!r:.40} must be a whole number of at least {low}")
-    return number
+    return default if number is None else argument.whole(low)(number, f"{where}: {name}")
 
 
 def _temperature(number: Any, defaults: Defaults, where: str) -> float | None:
     if number is None:
         return None
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number <= HOTTEST:
-        raise InputError(f"{where}: temperature {number!r:.40} must be a number from 0 to {HOTTEST:g}")
+    number = argument.temperature(number, f"{where}: temperature")
     if not defaults.temperature:
         raise InputError(f"{where}: this policy has no temperature: leave it out, or choose a policy that takes one")
-    return float(np.float32(temperature(number)))
+    return float(np.float32(number))

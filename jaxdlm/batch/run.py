@@ -70,8 +70,9 @@ class Job:
         return new
 
     def _recorded(self) -> dict[str, Any]:
+        data = self.store.get(JOB) or b""
         try:
-            value = json.loads(self.store.get(JOB) or b"")
+            value = json.loads(data)
         except ValueError:
             value = None
         if not isinstance(value, dict) or value.get("format") != FORMAT:

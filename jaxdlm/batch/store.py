@@ -8,9 +8,11 @@ import contextlib
 import itertools
 import os
 import pathlib
+import urllib.parse
 import uuid
 from typing import Any, Protocol
 
+from jaxdlm import argument
 from jaxdlm.errors import InputError
 
 TEMPORARY = ".partial-"
@@ -43,7 +45,7 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.where = path
-        self.root = pathlib.Path(path).expanduser()
+        self.root = argument.path(path, "output")
         self._count, self._own = itertools.count(), uuid.uuid4().hex[:12]  # containers on one share have equal pids
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -99,6 +101,10 @@ class Folder:
             return (self.root / name).read_bytes()
         except FileNotFoundError:
             return None
+        except (IsADirectoryError, PermissionError) as error:
+            raise InputError(
+                f"output {self.where}: {name} cannot be read ({error.strerror}): remove it, or choose another folder"
+            ) from None
 
     def delete(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)
@@ -156,5 +162,10 @@ class Bucket:
 
 
 def store(where: str) -> Store:
-    """The store of a path or URL. Raises InputError where it cannot be written."""
+    """The store of a path or URL; file:// is a path. Raises InputError where it cannot be written."""
+    if where.startswith("file://"):
+        parts = urllib.parse.urlsplit(where)
+        if parts.netloc not in ("", "localhost") or not parts.path.strip("/"):
+            raise InputError(f"output {where}: write file:///PATH, or the path alone")
+        return Folder(urllib.parse.unquote(parts.path))
     return Bucket(where) if "://" in where else Folder(where)

@@ -5,13 +5,12 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV, Around, Layer, Past, gather
-from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
@@ -176,8 +175,5 @@ def turn(new: Array, old: Array, exists: Bool[Array, "B G"]) -> Float32[Array, "
 
 def adaptive(prompt_every: Any = 50, response_every: Any = 7, ratio: float = 0.25) -> AdaptiveCache:
     """See `AdaptiveCache`. Raises InputError for an interval < 1, or a ratio outside 0..1."""
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
-        raise InputError(f"ratio={ratio!r}: must be a number from 0 to 1")
-    return AdaptiveCache(
-        interval(prompt_every, "prompt_every"), interval(response_every, "response_every"), float(ratio)
-    )
+    ratio = argument.real(0, 1)(ratio, "ratio")
+    return AdaptiveCache(interval(prompt_every, "prompt_every"), interval(response_every, "response_every"), ratio)

@@ -51,4 +51,4 @@ class DualCache(Refreshing):
 
 def dual(refresh_every: Any = None) -> DualCache:
     """See `DualCache`. Raises InputError for refresh_every < 1."""
-    return DualCache(interval(refresh_every))
+    return DualCache(interval(refresh_every, none=True))

@@ -4,9 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxdlm import argument
 from jaxdlm.core.carry import Rows
-from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool
+
+MOST = 2**30  # forwards; one more is still an int32
 
 
 def periodic(rows: Rows, every: Any) -> Bool[Array, "B"]:
@@ -16,15 +18,11 @@ def periodic(rows: Rows, every: Any) -> Bool[Array, "B"]:
     return rows.tick % jnp.asarray(every, jnp.int32) == 0
 
 
-def interval(every: Any, name: str = "refresh_every", low: int = 1) -> Any:
-    """`every`, or InputError when a plain number is no whole number of at least `low`."""
-    if isinstance(every, str | float | int) and (isinstance(every, str) or every != every or every < low or every % 1):
-        raise InputError(f"{name}={every!r}: must be a whole number, at least {low}")
-    return every
+def interval(every: Any, name: str = "refresh_every", low: int = 1, *, none: bool = False) -> Any:
+    """`every`, a whole number of forwards that may be an array; none: never. Raises InputError below `low`."""
+    return argument.number(every, name, low=low, high=MOST, whole=True, none=none)
 
 
-def count(number: int, name: str, low: int = 0) -> int:
-    """`number`, a shape: InputError unless it is a plain whole number of at least `low`."""
-    if isinstance(number, bool) or not isinstance(number, int) or number < low:
-        raise InputError(f"{name}={number!r}: must be a whole number, at least {low}")
-    return number
+def count(number: Any, name: str, low: int = 0) -> int:
+    """`number`, a shape. Raises InputError unless it is a plain whole number of at least `low`."""
+    return argument.whole(low, argument.COLUMNS)(number, name)

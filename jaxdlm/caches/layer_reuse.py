@@ -1,11 +1,12 @@
 """Lower layers run for changed columns only between key steps (the schedule of Faster Diffusion)."""
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.caches import stored
 from jaxdlm.caches.interval import count, interval
 from jaxdlm.core.cache import Context, Refreshing
@@ -98,7 +99,7 @@ def whole(layer: Layer, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"]
 
 def layer_reuse(depth: int = 1, keys: Any = KEY_STEPS) -> LayerReuseCache:
     """See `LayerReuseCache`. Raises InputError for a negative depth, and for keys without 0."""
-    keys = tuple(interval(key, "keys", 0) for key in keys)
+    keys = argument.items(keys, "keys", functools.partial(interval, low=0), most=1024)
     if not any(isinstance(key, int) and key == 0 for key in keys):
         raise InputError("keys must hold 0: the first forward of a block reads everything")
     return LayerReuseCache(keys, count(depth, "depth"))

@@ -54,4 +54,4 @@ class PrefixCache(Refreshing):
 
 def prefix(refresh_every: Any = None) -> PrefixCache:
     """See `PrefixCache`. Raises InputError for refresh_every < 1."""
-    return PrefixCache(interval(refresh_every))
+    return PrefixCache(interval(refresh_every, none=True))

@@ -59,5 +59,8 @@ class RefreshCache(Refreshing):
 def refresh(every: Any = None, before: int = 16, after: int = 16, warmup: Any = 4) -> RefreshCache:
     """See `RefreshCache`. Raises InputError for every < 1, or a negative number of columns or forwards."""
     return RefreshCache(
-        interval(every, "every"), interval(warmup, "warmup", 0), count(before, "before"), count(after, "after")
+        interval(every, "every", none=True),
+        interval(warmup, "warmup", 0),
+        count(before, "before"),
+        count(after, "after"),
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.checkpoint import store, strict_json
 from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderInvalid, ShapeMismatch, TensorsMismatch
 from jaxdlm.checkpoint.leaf import FLOATS, STORED, AsIs, LeafSpec, Piece
@@ -23,8 +24,8 @@ from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
 from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
 from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary, without_table
 from jaxdlm.errors import InputError
-from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.config import BLOCK, ModelConfig
+from jaxdlm.models.hub_config import Hints, read_generation
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.registry import detect, family_named
 from jaxdlm.models.table import Family, TensorMap
@@ -87,28 +88,48 @@ def open_folder(
     where it was read already.
     Raises: CheckpointError, InputError (unknown or unsupported configuration), each naming file and key.
     """
-    folder = Path(path).expanduser()
+    folder = argument.path(path, "checkpoint")
     try:
         folder = folder.resolve(strict=True)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be opened ({error}); give an existing folder") from None
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; give the folder that holds config.json")
-    if (folder / SPEC).is_file():
-        return _converted(folder)
-    raw = strict_json.read_object(folder / "config.json", folder)
-    if raw.get("model_type") == "jaxdlm":
-        return _native(folder, raw)
+    block_size = argument.whole(1, BLOCK, none=True)(block_size, "block_size")
+    mask = argument.whole(none=True)(mask, "mask")
+    converted = (folder / SPEC).is_file()
+    raw = {} if converted else strict_json.read_object(folder / "config.json", folder)
+    if converted or raw.get("model_type") == "jaxdlm":
+        source = _converted(folder) if converted else _native(folder, raw)
+        own = source.config
+        _agree(family=(None if family in ("auto", "jaxdlm") else family, own.family))
+        config = _as_stated(own, mask=mask, block_size=block_size, attention=attention)
+        return dataclasses.replace(source, config=config)
     found = read_vocabulary(folder, tokenizer)
     hints = Hints(
-        source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=_generation(folder),
+        source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=generation(folder),
         added_tokens=found.added, tokenizer_size=found.size,
     )  # fmt: skip
     table = _family(raw, family, folder)
-    config = table.read_config(raw, hints)
+    config = _as_stated(table.read_config(raw, hints), mask=mask, block_size=block_size, attention=attention)
     hints.notes.extend(beyond(found, config.vocab_size))
     hints.notes.extend(note for note in [without_table(folder)] if note)
     return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
+
+
+def _as_stated(config: ModelConfig, *, mask: int | None, block_size: int | None, attention: str | None) -> ModelConfig:
+    """The configuration with what the caller stated. Raises InputError where the model has it otherwise, or not at all."""
+    _agree(mask=(mask, config.tokens.mask), attention=(attention, config.attention))
+    return config if block_size in (None, config.block_size) else config.in_blocks(block_size)
+
+
+def _agree(**stated: tuple[Any, Any]) -> None:
+    """Raises InputError for a stated fact, name -> (as stated, as the checkpoint has it), that nothing can change."""
+    for name, (value, own) in stated.items():
+        if value not in (None, own):
+            raise InputError(
+                f"{name}={argument.shown(value)}: this checkpoint has {own!r}, which is fixed: leave {name} out"
+            )
 
 
 def leaf_dtype(config: ModelConfig, path: str, stored: np.dtype, requested: str | None) -> np.dtype:
@@ -141,9 +162,10 @@ def _family(raw: Mapping[str, Any], family: str, folder: Path) -> Family:
         raise type(error)(f"{folder / 'config.json'}: {error}") from None
 
 
-def _generation(folder: Path) -> Mapping[str, Any]:
+def generation(folder: Path) -> Mapping[str, Any]:
+    """generation_config.json; empty where there is none. Raises InputError that names a field of another kind."""
     path = folder / "generation_config.json"
-    return strict_json.read_object(path, folder) if path.is_file() else {}
+    return read_generation(strict_json.read_object(path, folder)) if path.is_file() else {}
 
 
 def _hub(

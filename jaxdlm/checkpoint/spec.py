@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm.argument import Kind, flag, listed, one_of, record, table, text, whole
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
 from jaxdlm.checkpoint.leaf import FLOATS, STORED
 from jaxdlm.checkpoint.store import Stored, group_folder
+from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.quant import KINDS
 
@@ -117,33 +119,47 @@ def read_spec(folder: Path) -> Spec:
     if values.get("format") != FORMAT or values.get("version") not in (VERSION, QUANTISED):
         raise HeaderInvalid(
             "was written by another version", file=path, expected=f"{FORMAT} {VERSION}",
-            got=f"{values.get('format')} {values.get('version')}", hint="convert the checkpoint again",
+            got=f"{values.get('format')!r:.40} {values.get('version')!r:.40}", hint="convert the checkpoint again",
         )  # fmt: skip
     stated = values.pop("sha256", None)
     if stated != _digest(values):
         raise ChecksumMismatch("was changed after the conversion", file=path, hint="convert the checkpoint again")
     try:
-        leaves = tuple(
-            StoredLeaf(
-                str(leaf["path"]), tuple(int(n) for n in leaf["shape"]), str(leaf["dtype"]), bool(leaf["split"]),
-                tuple(int(group) for group in leaf["groups"]), tuple(int(total) for total in leaf["sums"]),
-            )
-            for leaf in values["leaves"]
-        )  # fmt: skip
+        values = record({"quantised": {}} | values, SPEC, FIELDS, required=True, dot=": ")
         config = ModelConfig.from_json(values["config"])
-        checksum = str(values["manifest_sha256"])
-        quantised = {path: Quantised(**how) for path, how in values.get("quantised", {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except InputError as error:
         raise HeaderInvalid(f"is damaged: {error}", file=path, hint="convert the checkpoint again") from None
-    for leaf in leaves:
-        count = leaf.shape[0] if leaf.split else 1
-        if leaf.dtype not in STORED or len(leaf.groups) != count or len(leaf.sums) != count:
+    for leaf in values["leaves"]:
+        count = leaf.shape[0] if leaf.split and leaf.shape else 1
+        if len(leaf.groups) != count or len(leaf.sums) != count or (leaf.split and not leaf.shape):
             raise HeaderInvalid("has a damaged entry", file=path, tensor=leaf.path, hint="convert the checkpoint again")
-    for name, how in quantised.items():
-        fits = how.bits in (4, 8) and how.kind in KINDS and how.dtype in FLOATS and type(how.group) is int
-        if not fits:
+    for name, how in values["quantised"].items():
+        if how.bits not in (4, 8) or how.kind not in KINDS or how.dtype not in FLOATS:
             raise HeaderInvalid("is quantised in an unknown way", file=path, tensor=name, hint="update the library")
-    return Spec(config, leaves, checksum, quantised)
+    return Spec(config, values["leaves"], values["manifest_sha256"], values["quantised"])
+
+
+def _leaf(value: Any, name: str) -> StoredLeaf:
+    return StoredLeaf(**_exactly(value, name, LEAF))
+
+
+def _quantised(value: Any, name: str) -> dict[str, Quantised]:
+    return {path: Quantised(**_exactly(how, f"{name}.{path}", HOW)) for path, how in table(value, name).items()}
+
+
+def _exactly(value: Any, name: str, schema: Mapping[str, Kind]) -> dict[str, Any]:
+    found = record(value, name, schema, required=True)
+    return {key: found[key] for key in schema}
+
+
+LEAF: dict[str, Kind] = {
+    "path": text, "shape": listed(whole(1)), "dtype": one_of(*STORED), "split": flag, "groups": listed(whole(0)),
+    "sums": listed(whole(0, 2**64 - 1)),
+}  # fmt: skip
+HOW: dict[str, Kind] = {"bits": whole(1), "group": whole(1), "kind": text, "dtype": text}
+FIELDS: dict[str, Kind] = {
+    "family": text, "config": table, "manifest_sha256": text, "leaves": listed(_leaf), "quantised": _quantised,
+}  # fmt: skip
 
 
 def itemsize(dtype: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import HeaderInvalid
+from jaxdlm.checkpoint.tokenizer_config import read_settings
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,8 @@ def read_vocabulary(folder: Path, table: Mapping[str, Any] | None = None) -> Voc
     """
     ids: list[int] = []
     added: dict[str, int] = {}
-    config = folder / "tokenizer_config.json"
-    if config.is_file():
-        decoder = strict_json.read_object(config, folder).get("added_tokens_decoder") or {}
-        for number, token in decoder.items() if isinstance(decoder, dict) else ():
-            if str(number).isdigit() and isinstance(token, dict):
-                added[str(token.get("content"))] = int(number)
+    for number, token in (read_settings(folder).get("added_tokens_decoder") or {}).items():
+        added[token["content"]] = int(number)
     table = read_table(folder) if table is None else table
     ids += _model_ids(table.get("model"), folder / "tokenizer.json")
     for token in table.get("added_tokens") or ():

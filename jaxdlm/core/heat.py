@@ -4,10 +4,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxdlm.argument import COLDEST, HOTTEST
 from jaxdlm.typing import Array, Bool, Float32
-
-COLDEST = 1e-8  # below it a draw is the best token but for exact ties, which then go to the lowest id: T counts as 0
-HOTTEST = 1e30  # the law is uniform long before; 1 / T is still a normal number, so that a banned id's -inf / T is -inf
 
 
 def cold(temperature: Any) -> Bool[Array, "..."]:

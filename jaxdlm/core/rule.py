@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.argument import shown
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key, PyTree
+
+MOST = 2**31 - 1
 
 
 @runtime_checkable
@@ -48,7 +51,7 @@ class Stage:
     """Defaults of a rule: no state, sees its block only, needs no unconditional logits.
 
     view: "block" (the window is the row's block) or "canvas" (all generated columns).
-    forwards: an upper bound on the forwards that a row may need.
+    forwards: an upper bound on the forwards that a row may need; large numbers meet in `plus` and `times`.
     reads, writes: fields of the draft; None: not said, so `chain` cannot check. A field in both is changed, one that is
     only written is replaced. makes, expects: what the score is, where the rule makes or compares it.
     reach: how much of the logits it wants; it gets right ones whatever it says, only dearer.
@@ -148,7 +151,9 @@ def chain(*rules: Any) -> Chain:
     flat: list[Any] = []
     for rule in rules:
         if not isinstance(rule, Rule):
-            raise InputError(f"chain(...) got {rule!r}, which is no rule: pass rules such as sample(), threshold(0.9)")
+            raise InputError(
+                f"chain(...) got {shown(rule)}, which is no rule: pass rules such as sample(), threshold(0.9)"
+            )
         if isinstance(rule, Stepper):
             raise InputError(
                 f"{type(rule).__name__} steps on its own and is no stage: put the chain inside it, as its host"
@@ -163,6 +168,18 @@ def chain(*rules: Any) -> Chain:
 def released(policy: Chain, official: bool) -> Chain:
     """The chain, marked if it does as released code does: rows then run on behind an end of text unless asked not to."""
     return dataclasses.replace(policy, official=official)
+
+
+def plus(a: Any, b: Any) -> Int32[Array, ""]:
+    """min(a + b, 2^31 - 1) of two int32 numbers from 0 on: bounds of forwards must not wrap around."""
+    a, b = jnp.asarray(a, jnp.int32), jnp.asarray(b, jnp.int32)
+    return jnp.minimum(a, MOST - b) + b
+
+
+def times(count: int, each: Any) -> Int32[Array, ""]:
+    """min(count each, 2^31 - 1), count from 1 on and each, int32, from 0 on."""
+    each = jnp.asarray(each, jnp.int32)
+    return jnp.where(each > MOST // count, MOST, jnp.minimum(each, MOST // count) * count)
 
 
 def need(draft: Draft, *fields: str, rule: str) -> None:

@@ -1,10 +1,8 @@
 """`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark."""
 
-import pathlib
-
 import click
 
-from jaxdlm import command
+from jaxdlm import argument, command
 from jaxdlm.command import COUNT, Command, flag, option, section
 from jaxdlm.errors import InputError
 
@@ -64,7 +62,7 @@ def evaluate(
     caches = choices(cache or ("none" if chosen is None else "all"), jd.policies.CACHES, "cache")
     names, batches = read_tasks(tasks, run_code), None if timing is None else read_batches(timing)
     claimed = settled.NOTHING if chosen is None else settled.read(chosen, methods, caches)
-    folder = pathlib.Path(output)
+    folder = argument.path(output, "--output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,9 +110,6 @@ def read_batches(words: str) -> list[int]:
     if words == "none":
         return []
     try:
-        sizes = [int(word) for word in words.split(",")]
+        return [argument.whole(1)(int(word), "a size") for word in words.split(",")]
     except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        raise InputError(f"--timing {words!r}: batch sizes such as 1,32, or none")
-    return sizes
+        raise InputError(f"--timing {argument.shown(words)}: batch sizes such as 1,32, or none") from None

@@ -19,7 +19,7 @@ from jaxdlm import distribution
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
 from jaxdlm.layout import bucket_of
-from jaxdlm.policy_words import read_policy
+from jaxdlm.policies import read
 
 CHAT = (
     "\u241ajaxdlm-chat "  # a rendered chat: its messages as JSON, so that control tokens come from the template alone
@@ -161,7 +161,9 @@ class Adapter:
             for part in _parts(members, self.batch):
                 prompts = [list(pairs[i].context) for i in part]
                 policy = "autoregressive" if causal else "low_confidence"
-                out = jd.decode(self.lm, prompts, policy=policy, max_new=length, block=length, seed=self.seed)
+                out = jd.decode(
+                    self.lm, prompts, policy=policy, max_new=length, block=None if causal else length, seed=self.seed
+                )
                 for i, row in zip(part, out.tokens):
                     same[i] = row.tolist() == list(pairs[i].answer)
         return same
@@ -198,12 +200,14 @@ class Adapter:
     def _generate(self, prompts: list[list[int]], columns: int, heat: float) -> list[str]:
         """Texts of a batch that is filled up to the batch size, so that one program serves all."""
         import jaxdlm as jd
+        from jaxdlm._decode import has_blocks
 
         filled = prompts + [prompts[-1]] * (self.batch - len(prompts))
         ids = [likelihood.Pair(tuple(prompt), (0,)).number for prompt in filled]
+        policy = _policy(self.policy, heat)
+        block = min(self.block, columns) if has_blocks(policy) else None
         out = jd.decode(
-            self.lm, filled, policy=_policy(self.policy, heat), cache=self.cache, max_new=columns,
-            block=min(self.block, columns), seed=self.seed, ids=ids,
+            self.lm, filled, policy=policy, cache=self.cache, max_new=columns, block=block, seed=self.seed, ids=ids,
         )  # fmt: skip
         size = len(prompts)
         counted = metrics.tokens_to_end(out.tokens[:size], self.lm.config.tokens.eos)
@@ -226,7 +230,7 @@ def _parts(members: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def _policy(words: str, heat: float) -> Any:
-    return read_policy(words, {"temperature": heat} if heat else {})
+    return read(words, {"temperature": heat} if heat else {})
 
 
 def cut(text: str, until: Any) -> str:

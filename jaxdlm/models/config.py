@@ -1,30 +1,52 @@
 """`ModelConfig`: every number that decides what a decoder stack computes. Hashable, validated, exact in JSON."""
 
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+import functools
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from jaxdlm.argument import Kind, flag, listed, one_of, real, shown, table, text, whole
 from jaxdlm.errors import InputError
 
 ROPE_KINDS = ("default", "linear", "llama3", "proportional")
 ATTENTIONS = ("full", "causal", "block_causal", "prefix_canvas")
 ACTIVATIONS = ("silu", "gelu_tanh", "relu2")
+DTYPES = ("float32", "bfloat16", "float16")
 
-# No released model comes near these; a larger number is a damaged or hostile file, refused before any name set or
-# array is built from it.
-_LIMITS = {
-    "num_layers": 1024,
-    "num_experts": 4096,
-    "hidden_size": 10**6,
-    "intermediate_size": 10**6,
-    "expert_size": 10**6,
-    "shared_size": 10**6,
-    "vocab_size": 4 * 10**6,
-    "num_heads": 4096,
-    "num_kv_heads": 4096,
-    "head_dim": 65536,
-    "global_head_dim": 65536,
-    "global_kv_heads": 4096,
-}
+# What a field may be. No released model comes near these bounds; a larger number is a damaged or hostile file, refused
+# before any name set or array is built from it.
+LAYERS, EXPERTS, HEADS, WIDTH, HEAD_DIM, WORDS = 1024, 4096, 4096, 10**6, 65536, 4 * 10**6
+POSITIONS, BLOCK = 2**30, 65536
+Flag = Annotated[bool, flag]
+Width = Annotated[int, whole(0, WIDTH)]
+Heads = Annotated[int, whole(1, HEADS)]
+Experts = Annotated[int, whole(0, EXPERTS)]
+Groups = Annotated[int, whole(1, EXPERTS)]
+Window = Annotated[int, whole(0, POSITIONS)]
+Factor = Annotated[float, real(above=0, high=10**6)]
+Id = Annotated[int, whole(0, WORDS - 1)]
+Kinds = Annotated[tuple[str, ...], listed(one_of("global", "local"))]
+
+
+def check_fields(config: Any) -> None:
+    """Raises InputError for the first field of a dataclass that is not of the kind in its annotation."""
+    for name, (kind, optional) in _kinds(type(config)).items():  # type: ignore[arg-type]
+        value = getattr(config, name)
+        if value is not None or not optional:
+            kind(value, name)
+
+
+@functools.cache
+def _kinds(cls: type) -> dict[str, tuple[Kind, bool]]:
+    """Name -> (kind, whether it may be None) of the fields whose annotation has one."""
+    found = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+        kind = next((part.__metadata__[0] for part in parts if hasattr(part, "__metadata__")), None)
+        if kind is not None:
+            found[name] = (kind, type(None) in parts)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +58,22 @@ class RopeConfig:
     proportion * H / 2 frequencies turn, the exponent divides by H).
     """
 
-    theta: float
-    kind: str = "default"
-    rotary_dim: int | None = None
-    factor: float = 1.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position: int = 8192
-    proportion: float = 1.0
+    theta: Annotated[float, real(above=0, high=10**15)]
+    kind: Annotated[str, one_of(*ROPE_KINDS)] = "default"
+    rotary_dim: Annotated[int, whole(1, HEAD_DIM)] | None = None
+    factor: Factor = 1.0
+    low_freq_factor: Factor = 1.0
+    high_freq_factor: Factor = 4.0
+    original_max_position: Annotated[int, whole(1, POSITIONS)] = 8192
+    proportion: Annotated[float, real(above=0, high=1)] = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.kind in ROPE_KINDS, f"rope kind {self.kind!r} is unknown; one of {', '.join(ROPE_KINDS)}")
-        _require(self.theta > 0, f"rope theta must be positive, got {self.theta}")
-        _require(self.factor > 0, f"rope factor must be positive, got {self.factor}")
-        _require(0 < self.proportion <= 1, f"rope proportion must be in (0, 1], got {self.proportion}")
+        check_fields(self)
+        rising = self.low_freq_factor < self.high_freq_factor  # the smooth part divides by their difference
+        _require(
+            self.kind != "llama3" or rising,
+            f"low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +83,15 @@ class TokenIds:
     `eos` lists every id that ends a text, each once, `turn_end` among them; the first is what is written behind an end.
     """
 
-    mask: int | None = None
-    pad: int = 0
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
-    turn_end: int | None = None
-    tokenizer_size: int | None = None
+    mask: Id | None = None
+    pad: Id = 0
+    bos: Id | None = None
+    eos: Annotated[tuple[int, ...], listed(whole(0, WORDS - 1))] = ()
+    turn_end: Id | None = None
+    tokenizer_size: Annotated[int, whole(1)] | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         turn = () if self.turn_end is None else (self.turn_end,)
         object.__setattr__(self, "eos", tuple(dict.fromkeys((*self.eos, *turn))))
 
@@ -75,69 +100,68 @@ class TokenIds:
 class ModelConfig:
     """One decoder stack. Field by field what the forward pass reads; nothing here is a training or decoding setting."""
 
-    family: str
+    family: Annotated[str, text]
     # sizes
-    vocab_size: int
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    max_position: int
+    vocab_size: Annotated[int, whole(1, WORDS)]
+    num_layers: Annotated[int, whole(1, LAYERS)]
+    hidden_size: Annotated[int, whole(1, WIDTH)]
+    num_heads: Heads
+    num_kv_heads: Heads
+    head_dim: Annotated[int, whole(1, HEAD_DIM)]
+    intermediate_size: Width
+    max_position: Annotated[int, whole(1, POSITIONS)]
     # norms
-    norm_eps: float
-    norm_plus_one: bool = False  # scale is 1 + w; w is kept as stored, folding would lose bits in bfloat16
-    norm_scale_in_f32: bool = False
-    sandwich_norm: bool = False
+    norm_eps: Annotated[float, real(above=0, high=1)]
+    norm_plus_one: Flag = False  # scale is 1 + w; w is kept as stored, folding would lose bits in bfloat16
+    norm_scale_in_f32: Flag = False
+    sandwich_norm: Flag = False
     # attention
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    v_norm: bool = False
-    attn_scale: float | None = None  # None: head_dim ** -0.5
+    qkv_bias: Flag = False
+    qk_norm: Flag = False
+    v_norm: Flag = False
+    attn_scale: Factor | None = None  # None: head_dim ** -0.5
     rope: RopeConfig
     rope_local: RopeConfig | None = None
-    rope_in_f32: bool = False
-    layer_kinds: tuple[str, ...] = ()  # "global" or "local" per layer; empty: all global
-    sliding_window: int = 0
-    canvas_window: int = 0  # prefix columns that a canvas sees in local layers; 0: sliding_window
-    global_head_dim: int = 0  # only where it differs from head_dim
-    global_kv_heads: int = 0
-    k_eq_v_global: bool = False
+    rope_in_f32: Flag = False
+    layer_kinds: Kinds = ()  # "global" or "local" per layer; empty: all global
+    sliding_window: Window = 0
+    canvas_window: Window = 0  # prefix columns that a canvas sees in local layers; 0: sliding_window
+    global_head_dim: Annotated[int, whole(0, HEAD_DIM)] = 0  # only where it differs from head_dim
+    global_kv_heads: Annotated[int, whole(0, HEADS)] = 0
+    k_eq_v_global: Flag = False
     # feed-forward
-    activation: str = "silu"
-    gated_mlp: bool = True
-    num_experts: int = 0
-    top_k: int = 0
-    expert_size: int = 0
-    shared_size: int = 0
-    first_dense_layers: int = 0
-    router_score: str = "softmax"
-    router_bias: bool = False
-    n_group: int = 1
-    topk_group: int = 1
-    norm_topk: bool = False
-    routed_scale: float = 1.0
-    router_in_f32: bool = False
-    moe_parallel_dense: bool = False
+    activation: Annotated[str, one_of(*ACTIVATIONS)] = "silu"
+    gated_mlp: Flag = True
+    num_experts: Experts = 0
+    top_k: Experts = 0
+    expert_size: Width = 0
+    shared_size: Width = 0
+    first_dense_layers: Annotated[int, whole(0, LAYERS)] = 0
+    router_score: Annotated[str, one_of("softmax", "sigmoid")] = "softmax"
+    router_bias: Flag = False
+    n_group: Groups = 1
+    topk_group: Groups = 1
+    norm_topk: Flag = False
+    routed_scale: Factor = 1.0
+    router_in_f32: Flag = False
+    moe_parallel_dense: Flag = False
     # embedding and head
-    tie_embeddings: bool = False
-    embed_scale: float | None = None
-    final_softcap: float | None = None
-    logit_scale: float | None = None
-    layer_scalar: bool = False
-    self_conditioning: bool = False
+    tie_embeddings: Flag = False
+    embed_scale: Factor | None = None
+    final_softcap: Factor | None = None
+    logit_scale: Factor | None = None
+    layer_scalar: Flag = False
+    self_conditioning: Flag = False
     # use
-    attention: str = "causal"
-    block_size: int = 0  # block of block_causal, or the canvas length
-    prediction: str = "next"
-    noise: str = "none"
+    attention: Annotated[str, one_of(*ATTENTIONS)] = "causal"
+    block_size: Annotated[int, whole(0, BLOCK)] = 0  # block of block_causal, or the canvas length
+    prediction: Annotated[str, one_of("same", "next")] = "next"
+    noise: Annotated[str, one_of("mask", "uniform", "none")] = "none"
     tokens: TokenIds
-    param_dtype: str = "bfloat16"
+    param_dtype: Annotated[str, one_of(*DTYPES)] = "bfloat16"
 
     def __post_init__(self) -> None:
-        _check_sizes(self)
-        _check_choices(self)
+        check_fields(self)
         _check_attention(self)
         _check_experts(self)
         _check_tokens(self)
@@ -163,13 +187,17 @@ class ModelConfig:
         """The same stack whose canvas sees this many prefix columns in local layers. InputError where no canvas does."""
         _require(
             self.attention == "prefix_canvas" and "local" in self.layer_kinds,
-            f"canvas_window={columns!r} means nothing: {self.family} has no canvas with local layers; leave it out",
+            f"canvas_window={shown(columns)} means nothing: {self.family} has no canvas with local layers; leave it out",
         )
-        _require(
-            isinstance(columns, int) and not isinstance(columns, bool) and 1 <= columns <= self.max_position,
-            f"canvas_window={columns!r}: must be a whole number in 1..{self.max_position}",
-        )
-        return replace(self, canvas_window=columns)
+        return replace(self, canvas_window=whole(1, self.max_position)(columns, "canvas_window"))
+
+    def in_blocks(self, length: int) -> "ModelConfig":
+        """The same stack with attention blocks, or a canvas, of this length. Raises InputError where it has neither."""
+        if self.attention not in ("block_causal", "prefix_canvas"):
+            raise InputError(
+                f"block_size={length} means nothing: {self.family} has {self.attention} attention; leave it out"
+            )
+        return replace(self, block_size=length)
 
     def to_json(self) -> dict[str, Any]:
         """A dict of JSON values; `from_json` is its exact inverse."""
@@ -177,11 +205,11 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "ModelConfig":
-        """Inverse of `to_json`; an unknown or missing key is an InputError."""
+        """Inverse of `to_json`; an unknown or missing key, or a value of another type, is an InputError."""
         values = dict(values)
         for name, nested in (("rope", RopeConfig), ("rope_local", RopeConfig), ("tokens", TokenIds)):
             if values.get(name) is not None:
-                values[name] = _build(nested, values[name])
+                values[name] = _inside(name, nested, table(values[name], name))
         return _build(cls, values)
 
 
@@ -190,43 +218,26 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def _build(cls: type, values: dict[str, Any]) -> Any:
-    known = {field.name for field in fields(cls)}
-    unknown = sorted(set(values) - known)
-    _require(not unknown, f"{cls.__name__}: unknown key {', '.join(unknown)}")
+def _inside(name: str, cls: Any, values: Mapping[str, Any]) -> Any:
     try:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except TypeError as error:
-        raise InputError(f"{cls.__name__}: {error}") from None
+        return _build(cls, values)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+
+
+def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+    known = {field.name: field for field in fields(cls)}
+    unknown = sorted(set(values) - set(known))
+    _require(not unknown, f"{cls.__name__}: unknown key {', '.join(key[:60] for key in unknown[:8])}")
+    missing = [name for name, field in known.items() if field.default is MISSING and values.get(name) is None]
+    _require(not missing, f"{cls.__name__}: {', '.join(missing)} missing")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value
-
-
-def _check_sizes(config: ModelConfig) -> None:
-    for name, limit in _LIMITS.items():
-        value = getattr(config, name)
-        _require(0 <= value <= limit, f"{name} {value} is outside 0..{limit}")
-    for name in ("vocab_size", "num_layers", "hidden_size", "num_heads", "num_kv_heads", "head_dim", "max_position"):
-        _require(getattr(config, name) > 0, f"{name} must be positive, got {getattr(config, name)}")
-    _require(config.norm_eps > 0, f"norm_eps must be positive, got {config.norm_eps}")
-
-
-def _check_choices(config: ModelConfig) -> None:
-    choices = {
-        "attention": ATTENTIONS,
-        "activation": ACTIVATIONS,
-        "prediction": ("same", "next"),
-        "noise": ("mask", "uniform", "none"),
-        "router_score": ("softmax", "sigmoid"),
-        "param_dtype": ("float32", "bfloat16", "float16"),
-    }
-    for name, allowed in choices.items():
-        value = getattr(config, name)
-        _require(value in allowed, f"{name} {value!r} is unknown; one of {', '.join(allowed)}")
 
 
 def _check_attention(config: ModelConfig) -> None:
@@ -243,8 +254,6 @@ def _check_attention(config: ModelConfig) -> None:
         len(config.layer_kinds) in (0, config.num_layers),
         f"layer_kinds has {len(config.layer_kinds)} entries, num_layers is {config.num_layers}",
     )
-    wrong = sorted(set(config.layer_kinds) - {"global", "local"})
-    _require(not wrong, f"layer_kinds holds {wrong}; each is 'global' or 'local'")
     _require("local" not in config.layer_kinds or config.sliding_window > 0, "local layers need sliding_window > 0")
     blocks = config.attention in ("block_causal", "prefix_canvas")
     _require(not blocks or config.block_size > 0, f"attention {config.attention!r} needs block_size > 0")
@@ -277,8 +286,9 @@ def _check_experts(config: ModelConfig) -> None:
 
 
 def _check_tokens(config: ModelConfig) -> None:
-    mask = config.tokens.mask
-    if config.noise == "mask":
-        _require(mask is not None, "noise 'mask' needs tokens.mask")
-    if mask is not None:
-        _require(0 <= mask < config.vocab_size, f"tokens.mask {mask} is outside 0..{config.vocab_size - 1}")
+    ids = config.tokens
+    _require(config.noise != "mask" or ids.mask is not None, "noise 'mask' needs tokens.mask")
+    for name in ("mask", "pad", "bos", "eos", "turn_end"):
+        value = getattr(ids, name)
+        for number in value if isinstance(value, tuple) else () if value is None else (value,):
+            _require(number < config.vocab_size, f"tokens.{name} {number} is outside 0..{config.vocab_size - 1}")

@@ -1,13 +1,89 @@
-"""Reading a released config.json: typed keys, recorded defaults, both dialects of rope, special ids, refusals."""
+"""Reading a released config.json: its schema, recorded defaults, both dialects of rope, special ids, refusals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxdlm.argument import Kind, flag, listed, real, record, refuse, shown, table, text, whole
 from jaxdlm.errors import ConfigUnsupported, InputError
-from jaxdlm.models.config import RopeConfig, TokenIds
+from jaxdlm.models.config import (
+    BLOCK,
+    EXPERTS,
+    HEAD_DIM,
+    HEADS,
+    LAYERS,
+    POSITIONS,
+    WIDTH,
+    WORDS,
+    RopeConfig,
+    TokenIds,
+)
 
 _REQUIRED: Any = object()
+FACTOR = real(above=0, high=10**6)
+BASE = real(above=0, high=10**15)
+
+
+def one_id(value: Any, name: str) -> Any:
+    """A whole number; what is no id of the model, and so means that there is none, is sorted out where it is read."""
+    return _ids(value, name, [value], "an id")
+
+
+def ids(value: Any, name: str) -> Any:
+    """One or several."""
+    several = isinstance(value, list | tuple)
+    return _ids(value, name, value if several else [value], "an id or a list of ids")
+
+
+def _ids(value: Any, name: str, numbers: Sequence[Any], wanted: str) -> Any:
+    if any(isinstance(number, bool) or not isinstance(number, int) for number in numbers):
+        refuse(value, name, wanted)
+    return value
+
+
+IDS: dict[str, Kind] = {
+    "mask_token_id": one_id, "pad_token_id": one_id, "bos_token_id": one_id, "eos_token_id": ids,
+}  # fmt: skip
+# Every key of config.json that is read, in whichever family and at whichever depth. 0 stands for "as another one says"
+# where a release or its configuration class has it so.
+CONFIG: dict[str, Kind] = IDS | {
+    "architectures": listed(text), "model_type": text, "torch_dtype": text, "dtype": text,
+    "jaxdlm": table, "text_config": table, "rope_parameters": table, "rope_scaling": table, "per_layer_config": table,
+    # sizes
+    "vocab_size": whole(1, WORDS), "embedding_size": whole(0, WORDS),
+    "num_hidden_layers": whole(1, LAYERS), "n_layers": whole(1, LAYERS),
+    "hidden_size": whole(1, WIDTH), "d_model": whole(1, WIDTH),
+    "intermediate_size": whole(0, WIDTH), "mlp_hidden_size": whole(0, WIDTH), "mlp_ratio": FACTOR,
+    "num_attention_heads": whole(1, HEADS), "n_heads": whole(1, HEADS),
+    "num_key_value_heads": whole(0, HEADS), "n_kv_heads": whole(0, HEADS), "multi_query_attention": flag,
+    "num_global_key_value_heads": whole(0, HEADS), "head_dim": whole(0, HEAD_DIM), "global_head_dim": whole(1, HEAD_DIM),
+    "max_position_embeddings": whole(1, POSITIONS), "max_sequence_length": whole(1, POSITIONS),
+    "tie_word_embeddings": flag, "weight_tying": flag,
+    # layers
+    "rms_norm_eps": real(above=0, high=1), "use_qk_norm": flag, "hidden_act": text, "hidden_activation": text,
+    "query_pre_attn_scalar": FACTOR, "final_logit_softcapping": FACTOR,
+    "layer_types": listed(text), "sliding_window": whole(1, POSITIONS), "sliding_window_pattern": whole(1, LAYERS),
+    "block_size": whole(1, BLOCK), "bd_size": whole(1, BLOCK), "canvas_length": whole(1, BLOCK),
+    # rotary embedding
+    "rope_theta": BASE, "rope_local_base_freq": BASE, "rope_type": text, "type": text,
+    "partial_rotary_factor": real(above=0, high=1), "rotary_dim": whole(0, HEAD_DIM), "rope_full_precision": flag,
+    "factor": FACTOR, "low_freq_factor": FACTOR, "high_freq_factor": FACTOR,
+    "original_max_position_embeddings": whole(1, POSITIONS),
+    # experts
+    "num_experts": whole(1, EXPERTS), "num_local_experts": whole(1, EXPERTS), "num_shared_experts": whole(0, 64),
+    "num_experts_per_tok": whole(1, EXPERTS), "top_k_experts": whole(1, EXPERTS),
+    "moe_intermediate_size": whole(1, WIDTH), "expert_intermediate_size": whole(1, WIDTH),
+    "first_k_dense_replace": whole(0, LAYERS), "moe_layer_freq": listed(whole(0, 1)),
+    "n_group": whole(1, EXPERTS), "topk_group": whole(1, EXPERTS), "score_function": text, "norm_topk_prob": flag,
+    "routed_scaling_factor": FACTOR, "moe_router_enable_expert_bias": flag,
+}  # fmt: skip
+# generation_config.json
+GENERATION: dict[str, Kind] = IDS | {"max_new_tokens": whole(1), "block_length": whole(1, BLOCK)}
+
+
+def read_generation(values: Mapping[str, Any]) -> dict[str, Any]:
+    """generation_config.json, whose fields are what they should be."""
+    return record(values, "generation_config.json", GENERATION, dot=": ")
 
 
 @dataclass(frozen=True)
@@ -30,46 +106,31 @@ class Hints:
 
 @dataclass(frozen=True)
 class Fields:
-    """config.json of one family. Every read names the key in its error; a default that was needed is noted.
+    """config.json of one family. Every read is held against `CONFIG` and named in its error; a default that was needed
+    is noted.
 
-    defaults: what the family's configuration class fills in (`jaxdlm.models.defaults`).
+    defaults: what the family's configuration class fills in (`jaxdlm.models.defaults`). where: the object of the file that
+    the values are from, and a dot.
     """
 
     values: Mapping[str, Any]
     family: str
     hints: Hints
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    where: str = ""
 
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value; of an absent key what the class fills in, else `default`. null asks for `default` where there is one."""
         value = self.values.get(key)
         if value is not None:
-            return value
+            return CONFIG[key](value, f"config.json: {self.where}{key}")
         filled = self.defaults.get(key)
         if filled is not None and (key not in self.values or default is _REQUIRED):
             self.hints.notes.append(f"config.json has no {key}; {self.family} default {filled!r}")
             return filled
         if default is _REQUIRED:
-            raise InputError(f"config.json of family {self.family} has no {key}; add it")
+            raise InputError(f"config.json of family {self.family} has no {self.where}{key}; add it")
         return default
-
-    def integer(self, key: str, default: Any = _REQUIRED) -> int:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise InputError(f"config.json: {key} must be an integer, got {value!r}")
-        return value
-
-    def real(self, key: str, default: Any = _REQUIRED) -> float:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"config.json: {key} must be a number, got {value!r}")
-        return float(value)
-
-    def flag(self, key: str, default: Any = _REQUIRED) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            raise InputError(f"config.json: {key} must be true or false, got {value!r}")
-        return value
 
     def refuse(self, **allowed: Any) -> None:
         """ConfigUnsupported unless each key is absent, null or the given value (one of them, for a tuple)."""
@@ -78,7 +139,7 @@ class Fields:
             choices = expected if isinstance(expected, tuple) else (expected,)
             if value is not None and value not in choices:
                 raise ConfigUnsupported(
-                    f"{self.family}: {key}={value!r} is not supported (only {choices[0] if choices else None!r})"
+                    f"{self.family}: {key}={shown(value)} is not supported (only {choices[0] if choices else None!r})"
                 )
 
     def common(self) -> None:
@@ -89,26 +150,24 @@ class Fields:
         names = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
         value = self.get(key, "silu")
         if value not in names:
-            raise ConfigUnsupported(f"{self.family}: {key}={value!r} is not supported (one of {', '.join(names)})")
+            raise ConfigUnsupported(f"{self.family}: {key}={shown(value)} is not supported (one of {', '.join(names)})")
         return names[value]
 
     def dtype(self) -> str:
-        value = self.values.get("dtype") or self.values.get("torch_dtype") or "bfloat16"
-        name = str(value).removeprefix("torch.")
+        value = self.get("dtype", None) or self.get("torch_dtype", None) or "bfloat16"
+        name = value.removeprefix("torch.")
         if name not in ("float32", "bfloat16", "float16"):
-            raise ConfigUnsupported(f"{self.family}: torch_dtype={value!r} is not supported")
+            raise ConfigUnsupported(f"{self.family}: torch_dtype={shown(value)} is not supported")
         return name
 
     def heads(self) -> dict[str, int]:
         """num_heads, num_kv_heads (0 or absent: num_heads) and head_dim (absent: hidden / heads)."""
-        heads = self.integer("num_attention_heads")
-        hidden = self.integer("hidden_size")
-        head_dim = self.integer("head_dim", 0)
+        heads, hidden, head_dim = self.get("num_attention_heads"), self.get("hidden_size"), self.get("head_dim", 0)
         if not head_dim:
-            if heads <= 0 or hidden % heads:
+            if hidden % heads:
                 raise InputError(f"config.json: hidden_size {hidden} is no multiple of num_attention_heads {heads}")
             head_dim = hidden // heads
-        kv_heads = self.integer("num_key_value_heads", 0) or heads
+        kv_heads = self.get("num_key_value_heads", 0) or heads
         return {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": head_dim}
 
     def rope(self, head_dim: int, layer_type: str | None = None, base: str = "rope_theta") -> RopeConfig:
@@ -119,44 +178,46 @@ class Fields:
         """
         nested = self._object("rope_parameters")
         keyed = any(isinstance(part, Mapping) for part in nested.values())
-        values = dict(nested.get(layer_type or "") or {} if keyed else nested)
+        values = self._object("rope_parameters", layer_type or "") if keyed else dict(nested)
         if base == "rope_theta":
             values |= self._object("rope_scaling")
         if values.get("rope_theta") is None:
-            values["rope_theta"] = self.real(base)
+            values["rope_theta"] = self.get(base)
         if values.get("partial_rotary_factor") is None:
             values["partial_rotary_factor"] = self.get("partial_rotary_factor", None)
         return self._rope(values, head_dim, "rope_parameters" if nested else "rope_scaling")
 
-    def _object(self, key: str) -> Mapping[str, Any]:
-        value = self.get(key, {})
-        if not isinstance(value, Mapping):
-            raise InputError(f"config.json: {key} must be an object, got {value!r}")
-        return value
+    def _object(self, key: str, part: str | None = None) -> dict[str, Any]:
+        """The object under a key, or a part of it; its own keys are held against the schema, too."""
+        where = f"config.json: {self.where}{key}"
+        found = record(self.get(key, {}), where, CONFIG)
+        return found if part is None else record(found.get(part) or {}, f"{where}.{part}", CONFIG)
 
     def _rope(self, values: Mapping[str, Any], head_dim: int, key: str) -> RopeConfig:
         kind = values.get("rope_type") or values.get("type") or "default"
-        numbers = Fields(values, self.family, self.hints)
-        theta = numbers.real("rope_theta")
-        portion = numbers.real("partial_rotary_factor", 1.0)
+        numbers = Fields(values, self.family, self.hints, where=f"{self.where}{key}.")
+        theta = numbers.get("rope_theta")
+        portion = numbers.get("partial_rotary_factor", 1.0)
         if kind == "proportional":
             return RopeConfig(theta=theta, kind=kind, proportion=portion)
         rotary = None if portion == 1.0 else int(head_dim * portion)
         if kind == "default":
             return RopeConfig(theta=theta, rotary_dim=rotary)
         if kind == "linear":
-            return RopeConfig(theta=theta, kind=kind, rotary_dim=rotary, factor=numbers.real("factor"))
+            return RopeConfig(theta=theta, kind=kind, rotary_dim=rotary, factor=numbers.get("factor"))
         if kind == "llama3":
             return RopeConfig(
                 theta=theta,
                 kind=kind,
                 rotary_dim=rotary,
-                factor=numbers.real("factor"),
-                low_freq_factor=numbers.real("low_freq_factor"),
-                high_freq_factor=numbers.real("high_freq_factor"),
-                original_max_position=numbers.integer("original_max_position_embeddings"),
+                factor=numbers.get("factor"),
+                low_freq_factor=numbers.get("low_freq_factor"),
+                high_freq_factor=numbers.get("high_freq_factor"),
+                original_max_position=numbers.get("original_max_position_embeddings"),
             )
-        raise ConfigUnsupported(f"{self.family}: {key} of type {kind!r} is not supported (default, linear, llama3)")
+        raise ConfigUnsupported(
+            f"{self.family}: {key} of type {shown(kind)} is not supported (default, linear, llama3)"
+        )
 
     def tokens(
         self,
@@ -219,7 +280,9 @@ class Fields:
             numbers = special_ids(values, key, file)
             missing = [number for number in numbers if number < 0 or (size is not None and number >= size)]
             if missing:
-                self.hints.notes.append(f"{file}: {key} {missing} is no id of this model and means that there is none")
+                self.hints.notes.append(
+                    f"{file}: {key} {shown(missing)} is no id of this model and means that there is none"
+                )
             found[file] = tuple(number for number in numbers if number not in missing)
         told, written = found.values()
         if told and written and set(told) != set(written):
@@ -236,8 +299,5 @@ class Fields:
 def special_ids(values: Mapping[str, Any], key: str, file: str) -> tuple[int, ...]:
     """The ids under a key: one, a list of them for the ends of a text, or none. Raises InputError for anything else."""
     value = values.get(key)
-    several = key == "eos_token_id" and isinstance(value, list | tuple)
-    numbers: list[Any] = [] if value is None else [*value] if several else [value]
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise InputError(f"{file}: {key} must be an id{' or a list of ids' if several else ''}, got {value!r:.80}")
-    return tuple(numbers)
+    found = [] if value is None else IDS[key](value, f"{file}: {key}")
+    return tuple(found) if isinstance(found, list | tuple) else (found,)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdlm.argument import record
 from jaxdlm.errors import ConfigUnsupported, InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.families import (
@@ -20,7 +21,7 @@ from jaxdlm.models.families import (
     qwen3,
     sdar,
 )
-from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.hub_config import CONFIG, Hints
 from jaxdlm.models.released import RELEASED
 from jaxdlm.models.table import Family
 
@@ -48,16 +49,17 @@ FAMILIES: dict[str, Family] = {
 
 def detect(values: Mapping[str, Any]) -> Family:
     """By `architectures[0]` first, `model_type` second: one family's files have carried three model types."""
-    architectures = values.get("architectures") or [None]
-    architecture = architectures[0] if isinstance(architectures, list) else None
+    named = {key: values.get(key) for key in ("architectures", "model_type")}
+    named = record(named, "config.json", CONFIG, dot=": ")
+    architecture, model_type = next(iter(named["architectures"] or ()), None), named["model_type"]
     for family in FAMILIES.values():
         if architecture in family.architectures:
             return family
     for family in FAMILIES.values():
-        if values.get("model_type") in family.model_types:
+        if model_type in family.model_types:
             return family
     raise ConfigUnsupported(
-        f"config.json: architecture {architecture!r} with model_type {values.get('model_type')!r} is not supported; "
+        f"config.json: architecture {architecture!r} with model_type {model_type!r} is not supported; "
         f"families: {', '.join(FAMILIES)}"
     )
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import math
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jaxdlm import command
-from jaxdlm.command import AMOUNT, COUNT, Command, flag, json_flag, option, section
+from jaxdlm import argument, command
+from jaxdlm.command import AMOUNT, COUNT, PRICE, Command, flag, json_flag, option, section
 from jaxdlm.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ GIB, MIB = 2**30, 2**20
     "Time and money",
     option("--tokens-per-forward", type=AMOUNT, default=1.0, metavar="X", help="per row, as measured"),
     option("--tokens", type=AMOUNT, default=1e6, metavar="N", help="size of the job"),
-    option("--price", type=float, metavar="P", help="money per chip-hour"),
+    option("--price", type=PRICE, metavar="P", help="money per chip-hour"),
 )
 @section(
     "Output",
@@ -64,8 +63,6 @@ def plan(
     from jaxdlm.plan.search import choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
 
     chip = chip_of(topology)
-    if price is not None and not 0 <= price < math.inf:
-        raise InputError(f"--price {price}: must not be negative")
     job = read_job(model, policy, cache, batch, length, max_new, block, dtype)
     columns = job.columns[1]
     if tokens_per_forward > columns:
@@ -97,20 +94,23 @@ def read_job(
     model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str
 ) -> "Job":  # fmt: skip
     """Checks the arguments; raises InputError, one line each."""
-    from jaxdlm._load import DTYPES
+    from jaxdlm import _decode
+    from jaxdlm.models.config import DTYPES
     from jaxdlm.plan.aot import Job
-    from jaxdlm.policy_words import read_policy
+    from jaxdlm.policies import read
 
     max_new = length // 2 if max_new is None else max_new
     if not 0 < max_new < length:
         raise InputError(f"--max-new {max_new}: must lie between 1 and --length {length} less one prompt column")
     if length > 2**20:
         raise InputError(f"--length {length}: no released model reads more than {2**20} columns")
-    if dtype not in DTYPES:
-        raise InputError(f"--dtype {dtype!r}: one of {', '.join(DTYPES)}")
+    argument.word(dtype, "--dtype", DTYPES)
+    method = read(policy)
+    if not _decode.has_blocks(method):
+        _decode.check_continuation(_decode.resolve_cache(cache), block)
     return Job(
-        model=model, batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block,
-        policy=read_policy(policy, {}), cache=cache, dtype=dtype,
+        model=model, batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block, policy=method, cache=cache,
+        dtype=dtype,
     )  # fmt: skip
 
 

@@ -4,12 +4,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.eos import text_after
 from jaxdlm.rules.rank import best, ranks
 from jaxdlm.typing import Array, Int32, Key
@@ -64,15 +62,11 @@ def block_diffusion(
         tau: 0.95 (LLaDA2), 0.85 (SDAR, arXiv 2510.06303); None: always the k_i best.
         minimal_topk: 1 (LLaDA2). order: "score" or "position" (leftmost first).
     Departure from official code: the best are taken among open columns only, where the released top-k may reach
-    columns of the prompt. Raises InputError for steps or minimal_topk < 1, tau < 0, another order.
+    columns of the prompt. Raises InputError for steps or minimal_topk < 1, tau outside [0, 1], another order.
     """
-    if order not in ORDERS:
-        raise InputError(f"order={order!r}: must be one of {', '.join(ORDERS)}")
-    steps, minimal_topk = (
-        number(steps, "steps", low=1, whole=True),
-        number(minimal_topk, "minimal_topk", low=1, whole=True),
-    )
-    return BlockSchedule(steps, number(tau, "tau", low=0), minimal_topk, order)
+    least = argument.number(minimal_topk, "minimal_topk", low=1, high=argument.COLUMNS, whole=True)
+    tau = argument.probability(tau, "tau", none=True)
+    return BlockSchedule(argument.steps(steps), tau, least, argument.word(order, "order", ORDERS))
 
 
 @struct.dataclass
@@ -100,7 +94,7 @@ def entropy_bound(gamma: Any = 0.1) -> EntropyBound:
     Departure from SDAR's released code, which sums over the block the proposals' own p log p: H here is the entropy
     over the vocabulary. Raises InputError for gamma < 0.
     """
-    return EntropyBound(number(gamma, "gamma", low=0))
+    return EntropyBound(argument.nats(gamma, "gamma"))
 
 
 @struct.dataclass

@@ -5,13 +5,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
+
+DEEPEST, WIDEST = 64, 1024  # forwards that are remembered, and columns of each: distributions over the vocabulary
 
 
 def budget(row: Row, steps: Any) -> Int32[Array, ""]:
@@ -117,20 +117,13 @@ def coherent(
         history_rule: known to "any" stored forward or to "all" d. token_source: argmax of "pbar" or the "current" token.
     State: d top_v V floats. The paper's text leaves the history rule, the token and the empty case open; the defaults
     are our reading. Its released code is another algorithm: `stable`. Raises InputError for steps or top_v < 1,
-    depth or eps < 0, or an unknown word.
+    depth outside 0..64, eps < 0, or an unknown word.
     """
-    words(history_rule=(history_rule, ("any", "all")), token_source=(token_source, ("pbar", "current")))
-    return Coherent(
-        number(steps, "steps", low=1, whole=True), number(eps, "eps", low=0), dynamic,
-        number(depth, "depth", low=0, whole=True), number(top_v, "top_v", low=1, whole=True), history_rule, token_source,
-    )  # fmt: skip
-
-
-def words(**given: tuple[str, tuple[str, ...]]) -> None:
-    """Raises InputError for a word that is not among those allowed."""
-    for name, (value, known) in given.items():
-        if value not in known:
-            raise InputError(f"{name}={value!r}: must be one of {', '.join(known)}")
+    depth, top_v = argument.whole(0, DEEPEST)(depth, "depth"), argument.whole(1, WIDEST)(top_v, "top_v")
+    argument.word(history_rule, "history_rule", ("any", "all"))
+    argument.word(token_source, "token_source", ("pbar", "current"))
+    eps, dynamic = argument.nats(eps, "eps", none=True), argument.flag(dynamic, "dynamic")
+    return Coherent(argument.steps(steps), eps, dynamic, depth, top_v, history_rule, token_source)
 
 
 class Saved(NamedTuple):
@@ -185,7 +178,7 @@ def stable(steps: Any = None, *, dynamic: bool = False, expand_ratio: Any = 4.0)
         expand_ratio: 4.0.
     This is the released code next to arXiv 2512.02044 and not the paper's algorithm, which is `coherent`. Departures:
     a column is never written twice; blocks start afresh; at temperature > 0 the sampled proposals are compared.
-    Raises InputError for steps < 1 or expand_ratio < 0.
+    Raises InputError for steps < 1 or expand_ratio outside [0, 1024].
     """
-    ratio = number(expand_ratio, "expand_ratio", low=0)
-    return Stable(number(steps, "steps", low=1, whole=True), ratio, dynamic)
+    ratio = argument.number(expand_ratio, "expand_ratio", low=0, high=1024)
+    return Stable(argument.steps(steps), ratio, argument.flag(dynamic, "dynamic"))

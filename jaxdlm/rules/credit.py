@@ -5,15 +5,15 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.readout import Raised, Source, incoming, raised, summarise
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
+MOST = 10**6  # of alpha and gamma
 SLACK = 1e-5  # probabilities this close to the row's best count as tied with it in dInfer
 
 
@@ -100,11 +100,12 @@ def credit(
             are then unused. The paper leaves open which share; this is the block's.
         sparse: C as W slots per column, 8 W^2 bytes instead of 4 W V, and the same numbers where every forward writes
             a column: a column then has at most W best tokens in its block. Beyond that the poorest slot is lost.
-    Not implemented: the paper's variant that credits every token. Raises InputError for alpha or gamma < 0 or beta
-    outside [0, 1].
+    Not implemented: the paper's variant that credits every token. Raises InputError for alpha or gamma outside
+    [0, 1e6], where the raised logits are finite, or beta outside [0, 1].
     """
-    alpha, gamma = number(alpha, "alpha", low=0), number(gamma, "gamma", low=0)
-    return Credit(alpha, number(beta, "beta", low=0, high=1), gamma, adaptive, sparse)
+    alpha, gamma = (argument.number(x, name, low=0, high=MOST) for name, x in (("alpha", alpha), ("gamma", gamma)))
+    adaptive, sparse = argument.flag(adaptive, "adaptive"), argument.flag(sparse, "sparse")
+    return Credit(alpha, argument.probability(beta, "beta"), gamma, adaptive, sparse)
 
 
 @struct.dataclass
@@ -129,7 +130,7 @@ class TiedThreshold(Stage):
 def tied_threshold(tau: Any = 0.9) -> TiedThreshold:
     """Commits {i open : p_i >= min(max p - 1e-5, tau)}: a threshold that takes near-ties with the best along.
 
-    Args: tau: probability, 0.9 as in dInfer, the implementation next to arXiv 2510.06133. Raises InputError for
-    tau < 0.
+    Args: tau: probability, 0.9 as in dInfer, the implementation next to arXiv 2510.06133. Raises InputError for tau
+    outside [0, 1].
     """
-    return TiedThreshold(number(tau, "tau", low=0))
+    return TiedThreshold(argument.probability(tau, "tau"))

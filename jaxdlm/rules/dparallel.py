@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Float32, Int32, Key
 
@@ -45,10 +44,10 @@ def entropy_threshold(threshold: Any = 0.5, *, strict: bool = False) -> EntropyT
 
     Reads H off the score: chain it after `sample(measure=neg_entropy)`, whose H knows neither temperature nor noise.
     Args:
-        threshold: nats; 0.5 in arXiv 2509.26488 (0.45 for MBPP with LLaDA, and for GSM8K and MATH with Dream). Below
-            0: one column per forward; from ln V on: the whole block at once.
+        threshold: nats; 0.5 in arXiv 2509.26488 (0.45 for MBPP with LLaDA, and for GSM8K and MATH with Dream). 0:
+            nearly always one column per forward; from ln V on: the whole block at once.
         strict: H < threshold, as the released code for Dream has it; the one for LLaDA keeps H = threshold.
     The mask token is at -inf before H is taken, which lowers H slightly against the released code. Raises InputError
-    for a threshold that is not a number.
+    for a threshold below 0, where no entropy lies.
     """
-    return EntropyThreshold(number(threshold, "threshold"), strict)
+    return EntropyThreshold(argument.nats(threshold, "threshold"), argument.flag(strict, "strict"))

@@ -4,11 +4,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
-from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
+from jaxdlm.core.rule import Stage, need, plus, times
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Int32, Key
 
@@ -49,7 +48,7 @@ class Edit(Stage):
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         per_forward = jnp.asarray(self.num_to_transfer, jnp.int32)
         writing = -(-geometry.block // per_forward)
-        return geometry.blocks * (writing + jnp.asarray(self.max_post_steps, jnp.int32) + 1)
+        return times(geometry.blocks, plus(self.max_post_steps, writing + 1))
 
 
 def edit(tau_mask: Any = 0.7, tau_edit: Any = 0.5, max_post_steps: Any = 16, num_to_transfer: Any = 1) -> Edit:
@@ -59,14 +58,14 @@ def edit(tau_mask: Any = 0.7, tau_edit: Any = 0.5, max_post_steps: Any = 16, num
     without masks changes nothing, at most max_post_steps forwards after its last mask: K / n + max_post_steps + 1 in
     all, even where the model wavers. Columns that were given, and finished blocks, are never rewritten.
     Args:
-        tau_mask, tau_edit: 0.7 and 0.5, the released Quality preset of LLaDA2.1; 0.5 and 0 are Speed; tau_edit from 1
-            on: no edits. max_post_steps: 16. num_to_transfer: n = 1. Both as released.
+        tau_mask, tau_edit: 0.7 and 0.5, the released Quality preset of LLaDA2.1; 0.5 and 0 are Speed; tau_edit = 1:
+            no edits. max_post_steps: 16. num_to_transfer: n = 1. Both as released.
     tau_edit = 0 adopts every new arg max (the released sampler); some schedulers read it as "no edits". Not here:
-    multi-block editing, whose algorithm is not published. Raises InputError for tau_mask, tau_edit or max_post_steps
-    < 0, or num_to_transfer < 1.
+    multi-block editing, whose algorithm is not published. Raises InputError for tau_mask or tau_edit outside
+    [0, 1], max_post_steps < 0, or num_to_transfer < 1.
     """
     return Edit(
-        number(tau_mask, "tau_mask", low=0), number(tau_edit, "tau_edit", low=0),
-        number(max_post_steps, "max_post_steps", low=0, whole=True),
-        number(num_to_transfer, "num_to_transfer", low=1, whole=True),
+        argument.probability(tau_mask, "tau_mask"), argument.probability(tau_edit, "tau_edit"),
+        argument.number(max_post_steps, "max_post_steps", low=0, whole=True),
+        argument.number(num_to_transfer, "num_to_transfer", low=1, whole=True),
     )  # fmt: skip

@@ -4,11 +4,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Stage
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Key
 
 
@@ -33,6 +32,6 @@ def guidance(scale: Any) -> Guidance:
     """l = u + (scale + 1)(c - u); u: logits with the prompt replaced by masks, from the same doubled forward.
 
     Args: scale: LLaDA's cfg_scale (arXiv 2502.09992), 0 = the conditional logits. Costs two rows per row, one
-    forward is counted. Raises InputError for scale < 0.
+    forward is counted. Raises InputError for scale outside [0, 1e6], where the mixed logits are finite.
     """
-    return Guidance(number(scale, "cfg_scale", low=0))
+    return Guidance(argument.number(scale, "cfg_scale", low=0, high=10**6))

@@ -5,15 +5,15 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
-from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
+from jaxdlm.core.rule import Stage, need, times
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 DELETE, INSERT = 156930, 156931  # in LLaDA2.2's vocabulary
+LONGEST = 1024  # max_post_steps: as many blocks are remembered
 
 
 class History(NamedTuple):
@@ -144,7 +144,7 @@ class Indel(Stage):
         return Moved(jnp.where(known, kept[source], row.tokens), pending, known), source
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return geometry.blocks * (geometry.block + self.max_post_steps + 1)
+        return times(geometry.blocks, geometry.block + self.max_post_steps + 1)
 
 
 class Moved(NamedTuple):
@@ -173,10 +173,10 @@ def indel(
             with `edit`.
     State: 8 W (W + max_post_steps) bytes. Departures from released code: the mask token is never proposed; blocks are
     compared whole and not by a hash; columns before a given one (infilling) never move; a shorter last block has
-    fewer forwards. Raises InputError for negative numbers.
+    fewer forwards. Raises InputError for probabilities outside [0, 1], negative ids, or max_post_steps outside 0..1024.
     """
     return Indel(
-        number(tau_mask, "tau_mask", low=0), number(tau_edit, "tau_edit", low=0),
-        number(delete, "delete", low=0, whole=True), number(insert, "insert", low=0, whole=True),
-        number(max_post_steps, "max_post_steps", low=0, whole=True),
+        argument.probability(tau_mask, "tau_mask"), argument.probability(tau_edit, "tau_edit"),
+        argument.number(delete, "delete", low=0, whole=True), argument.number(insert, "insert", low=0, whole=True),
+        argument.whole(0, LONGEST)(max_post_steps, "max_post_steps"),
     )  # fmt: skip

@@ -7,12 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Float32, Key
 
@@ -87,20 +86,24 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
     Args:
         weights: FilterWeights, or four arrays in its order, for one block length K (32 in arXiv 2509.25188), or the
             name of an embedded model: the filter that is shipped for it. A filter belongs to its model.
-        tau: 0.96 for LLaDA, 0.9 for Dream in arXiv 2509.25188. From 1 on: one column per forward.
+        tau: 0.96 for LLaDA, 0.9 for Dream in arXiv 2509.25188. 1: one column per forward.
     Departures from released code: probabilities in float32, not in the model's type; the progress guarantee is one
-    column per forward whatever the number of steps. Raises InputError for arrays of other shapes, tau < 0, or, when
-    traced, a block longer than K, or a shorter one that is not the whole canvas.
+    column per forward whatever the number of steps. Raises InputError for arrays of other shapes, tau outside [0, 1], or,
+    when traced, a block longer than K, or a shorter one that is not the whole canvas.
     """
+    tau = argument.probability(tau, "tau")
     if isinstance(weights, str):
-        return Learned(None, number(tau, "tau", low=0), weights)
-    if len(weights) != 4:
-        raise InputError(f"weights has {len(weights)} arrays: must be four, w1, b1, w2, b2")
-    arrays = FilterWeights(*(jnp.asarray(x, jnp.float32) for x in weights))
+        return Learned(None, tau, weights)
+    if not isinstance(weights, list | tuple) or len(weights) != 4:
+        argument.refuse(weights, "weights", "the name of a model, or four arrays, w1, b1, w2, b2")
+    try:
+        arrays = FilterWeights(*(jnp.asarray(x, jnp.float32) for x in weights))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"weights holds what is no array ({' '.join(str(error).split())[:80]})") from None
     width = arrays.b1.shape[0] if arrays.b1.ndim == 1 else -1
     if [x.shape for x in arrays] != [(width, width), (width,), (width, width), (width,)]:
         raise InputError(f"weights has shapes {[x.shape for x in arrays]}: must be [K, K], [K], [K, K], [K]")
-    return Learned(arrays, number(tau, "tau", low=0))
+    return Learned(arrays, tau)
 
 
 @struct.dataclass
@@ -150,4 +153,4 @@ def eotp(*, aggressive: bool = False) -> EndOfText:
     a forced commit counts like one that the filter asks for. Raises InputError, when traced, for a model without an
     end-of-text token.
     """
-    return EndOfText(aggressive)
+    return EndOfText(argument.flag(aggressive, "aggressive"))

@@ -5,11 +5,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Int32, Key
 
@@ -52,7 +51,7 @@ def local_leap(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4) -> LocalLeap:
         kappa: probability of an anchor, 0.9 in arXiv 2510.07081. tau: probability for its neighbours, 0.75 there for
             LLaDA-8B. radius: columns, 4 there; 0 with tau <= kappa is `threshold(kappa)`.
     tau >= kappa is `threshold(tau)`: an anchor below tau does not commit itself. No departure from the released code
-    but for float32 probabilities. Raises InputError for kappa, tau or radius < 0, or a radius that is not whole.
+    but for float32 probabilities. Raises InputError for kappa or tau outside [0, 1], or radius < 0.
     """
-    radius = number(radius, "radius", low=0, whole=True)
-    return LocalLeap(number(kappa, "kappa", low=0), number(tau, "tau", low=0), radius)
+    radius = argument.number(radius, "radius", low=0, high=argument.COLUMNS, whole=True)
+    return LocalLeap(argument.probability(kappa, "kappa"), argument.probability(tau, "tau"), radius)

@@ -4,11 +4,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Bool, Int32, Key
 
@@ -122,6 +121,7 @@ def multi_block(tau: Any = 0.5, add: Any = 0.1, *, early_stop: bool = True, offi
     The paper's second share, from which on a block is "fully active", decides nothing: the first unfinished block is so
     always. Departures from released code: shares and entropies in float32; a row that the end of text finishes takes no
     part in another forward, where the released counter adds one without a forward. Made for weights distilled on
-    incomplete left context. Raises InputError for tau or add < 0.
+    incomplete left context. Raises InputError for tau < 0 or add outside [0, 1].
     """
-    return MultiBlock(number(tau, "tau", low=0), number(add, "add", low=0), early_stop, official)
+    early_stop, official = argument.flag(early_stop, "early_stop"), argument.flag(official, "official")
+    return MultiBlock(argument.nats(tau, "tau"), argument.probability(add, "add"), early_stop, official)

@@ -1,16 +1,17 @@
 """Write everything at once when the answer is clear (Prophet, arXiv 2508.19982)."""
 
+import functools
+import math
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Geometry, Reach, Row, Status
 from jaxdlm.core.readout import Summary, incoming, summarise
 from jaxdlm.core.rule import Hosting, Rule, Stepper, need
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 STAGES = (0.33, 0.67)  # shares of the way at which the threshold falls
@@ -117,20 +118,22 @@ def prophet(
         official: as released, the first forward counts as 1 / steps, and blocks with given columns last their full
             share of `steps`. Blocks that are given as a whole are skipped all the same.
     Departure from released code: filled from noise-free logits without the mask token; rows leave on their own.
-    Raises InputError for steps or answer_length < 1, answer_start < 0, other than three thresholds, an unknown
-    progress, or a host that is no rule.
+    Raises InputError for steps or answer_length < 1, answer_start < 0, other than three thresholds (infinite ones are
+    never, or always, reached), an unknown progress, or a host that is no rule.
     """
     if not isinstance(host, Rule):
-        raise InputError(f"host {host!r} is no rule: pass a whole policy such as chain(sample(), top_k(64))")
+        raise InputError(
+            f"host {argument.shown(host)} is no rule: pass a whole policy such as chain(sample(), top_k(64))"
+        )
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__} steps on its own: put prophet inside it, as its host")
     compose.complete(host, "prophet's host")
-    if len(thresholds) != 3:
-        raise InputError(f"thresholds={thresholds}: must be three numbers, early, middle, late")
-    if progress not in ("forwards", "decoded"):
-        raise InputError(f"progress={progress!r}: must be 'forwards' or 'decoded'")
-    bars = tuple(number(x, "thresholds", low=float("-inf")) for x in thresholds)
-    return Prophet(
-        host, bars, number(steps, "steps", low=1, whole=True), number(answer_start, "answer_start", low=0, whole=True),
-        number(answer_length, "answer_length", low=1, whole=True), progress, official,
-    )  # fmt: skip
+    bars = list(thresholds) if getattr(thresholds, "shape", ()) == (3,) else thresholds
+    bars = argument.items(bars, "thresholds", functools.partial(argument.number, low=-math.inf, high=math.inf))
+    if len(bars) != 3:
+        argument.refuse(thresholds, "thresholds", "three numbers, early, middle, late")
+    argument.word(progress, "progress", ("forwards", "decoded"))
+    start = argument.number(answer_start, "answer_start", low=0, high=argument.COLUMNS, whole=True, none=True)
+    length = argument.whole(1, argument.COLUMNS)(answer_length, "answer_length")
+    official = argument.flag(official, "official")
+    return Prophet(host, bars, argument.steps(steps), start, length, progress, official)

@@ -5,14 +5,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.keys import column_integer
-from jaxdlm.core.rule import Stage, need
-from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import greedy, number, temperature
+from jaxdlm.core.rule import Stage, need, times
 from jaxdlm.typing import Array, Int32, Key
 
 
@@ -42,17 +40,10 @@ def temper(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Temper:
     the second part. Args: 48 forwards, 0.4, 0.8, as released with DiffusionGemma; t_min itself is never reached. A
     temperature below 1e-8 counts as that. Raises InputError for steps < 1 or temperatures <= 0 or > 1e30.
     """
-    for name, value in (("t_min", t_min), ("t_max", t_max)):
-        if greedy(temperature(value, name)) and value == 0:
-            raise InputError(f"{name}=0: must be above 0, logits are divided by it")
-    return Temper(bound(steps), t_min, t_max)
-
-
-def bound(steps: Any) -> Any:
-    """`steps`, checked: a canvas that is drawn anew until it settles needs a bound."""
-    if steps is None:
-        raise InputError("steps=None: must be a whole number, at least 1: the forwards after which a canvas is written")
-    return number(steps, "steps", low=1, whole=True)
+    t_min, t_max = (
+        argument.number(x, name, above=0, high=argument.HOTTEST) for name, x in (("t_min", t_min), ("t_max", t_max))
+    )
+    return Temper(argument.steps(steps, none=False), t_min, t_max)
 
 
 @struct.dataclass
@@ -107,7 +98,7 @@ class Settle(Stage):
         return draft._replace(token=token, commit=row.open & stop), jnp.concatenate([best[None], past])[: self.history]
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return geometry.blocks * jnp.asarray(self.steps, jnp.int32)
+        return times(geometry.blocks, self.steps)
 
 
 def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
@@ -118,5 +109,5 @@ def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
     Of the two released samplers this is the one in transformers: it compares with the arg max before, not with the
     renoised canvas, and writes the arg max, not the last draw. Raises InputError for steps or history < 1, kappa < 0.
     """
-    history = number(history, "history", low=1, whole=True)
-    return Settle(bound(steps), number(kappa, "kappa", low=0), int(history))
+    history = argument.whole(1, argument.STEPS)(history, "history")
+    return Settle(argument.steps(steps, none=False), argument.nats(kappa, "kappa"), history)

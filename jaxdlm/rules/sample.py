@@ -6,15 +6,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Reach, Row
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.readout import Drawn, Summary, first_best, given, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
-from jaxdlm.rules import argument
-from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 Measure = Callable[[Array, Array, Row, Array], Array]
@@ -195,6 +193,7 @@ def sample(
     [0, 1] or top_k < 0.
     """
     temperature = argument.temperature(temperature)
-    top_p = number(top_p, "top_p", low=0, high=1)
-    top_k = number(top_k, "top_k", low=0, whole=True)
-    return Sample(temperature, top_p, top_k, measure, draw, tempered, argument.greedy(temperature))
+    top_p = argument.probability(top_p, "top_p", none=True)
+    top_k = argument.number(top_k, "top_k", low=0, whole=True, none=True)
+    tempered, greedy = argument.flag(tempered, "tempered"), argument.greedy(temperature)
+    return Sample(temperature, top_p, top_k, measure, draw, tempered, greedy)

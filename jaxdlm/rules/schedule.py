@@ -5,12 +5,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number, temperature
 from jaxdlm.rules.rank import best
 from jaxdlm.typing import Array, Int32, Key
 
@@ -42,9 +41,9 @@ def top_k(steps: Any = None) -> TopK:
 
     Args: steps: forwards in all, over all blocks, as in LLaDA's generate (arXiv 2502.09992); default one column per
     forward. Departure from official code: a block ends once it is written; the official loop goes on with empty
-    forwards when S > m. Raises InputError for steps < 1.
+    forwards when S > m. Raises InputError for steps outside 1..65536.
     """
-    return TopK(number(steps, "steps", low=1, whole=True))
+    return TopK(argument.steps(steps))
 
 
 @struct.dataclass
@@ -98,8 +97,8 @@ def time_grid(steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, berno
             1e-8.
         bernoulli: each open column commits on its own with that probability ("origin").
     k_i can be 0, and that forward counts. Departure from official code: n counts the row's own masks, not the mean of
-    the batch. Raises InputError for steps < 1, eps outside [0, 1] or alg_temp outside 0..1e30.
+    the batch. Raises InputError for steps outside 1..65536, eps outside [0, 1] or alg_temp outside 0..1e30.
     """
-    steps = number(steps, "steps", low=1, whole=True)
-    alg_temp = None if alg_temp is None else temperature(alg_temp, "alg_temp")
-    return TimeGrid(steps, number(eps, "eps", low=0, high=1), alg_temp, bernoulli)
+    alg_temp = argument.temperature(alg_temp, "alg_temp", none=True)
+    eps, bernoulli = argument.probability(eps, "eps"), argument.flag(bernoulli, "bernoulli")
+    return TimeGrid(argument.steps(steps), eps, alg_temp, bernoulli)

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.typing import Array, Bool, Key
 
 
@@ -46,10 +45,13 @@ def sub_blocks(host: Rule, size: Any = 8, *, lead: bool = True) -> SubBlocks:
     nothing.
     """
     if not isinstance(host, Rule):
-        raise InputError(f"host {host!r} is no rule: pass a selection such as chain(sample(), threshold(0.9))")
+        raise InputError(
+            f"host {argument.shown(host)} is no rule: pass a selection such as chain(sample(), threshold(0.9))"
+        )
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__} steps on its own: put sub_blocks inside it, as its host")
     if host.view != "block":
         raise InputError(f"host={compose.name(host)} looks at the whole canvas, which has no sub-blocks: leave one out")
     compose.complete(host, "sub_blocks' host")
-    return SubBlocks(host, number(size, "sub_block", low=1, whole=True), lead)
+    size = argument.number(size, "sub_block", low=1, whole=True)
+    return SubBlocks(host, size, argument.flag(lead, "lead"))

@@ -4,11 +4,10 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.rank import best, ranks
 from jaxdlm.typing import Array, Key
 
@@ -32,10 +31,10 @@ class Threshold(Stage):
 def threshold(tau: Any = 0.9) -> Threshold:
     """Commits {i open : p_i >= tau} and the open column with the highest p_i.
 
-    Args: tau: probability; 0.9 in arXiv 2505.22618. Above 1: one column per forward; 0: the whole block at once.
-    Raises InputError for tau < 0.
+    Args: tau: probability; 0.9 in arXiv 2505.22618. 0: the whole block at once; 1: only what is certain in float32.
+    Raises InputError for tau outside [0, 1].
     """
-    return Threshold(number(tau, "tau", low=0))
+    return Threshold(argument.probability(tau, "tau"))
 
 
 @struct.dataclass
@@ -75,4 +74,4 @@ def factor(f: Any = 1.0, *, official: bool = False) -> Factor:
             alone fails. Default: the paper's.
     Raises InputError for f < 0.
     """
-    return Factor(number(f, "factor", low=0), official)
+    return Factor(argument.number(f, "factor", low=0), argument.flag(official, "official"))

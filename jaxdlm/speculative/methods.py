@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from typing import Any
 
+from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.models.segments import segments
 from jaxdlm.speculative import verify
@@ -15,6 +16,7 @@ from jaxdlm.speculative.policy import Source, Speculation, Unloaded
 from jaxdlm.speculative.warp import Warp, warp
 
 MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
+count = argument.whole(1, MOST)
 
 
 def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Speculation:
@@ -37,9 +39,8 @@ def speculative(
     10; 4). temperature, top_k, top_p: of target and draft. typical: accept what is likely enough instead (lossy,
     arXiv 2401.10774). Raises InputError for values out of range.
     """
-    _count("k", k)
-    law = warp(temperature, top_k, top_p)
-    accept = verify.typical if typical else _law(law, verify.rejection)
+    k, law = count(k, "k"), warp(temperature, top_k, top_p)
+    accept = verify.typical if argument.flag(typical, "typical") else _law(law, verify.rejection)
     return _with_draft(draft, lambda lm: Speculation(_chains(lm, law, 1, k), law, accept, source(lm)))
 
 
@@ -52,8 +53,8 @@ def spectr(
     width: K (the paper: up to 8). depth: L (8). One target forward reads all K · L + 1 tokens. At temperature 0 all
     drafts are the same, and one is made. Raises InputError for values out of range.
     """
-    _count("width", width, 16)
-    _count("depth", depth, MOST // width)
+    width = argument.whole(1, 16)(width, "width")
+    depth = argument.whole(1, MOST // width)(depth, "depth")
     law = warp(temperature, top_k, top_p)
     width = 1 if law.greedy else width
     accept = _law(law, verify.k_sequence)
@@ -67,7 +68,7 @@ def eqspec(draft: Any = "tiny-draft", k: int = 5, official: bool = False) -> Any
     nothing to move. k: 5. official: as in the released code, a round that is accepted whole ends with its last draft
     token, and the token that the target would add is not used. Raises InputError for k out of range.
     """
-    _count("k", k)
+    k, official = count(k, "k"), argument.flag(official, "official")
     return _with_draft(draft, lambda lm: _equal(lm, k, official, 0))
 
 
@@ -78,8 +79,8 @@ def exspec(draft: Any = "tiny-draft", k: int = 5, slots: int = 8, official: bool
     is done makes room for the next prompt. Results depend neither on slots nor on the order. Raises InputError for
     values out of range.
     """
-    _count("k", k)
-    _count("slots", slots, 1024)
+    k, official = count(k, "k"), argument.flag(official, "official")
+    slots = argument.whole(1, 1024)(slots, "slots")
     return _with_draft(draft, lambda lm: _equal(lm, k, official, slots))
 
 
@@ -97,8 +98,7 @@ def pearl(
     on one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. Raises InputError for values out
     of range.
     """
-    _count("chunk", chunk)
-    law = warp(temperature, top_k, top_p)
+    chunk, law = count(chunk, "chunk"), warp(temperature, top_k, top_p)
     accept = _law(law, verify.rejection)
     return _with_draft(draft, lambda lm: Speculation(Pearl(lm.params, law, lm.model, chunk), law, accept, source(lm)))
 
@@ -113,9 +113,8 @@ def easyspec(
     again with the exact draft at the start of every round (the paper's setting). Needs a draft whose layers are all
     alike. Raises InputError for values out of range or a mixed stack.
     """
-    _count("k", k)
-    _count("group", group)
-    law = warp(temperature, top_k, top_p)
+    k, group, law = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p)
+    calibrate = argument.flag(calibrate, "calibrate")
     accept = _law(law, verify.rejection)
 
     def build(lm: Any) -> Speculation:
@@ -123,7 +122,7 @@ def easyspec(
         if len(runs) > 1 or runs[0].period > 1 or lm.config.layer_scalar:
             raise InputError(f"easyspec groups equal layers, those of {lm.name} differ: use speculative instead")
         rough = dataclasses.replace(lm.model, group=group)
-        drafter = DraftModel(lm.params, law, lm.model, 1, k, rough=rough, calibrate=bool(calibrate))
+        drafter = DraftModel(lm.params, law, lm.model, 1, k, rough=rough, calibrate=calibrate)
         return Speculation(drafter, law, accept, source(lm))
 
     return _with_draft(draft, build)
@@ -135,8 +134,7 @@ def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None
     k: draft tokens (10 in the original). ngram: longest match that is looked for (3). Verified by greedy matching or
     rejection sampling, hence lossless. Raises InputError for values out of range.
     """
-    _count("k", k)
-    _count("ngram", ngram, 16)
+    k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
     law = warp(temperature, top_k, top_p)
     return Speculation(Lookup(k, ngram), law, _law(law, verify.rejection))
 
@@ -157,7 +155,9 @@ def _with_draft(draft: Any, build: Any) -> Any:
 
 def _with(draft: Any, build: Any) -> Any:
     if not all(hasattr(draft, part) for part in ("model", "params", "config", "name")):
-        raise InputError(f"draft={draft!r} is no model: pass jaxdlm.load(...) or a name such as 'tiny-draft'")
+        raise InputError(
+            f"draft={argument.shown(draft)} is no model: pass jaxdlm.load(...) or a name such as 'tiny-draft'"
+        )
     if not _autoregressive(draft.config):
         raise InputError(f"draft {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
     return build(draft)
@@ -165,11 +165,6 @@ def _with(draft: Any, build: Any) -> Any:
 
 def _autoregressive(config: Any) -> bool:
     return config.attention == "causal" and config.prediction == "next" and config.noise == "none"
-
-
-def _count(name: str, value: Any, most: int = MOST) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise InputError(f"{name}={value!r}: must be a whole number from 1 to {most}")
 
 
 def source(lm: Any) -> Source:

@@ -1,15 +1,14 @@
 """Methods whose draft was trained for them: SpecDec++ and sorted drafts with exits."""
 
-import pathlib
 from typing import Any
 
+from jaxdlm import argument
 from jaxdlm.errors import InputError
-from jaxdlm.rules.argument import number
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.drafters.s2d import Exits, read_exits, shipped_exits
 from jaxdlm.speculative.drafters.specdec_pp import Head, SpecDecPP, read_head, shipped_head
-from jaxdlm.speculative.methods import _count, _law, _with_draft, source
+from jaxdlm.speculative.methods import _law, _with_draft, count, source
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -26,13 +25,14 @@ def specdec_pp(
     shipped with an embedded draft. Verified as `speculative`, hence lossless whatever the head says. Raises InputError
     for values out of range and for a head that was trained for another draft.
     """
-    _count("k_max", k_max)
-    _count("k_min", k_min, k_max)
-    threshold, law = number(threshold, "threshold", low=0), warp(temperature, top_k, top_p)
+    k_max = count(k_max, "k_max")
+    k_min = argument.whole(1, k_max)(k_min, "k_min")
+    threshold, law = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p)
+    trained = head if head is None or isinstance(head, Head) else argument.path(head, "head")
 
     def build(lm: Any) -> Speculation:
         base = DraftModel(lm.params, law, lm.model, 1, k_max)
-        drafter = SpecDecPP(base, _head(head, lm), threshold, k_min, lm.config.tokens.eos)
+        drafter = SpecDecPP(base, _head(trained, lm), threshold, k_min, lm.config.tokens.eos)
         return Speculation(drafter, law, _law(law, verify.rejection), source(lm))
 
     return _with_draft(draft, build)
@@ -51,13 +51,15 @@ def s2d(
     temperature 0 tokens are drawn from the law of their exit, so verification is lossless. Raises InputError for values
     out of range, and for exits that were trained for another draft.
     """
-    _count("k", k)
-    law = warp(temperature, top_k, top_p)
-    stated = tuple(thresholds) if isinstance(thresholds, list | tuple) else (thresholds,)
-    stated = tuple(number(value, "thresholds", low=0) for value in stated)
+    k, law = count(k, "k"), warp(temperature, top_k, top_p)
+    if isinstance(thresholds, list | tuple):
+        stated = argument.items(thresholds, "thresholds", argument.probability)
+    else:
+        stated = (argument.probability(thresholds, "thresholds"),)
+    file = None if weights is None else argument.path(weights, "weights")
 
     def build(lm: Any) -> Speculation:
-        params, exits = shipped_exits(lm) if weights is None else read_exits(pathlib.Path(weights), lm)
+        params, exits = shipped_exits(lm) if file is None else read_exits(file, lm)
         taus = stated * (len(exits) - 1) if len(stated) == 1 else stated
         if len(taus) != len(exits) - 1:
             raise InputError(
@@ -72,7 +74,7 @@ def s2d(
 def _head(head: Any, lm: Any) -> Head:
     if head is None:
         return shipped_head(lm)
-    made = head if isinstance(head, Head) else read_head(pathlib.Path(head), lm)
+    made = head if isinstance(head, Head) else read_head(head, lm)
     if made.out.shape[0] != lm.config.hidden_size:
         raise InputError(
             f"the head reads hidden states of size {made.out.shape[0]}, draft {lm.name} has {lm.config.hidden_size}: "

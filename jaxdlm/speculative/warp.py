@@ -5,11 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import heat
 from jaxdlm.core.readout import first_best
-from jaxdlm.rules import argument
-from jaxdlm.rules.argument import number
 from jaxdlm.rules.sample import highest, nucleus
 from jaxdlm.typing import Array, Float32, Int32, Key
 
@@ -48,8 +46,8 @@ def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
     temperature = argument.temperature(temperature)
     return Warp(
         temperature,
-        number(top_k, "top_k", low=0, whole=True),
-        number(top_p, "top_p", low=0, high=1),
+        argument.number(top_k, "top_k", low=0, whole=True, none=True),
+        argument.probability(top_p, "top_p", none=True),
         argument.greedy(temperature),
     )
 

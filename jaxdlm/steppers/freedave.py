@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from jaxdlm import struct
+from jaxdlm import argument, struct
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, Trace
@@ -14,6 +14,8 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Hosting, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
+
+MOST = 64  # versions of a row: as many rows in every forward
 
 
 class Drafts(NamedTuple):
@@ -202,15 +204,12 @@ def freedave(host: Any, draft_steps: int = 4, *, official: bool = False) -> Free
     the same logits for N versions as for one. Departures from the released code: the last accepted version's own step
     is written at once, not at the next forward; random hosts share their noise with their drafts. Not here: eager
     acceptance over block ends (a view over the whole canvas does cross them).
-    Raises InputError for draft_steps < 1, or a host that is no rule or steps on its own.
+    Raises InputError for draft_steps outside 1..64, or a host that is no rule or steps on its own.
     """
     if not isinstance(host, Rule):
-        raise InputError(f"host={host!r}: must be a rule such as chain(sample(), top_k())")
+        raise InputError(f"host={argument.shown(host)}: must be a rule such as chain(sample(), top_k())")
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__}: must be a chain of rules, not a policy that steps on its own")
     compose.complete(host, "freedave's host")
-    if isinstance(draft_steps, bool | str) or not isinstance(draft_steps, int | float) or not draft_steps >= 1:
-        raise InputError(f"draft_steps={draft_steps!r}: must be a whole number, at least 1")
-    if draft_steps != int(draft_steps):
-        raise InputError(f"draft_steps={draft_steps!r}: must be a whole number, at least 1")
-    return FreeDave(host, int(draft_steps), official)
+    draft_steps = argument.whole(1, MOST)(draft_steps, "draft_steps")
+    return FreeDave(host, draft_steps, argument.flag(official, "official"))

@@ -39,8 +39,9 @@ def policies(words: str):
 
 
 def job(source: str, output, *, devices: int = 1, lm=None, cache: str = "none", **changes) -> run.Job:
-    options = run.Options(input=source, output=str(output), cache=cache, **(OPTIONS | changes))
     lm = model("same") if lm is None else lm
+    own = {"block": None} if lm.config.tokens.mask is None else {}  # autoregressive models write no blocks
+    options = run.Options(input=source, output=str(output), cache=cache, **(OPTIONS | own | changes))
     return run.job(options, lm, policies(options.policy), resolve_cache(cache), make_mesh(f"data={devices}"))
 
 

@@ -52,6 +52,10 @@ def test_model_and_policy_must_meet(tmp_path):
     source = write(tmp_path / "in.jsonl", ASKED)
     with pytest.raises(InputError, match="needs an autoregressive target"):
         job(source, tmp_path / "out", lm=diffusion("same"), policy="autoregressive")
+    with pytest.raises(InputError, match="block=4: an autoregressive model writes no blocks"):
+        job(source, tmp_path / "out", lm=model(0), policy="autoregressive", block=4)
+    with pytest.raises(InputError, match="PrefixCache: an autoregressive model always keeps its keys"):
+        job(source, tmp_path / "out", lm=model(0), policy="autoregressive", cache="prefix")
     with pytest.raises(InputError, match="no mask token"):
         job(source, tmp_path / "out", lm=model(0))
 

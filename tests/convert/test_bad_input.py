@@ -163,9 +163,9 @@ CASES = {
         _write(None, lambda c: c.update(architectures=["Mystery"], model_type="mystery")), [], ["config.json", "Mystery"]),
     "unknown family name": (_write(), ["--family", "mystery"], ["mystery", "llada"]),
     "alibi": (_write(None, lambda c: c.update(alibi=True)), [], ["alibi"]),
-    "absurd layers": (_write(None, lambda c: c.update(n_layers=10**9)), [], ["num_layers", "1024"]),
-    "absurd width": (_write(None, lambda c: c.update(mlp_hidden_size=10**12)), [], ["intermediate_size"]),
-    "layers as text": (_write(None, lambda c: c.update(n_layers="3")), [], ["n_layers", "integer"]),
+    "absurd layers": (_write(None, lambda c: c.update(n_layers=10**9)), [], ["n_layers", "1024"]),
+    "absurd width": (_write(None, lambda c: c.update(mlp_hidden_size=10**12)), [], ["mlp_hidden_size"]),
+    "layers as text": (_write(None, lambda c: c.update(n_layers="3")), [], ["n_layers", "whole number"]),
     "not a folder": (lambda folder: shutil.rmtree(folder, ignore_errors=True), [], ["no such folder"]),
 }  # fmt: skip
 

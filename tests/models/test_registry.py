@@ -1,12 +1,14 @@
 """Detection, both dialects of config.json, defaults, and refusals that name the key."""
 
+import pathlib
+import re
 from typing import Any
 
 import pytest
 
 from jaxdlm.errors import ConfigUnsupported, InputError
-from jaxdlm.models import RopeConfig, TokenIds
-from jaxdlm.models.hub_config import Hints
+from jaxdlm.models import RopeConfig, TokenIds, hub_config
+from jaxdlm.models.hub_config import CONFIG, Hints
 from jaxdlm.models.registry import FAMILIES, RELEASED, detect, family_named, read_config, released_config
 from tests.models.configs import BASE, CONFIGS
 
@@ -108,22 +110,22 @@ def test_unsupported_settings_are_refused_by_name(values: dict, key: str) -> Non
     [
         ({k: v for k, v in RELEASED["llada-moe-7b"].items() if k != "rope_theta"}, "rope_theta"),
         (RELEASED["llada-moe-7b"] | {"rope_theta": None, "rope_parameters": {"rope_type": "default"}}, "rope_theta"),
-        (QWEN | {"rope_parameters": 3}, "rope_parameters must be an object"),
-        (QWEN | {"hidden_size": "4096"}, "hidden_size must be an integer"),
-        (QWEN | {"rms_norm_eps": True}, "rms_norm_eps must be a number"),
-        (QWEN | {"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false"),
-        (QWEN | {"num_hidden_layers": 10**9}, "num_layers"),
-        (QWEN | {"eos_token_id": "</s>"}, "config.json: eos_token_id must be an id"),
-        (QWEN | {"eos_token_id": [5, "</s>"]}, "eos_token_id must be an id or a list of ids"),
-        (QWEN | {"pad_token_id": [5]}, "pad_token_id must be an id, got"),
-        (QWEN | {"bos_token_id": True}, "bos_token_id must be an id, got True"),
+        (QWEN | {"rope_parameters": 3}, "rope_parameters=3: must be an object"),
+        (QWEN | {"hidden_size": "4096"}, "hidden_size='4096': must be a whole number from 1 to 1000000"),
+        (QWEN | {"rms_norm_eps": True}, "rms_norm_eps=True: must be a number above 0, at most 1"),
+        (QWEN | {"tie_word_embeddings": "no"}, "tie_word_embeddings='no': must be true or false"),
+        (QWEN | {"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000: must be"),
+        (QWEN | {"eos_token_id": "</s>"}, "config.json: eos_token_id='</s>': must be an id"),
+        (QWEN | {"eos_token_id": [5, "</s>"]}, "eos_token_id=.*: must be an id or a list of ids"),
+        (QWEN | {"pad_token_id": [5]}, r"pad_token_id=\[5\]: must be an id"),
+        (QWEN | {"bos_token_id": True}, "bos_token_id=True: must be an id"),
         (QWEN | {"head_dim": None, "num_attention_heads": 7}, "no multiple of num_attention_heads 7"),
         (LLADA | {"n_heads": 5}, "no multiple of n_heads 5"),
         (LLADA | {"embedding_size": 300}, "no mask_token_id"),
         (LLADA | {"mask_token_id": 126464}, "tokens.mask 126464 is outside"),
         ({k: v for k, v in RELEASED["sdar-8b"].items() if k != "block_size"}, "state it"),
-        ({"architectures": ["JaxDLM"]}, '"jaxdlm" object'),
-        (RELEASED["gemma3-1b"] | {"text_config": []}, "text_config must be an object"),
+        ({"architectures": ["JaxDLM"]}, "has no jaxdlm"),
+        (RELEASED["gemma3-1b"] | {"text_config": []}, r"text_config=\[\]: must be an object"),
     ],
 )
 def test_damaged_configurations_are_named(values: dict, message: str) -> None:
@@ -245,3 +247,93 @@ def test_native_round_trip() -> None:
     values = {"architectures": ["JaxDLM"], "jaxdlm": CONFIGS["block"].to_json()}
     assert read_config(values, Hints(block_size=2)).block_size == 2
     assert BASE.family in FAMILIES
+
+
+# one release of each family, and one whose text part is nested
+BASES = [
+    "llada-8b", "llada-moe-7b", "llada2-mini", "dream-7b", "sdar-8b", "sdar-30b-a3b", "fast-dllm-v2-7b", "a2d-qwen3-0.6b",
+    "diffusion-gemma-26b", "qwen2.5-0.5b", "qwen3-8b", "qwen3-30b-a3b", "llama3.1-8b", "gemma3-4b",
+]  # fmt: skip
+HOSTILE = (
+    [], [1], [[]], [None], {}, {"x": 1}, "x", "", "3", True, False, 0, -1, -5, 0.5, 2**40, 3 * 10**9, 3e9, 10**30, 10**5000,
+    1e400, -1e400, 1e-400, 5e-324, 1e300,
+)  # fmt: skip
+UNREAD = {  # keys that a release has and its family does not read
+    "llada-8b": {"vocab_size"}, "diffusion-gemma-26b": {"architectures"}, "llada-moe-7b": {"intermediate_size"},
+    "sdar-30b-a3b": {"intermediate_size"}, "qwen3-30b-a3b": {"intermediate_size"},
+}  # fmt: skip
+
+
+def places(values: dict, path: tuple = ()):
+    """Where a key of the schema may stand: at the top and in every object, whether it is there or not."""
+    yield from ((path, key) for key in CONFIG)
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from places(value, (*path, key))
+
+
+def put(values: dict, path: tuple, key: str, value: Any) -> dict:
+    if not path:
+        return values | {key: value}
+    return values | {path[0]: put(values[path[0]], path[1:], key, value)}
+
+
+def at(values: dict, path: tuple) -> dict:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def test_every_key_that_is_read_has_a_kind() -> None:
+    source = pathlib.Path(hub_config.__file__)
+    for file in (source, *source.with_name("families").glob("*.py")):
+        read = re.findall(r'(?:fields|entry|numbers|stated|canvas|self|hints\))\.get\(\s*"(\w+)"', file.read_text())
+        assert set(read) <= set(CONFIG), file.name
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_no_key_gets_by_with_what_it_is_not(name: str) -> None:
+    """Whatever stands under a key, there is a configuration or one line that names the key."""
+    values = RELEASED[name]
+    for path, key in places(values):
+        for value in HOSTILE:
+            try:
+                read_config(put(values, path, key, value))
+            except InputError as error:
+                line = str(error)
+                assert "\n" not in line and len(line) < 600
+                continue
+            known = key in at(values, path) and key not in UNREAD.get(name, ())
+            if known:
+                CONFIG[key](value, key)  # what is read is of the key's kind
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "line"),
+    [
+        ("llada-8b", {"rope_theta": 0}, "config.json: rope_theta=0: must be a number above 0"),
+        ("llada-8b", {"rms_norm_eps": 1e400}, "config.json: rms_norm_eps=inf: must be a number above 0, at most 1"),
+        ("llada-8b", {"n_heads": [32]}, r"config.json: n_heads=\[32\]: must be a whole number from 1 to 4096"),
+        ("llada-8b", {"mlp_hidden_size": None, "mlp_ratio": 1e400}, "config.json: mlp_ratio=inf: must be"),
+        ("gemma3-4b", {"query_pre_attn_scalar": 0}, "config.json: query_pre_attn_scalar=0: must be a number above 0"),
+        ("gemma3-4b", {"sliding_window_pattern": 0}, "config.json: sliding_window_pattern=0: must be a whole number from 1"),
+        ("gemma3-4b", {"final_logit_softcapping": "30"}, "config.json: final_logit_softcapping='30': must be a number"),
+        ("gemma3-4b", {"layer_types": [[]]}, r"config.json: layer_types\[0\]=\[\]: must be a string"),
+        ("gemma3-4b", {"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope_scaling.factor=0: must be a number above"),
+        ("gemma3-4b", {"rope_scaling": {"rope_type": []}}, r"rope_scaling.rope_type=\[\]: must be a string"),
+        ("sdar-8b", {"block_size": 3 * 10**9}, "config.json: block_size=3000000000: must be a whole number from 1 to"),
+        ("sdar-8b", {"block_size": 3e9}, "config.json: block_size=3000000000.0: must be a whole number from 1 to"),
+        ("a2d-qwen3-0.6b", {"block_size": "8"}, "config.json: block_size='8': must be a whole number"),
+        ("diffusion-gemma-26b", {"canvas_length": "abc"}, "config.json: canvas_length='abc': must be a whole number"),
+        ("llada-moe-7b", {"moe_layer_freq": 5}, "config.json: moe_layer_freq=5: must be a list"),
+        ("llada2-mini", {"n_group": 0}, "config.json: n_group=0: must be a whole number from 1"),
+        ("qwen3-8b", {"hidden_act": []}, r"config.json: hidden_act=\[\]: must be a string"),
+        ("qwen3-8b", {"torch_dtype": 5}, "config.json: torch_dtype=5: must be a string"),
+        ("qwen3-8b", {"architectures": "Qwen3ForCausalLM"}, "config.json: architectures='Qwen3ForCausalLM': must be a list"),
+        ("qwen3-8b", {"mask_token_id": 5.0, "architectures": ["DreamModel"]}, "mask_token_id"),
+        ("llama3.1-8b", {"rope_scaling": RELEASED["llama3.1-8b"]["rope_scaling"] | {"high_freq_factor": 1.0}}, "must be below"),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_kind_is_named_with_what_it_must_be(base: str, change: dict, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        read_config(RELEASED[base] | change)

@@ -11,8 +11,7 @@ from jaxdlm.plan import cost
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.chips import CHIPS, chip_count
 from jaxdlm.plan.collectives import Collective
-from jaxdlm.policies import CACHES
-from jaxdlm.policy_words import read_policy
+from jaxdlm.policies import CACHES, read
 from jaxdlm.sharding import make_mesh
 
 V5E = CHIPS["v5e"]
@@ -121,7 +120,7 @@ def test_shares_follow_the_caches_own_clock(cache, share):
 
 
 def pair(policy, **changes):
-    return job(**{"model": "qwen3-8b", "policy": read_policy(policy, {}), "block": None} | changes)
+    return job(**{"model": "qwen3-8b", "policy": read(policy), "block": None} | changes)
 
 
 def test_an_autoregressive_round_reads_the_weights_once():

@@ -35,7 +35,7 @@ def test_slow_oracle():
 
 def test_limits():
     can, score = [True, True, False, True, True, True], np.log([0.5, 0.9, 0.99, 0.2, 0.3, 0.4])
-    one = scored(threshold(1.1), score, row(can))[0]
+    one = scored(threshold(1.0), score, row(can))[0]
     np.testing.assert_array_equal(scored(learned_filter(weights(), 1.0), score, row(can))[0], one)
     zero = [np.zeros((K, K)), np.zeros(K), np.zeros((K, K)), np.zeros(K)]  # sigmoid(0) = 1/2 everywhere
     np.testing.assert_array_equal(scored(learned_filter(zero, 0.5), score, row(can))[0], one)

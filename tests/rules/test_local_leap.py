@@ -48,7 +48,7 @@ def test_limits_and_sandwich():
         np.testing.assert_array_equal(of(local_leap(0.6, 0.8, 3)), of(threshold(0.8)))
         wide = threshold(0.5) if (can & (p >= 0.9)).any() else threshold(0.9)
         np.testing.assert_array_equal(of(local_leap(0.9, 0.5, 11)), of(wide))
-        np.testing.assert_array_equal(of(local_leap(1.1, 0.5, 4)), of(threshold(1.1)))
+        np.testing.assert_array_equal(of(local_leap(1.0, 0.5, 4)), of(threshold(1.0)))
         between = of(local_leap(0.9, 0.5, 2))
         assert (of(threshold(0.9)) <= between).all() and (between <= of(threshold(0.5))).all()
 
@@ -58,7 +58,7 @@ def test_a_written_column_is_no_anchor():
     np.testing.assert_array_equal(commit, [False, False, True])
 
 
-@pytest.mark.parametrize("wrong", [{"kappa": -0.1}, {"tau": -1}, {"radius": -1}, {"radius": 1.5}])
+@pytest.mark.parametrize("wrong", [{"kappa": -0.1}, {"kappa": 1.1}, {"tau": -1}, {"radius": -1}, {"radius": 1.5}])
 def test_bad_arguments(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         local_leap(**wrong)

@@ -69,7 +69,7 @@ def test_stages_of_256_forwards():
 
 
 def test_progress_by_written_columns():
-    rule = prophet(chain(sample(), threshold(1.1)), None, 3, 2, progress="decoded")
+    rule = prophet(chain(sample(), threshold(1.0)), None, 3, 2, progress="decoded")
     for written, expected in ((0, False), (2, False), (3, True), (6, True)):
         assert bool(act(rule, 6.0, row([False] * written + [True] * (W - written))).halt) is expected
 

@@ -49,7 +49,7 @@ def test_ties_go_to_the_first_column():
 def test_limits():
     score = np.log([0.999, 0.2, 0.9, 0.1])
     np.testing.assert_array_equal(scored(threshold(0.0), score, row(OPEN))[0], OPEN)
-    np.testing.assert_array_equal(scored(threshold(1.01), score, row(OPEN))[0], [True, False, False, False])
+    np.testing.assert_array_equal(scored(threshold(1.0), score, row(OPEN))[0], [True, False, False, False])
     np.testing.assert_array_equal(scored(factor(0.0), score, row(OPEN))[0], [True, False, False, False])
     np.testing.assert_array_equal(scored(factor(1e9), score, row(OPEN))[0], OPEN)
 
@@ -62,7 +62,7 @@ def test_factor_with_equal_confidences():
 
 def test_sure_columns_keep_their_order_beyond_float32_probabilities():
     """1 - 1e-9 and 1 - 1e-12 are both 1.0 in float32; their logarithms are not."""
-    commit, _ = scored(threshold(1.01), [-1e-9, -1e-12, -1e-10], row([True] * 3))
+    commit, _ = scored(factor(0.0), [-1e-9, -1e-12, -1e-10], row([True] * 3))
     np.testing.assert_array_equal(commit, [False, True, False])
 
 
@@ -117,6 +117,8 @@ def test_random_rows_against_the_published_loop(make, oracle, values):
 def test_bad_arguments_and_missing_fields():
     with pytest.raises(InputError, match=r"tau=-0\.1"):
         threshold(-0.1)
+    with pytest.raises(InputError, match=r"tau=1\.8: must be a number from 0 to 1"):
+        threshold(1.8)  # no probability gets there
     with pytest.raises(InputError, match="factor=-1"):
         factor(-1)
     for rule in (threshold(), factor()):

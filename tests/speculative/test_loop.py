@@ -149,8 +149,8 @@ BAD = [
     ({"k": True}, "k=True"),
     ({"draft": 7}, "no model: pass jaxdlm.load"),
     ({"draft": model(4, vocab=29)}, "29 words.*23 words.*different vocabularies.*target's tokenizer"),
-    ({"temperature": -1.0}, "temperature=-1.0: must be at least 0"),
-    ({"top_p": 1.5}, "top_p=1.5: must be between 0 and 1"),
+    ({"temperature": -1.0}, "temperature=-1.0: must be a finite number, at least 0"),
+    ({"top_p": 1.5}, "top_p=1.5: must be a number from 0 to 1, or none"),
 ]
 
 

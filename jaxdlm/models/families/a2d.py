@@ -23,7 +23,8 @@ BASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of an A2D model. Block-causal if a block size is stated or the name says bd3lm (32), else full."""
-    name = f"{values.get('model_type', '')} {' '.join(values.get('architectures') or [])}".lower()
+    stated = Fields(values, "a2d", hints)
+    name = f"{stated.get('model_type', '')} {' '.join(stated.get('architectures', ()))}".lower()
     base = next((base for base in BASES if base in name), None)
     if base is None or "qwen3_5" in name or "qwen3moe" in name:
         raise ConfigUnsupported(f"a2d: model_type={values.get('model_type')!r} is not supported ({', '.join(BASES)})")
@@ -31,7 +32,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     tokens = special_ids(values) if base == "llama" else tokens
     fields = Fields(values, "a2d", hints, DEFAULTS[base])
     fields.refuse(attention_bias=False)
-    block = hints.block_size or values.get("block_size") or (32 if "bd3lm" in hints.source.lower() else 0)
+    block = hints.block_size or fields.get("block_size", 0) or (32 if "bd3lm" in hints.source.lower() else 0)
     attention = hints.attention or ("block_causal" if block else "full")
     return decoder(
         fields,

@@ -10,8 +10,7 @@ from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
-from jaxdlm.models.families.gemma3 import layer_kinds, text_config
+from jaxdlm.models.families.gemma3 import layer_kinds, text_fields
 from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.table import DECODER, Family, Joint, TensorMap, tensor_maps
 
@@ -43,11 +42,11 @@ NAMES: dict[str, str | Joint] = {
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `DiffusionGemmaForBlockDiffusion`: released keys, and those that transformers 5 writes back."""
-    fields = Fields(text_config(values), "diffusion_gemma", hints, DEFAULTS["diffusion_gemma"])
+    fields, canvas = text_fields(values, "diffusion_gemma", hints), Fields(values, "diffusion_gemma", hints)
     fields.common()
     fields.refuse(attention_bias=False, use_bidirectional_attention="vision", rope_scaling=None)
-    hidden, vocab = fields.integer("hidden_size"), fields.integer("vocab_size")
-    layers = fields.integer("num_hidden_layers")
+    hidden, vocab = fields.get("hidden_size"), fields.get("vocab_size")
+    layers = fields.get("num_hidden_layers")
     kinds = (*layer_kinds(fields, layers)[:-1], "global")  # the class insists on the last
     heads = fields.heads()
     global_head_dim, global_kv_heads = _global_heads(fields, kinds)
@@ -57,9 +56,9 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         num_layers=layers,
         hidden_size=hidden,
         **heads,
-        intermediate_size=fields.integer("intermediate_size"),
-        max_position=fields.integer("max_position_embeddings"),
-        norm_eps=fields.real("rms_norm_eps"),
+        intermediate_size=fields.get("intermediate_size"),
+        max_position=fields.get("max_position_embeddings"),
+        norm_eps=fields.get("rms_norm_eps"),
         norm_scale_in_f32=True,
         sandwich_norm=True,
         qk_norm=True,
@@ -68,23 +67,23 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         rope=fields.rope(global_head_dim, "full_attention"),
         rope_local=fields.rope(heads["head_dim"], "sliding_attention"),
         layer_kinds=kinds,
-        sliding_window=fields.integer("sliding_window"),
+        sliding_window=fields.get("sliding_window"),
         global_head_dim=global_head_dim,
         global_kv_heads=global_kv_heads or heads["num_kv_heads"],
         k_eq_v_global=True,
         activation=fields.activation("hidden_activation"),
-        num_experts=fields.integer("num_experts"),
-        top_k=fields.integer("top_k_experts"),
-        expert_size=fields.integer("moe_intermediate_size"),
+        num_experts=fields.get("num_experts"),
+        top_k=fields.get("top_k_experts"),
+        expert_size=fields.get("moe_intermediate_size"),
         norm_topk=True,
         moe_parallel_dense=True,
-        tie_embeddings=fields.flag("tie_word_embeddings"),
+        tie_embeddings=fields.get("tie_word_embeddings"),
         embed_scale=math.sqrt(hidden),
-        final_softcap=fields.real("final_logit_softcapping"),
+        final_softcap=fields.get("final_logit_softcapping"),
         layer_scalar=True,
         self_conditioning=True,
         attention="prefix_canvas",
-        block_size=hints.block_size or int(values.get("canvas_length") or 256),
+        block_size=hints.block_size or canvas.get("canvas_length", 256),
         prediction="same",
         noise="uniform",
         tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1, 106, 50), turn_end=106),
@@ -96,9 +95,7 @@ def _global_heads(fields: Fields, kinds: tuple[str, ...]) -> tuple[int, int]:
     """(head size, key/value heads or 0) of global layers: two top-level keys, or one `per_layer_config` entry each."""
     per_layer = fields.get("per_layer_config", None)
     if per_layer is None:
-        return fields.integer("global_head_dim"), fields.integer("num_global_key_value_heads", 0)
-    if not isinstance(per_layer, Mapping):
-        raise InputError(f"config.json: per_layer_config must be an object, got {per_layer!r:.80}")
+        return fields.get("global_head_dim"), fields.get("num_global_key_value_heads", 0)
     by_layer = {
         key.lstrip("0") or "0": entry for key, entry in per_layer.items()
     }  # transformers writes "05" beside "11"
@@ -107,8 +104,8 @@ def _global_heads(fields: Fields, kinds: tuple[str, ...]) -> tuple[int, int]:
         raise InputError(
             "config.json: per_layer_config must hold one and the same entry for every full_attention layer"
         )
-    entry = Fields(entries[0], fields.family, fields.hints)
-    return entry.integer("head_dim"), entry.integer("num_key_value_heads", 0)
+    entry = Fields(entries[0], fields.family, fields.hints, where=f"{fields.where}per_layer_config[...].")
+    return entry.get("head_dim"), entry.get("num_key_value_heads", 0)
 
 
 def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:

@@ -26,7 +26,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         tokens=TOKENS,
         qkv_bias=True,
         attention="block_causal",
-        block_size=hints.block_size or fields.integer("bd_size"),
+        block_size=hints.block_size or fields.get("bd_size"),
         prediction="next",
         noise="mask",
     )

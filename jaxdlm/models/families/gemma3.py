@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from jaxdlm.errors import ConfigUnsupported, InputError
+from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.hub_config import Fields, Hints
@@ -25,36 +25,35 @@ HEADS = ("lm_head.weight", "language_model.lm_head.weight")  # the second beside
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """config.json of `Gemma3ForCausalLM`, or the text part of `Gemma3ForConditionalGeneration`."""
-    fields = Fields(text_config(values), "gemma3_text", hints, DEFAULTS["gemma3_text"])
+    fields = text_fields(values, "gemma3_text", hints)
     fields.common()
     fields.refuse(attention_bias=False, attn_logit_softcapping=(), use_bidirectional_attention=False)
     heads = fields.heads()
-    vocab = fields.integer("vocab_size")
-    hidden = fields.integer("hidden_size")
-    layers = fields.integer("num_hidden_layers")
-    softcap = fields.get("final_logit_softcapping", None)
+    vocab = fields.get("vocab_size")
+    hidden = fields.get("hidden_size")
+    layers = fields.get("num_hidden_layers")
     return ModelConfig(
         family="gemma3_text",
         vocab_size=vocab,
         num_layers=layers,
         hidden_size=hidden,
         **heads,
-        intermediate_size=fields.integer("intermediate_size"),
-        max_position=fields.integer("max_position_embeddings"),
-        norm_eps=fields.real("rms_norm_eps"),
+        intermediate_size=fields.get("intermediate_size"),
+        max_position=fields.get("max_position_embeddings"),
+        norm_eps=fields.get("rms_norm_eps"),
         norm_plus_one=True,
         norm_scale_in_f32=True,
         sandwich_norm=True,
         qk_norm=True,
-        attn_scale=fields.real("query_pre_attn_scalar") ** -0.5,
+        attn_scale=fields.get("query_pre_attn_scalar") ** -0.5,
         rope=fields.rope(heads["head_dim"], "full_attention"),
         rope_local=fields.rope(heads["head_dim"], "sliding_attention", base="rope_local_base_freq"),
         layer_kinds=layer_kinds(fields, layers),
-        sliding_window=fields.integer("sliding_window"),
+        sliding_window=fields.get("sliding_window"),
         activation=fields.activation("hidden_activation"),
-        tie_embeddings=fields.flag("tie_word_embeddings"),
+        tie_embeddings=fields.get("tie_word_embeddings"),
         embed_scale=math.sqrt(hidden),
-        final_softcap=None if softcap is None else float(softcap),
+        final_softcap=fields.get("final_logit_softcapping", None),
         attention="causal",
         prediction="next",
         tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1,), turn_end=106),
@@ -62,20 +61,21 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     )
 
 
-def text_config(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def text_fields(values: Mapping[str, Any], family: str, hints: Hints) -> Fields:
     """The text model's part of a multimodal file, and what the whole file says of ids, ties and types."""
-    text = values.get("text_config", values)
-    if not isinstance(text, Mapping):
-        raise InputError(f"config.json: text_config must be an object, got {text!r}")
-    return {**text, **{key: values[key] for key in WHOLE if values.get(key) is not None}}
+    text = Fields(values, family, hints).get("text_config", None)
+    if text is None:
+        return Fields(values, family, hints, DEFAULTS[family])
+    whole = {key: values[key] for key in WHOLE if values.get(key) is not None}
+    return Fields({**text, **whole}, family, hints, DEFAULTS[family], where="text_config.")
 
 
 def layer_kinds(fields: Fields, layers: int) -> tuple[str, ...]:
     """From `layer_types`, else every sixth (`sliding_window_pattern`-th) layer is global."""
     types = fields.get("layer_types", None)
     if types is None:
-        pattern = fields.integer("sliding_window_pattern")
-        return tuple("local" if (i + 1) % pattern else "global" for i in range(min(layers, 1024)))
+        pattern = fields.get("sliding_window_pattern")
+        return tuple("local" if (i + 1) % pattern else "global" for i in range(layers))
     names = {"full_attention": "global", "sliding_attention": "local"}
     unknown = [kind for kind in types if kind not in names]
     if unknown:

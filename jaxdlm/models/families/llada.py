@@ -45,28 +45,28 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         clip_qkv=False,
         block_group_size=1,
     )
-    hidden, heads = fields.integer("d_model"), fields.integer("n_heads")
-    if heads <= 0 or hidden % heads:
+    hidden, heads = fields.get("d_model"), fields.get("n_heads")
+    if hidden % heads:
         raise InputError(f"config.json: d_model {hidden} is no multiple of n_heads {heads}")
     rope = fields.rope(hidden // heads)
     if rope != RopeConfig(theta=rope.theta):
         raise ConfigUnsupported(f"llada: rope_scaling of type {rope.kind!r} is not supported (only 'default')")
-    vocab = fields.integer("embedding_size", 0) or fields.integer("vocab_size")
-    kv_heads = fields.integer("n_kv_heads", 0) or (1 if values.get("multi_query_attention") else heads)
+    vocab = fields.get("embedding_size", 0) or fields.get("vocab_size")
+    kv_heads = fields.get("n_kv_heads", 0) or (1 if fields.get("multi_query_attention", False) else heads)
     return ModelConfig(
         family="llada",
         vocab_size=vocab,
-        num_layers=fields.integer("n_layers"),
+        num_layers=fields.get("n_layers"),
         hidden_size=hidden,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=hidden // heads,
-        intermediate_size=fields.integer("mlp_hidden_size", 0) or int(fields.real("mlp_ratio") * hidden),
-        max_position=fields.integer("max_sequence_length"),
-        norm_eps=fields.real("rms_norm_eps"),
+        intermediate_size=fields.get("mlp_hidden_size", 0) or int(fields.get("mlp_ratio") * hidden),
+        max_position=fields.get("max_sequence_length"),
+        norm_eps=fields.get("rms_norm_eps"),
         rope=rope,
-        rope_in_f32=fields.flag("rope_full_precision"),
-        tie_embeddings=fields.flag("weight_tying"),
+        rope_in_f32=fields.get("rope_full_precision"),
+        tie_embeddings=fields.get("weight_tying"),
         attention="full",
         prediction="same",
         noise="mask",

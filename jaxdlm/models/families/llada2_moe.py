@@ -47,35 +47,35 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
     heads = fields.heads()
-    vocab = fields.integer("vocab_size")
-    expert_size = fields.integer("moe_intermediate_size")
+    vocab = fields.get("vocab_size")
+    expert_size = fields.get("moe_intermediate_size")
     return ModelConfig(
         family="llada2_moe",
         vocab_size=vocab,
-        num_layers=fields.integer("num_hidden_layers"),
-        hidden_size=fields.integer("hidden_size"),
+        num_layers=fields.get("num_hidden_layers"),
+        hidden_size=fields.get("hidden_size"),
         **heads,
-        intermediate_size=fields.integer("intermediate_size"),
-        max_position=fields.integer("max_position_embeddings"),
-        norm_eps=fields.real("rms_norm_eps"),
-        qk_norm=fields.flag("use_qk_norm"),
+        intermediate_size=fields.get("intermediate_size"),
+        max_position=fields.get("max_position_embeddings"),
+        norm_eps=fields.get("rms_norm_eps"),
+        qk_norm=fields.get("use_qk_norm"),
         rope=_rope(fields, heads["head_dim"]),
         activation=fields.activation(),
-        num_experts=fields.integer("num_experts"),
-        top_k=fields.integer("num_experts_per_tok"),
+        num_experts=fields.get("num_experts"),
+        top_k=fields.get("num_experts_per_tok"),
         expert_size=expert_size,
-        shared_size=fields.integer("num_shared_experts") * expert_size,
-        first_dense_layers=fields.integer("first_k_dense_replace"),
+        shared_size=fields.get("num_shared_experts") * expert_size,
+        first_dense_layers=fields.get("first_k_dense_replace"),
         router_score=fields.get("score_function"),
-        router_bias=fields.flag("moe_router_enable_expert_bias"),
-        n_group=fields.integer("n_group"),
-        topk_group=fields.integer("topk_group"),
-        norm_topk=fields.flag("norm_topk_prob"),
-        routed_scale=fields.real("routed_scaling_factor"),
+        router_bias=fields.get("moe_router_enable_expert_bias"),
+        n_group=fields.get("n_group"),
+        topk_group=fields.get("topk_group"),
+        norm_topk=fields.get("norm_topk_prob"),
+        routed_scale=fields.get("routed_scaling_factor"),
         router_in_f32=True,
-        tie_embeddings=fields.flag("tie_word_embeddings"),
+        tie_embeddings=fields.get("tie_word_embeddings"),
         attention="block_causal",
-        block_size=hints.block_size or fields.integer("block_size", 32),
+        block_size=hints.block_size or fields.get("block_size", 32),
         prediction="same",
         noise="mask",
         tokens=fields.tokens(vocab, needs_mask=True, **TOKENS),
@@ -86,7 +86,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
 def _rope(fields: Fields, head_dim: int) -> RopeConfig:
     """`rotary_dim` is the released key; partial_rotary_factor says the same as a fraction of head_dim."""
     rope = fields.rope(head_dim)
-    rotary = fields.integer("rotary_dim", 0) or rope.rotary_dim
+    rotary = fields.get("rotary_dim", 0) or rope.rotary_dim
     return RopeConfig(theta=rope.theta, kind=rope.kind, factor=rope.factor, rotary_dim=rotary)
 
 

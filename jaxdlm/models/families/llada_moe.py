@@ -37,7 +37,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         partial_rotary_factor=1,
         routed_scaling_factor=1,
     )
-    if 0 in (values.get("moe_layer_freq") or []):
+    if 0 in fields.get("moe_layer_freq", ()):
         raise ConfigUnsupported("llada_moe: moe_layer_freq with a 0 (a dense layer) is not supported")
     return decoder(
         fields,
@@ -45,8 +45,8 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         intermediate_size=0,
         qk_norm=True,
         num_experts=expert_count(fields),
-        top_k=fields.integer("num_experts_per_tok"),
-        expert_size=fields.integer("expert_intermediate_size"),
+        top_k=fields.get("num_experts_per_tok"),
+        expert_size=fields.get("expert_intermediate_size"),
         attention="full",
         prediction="same",
         noise="mask",

@@ -1,23 +1,18 @@
 """The library's own format: config.json carries a ModelConfig, tensors are named by their path in the tree."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
-from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.table import Family, Op, TensorMap
 
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     """The object under "jaxdlm"; a stated block size replaces its own."""
-    stored = values.get("jaxdlm")
-    if not isinstance(stored, Mapping):
-        raise InputError('config.json of family jaxdlm has no "jaxdlm" object; add the ModelConfig')
-    config = ModelConfig.from_json(dict(stored))
-    return replace(config, block_size=hints.block_size) if hints.block_size else config
+    config = ModelConfig.from_json(Fields(values, "jaxdlm", hints).get("jaxdlm"))
+    return config.in_blocks(hints.block_size) if hints.block_size else config
 
 
 def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:

@@ -18,10 +18,10 @@ RELEASED_BLOCK = {f"JetLM/SDAR-{size}-Chat": 4 for size in ("1.7B", "4B", "8B", 
 
 def block_size(fields: Fields) -> int:
     """Caller's word, config.json, or the released repository's; never a guess."""
-    known = fields.hints.block_size or fields.values.get("block_size") or RELEASED_BLOCK.get(fields.hints.source)
+    known = fields.hints.block_size or fields.get("block_size", None) or RELEASED_BLOCK.get(fields.hints.source)
     if known is None:
         raise InputError(f"{fields.family}: config.json has no block_size and releases differ (4 to 64); state it")
-    return int(known)
+    return known
 
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:

@@ -1,0 +1,347 @@
+"""No argument of `decode`, `load` and `batch` is ignored in silence: each changes what runs, or is refused by name.
+
+What a decode is given is caught where it would start, so that nothing is compiled.
+"""
+
+import dataclasses
+import inspect
+import pathlib
+import re
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from jaxdlm import InputError, _decode, cli, decode, load
+from jaxdlm.batch import ray, run
+from jaxdlm.batch.cli import batch
+from tests.batch.jobs import rows, write
+from tests.conformance.toys import GRID, MASK, PROMPTS, model
+from tests.speculative.toys import model as causal
+from tests.test_load import CONFIG, native
+
+
+class Caught(Exception):
+    """What would have run."""
+
+
+def stop_here(*args, **settings):
+    raise Caught(args, settings)
+
+
+def plain(x):
+    """As NumPy, or as text where it is no array."""
+    if hasattr(x, "dtype"):
+        x = jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        return np.asarray(x)
+    return x if isinstance(x, int | float | bool) else repr(x)
+
+
+def seen(**arguments) -> list:
+    """Everything that the compiled loop is given."""
+    with pytest.raises(Caught) as caught:
+        decode(**arguments)
+    args, settings = caught.value.args
+    leaves, structure = jax.tree.flatten((args, settings))
+    return [repr(structure), *map(plain, leaves)]
+
+
+def differ(a: list, b: list) -> bool:
+    same = len(a) == len(b) and all(
+        np.shape(x) == np.shape(y) and np.array_equal(x, y) for x, y in zip(a, b, strict=True)
+    )
+    return not same
+
+
+def changes(usual: dict, name: str, value, message: str | None) -> None:
+    """The argument changes what runs, or is refused with that message."""
+    if message is None:
+        assert differ(seen(**usual), seen(**usual | {name: value})), f"{name}={value!r} changes nothing"
+        return
+    with pytest.raises(InputError, match=message):
+        decode(**usual | {name: value})
+
+
+def with_words(lm):
+    """With as much of a tokenizer as `decode` looks at."""
+    encode = lambda prompt, raw: [3, 4, 5] if raw else [6, 3, 4, 5, 7]  # noqa: E731
+    return dataclasses.replace(lm, tokenizer=types.SimpleNamespace(encode_prompt=encode, eos=()))
+
+
+MASKED = [[3, 4, MASK, 5], [6, MASK]]
+# name -> (value, message; None: it changes what runs, other usual arguments)
+DECODE = {
+    "lm": (model("next"), None, {}),
+    "prompts": ([prompt[::-1] for prompt in PROMPTS], None, {}),
+    "policy": ("threshold,tau=0.5", None, {}),
+    "cache": ("prefix", None, {}),
+    "max_new": (12, None, {}),
+    "block": (2, None, {}),
+    "seed": (1, None, {}),
+    "ids": ([3, 4, 5], None, {}),
+    "save": ("none", None, {}),
+    "raw": (True, None, {"lm": with_words(model("same")), "prompts": "a word"}),
+    "canvas": ([[9], [], []], None, {}),
+    "infill": (True, None, {"prompts": MASKED, "max_new": 2}),
+    "stop": (False, None, {}),
+}
+REFUSED = [  # beside what it means nothing to
+    ("infill", True, "max_new=8 means nothing with infill=True", {"prompts": MASKED}),
+    (
+        "raw",
+        True,
+        "prompt 0 is a chat, which needs the chat template",
+        {"prompts": [[{"role": "user", "content": "a"}]]},
+    ),
+    ("block", 2**20, "block=1048576 is longer than the 128 positions", {"lm": model("sdar")}),
+]
+
+
+def test_every_argument_of_decode_changes_what_runs(monkeypatch):
+    monkeypatch.setattr(_decode, "_run", stop_here)
+    usual = {"lm": model("same"), "prompts": PROMPTS, "policy": "threshold", **GRID}
+    assert not differ(seen(**usual), seen(**usual))
+    assert set(DECODE) == set(inspect.signature(decode).parameters), "a case for each"
+    for name, (value, message, own) in DECODE.items():
+        changes(usual | own, name, value, message)
+    for name, value, message, own in REFUSED:
+        changes(usual | own, name, value, message)
+
+
+AUTOREGRESSIVE = {
+    "lm": (causal(1), None),
+    "prompts": ([prompt[::-1] + [3] for prompt in PROMPTS], None),
+    "policy": ("autoregressive,temperature=1", None),
+    "cache": ("prefix", "always keeps its keys and values: leave cache out"),
+    "max_new": (12, None),
+    "block": (4, "block=4: an autoregressive model writes no blocks: leave block out"),
+    "seed": (1, None),
+    "ids": ([3, 4, 5], None),
+    "save": ("none", None),
+    "raw": (True, None),
+    "canvas": ([[9], [], []], "leave infill and canvas out"),
+    "infill": (True, "leave infill and canvas out"),
+    "stop": (False, None),
+}
+
+
+def test_every_argument_of_decode_means_something_to_autoregressive_models_or_is_refused(monkeypatch):
+    monkeypatch.setattr(_decode, "generate", stop_here)
+    prompts = [[token % 20 for token in prompt] for prompt in PROMPTS]
+    usual = {"lm": causal(0), "prompts": prompts, "policy": "autoregressive", "max_new": 8}
+    assert set(AUTOREGRESSIVE) == set(inspect.signature(decode).parameters), "a case for each"
+    for name, (value, message) in AUTOREGRESSIVE.items():
+        own = {"lm": with_words(causal(0)), "prompts": ["a word"]} if name == "raw" else {}
+        value = [[token % 20 for token in row] for row in value] if name == "prompts" else value
+        changes(usual | own, name, value, message)
+
+
+# ---------------------------------------------------------------------------------------------------------- load
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Folders of every kind: two of our own format, and one of the Hub's with blocks, as it is and converted."""
+    from checkpoints_convert.__main__ import main
+    from tests.convert.folders import GOLDEN
+
+    folder = tmp_path_factory.mktemp("kinds")
+    blocks = dataclasses.replace(CONFIG, attention="block_causal", block_size=4)
+    assert main([str(GOLDEN / "sdar_tiny"), str(folder / "converted"), "--quiet"]) == 0
+    return {
+        "full": native(folder / "full"), "blocks": native(folder / "blocks", blocks), "hub": GOLDEN / "sdar_tiny",
+        "converted": folder / "converted", "full hub": GOLDEN / "llada_tiny", "embedded": "tiny-draft",
+        "shape": "shape:sdar-8b", "typed shape": "shape:llada-8b:bfloat16", "canvas": "shape:diffusion-gemma-26b",
+    }  # fmt: skip
+
+
+MESH = jax.make_mesh((2,), ("tensor",), axis_types=(jax.sharding.AxisType.Auto,))
+FIXED = "this checkpoint has '.*', which is fixed: leave family out"
+LOAD = {  # name -> (kind, value, message or what it changes)
+    "name_or_path": [("full", "blocks", lambda lm: lm.config.attention)],
+    "dtype": [
+        *((kind, "float16", lambda lm: lm.params["embed"].dtype) for kind in ("full", "hub", "converted", "embedded")),
+        ("shape", "float16", lambda lm: lm.config.param_dtype),
+        ("typed shape", "float16", "dtype='float16', but shape:llada-8b:bfloat16 says bfloat16: keep one"),
+        ("full", "int8", "dtype='int8': must be one of float32"),
+    ],
+    "mesh": [
+        *((kind, MESH, lambda lm: len(lm.params["embed"].sharding.device_set)) for kind in ("full", "hub", "converted")),
+        ("full", "data=2", "mesh='data=2': must be a mesh"),
+    ],
+    "family": [
+        ("hub", "qwen3", lambda lm: lm.config.family),
+        *((kind, "llada2_moe", FIXED) for kind in ("full", "converted", "embedded")),
+        ("shape", "llama", "family='llama': shape:sdar-8b is of family 'sdar': leave family out"),
+        ("hub", "lama", "family='lama': must be one of auto, .*did you mean 'llama'"),
+    ],
+    "block_size": [
+        *((kind, 8, lambda lm: lm.config.block_size) for kind in ("blocks", "hub", "converted", "shape")),
+        *((kind, 8, "block_size=8 means nothing: .* has (full|causal) attention") for kind in ("full", "full hub", "embedded")),
+        ("blocks", 0, "block_size=0: must be a whole number from 1"),
+        ("hub", "8", "block_size='8': must be a whole number from 1"),
+    ],
+    "canvas_window": [
+        ("canvas", 8, lambda lm: lm.config.canvas_window),
+        ("canvas", 0, "canvas_window=0: must be a whole number from 1"),
+        *((kind, 8, "canvas_window=8 means nothing") for kind in ("full", "hub", "converted", "embedded", "shape")),
+    ],
+    "revision": [
+        *((kind, "v1", "revision='v1' belongs to a Hub id") for kind in ("full", "hub", "converted", "embedded", "shape")),
+    ],  # and of a Hub id: tests/test_load.py
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOAD)
+def test_every_argument_of_load_changes_the_model_or_is_refused(kinds, name, monkeypatch):
+    monkeypatch.setattr("jaxdlm.checkpoint.placement.random_params", lambda *_, **__: {})
+    assert set(LOAD) == set(inspect.signature(load).parameters), "a case for each"
+    for kind, value, change in LOAD[name]:
+        value = kinds[value] if name == "name_or_path" else value
+        arguments = {"name_or_path": kinds[kind]} | {name: value}
+        if isinstance(change, str):
+            with pytest.raises(InputError, match=change):
+                load(**arguments)
+        else:
+            assert change(load(**arguments)) != change(load(kinds[kind])), f"{name}={value!r} of {kind} changes nothing"
+
+
+def test_a_stated_block_size_is_that_of_the_decode(kinds):
+    """Weights that were converted with blocks of 4, decoded in blocks of 8: as the weights themselves with 8."""
+    prompt, out = [[5, 6, 7]], {}
+    for kind in ("hub", "converted"):
+        lm = load(kinds[kind], block_size=8)
+        out[kind] = decode(lm, prompt, "sdar", max_new=8)
+        np.testing.assert_array_equal(out[kind].tokens, decode(lm, prompt, "sdar", max_new=8, block=8).tokens)
+    np.testing.assert_array_equal(out["hub"].tokens, out["converted"].tokens)
+
+
+# --------------------------------------------------------------------------------------------------------- batch
+
+
+# option -> (words, message or None, other usual words)
+BATCH = {
+    "input": (["OTHER"], None, []),
+    "output": (["--output", "ELSEWHERE"], None, []),
+    "schema": (["--schema", "openai"], None, []),
+    "shard_rows": (["--shard-rows", "7"], None, []),
+    "flush": (["--flush", "1"], None, []),
+    "grace": (["--grace", "1"], None, []),
+    "new_run": (["--new-run"], None, []),
+    "quiet": (["--quiet"], None, []),
+    "model": (["--model", "tiny-ar"], None, []),
+    "policy": (["--policy", "random"], None, []),
+    "cache": (["--cache", "prefix"], None, []),
+    "max_new": (["--max-new", "9"], None, []),
+    "block": (["--block", "3"], None, []),
+    "seed": (["--seed", "5"], None, []),
+    "raw": (["--raw"], None, []),
+    "stop": (["--stop", "x"], None, []),
+    "no_stop": (["--no-stop"], None, []),
+    "slots": (["--slots", "3"], None, []),
+    "order": (["--order", "input"], None, []),
+    "window": (["--window", "5"], None, []),
+    "mesh": (["--mesh", "data=2"], None, []),
+    "worker": (["--worker"], None, []),
+    "lease": (["--lease", "9"], None, []),
+    "distributed": (["--distributed"], None, []),
+    "coordinator": (["--coordinator", "a:1"], "--coordinator a:1 means nothing without --distributed", []),
+    "hosts": (["--hosts", "2"], "--hosts 2 means nothing without --distributed", []),
+    "host": (["--host", "1"], "--host 1 means nothing without --distributed", []),
+    "traceback": ([], None, []),
+}
+TOGETHER = [
+    (["--worker", "--distributed"], "exclude each other"),
+    (["--worker", "--new-run"], "--new-run would remove"),
+    (["--distributed", "--hosts", "2"], "go together"),
+    (["--policy", "autoregressive", "--model", "tiny-ar", "--block", "4"], "block=4: an autoregressive model"),
+    (["--policy", "autoregressive", "--model", "tiny-ar", "--cache", "prefix"], "leave cache out"),
+]
+
+
+def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypatch, capsys):
+    jobs = []
+
+    def job(options, lm, policies, cache, mesh, index):
+        run.make_engine(
+            lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
+        )
+        jobs.append([*map(repr, dataclasses.astuple(options)), lm.name, repr(policies), repr(cache), mesh.shape, index])
+        return types.SimpleNamespace(run=lambda: 0)
+
+    models = {"tiny": model("same"), "tiny-ar": causal(0)}
+    monkeypatch.setattr("jaxdlm._public.load", lambda name, mesh: dataclasses.replace(models[name], name=name))
+    monkeypatch.setattr("jaxdlm.load", lambda name, mesh: dataclasses.replace(models[name], name=name))
+    monkeypatch.setattr(run, "job", job)
+    monkeypatch.setattr(
+        "jaxdlm.batch.cli.join", lambda *given: (1, 2) if None not in given or not any(given) else 1 / 0
+    )
+    places = {"IN": write(tmp_path / "in.jsonl", rows(3)), "OTHER": write(tmp_path / "b.jsonl", rows(4))}
+    places |= {"OUT": str(tmp_path / "out"), "ELSEWHERE": str(tmp_path / "elsewhere")}
+
+    def started(*words):
+        given = [places.get(word, word) for word in words]
+        status = cli.main(["batch", *given])
+        return status, "".join(line for line in capsys.readouterr().err.splitlines() if not line.startswith("# mesh "))
+
+    usual = ["--output", "OUT", "--policy", "threshold"]
+    assert started("IN", *usual)[0] == 0
+    assert {parameter.name for parameter in batch.params} | {"traceback"} == set(BATCH), "a case for each"
+    for name, (words, message, own) in BATCH.items():
+        if name in ("traceback", "model"):
+            continue  # of `jaxdlm` itself; below
+        source = words if name == "input" else ["IN", *usual, *own, *words]
+        status, line = started(*(source if name != "input" else [*words, *usual]))
+        if message is None:
+            assert (status, line) == (0, ""), f"{name}: {line}"
+            assert jobs[-1] != jobs[0], f"{name} changes nothing"
+        else:
+            assert status == 2 and message in line, f"{name}: {line}"
+    assert started("IN", "--output", "OUT", "--model", "tiny-ar", "--policy", "autoregressive")[0] == 0
+    assert jobs[-1] != jobs[0]
+
+
+GENERATE = {
+    "prompts": ["OTHER"],
+    "model": ["PROMPT", "--model", "tiny-ar"],
+    "policy": ["PROMPT", "--policy", "random"],
+    "cache": ["PROMPT", "--cache", "prefix"],
+    "max_new": ["PROMPT", "--max-new", "9"],
+    "block": ["PROMPT", "--block", "3"],
+    "temperature": ["PROMPT", "--temperature", "1"],
+    "seed": ["PROMPT", "--seed", "5"],
+    "raw": ["PROMPT", "--raw"],
+    "stop": ["PROMPT", "--stop", "x"],
+    "no_stop": ["PROMPT", "--no-stop"],
+    "as_json": ["PROMPT", "--json"],
+    "watch": ["PROMPT", "--watch"],
+    "html": ["PROMPT", "--html", "page.html"],
+}
+
+
+def test_every_option_of_generate_reaches_the_decode_or_what_shows_it(monkeypatch):
+    calls, out = [], types.SimpleNamespace(status=["finished"])
+    models = {name: dataclasses.replace(with_words(model("same")), name=name) for name in ("tiny", "tiny-ar")}
+    monkeypatch.setattr("jaxdlm.load", lambda name: models[name])
+    monkeypatch.setattr("jaxdlm.decode", lambda lm, *given, **named: calls.append((lm.name, given, named)) or out)
+    monkeypatch.setattr(cli, "_followed", lambda as_json, lm, *given, **named: calls.append(given) or out)
+    monkeypatch.setattr(cli, "_report", lambda lm, prompts, ids, out, seconds, *rest: calls.append(rest))
+    assert {parameter.name for parameter in cli.generate.params} == set(GENERATE), "a case for each"
+    seen = {}
+    for name, words in {"": ["PROMPT"], **GENERATE}.items():
+        calls.clear()
+        assert cli.main(["generate", *words]) == 0
+        seen[name] = repr(calls)
+        assert not name or seen[name] != seen[""], f"{name} changes nothing"
+
+
+def test_every_field_of_a_job_is_read():
+    """By the batch package, whose Python interface these two are."""
+    text = "".join(path.read_text() for path in pathlib.Path(run.__file__).parent.glob("*.py"))
+    for field in dataclasses.fields(run.Options):
+        if field.name == "cache":
+            continue  # a word; the cache itself is handed to the job beside its options
+        assert re.search(rf"options\.{field.name}\b", text), field.name
+    for field in dataclasses.fields(ray.Settings):
+        assert re.search(rf"settings\.{field.name}\b", text), field.name
