@@ -32,7 +32,7 @@ NO_NUMBERS = (
 BEYOND = (math.nan, math.inf, -math.inf, 10**400, -(10**400), np.float64("nan"), np.float32("inf"), 3.5e38)
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, *BEYOND], ids=repr)
+@pytest.mark.parametrize("value", [*NO_NUMBERS, *BEYOND])
 @pytest.mark.parametrize("whole", [False, True])
 def test_what_is_no_number_of_a_device_is_refused_in_one_line(value, whole):
     with pytest.raises(InputError) as caught:

@@ -21,6 +21,7 @@ SWEEP = "NAME[,key=value...],..."
     option("--cache", show_default="none", metavar=SWEEP, help="caches to sweep; all is every one"),
     command.max_new("the task's canvas"),
     command.block("one block"),
+    command.no_stop,
     command.seed,
 )
 @section(
@@ -48,8 +49,8 @@ SWEEP = "NAME[,key=value...],..."
     option("--timing", metavar="B,...", help="batch sizes of the wall-clock table, or none; by default 1 and the run's"),
 )  # fmt: skip
 def evaluate(
-    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None, seed: int,
-    tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
+    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None, no_stop: bool,
+    seed: int, tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
@@ -69,9 +70,10 @@ def evaluate(
         raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
     lm = jd.load(model)
     at_once = batch or run.rows_per_batch()
-    bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=at_once)
+    stop = not no_stop
+    bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=at_once, stop=stop)
     batches = list(dict.fromkeys([1, bench.batch])) if batches is None else batches
-    head = rows.meta(lm, split=split, seed=seed, canvas=max_new, block=block)
+    head = rows.meta(lm, split=split, seed=seed, canvas=max_new, block=block, stop=stop)
     if draft is not None:
         pairs.refuse_masked(lm)
     if lm.config.tokens.mask is None:

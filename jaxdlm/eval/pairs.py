@@ -64,7 +64,9 @@ class Pool(NamedTuple):
             part = self.examples[first : first + size]
             prompts = [self.bench.prompts[example.id] for example in part]
             prompts += [prompts[-1]] * (size - len(part))
-            out = _decode.decode(self.bench.lm, prompts, policy=policy, max_new=self.columns, seed=self.bench.seed)
+            out = _decode.decode(
+                self.bench.lm, prompts, policy, max_new=self.columns, seed=self.bench.seed, stop=self.bench.stop
+            )
             drafts = np.zeros(size, np.int32) if out.draft_forwards is None else out.draft_forwards
             accepted = np.zeros(size, np.float32) if out.accepted is None else out.accepted
             named = {"tokens": out.tokens, "forwards": out.forwards, "accepted": accepted, "draft_forwards": drafts}

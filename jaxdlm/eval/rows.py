@@ -17,12 +17,12 @@ import numpy as np
 from jaxdlm.errors import InputError
 
 SCHEMA = 1
-FIXED = ("schema", "model", "model_hash", "split", "seed", "G", "K")  # a run goes on only if these agree
+FIXED = ("schema", "model", "model_hash", "split", "seed", "G", "K", "stop")  # a run goes on only if these agree
 
 Line = dict[str, Any]
 
 
-def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | None) -> Line:
+def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | None, stop: bool = True) -> Line:
     """The first line: what was run, with what, on what."""
     import jaxdlm
 
@@ -33,7 +33,7 @@ def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | Non
         "device_count": jax.device_count(), "cores": cores(), "load": _load(), "python": platform.python_version(),
         "jax": jax.__version__, "dtype": str(jax.tree.leaves(lm.params)[0].dtype), "model": lm.name,
         "model_hash": model_hash(lm), "tokenizer_hash": _tokenizer_hash(lm), "mixture": "minibench", "split": split,
-        "seed": seed, "G": canvas, "K": block, "argv": sys.argv[1:],
+        "seed": seed, "G": canvas, "K": block, "stop": stop, "argv": sys.argv[1:],
     }  # fmt: skip
 
 

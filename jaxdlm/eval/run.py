@@ -106,7 +106,7 @@ def canvas_of(task: str, canvas: int | None) -> int:
 
 
 class Bench(NamedTuple):
-    """What stays the same over a run. canvas, block None: the task's canvas, one block."""
+    """What stays the same over a run. canvas, block None: the task's canvas, one block. stop: rows end with their text."""
 
     lm: Any
     students: Mapping[str, Any]  # policy -> the model that was trained for it
@@ -116,6 +116,7 @@ class Bench(NamedTuple):
     block: int | None
     seed: int
     batch: int
+    stop: bool = True
 
     def geometry(self, task: str) -> tuple[int, int]:
         columns = canvas_of(task, self.canvas)
@@ -126,7 +127,16 @@ class Bench(NamedTuple):
 
 
 def bench(
-    lm: Any, tasks: Sequence[str], *, n: int, split: str, seed: int, canvas: int | None, block: int | None, batch: int
+    lm: Any,
+    tasks: Sequence[str],
+    *,
+    n: int,
+    split: str,
+    seed: int,
+    canvas: int | None,
+    block: int | None,
+    batch: int,
+    stop: bool = True,
 ) -> Bench:
     """The examples of every task; a task whose answers do not fit the canvas is refused."""
     for task in tasks:
@@ -136,7 +146,7 @@ def bench(
         raise InputError(f"model {lm.name!r} has no tokenizer: {lm.advice or 'the benchmark asks with text'}")
     examples = {task: make(task, n, split, seed) for task in tasks}
     prompts = {e.id: lm.tokenizer.encode_prompt(e.prompt) for each in examples.values() for e in each}
-    return Bench(lm, students(lm), examples, prompts, canvas, block, seed, -(-n // -(-n // batch)))
+    return Bench(lm, students(lm), examples, prompts, canvas, block, seed, -(-n // -(-n // batch)), stop)
 
 
 def students(lm: Any) -> dict[str, Any]:
@@ -211,6 +221,7 @@ def decode(bench: Bench, unit: Unit, examples: Sequence[Example]) -> tuple[Any, 
             block=block,
             seed=bench.seed,
             ids=ids,
+            stop=bench.stop,
         )
     return out, watch
 
