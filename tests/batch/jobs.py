@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from jaxdlm._decode import resolve_cache
+from jaxdlm._decode import has_blocks, resolve_cache
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
 from jaxdlm.batch.engine import Counts, Result
@@ -40,9 +40,10 @@ def policies(words: str):
 
 def job(source: str, output, *, devices: int = 1, lm=None, cache: str = "none", **changes) -> run.Job:
     lm = model("same") if lm is None else lm
-    own = {"block": None} if lm.config.tokens.mask is None else {}  # autoregressive models write no blocks
+    method = policies(changes.get("policy", POLICY))
+    own = {} if has_blocks(method.plain) and lm.config.tokens.mask is not None else {"block": None}
     options = run.Options(input=source, output=str(output), cache=cache, **(OPTIONS | own | changes))
-    return run.job(options, lm, policies(options.policy), resolve_cache(cache), make_mesh(f"data={devices}"))
+    return run.job(options, lm, method, resolve_cache(cache), make_mesh(f"data={devices}"))
 
 
 class Stub:

@@ -20,7 +20,7 @@ def test_the_temperature_falls_from_t_max_and_never_reaches_t_min():
         np.testing.assert_allclose(draft.condition, np.exp(below) / np.exp(below).sum(1, keepdims=True), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("heat", "expected"), [(1e-30, [1, 0, 0]), (np.float32(np.inf), [0.5, 0.5, 0])], ids=repr)
+@pytest.mark.parametrize(("heat", "expected"), [(1e-30, [1, 0, 0]), (jnp.float32(np.inf), [0.5, 0.5, 0])], ids=repr)
 def test_temperatures_at_the_ends_are_greedy_and_uniform(heat, expected):
     """Logits that overflow by any small temperature; a banned token stays banned by any large one."""
     raw = jnp.float32([[1e30, -1e30, -jnp.inf]] if heat == 1e-30 else [[1e4, -1e4, -jnp.inf]])

@@ -101,7 +101,7 @@ def test_the_smallest_temperature_that_draws_takes_a_best_token(form):
 
 
 @pytest.mark.parametrize("form", ["tiled", "tempered", "inverse"])
-@pytest.mark.parametrize("temperature", [1e30, np.float32(3e38), np.float32(np.inf)], ids=repr)
+@pytest.mark.parametrize("temperature", [1e30, jnp.float32(3e38), jnp.float32(np.inf)], ids=repr)
 def test_a_huge_temperature_is_uniform_over_what_is_not_banned(form, temperature):
     raw = np.full((6000, 4), -np.inf, np.float32)
     raw[:, [0, 2]] = [3e38, -3e38] if temperature == 1e30 else [9, -9]
@@ -139,7 +139,7 @@ def test_where_nothing_can_be_proposed_is_said(form):
 
 def test_a_transform_that_breaks_the_logits_is_seen():
     for dense in (True, False):
-        draft = apply(chain(credit(np.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
+        draft = apply(chain(credit(jnp.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
         assert not draft.finite
 
 
