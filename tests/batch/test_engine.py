@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode, policies
-from jaxdlm._decode import resolve_cache
+from jaxdlm._decode import has_blocks, resolve_cache
 from jaxdlm._load import LM
 from jaxdlm.batch import run, slots
 from jaxdlm.batch.cli import make_mesh
@@ -32,7 +32,8 @@ def learned():
 
 def job_of(policy, source: str, output, lm=None, **changes) -> run.Job:
     """A job with a policy that has no words."""
-    options = run.Options(input=source, output=str(output), **(OPTIONS | changes | {"policy": "own"}))
+    own = {} if has_blocks(policy) else {"block": None}
+    options = run.Options(input=source, output=str(output), **(OPTIONS | own | changes | {"policy": "own"}))
     lm, forms = model("same") if lm is None else lm, Policies(policy, None, None)
     return run.job(options, lm, forms, resolve_cache("none"), make_mesh("data=1"))
 

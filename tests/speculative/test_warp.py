@@ -29,14 +29,14 @@ def test_a_tiny_temperature_is_the_best_token_the_lowest_of_equals(parts, temper
 def test_the_law_is_softmax_of_the_quotient(temperature):
     gap = (RAW.astype(np.float64) - RAW.max(1, keepdims=True)) / np.float32(temperature)
     expected = gap - np.log(np.exp(gap).sum(1, keepdims=True))
-    found = law(np.float32(temperature))
+    found = law(jnp.float32(temperature))
     with np.errstate(over="ignore"):
         np.testing.assert_allclose(found, expected.astype(np.float32), rtol=1e-5, atol=1e-6)
     assert (found[np.isneginf(RAW)] == -np.inf).all()
 
 
 @pytest.mark.parametrize("parts", PARTS)
-@pytest.mark.parametrize("temperature", [1e30, np.float32(np.inf)], ids=repr)
+@pytest.mark.parametrize("temperature", [1e30, jnp.float32(np.inf)], ids=repr)
 def test_no_temperature_draws_a_banned_token(parts, temperature):
     logp = jnp.asarray(law(temperature, **PARTS[parts]))
     keys = jax.random.split(jax.random.key(0), 500)
@@ -47,7 +47,7 @@ def test_no_temperature_draws_a_banned_token(parts, temperature):
 
 
 def test_nan_is_not_hidden():
-    assert np.isnan(law(np.float32(np.nan))).any()
+    assert np.isnan(law(jnp.float32(np.nan))).any()
 
 
 def test_a_temperature_that_counts_as_zero_is_verified_greedily():
