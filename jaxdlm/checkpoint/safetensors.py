@@ -81,24 +81,13 @@ class SafetensorsFile:
         if rows is not None:
             stride = info.nbytes // shape[0]
             start, shape = start + rows[0] * stride, (rows[1] - rows[0], *shape[1:])
-        return self._bytes(name, start, math.prod(shape) * dtype.itemsize).view(dtype).reshape(shape)
+        size = math.prod(shape) * dtype.itemsize
+        return files.read_range(self.path, start, size, name).view(dtype).reshape(shape)
 
     def read_bytes(self, name: str) -> np.ndarray:
         """The tensor's raw bytes, uint8[nbytes]."""
         info = self.tensors[name]
-        return self._bytes(name, info.start, info.nbytes)
-
-    def _bytes(self, name: str, start: int, count: int) -> np.ndarray:
-        buffer = np.empty(count, np.uint8)
-        with files.open_file(self.path, buffering=0) as file:
-            file.seek(start)
-            view, done = memoryview(buffer), 0
-            while done < count:
-                step = file.readinto(view[done:])  # type: ignore[attr-defined]
-                if not step:
-                    raise TruncatedFile("ended early", file=self.path, tensor=name, expected=count, got=done)
-                done += step
-        return buffer
+        return files.read_range(self.path, info.start, info.nbytes, name)
 
 
 def check_name(name: str, file: object) -> None:

@@ -1,7 +1,8 @@
-"""`open_folder`: a checkpoint folder as a configuration and lazily readable leaves, whatever wrote it.
+"""`open_folder`: a checkpoint as a configuration and lazily readable leaves, whatever wrote it.
 
-Three kinds: "hub" (a Hugging Face folder of a known family), "native" (our own safetensors, leaves named by tree path)
-and "converted" (written by checkpoints_convert). Nothing but headers and JSON is read; no code from the folder runs.
+Four kinds: "hub" (a Hugging Face folder of a known family), "gguf" (a file of llama.cpp's, read as the Hub folder that it
+was made from), "native" (our own safetensors, leaves named by tree path) and "converted" (written by checkpoints_convert).
+Nothing but headers and JSON is read; no code from the checkpoint runs.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.checkpoint import store, strict_json
 from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderInvalid, ShapeMismatch, TensorsMismatch
+from jaxdlm.checkpoint.gguf.model import read_gguf
 from jaxdlm.checkpoint.leaf import FLOATS, STORED, AsIs, LeafSpec, Piece
 from jaxdlm.checkpoint.quantised import CODES, Dequantised, Layout, read_layout, weight_dtype
 from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
 from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
 from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
-from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary, without_table
+from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary, vocabulary_of, without_table
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import BLOCK, ModelConfig
 from jaxdlm.models.hub_config import Hints, read_generation
@@ -35,8 +37,10 @@ from jaxdlm.models.table import Family, TensorMap
 class Source:
     """An opened checkpoint.
 
-    kind: "hub", "native" or "converted"; family: the table used (hub only); ignored: tensor -> rule that ignored it;
-    notes: defaults applied, conflicts and dropped tied heads, for the manifest.
+    folder: of gguf the file; kind: "hub", "gguf", "native" or "converted"; family: the table used (hub and gguf);
+    ignored: tensor -> rule that ignored it; notes: defaults applied, conflicts and dropped tied heads, for the manifest;
+    documents: name -> contents of the JSON files that a folder would have, None where there is a folder; dtype: what the
+    leaves are loaded as where nobody says, None for each as it is stored.
     """
 
     folder: Path
@@ -49,6 +53,8 @@ class Source:
     maps: tuple[TensorMap, ...] = field(default=(), repr=False)
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    documents: Mapping[str, Any] | None = field(default=None, repr=False)
+    dtype: str | None = None
 
     def leaf(self, path: str) -> LeafSpec:
         """The leaf of that path."""
@@ -81,7 +87,7 @@ def open_folder(
     path: str | Path, *, family: str = "auto", mask: int | None = None, block_size: int | None = None,
     attention: str | None = None, tensors: Tensors | None = None, tokenizer: Mapping[str, Any] | None = None,
 ) -> Source:  # fmt: skip
-    """Open a checkpoint folder.
+    """Open a checkpoint: a folder, or a GGUF file.
 
     Args: family: a family name where config.json does not tell; mask, block_size, attention: facts that some
     releases leave out of config.json; tensors: other storage than the folder's safetensors; tokenizer: its tokenizer.json,
@@ -92,11 +98,11 @@ def open_folder(
     try:
         folder = folder.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be opened ({error}); give an existing folder") from None
-    if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; give the folder that holds config.json")
+        raise InputError(f"{path}: cannot be opened ({error}); give an existing folder or GGUF file") from None
     block_size = argument.whole(1, BLOCK, none=True)(block_size, "block_size")
     mask = argument.whole(none=True)(mask, "mask")
+    if not folder.is_dir():
+        return _gguf(folder, family, Hints(folder.stem, block_size, attention, mask))
     converted = (folder / SPEC).is_file()
     raw = {} if converted else strict_json.read_object(folder / "config.json", folder)
     if converted or raw.get("model_type") == "jaxdlm":
@@ -110,11 +116,31 @@ def open_folder(
         source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=generation(folder),
         added_tokens=found.added, tokenizer_size=found.size,
     )  # fmt: skip
-    table = _family(raw, family, folder)
+    table = _family(raw, family, folder / "config.json")
     config = _as_stated(table.read_config(raw, hints), mask=mask, block_size=block_size, attention=attention)
     hints.notes.extend(beyond(found, config.vocab_size))
     hints.notes.extend(note for note in [without_table(folder)] if note)
     return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
+
+
+def _gguf(path: Path, family: str, hints: Hints) -> Source:
+    file = read_gguf(path)
+    raw = file.documents["config.json"]
+    found = vocabulary_of(file.documents.get("tokenizer.json", {}), path)
+    hints = dataclasses.replace(hints, added_tokens=found.added, tokenizer_size=found.size)
+    table = _family(raw, family, path)
+    try:
+        config = table.read_config(raw, hints)
+    except InputError as error:
+        raise type(error)(f"{path}, its metadata as config.json: {error}") from None
+    config = _as_stated(config, mask=hints.mask, block_size=hints.block_size, attention=hints.attention)
+    tensors = file.tensors(config, table.tensors(config))
+    if file.dtype is not None:
+        hints.notes.append(f"quantised tensors are loaded as {file.dtype} unless another type is asked for")
+    source = _hub(path, raw, table, config, hints, tensors)
+    if file.dtype is not None:
+        source = dataclasses.replace(source, config=dataclasses.replace(source.config, param_dtype=file.dtype))
+    return dataclasses.replace(source, kind="gguf", documents=file.documents, dtype=file.dtype)
 
 
 def _as_stated(config: ModelConfig, *, mask: int | None, block_size: int | None, attention: str | None) -> ModelConfig:
@@ -155,11 +181,11 @@ def _specs(config: ModelConfig) -> dict[str, Any]:
 _SPECS: dict[ModelConfig, dict[str, Any]] = {}  # of the model in hand: thousands of leaves ask one after another
 
 
-def _family(raw: Mapping[str, Any], family: str, folder: Path) -> Family:
+def _family(raw: Mapping[str, Any], family: str, file: Path) -> Family:
     try:
         return detect(raw) if family == "auto" else family_named(family)
     except InputError as error:
-        raise type(error)(f"{folder / 'config.json'}: {error}") from None
+        raise type(error)(f"{file}: {error}") from None
 
 
 def generation(folder: Path) -> Mapping[str, Any]:

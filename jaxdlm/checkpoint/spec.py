@@ -102,11 +102,11 @@ def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write JSON so that either the whole file is there or none."""
     partial = path.with_name(path.name + ".partial")
     with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, allow_nan=False)
+        json.dump(value, file, indent=indent, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

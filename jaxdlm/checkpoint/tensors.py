@@ -199,7 +199,7 @@ def _collect(folder: Path, files: list[SafetensorsFile], warnings: tuple[str, ..
     return ShardedTensors(folder, infos, shards, warnings)
 
 
-def compare_names(expected: set[str], present: set[str], file: object) -> None:
+def compare_names(expected: set[str], present: set[str], file: object, stated: str = "config.json") -> None:
     """Completeness by set arithmetic: TensorsMismatch lists what is missing (with the closest name) and unexpected."""
     missing, extra = sorted(expected - present), sorted(present - expected)
     if not missing and not extra:
@@ -213,8 +213,8 @@ def compare_names(expected: set[str], present: set[str], file: object) -> None:
     if extra:
         parts.append(f"{len(extra)} unexpected: " + ", ".join(extra[:SHOWN]))
     raise TensorsMismatch(
-        "tensors do not fit config.json: " + "; ".join(parts), file=file, tensor=None if not missing else missing[0],
-        hint="check that config.json and the weights belong together",
+        f"tensors do not fit {stated}: " + "; ".join(parts), file=file, tensor=None if not missing else missing[0],
+        hint=f"check that {stated} and the weights belong together",
     )  # fmt: skip
 
 

@@ -32,12 +32,18 @@ def read_vocabulary(folder: Path, table: Mapping[str, Any] | None = None) -> Voc
 
     table: what `read_table` gave, where it was read already.
     """
-    ids: list[int] = []
     added: dict[str, int] = {}
     for number, token in (read_settings(folder).get("added_tokens_decoder") or {}).items():
         added[token["content"]] = int(number)
-    table = read_table(folder) if table is None else table
-    ids += _model_ids(table.get("model"), folder / "tokenizer.json")
+    found = vocabulary_of(read_table(folder) if table is None else table, folder / "tokenizer.json")
+    added |= found.added
+    return Vocabulary(None if found.size is None else max(found.size, 1 + max(added.values(), default=-1)), added)
+
+
+def vocabulary_of(table: Mapping[str, Any], path: Path) -> Vocabulary:
+    """The same from what tokenizer.json holds; path: for messages."""
+    ids = _model_ids(table.get("model"), path)
+    added: dict[str, int] = {}
     for token in table.get("added_tokens") or ():
         if isinstance(token, dict) and isinstance(token.get("id"), int):
             added[str(token.get("content"))] = token["id"]
