@@ -27,6 +27,10 @@ from jaxdlm.models.segments import locate, segments
 
 GROUPS = 4
 ROWS, LENGTH, PADDED = 2, 37, 5
+GGUF_ORACLES = {
+    True: "of transformers with its own reading of the file",
+    False: "of transformers with the tensors as read here (its own reader lacks this architecture, or accelerate)",
+}
 TOLERANCE = 1e-4  # for logits up to 10; in proportion beyond
 
 
@@ -74,7 +78,8 @@ def check(out: Path, source: Source, stream: TextIO) -> int:
     good = stated and all(result.good for result in results)
     worst = max(result.difference for result in results)
     name = oracle.class_name(source)
-    print(f"check: {'ok' if good else 'FAILED'}, {name} of transformers, largest difference {worst:.2e}", file=stream)
+    how = "of transformers" if source.kind != "gguf" or quantised else GGUF_ORACLES[oracle.reads_itself(source)]
+    print(f"check: {'ok' if good else 'FAILED'}, {name} {how}, largest difference {worst:.2e}", file=stream)
     return 0 if good else 1
 
 

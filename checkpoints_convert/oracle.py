@@ -6,6 +6,9 @@ runs. Which class equals which family was established against the official imple
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxdlm.checkpoint.errors import CheckpointError
+from jaxdlm.checkpoint.gguf.tensors import GgufTensors
 from jaxdlm.checkpoint.source import Source
 from jaxdlm.models.config import ModelConfig, RopeConfig
 
@@ -52,6 +56,7 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "gemma3_text": ((r"(model\.language_model|language_model\.model)\.", "model."),),
 }
+GGUF_KNOWN = {"llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_text"}  # model types whose GGUF files transformers reads alike
 # settings of transformers' own keys; model_type and the like belong to the class, the rest is not the network's
 _NOT_SETTINGS = ("model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version")
 
@@ -71,6 +76,8 @@ def build(source: Source, dtypes: Mapping[str, np.dtype]) -> Any:
 
     cls = getattr(transformers, class_name(source) or "")
     settings = cls.config_class(**_settings(source))
+    if reads_itself(source):
+        return _own_reading(source, cls, settings, dtypes)
     with torch.device("cpu"):
         model = cls._from_config(settings, attn_implementation="eager").float().eval()
     targets = dict(model.named_parameters()) | dict(model.named_buffers())
@@ -86,6 +93,37 @@ def build(source: Source, dtypes: Mapping[str, np.dtype]) -> Any:
     empty = [name for name, count in filled.items() if count != targets[name].numel()]
     if empty:
         raise CheckpointError(f"the oracle's {empty[0]} is not filled by the source ({len(empty)} such)")
+    return model
+
+
+def reads_itself(source: Source) -> bool:
+    """Whether the oracle reads its weights from the GGUF file by itself, so that a wrong reading cannot agree with itself.
+
+    transformers knows some architectures of the format, and needs the package accelerate.
+    """
+    if not isinstance(source.tensors, GgufTensors):
+        return False
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
+    return source.raw["model_type"] in GGUF_KNOWN & {*GGUF_SUPPORTED_ARCHITECTURES, "gemma3_text"} and (
+        importlib.util.find_spec("accelerate") is not None
+    )
+
+
+def _own_reading(source: Source, cls: Any, settings: Any, dtypes: Mapping[str, np.dtype]) -> Any:
+    """transformers' own reading of a GGUF file, each tensor then rounded as the conversion rounded it."""
+    import torch
+
+    path = source.tensors.file("")
+    with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+        model = cls.from_pretrained(
+            path.parent, gguf_file=path.name, config=settings, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+    targets = dict(model.named_parameters())
+    for name, dtype in dtypes.items():
+        target, where = _locate(name, targets)
+        part = targets[target].data if where is None else where(targets[target].data)
+        part.copy_(torch.from_numpy(part.numpy().astype(dtype).astype(np.float32)))
     return model
 
 

@@ -94,7 +94,7 @@ def architecture(metadata: Metadata) -> Architecture:
     if name not in ARCHITECTURES:
         hint = did_you_mean(name, ARCHITECTURES)
         raise ConfigUnsupported(
-            f"{path}: general.architecture {name[:60]!r} is not supported{hint} (one of {', '.join(ARCHITECTURES)})"
+            f"{path}: general.architecture {name[:60]!r} is not supported{hint}: one of {', '.join(ARCHITECTURES)}"
         )
     return ARCHITECTURES[name]
 
@@ -207,6 +207,7 @@ def _decoder(metadata: Metadata, header: Header) -> dict[str, Any]:
         "intermediate_size": metadata.per_layer(f"{name}.feed_forward_length", None),
         "max_position_embeddings": metadata.integer(f"{name}.context_length"),
         "rms_norm_eps": metadata.real(f"{name}.attention.layer_norm_rms_epsilon"),
+        "hidden_act": "silu",
         "rope_theta": metadata.real(f"{name}.rope.freq_base", THETA),
         "rope_scaling": _scaling(metadata, name, head_dim),
         "tie_word_embeddings": LEAVES["lm_head"] not in header.tensors,
@@ -319,7 +320,7 @@ def _unshifted(metadata: Metadata) -> None:
 
 def _gemma3(metadata: Metadata, header: Header) -> dict[str, Any]:
     """Every sixth layer is global unless the file says otherwise; the 27B model alone scales scores by its width."""
-    values = _decoder(metadata, header)
+    values = {key: value for key, value in _decoder(metadata, header).items() if key != "hidden_act"}
     layers, heads = values["num_hidden_layers"], values["num_attention_heads"]
     window = metadata.integer("gemma3.attention.sliding_window", None)
     pattern = metadata.get("gemma3.attention.sliding_window_pattern", 6)
@@ -335,6 +336,7 @@ def _gemma3(metadata: Metadata, header: Header) -> dict[str, Any]:
         "layer_types": ["sliding_attention" if flag else "full_attention" for flag in local],
         "sliding_window": window or values["max_position_embeddings"],
         "rope_local_base_freq": metadata.real("gemma3.rope.freq_base_swa", THETA),
+        "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": values["hidden_size"] // max(1, heads) if layers == 62 else values["head_dim"],
         "final_logit_softcapping": metadata.real("gemma3.final_logit_softcapping", None) or None,
     }

@@ -191,8 +191,8 @@ def _cut(metadata: Metadata) -> Cut:
     if word not in CUTS:
         stated = f"{key} {word[:40]!r} is not supported{did_you_mean(word, CUTS)}" if word else f"has no {key}"
         raise ConfigUnsupported(
-            f"{metadata.header.path}: {stated}: convert the model again, so that it says how its text is cut into words "
-            f"(one of {', '.join(CUTS)})"
+            f"{metadata.header.path}: {stated}, which says how text is cut into words: convert the model with a newer "
+            f"converter, or load its Hub folder"
         )
     return CUTS[word]
 
