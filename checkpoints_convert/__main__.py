@@ -55,7 +55,7 @@ def _size(text: str) -> int:
         "--dtype",
         type=click.Choice(("keep", "bfloat16", "float32", "float16")),
         default="keep",
-        help="of the weights; keep is bit-exact",
+        help="of the weights; keep is bit-exact, and bfloat16 for a GGUF file with quantised tensors",
     ),
     option("--max-leaf-bytes", type=_size, default="1GiB", metavar="SIZE", help="split larger stacked leaves"),
     flag("--allow-pickle", help="read .bin files with torch.load(weights_only=True)"),
@@ -93,8 +93,8 @@ def convert(
 ) -> int:
     """Convert a released checkpoint to Orbax, exactly.
 
-    SOURCE is a folder with config.json and safetensors, or a Hub id such as GSAI-ML/LLaDA-8B-Base; OUT is the folder to
-    write (not needed with --dry-run or --verify alone).
+    SOURCE is a folder with config.json and safetensors, a GGUF file of llama.cpp, or a Hub id such as
+    GSAI-ML/LLaDA-8B-Base; OUT is the folder to write (not needed with --dry-run or --verify alone).
     """
     if not out and not dry_run and not verify:
         raise click.UsageError("OUT is missing", click.get_current_context())
@@ -127,6 +127,8 @@ def _convert(
     from jaxdlm.quant import Recipe
 
     folder = find_source(name, revision)
+    if allow_pickle and not folder.is_dir():
+        raise click.UsageError("--allow-pickle has no effect on a GGUF file: leave it out", click.get_current_context())
     if out:
         check_output(folder.resolve(), argument.path(out, "OUT").absolute(), force)
     source = open_folder(

@@ -1,4 +1,4 @@
-"""Where SOURCE is: a local folder, or a repository on the Hugging Face Hub."""
+"""Where SOURCE is: a local folder or GGUF file, or a repository on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
 
 
 def find_source(source: str, revision: str | None = None) -> Path:
-    """A local folder as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
+    """A local folder or file as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
     path = argument.path(source, "SOURCE")
     if path.exists():
         if revision is not None:
+            what = "folder" if path.is_dir() else "file"
             raise InputError(
-                f"--revision {revision} has no effect on the folder {source}: give a Hub id, or leave it out"
+                f"--revision {revision} has no effect on the {what} {source}: give a Hub id, or leave it out"
             )
         return path
     if path.is_symlink():
-        raise InputError(f"{source}: is a link to nowhere; give an existing folder")
+        raise InputError(f"{source}: is a link to nowhere; give an existing folder or GGUF file")
     if not HUB_ID.fullmatch(source):
-        raise InputError(f"{source}: no such folder, and not a Hub id (owner/name); check the path")
+        raise InputError(f"{source}: no such folder or file, and not a Hub id (owner/name); check the path")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

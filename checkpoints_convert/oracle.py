@@ -56,7 +56,13 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "gemma3_text": ((r"(model\.language_model|language_model\.model)\.", "model."),),
 }
-GGUF_KNOWN = {"llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_text"}  # model types whose GGUF files transformers reads alike
+GGUF_KNOWN = {
+    "llama",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "gemma3_text",
+}  # model types whose GGUF files transformers reads alike
 # settings of transformers' own keys; model_type and the like belong to the class, the rest is not the network's
 _NOT_SETTINGS = ("model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version")
 

@@ -14,7 +14,20 @@ import numpy as np
 from jaxdlm.models import registry
 from jaxdlm.models.hub_config import Hints
 
-CODES = {"u8": 0, "i8": 1, "u16": 2, "i16": 3, "u32": 4, "i32": 5, "f32": 6, "bool": 7, "str": 8, "u64": 10, "i64": 11, "f64": 12}
+CODES = {
+    "u8": 0,
+    "i8": 1,
+    "u16": 2,
+    "i16": 3,
+    "u32": 4,
+    "i32": 5,
+    "f32": 6,
+    "bool": 7,
+    "str": 8,
+    "u64": 10,
+    "i64": 11,
+    "f64": 12,
+}
 PACKED = {"u8": "B", "i8": "b", "u16": "H", "i16": "h", "u32": "I", "i32": "i", "f32": "f", "bool": "B", "u64": "Q",
           "i64": "q", "f64": "d"}  # fmt: skip
 TYPES = {"F32": 0, "F16": 1, "BF16": 30}

@@ -7,7 +7,9 @@ import pathlib
 import numpy as np
 import pytest
 
-gguf = pytest.importorskip("gguf")
+pytest.importorskip("gguf")
+
+import gguf
 
 from jaxdlm.checkpoint import load_params, open_folder
 from jaxdlm.checkpoint.errors import CheckpointError
@@ -43,7 +45,9 @@ def test_a_file_is_read_as_its_hub_folder(architecture, tmp_path):
         return
     import jax  # 1 + w, rounded to float32, lost some bits of w
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=2**-24), ours, theirs)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=0, atol=2**-24), ours, theirs
+    )
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
@@ -52,7 +56,10 @@ def test_types_of_tensors(kind, tmp_path):
     source = open_folder(path)
     reader = {tensor.name: gguf.dequantize(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(path).tensors}
     assert source.dtype == (None if kind in ("F16", "BF16") else "bfloat16")
-    for name, theirs in (("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"), ("lm_head.weight", "output.weight")):
+    for name, theirs in (
+        ("model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"),
+        ("lm_head.weight", "output.weight"),
+    ):
         got = source.tensors.read(name)
         assert np.array_equal(got.astype(np.float32), reader[theirs])
         assert np.array_equal(source.tensors.read(name, (3, 7)), got[3:7])
@@ -109,7 +116,9 @@ def test_llama3_scaling_comes_out_of_its_divisors(tmp_path):
     with pytest.raises(ConfigUnsupported, match=r"rope_freqs\.weight holds other divisors"):
         open_folder(made.write(tmp_path / "other.gguf", metadata, tensors))
     tensors["rope_freqs.weight"] = np.ones(3, np.float32), "F32"
-    with pytest.raises(CheckpointError, match=r"rope_freqs\.weight.*one number per frequency.*expected \(4,\), got \(3,\)"):
+    with pytest.raises(
+        CheckpointError, match=r"rope_freqs\.weight.*one number per frequency.*expected \(4,\), got \(3,\)"
+    ):
         open_folder(made.write(tmp_path / "short.gguf", metadata, tensors))
 
 
@@ -181,7 +190,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
     whole = path.read_bytes()
     cut = tmp_path / "cut.gguf"
     end = max(stored.start + stored.nbytes for stored in read_header(path).tensors.values())
-    points = sorted({*range(0, 64), *range(64, end, max(1, end // 300)), end - 1})
+    points = sorted({*range(64), *range(64, end, max(1, end // 300)), end - 1})
     for size in points:
         cut.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=r"cut\.gguf: (is no GGUF file|ends inside|tensor .* lies beyond)"):
@@ -273,12 +282,18 @@ def test_versions_and_byte_orders(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[:4] + b"\x02" + data[5:])
     open_folder(path)
-    for version, message in ((b"\x01\0\0\0", "of version 1;"), (b"\0\0\0\x03", "big-endian"), (b"\x09\0\0\0", "of version 9")):
+    for version, message in (
+        (b"\x01\0\0\0", "of version 1;"),
+        (b"\0\0\0\x03", "big-endian"),
+        (b"\x09\0\0\0", "of version 9"),
+    ):
         path.write_bytes(data[:4] + version + data[8:])
         with pytest.raises(CheckpointError, match=f"the version is {message}"):
             open_folder(path)
     path.write_bytes(b"PK\x03\x04" + data)
-    with pytest.raises(CheckpointError, match=r"is no GGUF file; give a \*\.gguf file, or the folder that holds config.json"):
+    with pytest.raises(
+        CheckpointError, match=r"is no GGUF file; give a \*\.gguf file, or the folder that holds config.json"
+    ):
         open_folder(path)
 
 
@@ -301,14 +316,17 @@ def test_places_of_tensors(tmp_path):
         ((a(7),), "tensor 'a': begins at 7, no multiple of the alignment 32"),
         ((a(2**62),), "tensor 'a': lies beyond the end of the file"),
         ((made.entry("a", (4, 0), 0, 0),), "the entry of tensor 'a' has no values"),
-        ((made.entry("a", (4, 31), 2, 0),), "the entry of tensor 'a' is Q4_0, whose blocks are of 32 values.*rows have 31"),
+        (
+            (made.entry("a", (4, 31), 2, 0),),
+            "the entry of tensor 'a' is Q4_0, whose blocks are of 32 values.*rows have 31",
+        ),
         ((made.entry("a", (4, 32), 77, 0),), "tensor 'a': has the unknown type 77"),
         ((made.entry("a", (4, 32), 26, 0),), "tensor 'a': holds I32, which cannot be dequantised"),
     ):
         with pytest.raises(CheckpointError, match=message):
             read_header(entries(tmp_path, *heads))
     for alignment in (0, 3, 2**31):
-        with pytest.raises(CheckpointError, match="general.alignment must be a power of two"):
+        with pytest.raises(CheckpointError, match=r"general\.alignment must be a power of two"):
             read_header(entries(tmp_path, a(0), alignment=alignment))
 
 
@@ -333,9 +351,15 @@ def test_places_of_tensors(tmp_path):
         ({"llama.attention.head_count": 8}, r"tensor 'blk\.0\.attn_q\.weight': has a shape"),
         ({"llama.attention.head_count_kv": 4}, r"tensor 'blk\.0\.attn_k\.weight': has a shape"),
         ({"llama.vocab_size": 99}, r"llama\.vocab_size is of 99 tokens, but token_embd\.weight has 16 rows"),
-        ({"llama.rope.dimension_count": 4, "llama.attention.key_length": 8}, "rope.dimension_count is 4, the head size 8"),
+        (
+            {"llama.rope.dimension_count": 4, "llama.attention.key_length": 8},
+            "rope.dimension_count is 4, the head size 8",
+        ),
         ({"llama.attention.value_length": 16}, "value_length is 16, the head size 8"),
-        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0}, "rope.scaling.type 'yarn' is not supported"),
+        (
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0},
+            "rope.scaling.type 'yarn' is not supported",
+        ),
         ({"llama.attention.causal": False}, r"llama\.attention\.causal is False, which no LlamaForCausalLM is"),
         ({"llama.expert_count": 8}, r"llama\.expert_count \(8\) is not supported"),
         ({"llama.logit_scale": 0.5}, r"llama\.logit_scale \(0\.5\) is not supported"),
@@ -343,14 +367,26 @@ def test_places_of_tensors(tmp_path):
         ({"llama.attention.head_count": 0}, "its metadata as config.json: num_heads must be positive, got 0"),
         ({"llama.rope.freq_base": float("nan")}, "its metadata as config.json: rope theta must be positive, got nan"),
         ({"tokenizer.ggml.eos_token_id": "0"}, r"tokenizer\.ggml\.eos_token_id must be a whole number"),
-        ({"tokenizer.ggml.eos_token_id": 400}, r"tokenizer\.ggml\.eos_token_id is 400, but the vocabulary has 16 tokens"),
+        (
+            {"tokenizer.ggml.eos_token_id": 400},
+            r"tokenizer\.ggml\.eos_token_id is 400, but the vocabulary has 16 tokens",
+        ),
         ({"tokenizer.ggml.model": "bert"}, r"tokenizer\.ggml\.model 'bert' is not supported \(gpt2, llama\)"),
         ({"tokenizer.ggml.pre": "smolm"}, r"tokenizer\.ggml\.pre 'smolm' is not supported \(did you mean 'smollm'\?\)"),
-        ({"tokenizer.ggml.pre": None}, r"has no tokenizer\.ggml\.pre, which says how text is cut into words: convert the model"),
+        (
+            {"tokenizer.ggml.pre": None},
+            r"has no tokenizer\.ggml\.pre, which says how text is cut into words: convert the model",
+        ),
         ({"tokenizer.ggml.tokens": None}, r"has no tokenizer\.ggml\.tokens in its metadata"),
         ({"tokenizer.ggml.tokens": ["a"] * 16}, r"tokenizer\.ggml\.tokens holds 'a' twice"),
-        ({"tokenizer.ggml.tokens": [1] * 16}, r"tokenizer\.ggml\.tokens must be an array of strings, got an array of 16"),
-        ({"tokenizer.ggml.tokens": ["a"]}, r"tokenizer\.ggml\.tokens is of 1 tokens, but token_embd\.weight has 16 rows"),
+        (
+            {"tokenizer.ggml.tokens": [1] * 16},
+            r"tokenizer\.ggml\.tokens must be an array of strings, got an array of 16",
+        ),
+        (
+            {"tokenizer.ggml.tokens": ["a"]},
+            r"tokenizer\.ggml\.tokens is of 1 tokens, but token_embd\.weight has 16 rows",
+        ),
         ({"tokenizer.ggml.token_type": [1]}, "token_type has 1 types for 16 tokens"),
         ({"tokenizer.ggml.token_type": [9] * 16}, "token_type holds 9, which is no type of a token"),
         ({"tokenizer.ggml.merges": None}, r"has no tokenizer\.ggml\.merges in its metadata"),

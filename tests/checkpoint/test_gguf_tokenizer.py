@@ -47,7 +47,9 @@ def test_bytes_words_digits_and_special_tokens(tmp_path):
 
 
 @pytest.mark.parametrize("bos", [True, False, None])
-@pytest.mark.parametrize(("pre", "default"), [("qwen2", False), ("llama-bpe", True), ("tekken", True), ("gpt-2", False)])
+@pytest.mark.parametrize(
+    ("pre", "default"), [("qwen2", False), ("llama-bpe", True), ("tekken", True), ("gpt-2", False)]
+)
 def test_the_beginning_of_a_text(pre, default, bos, tmp_path):
     tokens = tokenizer(tmp_path, **{"tokenizer.ggml.pre": pre, "tokenizer.ggml.add_bos_token": bos})
     wanted = [1] if (default if bos is None else bos) else []

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxdlm.checkpoint.errors import ShapeMismatch
 from jaxdlm.checkpoint.gguf.header import Header
-from jaxdlm.checkpoint.gguf.metadata import Metadata
+from jaxdlm.checkpoint.gguf.metadata import Metadata, shown
 from jaxdlm.checkpoint.gguf.tensors import GgufTensors, Place, gguf_tensors
 from jaxdlm.checkpoint.tensors import compare_names
 from jaxdlm.errors import ConfigUnsupported, did_you_mean
@@ -130,22 +130,19 @@ def _check_layers(metadata: Metadata, key: str) -> None:
 def _refuse_unread(metadata: Metadata, name: str) -> None:
     """ConfigUnsupported for a key of the architecture that nobody asked for and that is not neutral."""
     for key, value in metadata.header.values.items():
-        one = key.endswith(("scale", "factor"))
-        neutral = isinstance(value, bool | int | float | str) and value in ((0, 1, "") if one else (0, ""))
-        if key.startswith(f"{name}.") and key not in metadata.seen and not neutral:
-            if key.removeprefix(f"{name}.") not in IDLE:
-                shown = f"an array of {len(value)}" if isinstance(value, list | np.ndarray) else repr(value)[:40]
-                raise ConfigUnsupported(
-                    f"{metadata.header.path}: {key[:100]} ({shown}) is not supported: convert the model from its Hub folder"
-                )
+        if not key.startswith(f"{name}.") or key in metadata.seen or key.removeprefix(f"{name}.") in IDLE:
+            continue
+        without = (0, 1, "") if key.endswith(("scale", "factor")) else (0, "")
+        if not (isinstance(value, bool | int | float | str) and value in without):
+            raise ConfigUnsupported(
+                f"{metadata.header.path}: {key[:100]} ({shown(value)}) is not supported: convert the model from its Hub folder"
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
-def place_tensors(
-    header: Header, found: Architecture, config: ModelConfig, maps: Iterable[TensorMap]
-) -> GgufTensors:
+def place_tensors(header: Header, found: Architecture, config: ModelConfig, maps: Iterable[TensorMap]) -> GgufTensors:
     """The file's tensors under the names that the maps ask for. Raises TensorsMismatch and ShapeMismatch, which name those
     of the file, and ConfigUnsupported for maps of another family."""
     wanted = {name: tuple(entry.source_shape) for entry in maps for name in entry.sources}
@@ -329,7 +326,9 @@ def _gemma3(metadata: Metadata, header: Header) -> dict[str, Any]:
     elif isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
         local = [(layer + 1) % pattern != 0 for layer in range(layers)]
     else:
-        raise metadata.wrong("gemma3.attention.sliding_window_pattern", f"must be a number above 0, got {pattern!r:.40}")
+        raise metadata.wrong(
+            "gemma3.attention.sliding_window_pattern", f"must be a number above 0, got {pattern!r:.40}"
+        )
     if not window:
         local = [False] * layers
     return values | {

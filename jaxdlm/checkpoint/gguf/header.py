@@ -229,7 +229,10 @@ def _place(
             raise DuplicateTensor("is there twice", file=source.path, tensor=name, hint="write the file again")
         if offset % alignment:
             raise HeaderInvalid(
-                f"begins at {offset}, no multiple of the alignment {alignment}", file=source.path, tensor=name, hint=AGAIN
+                f"begins at {offset}, no multiple of the alignment {alignment}",
+                file=source.path,
+                tensor=name,
+                hint=AGAIN,
             )
         found[name] = Stored(name, kind, shape, base + offset, prod(shape) // kind.block * kind.nbytes)
     end, before = base, "the header"

@@ -73,9 +73,10 @@ class Metadata:
         value = self.get(key, default)
         good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         if key in self.header.values and not good:
-            raise self.wrong(key, f"must be {wanted}, got {_shown(value)}")
+            raise self.wrong(key, f"must be {wanted}, got {shown(value)}")
         return value
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for messages: arrays by their length."""
     return f"an array of {len(value)}" if isinstance(value, list | np.ndarray) else repr(value)[:60]
