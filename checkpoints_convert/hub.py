@@ -14,6 +14,7 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
 
 def find_source(source: str, revision: str | None = None) -> Path:
     """A local folder or file as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
+    """A local folder or file as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
     path = argument.path(source, "SOURCE")
     if path.exists():
         if revision is not None:

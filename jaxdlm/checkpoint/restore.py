@@ -32,8 +32,9 @@ def load_params(
     """The parameter tree of an opened folder (or of a path), on the default device or sharded over a mesh.
 
     dtype: "float32", "bfloat16", "float16" or None (as stored; of a GGUF file with quantised tensors bfloat16); small
-    float32 leaves (norms, routers) stay float32 where the file has them so. Reads each device's part only; the most that is held on the host is one device's part
-    of one leaf. What is read of a converted checkpoint is compared with its checksums. Raises CheckpointError.
+    float32 leaves (norms, routers) stay float32 where the file has them so. Reads each device's part only; the most that
+    is held on the host is one device's part of one leaf. What is read of a converted checkpoint is compared with its
+    checksums. Raises CheckpointError.
     """
     opened = source if isinstance(source, Source) else open_folder(source)
     places: Mapping[str, Any] = (
