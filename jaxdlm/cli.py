@@ -105,7 +105,7 @@ class Generate(Command):
     option("--html", metavar="FILE", help="write the denoising as a self-contained page"),
 )
 def generate(
-    prompts: Sequence[str], model: str, policy: str, cache: str, max_new: int | None, block: int | None, seed: int,
+    prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
     html: str | None,
 ) -> int:  # fmt: skip
@@ -118,21 +118,23 @@ def generate(
     from jaxdlm._decode import has_blocks
     from jaxdlm._load import SHAPE
     from jaxdlm.core.carry import Status
-    from jaxdlm.policies import read
+    from jaxdlm.policies import default, read
     from jaxdlm.policy_words import parse_policy
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
     # what needs no model is checked before loading one
-    if temperature is not None and "temperature" in parse_policy(policy)[1]:
+    if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
     page = None if html is None else argument.path(html, "--html")
-    method = read(policy, {} if temperature is None else {"temperature": temperature})
+    heat = {} if temperature is None else {"temperature": argument.temperature(temperature)}
+    method = None if policy is None else read(policy, heat)
     if model.startswith(SHAPE):
         raise InputError(f"{model} has random weights and no tokenizer: it is for benchmarks and jaxdlm plan")
     lm = jd.load(model)
     if lm.tokenizer is None:
         advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
         raise InputError(f"model {model!r} has no tokenizer: {advice}")
+    method = read(default(lm.config), heat) if method is None else method
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
     if block is None and has_blocks(method):
         block = lm.defaults.get("block_length")  # None: decode's default for this model

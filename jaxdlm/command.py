@@ -205,8 +205,15 @@ SEED = Number(argument.whole(-(2**63), 2**64 - 1))
 # ----------------------------------------------------------------------------------------------- shared options
 
 POLICY_WORDS = "NAME[,key=value...]"
-model = option("--model", default="tiny", metavar="M", help="embedded name, folder, Hub id or shape:NAME")
-policy = option("--policy", default="threshold", metavar=POLICY_WORDS, help="how to decode: see jaxdlm policies")
+model = option(
+    "--model",
+    default="tiny",
+    metavar="M",
+    help="tiny, smollm2, ..., a folder, GGUF file, Hub id or shape:NAME",
+)
+policy = option(
+    "--policy", metavar=POLICY_WORDS, show_default="one that fits the model", help="how to decode: see jaxdlm policies"
+)
 cache = option("--cache", default="none", metavar=POLICY_WORDS, help="key/value cache")
 seed = option("--seed", type=SEED, default=0, metavar="S", help="seed of all randomness")
 raw = flag("--raw", help="do not pass prompts through the chat template")

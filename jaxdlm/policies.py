@@ -22,6 +22,7 @@ from jaxdlm.caches.sub_block import sub_block
 from jaxdlm.core.heat import cold
 from jaxdlm.core.rule import Rule, chain, released
 from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.models.config import ModelConfig
 from jaxdlm.policy_words import parse_policy
 from jaxdlm.rules.block_diffusion import block_diffusion, stop_after_block
 from jaxdlm.rules.block_diffusion import entropy_bound as commit_entropy_bound
@@ -396,6 +397,17 @@ def entropy_bound(
     proposal = sample(1.0, measure=neg_entropy, tempered=True)
     again = (commit_entropy_bound(gamma), renoise(), settle(steps, kappa, history))
     return chain(temper(steps, t_min, t_max), proposal, *again, stop_after_block())
+
+
+def default(config: ModelConfig) -> str:
+    """The name of the policy that decodes a model where nobody asks for another.
+
+    "threshold" where the model writes over masks, "entropy_bound" over uniform noise, "autoregressive" where it only
+    continues a text.
+    """
+    if config.noise == "uniform":
+        return "entropy_bound"
+    return "threshold" if config.noise == "mask" and config.tokens.mask is not None else "autoregressive"
 
 
 def read(words: str, extra: dict[str, Any] | None = None) -> Any:

@@ -44,9 +44,9 @@ from jaxdlm.errors import InputError
     option("--host", type=PLACE, metavar="I", help="with --coordinator: which of them this is, from 0"),
 )
 def batch(
-    input: str, output: str, model: str, policy: str, cache: str, max_new: int | None, block: int | None, mesh: str | None,
-    stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None, hosts: int | None, host: int | None,
-    **rest: Any,
+    input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
+    mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
+    hosts: int | None, host: int | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -54,6 +54,8 @@ def batch(
     """
     import jaxdlm as jd
     from jaxdlm import _decode
+    from jaxdlm import policies as methods
+    from jaxdlm._load import describe
     from jaxdlm.batch import run
     from jaxdlm.batch.source import scan
     from jaxdlm.batch.store import store
@@ -70,6 +72,7 @@ def batch(
             if value is not None:
                 raise InputError(f"{name} {value} means nothing without --distributed: leave it out, or add that")
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
+    policy = methods.default(describe(model).config) if policy is None else policy
     policies, kept = read_policies(policy), _decode.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
     rows = scan(input)

@@ -19,7 +19,7 @@ class Settings:
     """What an actor needs to build its engine; plain values, since it is sent to other machines."""
 
     model: str = "tiny"
-    policy: str = "threshold"
+    policy: str | None = None
     cache: str = "none"
     max_new: int = 128
     block: int | None = None
@@ -35,13 +35,16 @@ class Actor:
 
     def __init__(self, settings: Settings) -> None:
         import jaxdlm as jd
+        from jaxdlm import policies as methods
         from jaxdlm._decode import resolve_cache
+        from jaxdlm._load import describe
         from jaxdlm.batch.cli import make_mesh, read_policies
         from jaxdlm.batch.engine import make_engine
         from jaxdlm.batch.rows import Defaults
         from jaxdlm.stops import ends_wanted, read_stops
 
-        policies, cache, mesh = read_policies(settings.policy), resolve_cache(settings.cache), make_mesh(settings.mesh)
+        words = methods.default(describe(settings.model).config) if settings.policy is None else settings.policy
+        policies, cache, mesh = read_policies(words), resolve_cache(settings.cache), make_mesh(settings.mesh)
         self.lm = jd.load(settings.model, mesh=mesh)
         self.engine = make_engine(
             self.lm, policies, cache, max_new=settings.max_new, block=settings.block, mesh=mesh, slots=settings.slots

@@ -132,7 +132,8 @@ def _gguf(path: Path, family: str, hints: Hints) -> Source:
     try:
         config = table.read_config(raw, hints)
     except InputError as error:
-        raise type(error)(f"{path}, its metadata as config.json: {error}") from None
+        said = str(error).removeprefix("config.json: ")
+        raise type(error)(f"{path}, its metadata as config.json: {said}") from None
     config = _as_stated(config, mask=hints.mask, block_size=hints.block_size, attention=hints.attention)
     tensors = file.tensors(config, table.tensors(config))
     if file.dtype is not None:

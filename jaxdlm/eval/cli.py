@@ -49,8 +49,9 @@ SWEEP = "NAME[,key=value...],..."
     option("--timing", metavar="B,...", help="batch sizes of the wall-clock table, or none; by default 1 and the run's"),
 )  # fmt: skip
 def evaluate(
-    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None, no_stop: bool,
-    seed: int, tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
+    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None,
+    no_stop: bool, seed: int, tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str,
+    batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd

@@ -19,7 +19,7 @@ from jaxdlm import distribution
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
 from jaxdlm.layout import bucket_of
-from jaxdlm.policies import read
+from jaxdlm.policies import default, read
 
 CHAT = (
     "\u241ajaxdlm-chat "  # a rendered chat: its messages as JSON, so that control tokens come from the template alone
@@ -45,7 +45,7 @@ class Adapter:
     """
 
     def __init__(
-        self, model: str = "tiny", policy: str = "threshold", cache: str = "none", gen_length: int = 256,
+        self, model: str = "tiny", policy: str | None = None, cache: str = "none", gen_length: int = 256,
         block: int = 32, batch_size: int | str = 16, mc_num: int = 128, cfg: float = 0.0, greedy: bool = False,
         max_length: int | None = None, seed: int = 0, dtype: str | None = None, device: Any = None,
         max_batch_size: Any = None,
@@ -57,7 +57,8 @@ class Adapter:
         self.tokenizer: Any = self.lm.tokenizer
         if self.tokenizer is None:
             raise InputError(f"model {model!r} has no tokenizer: {self.lm.advice or 'the harness asks with text'}")
-        self.policy, self.cache, self.block = str(policy).replace("+", ","), cache, int(block)
+        words = default(self.lm.config) if policy is None else str(policy)
+        self.policy, self.cache, self.block = words.replace("+", ","), cache, int(block)
         self.gen_length, self.mc_num, self.cfg, self.greedy = int(gen_length), int(mc_num), float(cfg), bool(greedy)
         self.batch = 16 if batch_size in (None, "auto") else int(str(batch_size).split(":")[0])
         limit = self.lm.config.max_position

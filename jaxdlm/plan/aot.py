@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdlm import _decode, distribution, layout
-from jaxdlm._load import EMBEDDED, LM, SHAPE, describe
+from jaxdlm import _decode, distribution, layout, policies
+from jaxdlm._load import EMBEDDED, LM, PACKAGED, SHAPE, describe
 from jaxdlm.batch import slots
 from jaxdlm.command import without_tpu
 from jaxdlm.core import ending, loop
@@ -40,8 +40,8 @@ from jaxdlm.typing import PyTree
 class Job:
     """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
 
-    model: a released one, an embedded one or a folder by its name, or a configuration. A draft that the policy names is
-    looked up the same way; of both there are shapes alone.
+    model: a released one, one that loads by its name, a folder or a GGUF file, or a configuration. A draft that the
+    policy names is looked up the same way; of both there are shapes alone.
     """
 
     model: str | ModelConfig
@@ -49,7 +49,7 @@ class Job:
     prompt: int
     max_new: int
     block: int | None = None
-    policy: Any = "threshold"
+    policy: Any = None
     cache: Any = "none"
     dtype: str | None = "bfloat16"
     name: str | None = None  # of the model, where a configuration is given
@@ -72,7 +72,7 @@ class Job:
             config = configured(name, self.dtype)
             return LM(Backbone(config), abstract_params(config), None, name)
 
-        return _decode.resolve_method(self.policy, shapes)
+        return _decode.resolve_method(policies.default(self.config) if self.policy is None else self.policy, shapes)
 
     @functools.cached_property
     def kept(self) -> Cache:
@@ -112,13 +112,15 @@ class Job:
 
 
 def configured(model: str | ModelConfig, dtype: str | None) -> ModelConfig:
-    """The configuration of a released size (with or without "shape:"), of an embedded model or of a folder.
+    """The configuration of a released size (with or without "shape:"), of an embedded or packaged model, a folder or a GGUF file.
 
     dtype None: of the weights as they are stored. Raises InputError for an unknown name.
     """
     if isinstance(model, ModelConfig):
         config = model
-    elif model.removeprefix(SHAPE) in RELEASED or not (model in EMBEDDED or pathlib.Path(model).expanduser().is_dir()):
+    elif model.removeprefix(SHAPE) in RELEASED or not (
+        model in (*EMBEDDED, *PACKAGED) or pathlib.Path(model).expanduser().exists()
+    ):
         config = released_config(model.removeprefix(SHAPE))
     else:
         config = describe(model).config

@@ -25,7 +25,7 @@ GIB, MIB = 2**30, 2**20
         "--model",
         required=True,
         metavar="M",
-        help="a released size, as llada-8b; a folder; or an embedded one",
+        help="a released size, as llada-8b; a name that loads; a folder; or a GGUF file",
     ),
     command.policy,
     command.cache,
@@ -53,16 +53,18 @@ GIB, MIB = 2**30, 2**20
     json_flag("one JSON object on stdout"),
 )
 def plan(
-    model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str,
-    topology: str, mesh: str | None, no_search: bool, tokens_per_forward: float, tokens: float, price: float | None,
+    model: str, policy: str | None, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None,
+    dtype: str, topology: str, mesh: str | None, no_search: bool, tokens_per_forward: float, tokens: float, price: float | None,
     hlo: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
-    from jaxdlm.plan.aot import prepare
+    from jaxdlm.plan.aot import configured, prepare
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
+    from jaxdlm.policies import default
 
     chip = chip_of(topology)
+    policy = default(configured(model, None)) if policy is None else policy
     job = read_job(model, policy, cache, batch, length, max_new, block, dtype)
     columns = job.columns[1]
     if tokens_per_forward > columns:

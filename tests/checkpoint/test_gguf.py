@@ -364,8 +364,14 @@ def test_places_of_tensors(tmp_path):
         ({"llama.expert_count": 8}, r"llama\.expert_count \(8\) is not supported"),
         ({"llama.logit_scale": 0.5}, r"llama\.logit_scale \(0\.5\) is not supported"),
         ({"llama.attention.sliding_window": 4096}, r"llama\.attention\.sliding_window \(4096\) is not supported"),
-        ({"llama.attention.head_count": 0}, "its metadata as config.json: num_heads must be positive, got 0"),
-        ({"llama.rope.freq_base": float("nan")}, "its metadata as config.json: rope theta must be positive, got nan"),
+        (
+            {"llama.attention.head_count": 0},
+            "its metadata as config.json: num_attention_heads=0: must be a whole number from 1",
+        ),
+        (
+            {"llama.rope.freq_base": float("nan")},
+            "its metadata as config.json: rope_theta=nan: must be a number above 0",
+        ),
         ({"tokenizer.ggml.eos_token_id": "0"}, r"tokenizer\.ggml\.eos_token_id must be a whole number"),
         (
             {"tokenizer.ggml.eos_token_id": 400},
