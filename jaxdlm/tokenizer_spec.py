@@ -1,6 +1,6 @@
 """What the parts of a tokenizer's files say, as data: special tokens, our own settings, control tokens renamed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from jaxdlm.argument import COLUMNS, Kind, listed, one_of, record, text, whole
@@ -49,6 +49,15 @@ def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"prompt_lengths": tuple(lengths or ()), "join_words": join == "words", "examples": tuple(examples or ())}
 
 
+def stated_ids(spec: Mapping[str, Any]) -> Callable[[str], int | None]:
+    """A function from a token to its id by tokenizer.json: the vocabulary's, else that of the added token, else None."""
+    vocab = spec["model"].get("vocab")
+    listed = {entry["content"]: entry["id"] for entry in spec.get("added_tokens", ())}
+    if not isinstance(vocab, Mapping):
+        vocab = {word: index for index, (word, _) in enumerate(vocab or ())}
+    return lambda literal: vocab.get(literal, listed.get(literal))
+
+
 def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable[str]) -> dict[str, Any]:
     """tokenizer.json with every control token under its alias, in the added tokens and in the model's vocabulary.
 
@@ -64,8 +73,7 @@ def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable
     if isinstance(model.get("unk_token"), str):
         model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
     if model.get("merges"):  # a merge that spells a control token would name a word that is gone
-        pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in model["merges"]]
-        model["merges"] = [[a, b] for a, b in pairs if not {a, b, a + b} & aliases.keys()]
+        model["merges"] = [merge for merge in model["merges"] if not _spells(merge, aliases)]
     added = []
     for entry in spec.get("added_tokens", ()):
         if entry["content"] in aliases:
@@ -77,3 +85,9 @@ def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable
         unlisted = {aliases.get(literal, literal): vocab[literal] for literal in sorted(named) if literal in vocab}
         added += [{"id": index, "content": word, **PLAIN} for word, index in unlisted.items() if word not in listed]
     return {**spec, "model": model, "added_tokens": added, "padding": None, "truncation": None}
+
+
+def _spells(merge: Any, controls: Mapping[str, str]) -> bool:
+    """Whether a merge, "a b" or ["a", "b"], takes or makes a control token."""
+    a, b = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return a in controls or b in controls or a + b in controls

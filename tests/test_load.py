@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from checkpoints_convert.__main__ import main
-from jaxdlm import stops
+from jaxdlm import stops, tokenizer_checks
 from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.safetensors import write_safetensors
@@ -222,14 +222,19 @@ def test_shape_without_weights(monkeypatch):
     assert load("shape:small").params["embed"].dtype == jnp.bfloat16
 
 
-def test_a_tokenizer_s_file_is_read_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("converted", [False, True])
+def test_a_tokenizer_s_file_is_read_once_and_built_once(converted, tmp_path, monkeypatch):
     """Some have 30 MB; vocabulary, special ids and tokenizer are made of one reading."""
-    folder = hub_folder(tmp_path, *golden("dream"))
+    folder = hub_folder(tmp_path / "hub", *golden("dream"))
     helpers.byte_level(folder, ("<|mask|>", "<|endoftext|>"), None)
-    reads, parse = [], strict_json.parse
+    if converted:
+        assert main([str(folder), str(tmp_path / "out"), "--quiet"]) == 0
+        folder = tmp_path / "out"
+    reads, built, parse, build = [], [], strict_json.parse, tokenizer_checks._with_bpe
     monkeypatch.setattr(strict_json, "parse", lambda text, file: reads.append(str(file)) or parse(text, file))
+    monkeypatch.setattr(tokenizer_checks, "_with_bpe", lambda *args: built.append(args) or build(*args))
     assert load(folder).tokenizer.encode("a b")
-    assert sum(name.endswith("tokenizer.json") for name in reads) == 1
+    assert sum(name.endswith("tokenizer.json") for name in reads) == len(built) == 1
 
 
 def test_a_tokenizer_that_is_sentencepiece_s_alone_says_what_to_do(tmp_path, capsys):
@@ -281,7 +286,7 @@ def test_unknown_names(tmp_path):
         load("tiny", dtype="int8")
     with pytest.raises(InputError, match=r"no config\.json"):
         load(tmp_path)
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match="is no GGUF file"):
         (tmp_path / "x").touch()
         load(tmp_path / "x")
     with pytest.raises(InputError, match="is remote"):

@@ -173,6 +173,73 @@ def test_a_word_that_is_not_there_is_one_line(name):
     assert backend.encode("a", add_special_tokens=False).ids == [0]
 
 
+# ------------------------------------------------------------------------------------- a vocabulary handed over as it is
+
+PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+LETTERS = ["a", "b", "c", "ab", "abc", "bc", "\u0120", "\u0120a", "<unk>", "<0x7A>", "aA"]
+
+
+def bpe(merges, added=(), **model):
+    vocab = {word: number for number, word in enumerate(LETTERS)}
+    return spec(model={"type": "BPE", "vocab": vocab, "merges": merges, **model}, added_tokens=list(added))
+
+
+PAIRS = [["a", "b"], ["b", "c"], ["ab", "c"], ["\u0120", "a"]]
+ADDED = [
+    {"id": 0, "content": "a", **PLAIN},  # a word of the vocabulary
+    {"id": 40, "content": "<hole>", **PLAIN},  # behind ids that nothing has
+    {"id": 12, "content": "User", **PLAIN | {"special": False, "normalized": True, "single_word": True}},
+    {"id": 13, "content": "<end>", **PLAIN | {"lstrip": True, "rstrip": True}},
+]
+BPES = {
+    "pairs": bpe(PAIRS),
+    "strings": bpe(["#version: 0.2", *map(" ".join, PAIRS)]),
+    "no merges": bpe([]),
+    "settings": bpe(PAIRS, unk_token="<unk>", fuse_unk=True, byte_fallback=True, ignore_merges=True, dropout=None),
+    "affixes": bpe([], continuing_subword_prefix="", end_of_word_suffix="</w>", dropout=0.25),
+    "added": bpe(PAIRS, ADDED) | {"normalizer": {"type": "Lowercase"}},
+    "parts": bpe(PAIRS, ADDED[1:]) | {"pre_tokenizer": split("b"), "post_processor": template("x", "A", x=[13])},
+}
+
+
+@pytest.mark.parametrize("name", BPES)
+def test_a_bpe_is_what_the_library_makes_of_the_file(name):
+    whole = Tokenizer.from_str(json.dumps(BPES[name]))
+    ours = Backend(Tokenizer, BPES[name])
+    assert json.loads(ours.to_str()) == json.loads(whole.to_str())
+    assert ours.get_vocab() == whole.get_vocab()
+    if name != "affixes":  # drops merges by chance
+        for words in ("abc", "ab<hole> c USER", "<end> a User", "zcba"):
+            assert ours.encode(words, add_special_tokens=True).ids == whole.encode(words).ids
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        bpe(None), bpe("ab"), bpe([["a", "b"], "b c"]), bpe([["a", "b", "c"]]), bpe(["a"]), bpe([["a", "z"]]),
+        bpe([[1, 2]]), bpe(PAIRS, unk_token=7), bpe(PAIRS, dropout=2.0), bpe(PAIRS, ["a"]), bpe(PAIRS, [{"id": 3}]),
+        bpe(PAIRS, [{**ADDED[1], "id": -1}]), bpe(PAIRS, [{**ADDED[1], "id": True}]),
+        bpe(PAIRS, [{**ADDED[1], "content": 7}]), bpe(PAIRS, [{**ADDED[1], "special": 1}]),
+        bpe(PAIRS, [{"id": 3, "content": "b"}]), bpe(PAIRS) | {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
+        bpe(PAIRS) | {"model": {"type": "BPE", "vocab": [["a", 1]], "merges": []}},
+        bpe(PAIRS) | {"model": {"type": "BPE"}}, bpe(PAIRS) | {"model": 7}, bpe(PAIRS) | {"model": None},
+    ],
+    ids=lambda broken: str(broken["model"])[-40:] + str(broken["added_tokens"])[:40],
+)  # fmt: skip
+def test_a_damaged_vocabulary_is_one_line(broken):
+    for made in (lambda: Backend(Tokenizer, broken), lambda: text.build(broken, {}, None)):
+        with pytest.raises(InputError, match=r"^tokenizer\.json") as caught:
+            made()
+        assert "\n" not in str(caught.value)
+
+
+def test_an_id_behind_a_hole_is_the_library_s():
+    """Which gives added tokens the next free ids, whatever the file says."""
+    found = text.build(BPES["added"], {}, "<hole>{{ messages[0].content }}")
+    assert found.control == {len(LETTERS), 13} and found.literal(len(LETTERS)) == "<hole>"
+    assert found.encode_prompt("b") == [len(LETTERS), 1]
+
+
 def test_a_panic_is_one_line(capfd):
     """A pattern that tries too often: the library says so in a panic, which is no Exception."""
     backend = Backend(Tokenizer, spec(normalizer=replace("(a+)+$", "x", "Regex")))

@@ -6,16 +6,19 @@ opened, so nothing hangs; a link is followed where it stays inside the folder, o
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxdlm.checkpoint.errors import HeaderInvalid, OutputRefused, TruncatedFile, UnsafePath
 
+ALIGNED = 64  # bytes
 MAX_BYTES = 100 * 2**20  # the bound that safetensors itself puts on a header
 # a pipe that takes a file's place between the look and the opening is opened without waiting, and then refused
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -67,9 +70,16 @@ def read_text(path: Path, inside: Path | None = None, *, most: int = MAX_BYTES) 
         ) from None
 
 
+def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
+    """An array to be filled, which a device that is the host takes as it is: XLA copies what is not so aligned."""
+    count = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(count + ALIGNED, np.uint8)
+    return room[-room.ctypes.data % ALIGNED :][:count].view(dtype).reshape(shape)
+
+
 def read_range(path: Path, start: int, count: int, tensor: str) -> np.ndarray:
     """uint8[count], the bytes of a tensor from `start` on. Raises as `open_file`, and TruncatedFile for a shorter file."""
-    buffer = np.empty(count, np.uint8)
+    buffer = empty((count,), np.uint8)
     with open_file(path, buffering=0) as file:
         file.seek(start)
         view, done = memoryview(buffer), 0

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from jaxdlm.checkpoint import files
 from jaxdlm.checkpoint.errors import ValuesInvalid
 from jaxdlm.checkpoint.tensors import Tensors
 
@@ -84,7 +85,7 @@ class LeafSpec:
         layers = range(self.shape[0])[bounds[0]]
         if len(layers) == 1:
             return self._piece(self.pieces[layers[0]], self.shape[1:], bounds[1:])[None]
-        out = np.empty((len(layers), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
+        out = files.empty((len(layers), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
         for at, layer in enumerate(layers):
             out[at] = contiguous(self._piece(self.pieces[layer], self.shape[1:], bounds[1:]))
         return out
@@ -105,7 +106,7 @@ class LeafSpec:
         if not piece.op.stack:
             return cast(self._one(piece.sources[0], piece.op, shape, bounds), self.dtype, self.path)
         chosen = range(shape[0])[bounds[0]]
-        out = np.empty((len(chosen), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
+        out = files.empty((len(chosen), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
         single = _single(piece.op)
         for at, number in enumerate(chosen):
             one = cast(self._one(piece.sources[number], single, shape[1:], bounds[1:]), self.dtype, self.path)
