@@ -4,7 +4,7 @@
     python -m benchmarks.load --rounds 5 --model smollm2
 
 Without --model the folder is made: 0.54 GB of random bfloat16 weights with a byte-level tokenizer of 262,144 tokens, whose
-tokenizer.json has 30 MB and more, as that of Gemma 3. With it, a Hub folder, or a model that the converter reads, which is
+tokenizer.json has 20 MB (that of Gemma 3 has 33). With it, a Hub folder, or smollm2 or a GGUF file, which is
 exported to one. What the converter makes of the folder is loaded, too. Every load is in a process of its own, in turns;
 the clock starts behind the imports (of `transformers` the model's and the tokenizer's modules, too) and the start of the
 device, and stops when every weight was read. The page cache is warm for all. Medians of the rounds; ratios within a round.
@@ -112,7 +112,6 @@ def vocabulary() -> dict[str, object]:
 def folders(model: str | None, work: Path) -> tuple[Path, Path]:
     """(a Hub folder, what the converter makes of it)."""
     from checkpoints_convert.__main__ import main as convert
-    from jaxdlm._load import PACKAGED, packaged
 
     hub, converted = work / "hub", work / "converted"
     if model is None:
@@ -120,7 +119,7 @@ def folders(model: str | None, work: Path) -> tuple[Path, Path]:
         make(hub)
     elif Path(model).is_dir():
         hub = Path(model)
-    source = str(packaged(model)) if model in PACKAGED else str(model if model and not hub.exists() else hub)
+    source = str(hub) if hub.exists() else str(model)
     if convert([source, str(converted), "--quiet"]) or not (
         hub.exists() or not convert([str(converted), str(hub), "--export"])
     ):

@@ -93,7 +93,7 @@ def convert(
 ) -> int:
     """Convert a released checkpoint to Orbax, exactly.
 
-    SOURCE is a folder with config.json and safetensors, a GGUF file of llama.cpp, or a Hub id such as
+    SOURCE is a folder with config.json and safetensors, a GGUF file of llama.cpp, smollm2, or a Hub id such as
     GSAI-ML/LLaDA-8B-Base; OUT is the folder to write (not needed with --dry-run or --verify alone).
     """
     if not out and not dry_run and not verify:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from jaxdlm import argument
+from jaxdlm._load import PACKAGED, packaged
 from jaxdlm.errors import InputError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -13,16 +14,18 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "tokenizer.model"]
 
 
 def find_source(source: str, revision: str | None = None) -> Path:
-    """A local folder or file as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
-    """A local folder or file as it is; else the snapshot of a Hub id (weights, JSON and tokenizer files; never code)."""
+    """A local folder or file as it is, or the file of a packaged model by its name.
+
+    Else the snapshot of a Hub id (weights, JSON and tokenizer files; never code).
+    """
     path = argument.path(source, "SOURCE")
-    if path.exists():
+    if path.exists() or source in PACKAGED:
         if revision is not None:
-            what = "folder" if path.is_dir() else "file"
+            what = "folder" if path.is_dir() else "file" if path.exists() else "model"
             raise InputError(
                 f"--revision {revision} has no effect on the {what} {source}: give a Hub id, or leave it out"
             )
-        return path
+        return path if path.exists() else packaged(source)
     if path.is_symlink():
         raise InputError(f"{source}: is a link to nowhere; give an existing folder or GGUF file")
     if not HUB_ID.fullmatch(source):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import types
 
@@ -69,6 +70,21 @@ def test_what_is_recorded_is_what_transformers_gives(monkeypatch):
         tokens = out[0][len(ids) :].tolist()
         assert (ids, tokens) == (case["ids"], case["tokens"])
         assert tokenizer.decode(tokens, skip_special_tokens=True) == case["text"]
+
+
+@here
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak as Linux tells it")
+def test_a_conversion_needs_little_memory(tmp_path):
+    program = (
+        "import sys; from checkpoints_convert.__main__ import main; status = main(sys.argv[1:]); "
+        "print(status, *(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    command = [sys.executable, "-c", program, "smollm2", str(tmp_path / "out"), "--quiet"]
+    done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    status, _, peak, _ = done.stdout.split()
+    assert status == "0" and int(peak) * 1024 <= 0.7e9, done.stdout
+    assert jd.load(tmp_path / "out").config.family == "llama"
 
 
 def test_the_file_is_found_without_importing_its_package(tmp_path, monkeypatch):
