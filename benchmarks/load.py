@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -33,22 +32,22 @@ import sys, time
 import jax, tokenizers, jaxdlm as jd
 import jaxdlm._load, jaxdlm.checkpoint.restore, jaxdlm.chat, orbax.checkpoint
 jax.numpy.zeros(1).block_until_ready()
-begin = time.perf_counter()
+begin, used = time.perf_counter(), time.process_time()
 lm = jd.load(sys.argv[1])
 jax.block_until_ready(lm.params)
 assert lm.tokenizer is not None
-print(time.perf_counter() - begin)
+print(time.perf_counter() - begin, time.process_time() - used)
 """
 THEIRS = """
 import sys, time
 import torch, transformers
 config = transformers.AutoConfig.from_pretrained(sys.argv[1])
 transformers.AutoModelForCausalLM._model_mapping[type(config)], transformers.PreTrainedTokenizerFast
-begin = time.perf_counter()
+begin, used = time.perf_counter(), time.process_time()
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype="auto")
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
 total = sum(float(weight.detach().view(torch.int16)[..., 0].sum()) for weight in model.parameters())
-print(time.perf_counter() - begin)
+print(time.perf_counter() - begin, time.process_time() - used)
 """
 
 
@@ -127,21 +126,22 @@ def folders(model: str | None, work: Path) -> tuple[Path, Path]:
     return hub, converted
 
 
-def seconds(program: str, folder: Path) -> float:
-    """What a fresh process measures."""
+def seconds(program: str, folder: Path) -> tuple[float, float]:
+    """(seconds, processor seconds) that a fresh process measures."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "HF_HUB_OFFLINE": "1"}
     run = subprocess.run([sys.executable, "-c", program, str(folder)], env=environment, capture_output=True, text=True)
     if run.returncode:
         raise SystemExit(run.stderr)
-    return float(run.stdout.split()[-1])
+    wall, used = map(float, run.stdout.split()[-2:])
+    return wall, used
 
 
-def rounds(count: int, hub: Path, converted: Path) -> Iterator[tuple[float, float, float]]:
-    """(our time for the Hub folder, for the converted one, theirs for the Hub folder) of each round."""
+def rounds(count: int, hub: Path, converted: Path) -> Iterator[np.ndarray]:
+    """[our times of the Hub folder, of the converted one, theirs of the Hub folder] of each round, wall and processor."""
     for number in range(-1, count):  # the first fills the page cache
         found = seconds(OURS, hub), seconds(OURS, converted), seconds(THEIRS, hub)
         if number >= 0:
-            yield found
+            yield np.array(found)
 
 
 def main() -> None:
@@ -154,12 +154,12 @@ def main() -> None:
         table = (hub / "tokenizer.json").stat().st_size
         weights = sum(path.stat().st_size for path in hub.glob("*.safetensors"))
         print(f"weights {weights / 1e9:.3f} GB, tokenizer.json {table / 1e6:.1f} MB")
-        times = list(rounds(args.rounds, hub, converted))
-    ours, stored, theirs = (statistics.median(column) for column in zip(*times))
-    print(f"transformers {theirs:.2f} s")
-    for name, column, median in (("Hub folder", 0, ours), ("converted", 1, stored)):
-        ratio = statistics.median(row[column] / row[2] for row in times)
-        print(f"jaxdlm, {name}: {median:.2f} s, ratio {ratio:.3f} (goal 1.0)")
+        times = np.array(list(rounds(args.rounds, hub, converted)))
+    ratios = np.median(times / times[:, 2:], axis=0)
+    for name, (wall, used), (one, two) in zip(
+        ("jaxdlm, Hub folder", "jaxdlm, converted", "transformers"), np.median(times, axis=0), ratios
+    ):
+        print(f"{name}: {wall:.2f} s, ratio {one:.2f} (goal 1.0); processor {used:.2f} s, ratio {two:.2f}")
 
 
 if __name__ == "__main__":
