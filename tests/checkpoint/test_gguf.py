@@ -115,6 +115,9 @@ def test_llama3_scaling_comes_out_of_its_divisors(tmp_path):
     tensors["rope_freqs.weight"] = np.array([1, 2, 3, 4], np.float32), "F32"
     with pytest.raises(ConfigUnsupported, match=r"rope_freqs\.weight holds other divisors"):
         open_folder(made.write(tmp_path / "other.gguf", metadata, tensors))
+    for theta in (-1.0, 0.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"other divisors|rope_theta"):
+            open_folder(made.write(tmp_path / "theta.gguf", metadata | {"llama.rope.freq_base": theta}, tensors))
     tensors["rope_freqs.weight"] = np.ones(3, np.float32), "F32"
     with pytest.raises(
         CheckpointError, match=r"rope_freqs\.weight.*one number per frequency.*expected \(4,\), got \(3,\)"

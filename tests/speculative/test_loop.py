@@ -176,7 +176,9 @@ def test_models_and_policies_that_do_not_meet_are_refused():
 
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_rows_end_where_every_token_is_banned(heat):
-    tokens = dataclasses.replace(TARGET.config.tokens, tokenizer_size=1, mask=0)  # the tokenizer's only word is the mask
+    tokens = dataclasses.replace(
+        TARGET.config.tokens, tokenizer_size=1, mask=0
+    )  # the tokenizer's only word is the mask
     mute = dataclasses.replace(TARGET.model, config=dataclasses.replace(TARGET.config, tokens=tokens))
     out = decode(type(TARGET)(mute, TARGET.params, None, "mute"), PROMPTS, speculative.autoregressive(heat), **RUN)
     assert out.status == [Status.NONFINITE] * len(PROMPTS)

@@ -250,10 +250,10 @@ def _llama3(header: Header, theta: float, head_dim: int) -> dict[str, Any] | Non
         )  # fmt: skip
     divisors = gguf_tensors(header.path, {ROPE: Place(stored)}).read(ROPE).astype(np.float64)
     low, high, length = LLAMA3.values()
-    frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    share = np.clip((length * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
-    most = int(np.argmax(divisors))
     with np.errstate(all="ignore"):
+        frequency = np.float64(theta) ** (-np.arange(0, head_dim, 2) / head_dim)
+        share = np.clip((length * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
+        most = int(np.argmax(divisors))
         factor = (1 - share[most]) / (1 / divisors[most] - share[most])
         again = 1 / ((1 - share) / factor + share)
     if np.allclose(divisors, 1):
