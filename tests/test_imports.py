@@ -41,6 +41,7 @@ ALLOWED = {
     ("layout", "speculative"): "rows of autoregressive models are laid out, too",
     ("plan", "batch"): "a plan is made for the program of a batch",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
+    ("train", "batch"): "a model that learns from its own answers writes them as a batch job, which resumes",
 }
 NEVER = {"torch", "transformers", "tensorflow", "sentencepiece"}
 CHILD = "jaxdlm.confined.templates"  # runs in a process of its own, and nothing imports it

@@ -117,11 +117,13 @@ def export_params(
     folder: Path,
     source: Path | None = None,
     gates: Mapping[str, bool] | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Writes config.json, model.safetensors (bfloat16, named by path), tokenizer files and generation_config.json.
 
-    source: the folder of the checkpoint that was trained on, whose tokenizer files are copied; None: the benchmark's.
-    gates: which tasks the model has learned; its examples are of these.
+    source: the folder or GGUF file of the checkpoint that was trained on, whose tokenizer files are copied or written as
+    its metadata have them; None: the benchmark's. gates: which tasks the model has learned; its examples are of these.
+    names: special tokens that the checkpoint did not have, such as {"mask_token": "<mask>"}.
     """
     from safetensors.numpy import save_file
 
@@ -132,9 +134,7 @@ def export_params(
         {"architectures": ["JaxDLM"], "model_type": "jaxdlm", "torch_dtype": "bfloat16", "jaxdlm": config.to_json()},
     )
     if source is not None:
-        for name in TOKENIZER_FILES:
-            if (source / name).exists():
-                shutil.copy(source / name, folder / name)
+        _tokenizer_of(source, folder, names or {})
         return
     (folder / "tokenizer.json").write_text(tokenizer_json() + "\n")
     learned = [name for name, passed in (gates or {}).items() if passed]
@@ -143,6 +143,23 @@ def export_params(
         folder / "generation_config.json",
         {"bos_token_id": vocab.BOS, "eos_token_id": vocab.EOS, "pad_token_id": vocab.PAD, "max_new_tokens": 128},
     )
+
+
+def _tokenizer_of(source: Path, folder: Path, names: Mapping[str, str]) -> None:
+    """The tokenizer files of a checkpoint, with more special tokens named."""
+    if source.is_dir():
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copy(source / name, folder / name)
+    else:
+        from jaxdlm.checkpoint.gguf.model import read_gguf
+
+        for name, contents in read_gguf(source).documents.items():
+            if name in TOKENIZER_FILES:
+                _write(folder / name, contents)
+    config = folder / "tokenizer_config.json"
+    if names and (folder / "tokenizer.json").exists():
+        _write(config, (json.loads(config.read_text()) if config.exists() else {}) | names)
 
 
 def export(

@@ -57,3 +57,18 @@ def merge(params: PyTree, deltas: dict[str, dict[str, Array]], scale: float) -> 
         return leaf + (scale * delta).astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def tuned(params: PyTree, scale: float = 1.0, rows: tuple[int, ...] = ()) -> PyTree:
+    """The weights that {"base", "lora"} stand for; no gradient reaches the base.
+
+    rows: ids whose embeddings learn besides: they are params["rows"], float32[len(rows), D].
+    """
+    merged = merge(jax.lax.stop_gradient(params["base"]), params["lora"], scale)
+    return with_rows(merged, rows, params["rows"]) if rows else merged
+
+
+def with_rows(params: PyTree, ids: Any, rows: Array) -> PyTree:
+    """The weights with these rows of the embedding in place of theirs."""
+    table = params["embed"]
+    return {**params, "embed": table.at[jnp.asarray(ids, jnp.int32)].set(jnp.asarray(rows).astype(table.dtype))}

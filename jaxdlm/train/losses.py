@@ -4,16 +4,23 @@ Masked diffusion (LLaDA, arXiv 2502.09992, with exact counts): l ~ U{1..G}, exac
 mean cross-entropy over them, averaged over rows; equal in expectation to the 1/t form with less variance.
 Autoregressive: mean cross-entropy over the answer up to its first end-of-text token.
 Certainty forcing (dParallel, arXiv 2509.26488): cross-entropy and the entropy of what is right already.
+Block diffusion (Fast-dLLM v2, arXiv 2509.26328): weighted cross-entropy of hidden columns, each in a block whose earlier
+blocks are clean.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from einops import rearrange
 
-from jaxdlm.core.model import Model
-from jaxdlm.typing import Array, Bool, Float32, PyTree
+from jaxdlm.core.model import Around, Layer, Layered, Model
+from jaxdlm.core.readout import ban
+from jaxdlm.models.block import layer
+from jaxdlm.models.segments import segments
+from jaxdlm.typing import Array, Bool, Float, Float32, PyTree
 
 
 def answer_logits(model: Model, params: PyTree, batch: dict[str, Any]) -> Float32[Array, "B G V"]:
@@ -61,3 +68,72 @@ def mean_of_views(value: Float32[Array, "B G"], where: Bool[Array, "B G"]) -> Fl
     """Per view (half of the rows): the mean of the marked columns, 0 where none is."""
     value, where = (rearrange(x, "(view row) column -> view (row column)", view=2) for x in (value, where))
     return jnp.sum(jnp.where(where, value, 0.0), axis=1) / jnp.maximum(1.0, jnp.sum(where, axis=1, dtype=jnp.float32))
+
+
+def block_sees(prompt: int, canvas: int, block: int) -> Bool[np.ndarray, "T T"]:
+    """Which of [clean P + G | view G | view G] may attend to which, whatever the family's mask allows besides.
+
+    Clean columns to clean ones alone. A column of a view to the clean blocks before its own, and to its own block in its
+    own view: never to the clean copy of what it has to tell.
+    """
+    part = np.repeat([0, 1, 2], [prompt + canvas, canvas, canvas])
+    block_of = np.concatenate([np.arange(prompt + canvas), *[np.arange(prompt, prompt + canvas)] * 2]) // block
+    q, k = (part[:, None], block_of[:, None]), (part[None], block_of[None])
+    before = (q[0] > 0) & (k[0] == 0) & (k[1] < q[1])
+    return ((q[0] == 0) & (k[0] == 0)) | before | ((q[0] == k[0]) & (q[1] == k[1]))
+
+
+def block_hidden(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float[Array, "B G D"]:
+    """What the head reads for every canvas column, as decoding has it while that column is open.
+
+    One pass over [clean P + G | view 1 | view 2]. View 1 hides `hidden`, view 2 the other open columns, so that each open
+    column is hidden in one of them, and is read there. With `next` prediction the row before speaks: the same view's, or,
+    for the first column of a block, the clean copy's, which is what decoding reads once the block before is final.
+
+    batch: tokens int32[B, P+G], pads int32[B] (whole blocks, on the left), open bool[B, G], hidden bool[B, G], a part of
+    open. P and the pads are multiples of the block. Layers are computed again in the backward pass: what is kept of each
+    is its input.
+    """
+    config, tokens, hidden = model.config, batch["tokens"], batch["hidden"]
+    canvas, block, mask = hidden.shape[1], config.block_size, config.tokens.mask
+    prompt = tokens.shape[1] - canvas
+    clean = tokens[:, prompt:]
+    views = [jnp.where(gone, jnp.int32(mask), clean) for gone in (hidden, batch["open"] & ~hidden)]
+    column = np.concatenate([np.arange(prompt + canvas), *[np.arange(prompt, prompt + canvas)] * 2]).astype(np.int32)
+    position = jnp.asarray(column)[None] - batch["pads"][:, None]
+    sees = jnp.asarray(block_sees(prompt, canvas, block))[None]
+
+    def run(one: Layer, x: Array, side: Any, memory: Any) -> tuple[Array, Any, Any]:
+        narrowed = one._replace(allow=one.allow & sees)
+        return jax.checkpoint(lambda x: layer(narrowed, x, (), None)[0])(x), side, memory
+
+    nothing = tuple((None,) * segment.period for segment in segments(config))
+    whole = jnp.concatenate([tokens, *views], axis=1)
+    out = model.through(params, whole, position, position >= 0, None, Around(run, (), nothing)).hidden
+    first, second = jnp.split(out[:, prompt + canvas :], 2, axis=1)
+    if config.prediction == "same":
+        return jnp.where(hidden[..., None], first, second)
+    first, second = (jnp.roll(view, 1, axis=1) for view in (first, second))
+    begins = jnp.asarray(np.arange(canvas) % block == 0)[None, :, None]
+    return jnp.where(begins, out[:, prompt - 1 : prompt + canvas - 1], jnp.where(hidden[..., None], first, second))
+
+
+def block_losses(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float32[Array, "B"]:
+    """Per row, Σ weight · CE(token) over the open columns; the mask token and ids beyond the tokenizer are no text.
+
+    batch: that of `block_hidden`, and weight float32[B, G].
+    """
+    prompt = batch["tokens"].shape[1] - batch["hidden"].shape[1]
+    logits = ban(model.head(params, block_hidden(model, params, batch)), model)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, prompt:])
+    return jnp.sum(jnp.where(batch["open"], batch["weight"] * loss, 0.0), axis=1)
+
+
+def block_diffusion(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float32[Array, ""]:
+    """Σ over rows of `block_losses`.
+
+    Training weighs every open column alike (1 / their number in the batch): each is hidden in one of two complementary
+    views. The bound on -log p of a text weighs a column hidden in view 1 by n / l, where l of its block's n open columns
+    are, l ~ U{1..n}, and no other (BD3-LM, arXiv 2503.09573).
+    """
+    return jnp.sum(block_losses(model, params, batch))

@@ -81,6 +81,18 @@ def _muon_dims(path: tuple[Any, ...], leaf: Array) -> Any:
     return None
 
 
+def adamw(decay: float = 0.01) -> optax.GradientTransformation:
+    """AdamW with clipping at norm 1, at unit learning rate."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale(-1.0)
+    )
+
+
+def accumulated(optimizer: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """The optimizer on the mean gradient of every `steps` steps; the parameters rest in between."""
+    return optimizer if steps == 1 else optax.MultiSteps(optimizer, steps).gradient_transformation()
+
+
 def frozen_outside(recipe: Recipe, params: PyTree) -> optax.GradientTransformation:
     """The recipe's optimizer on the trainable leaves, zero updates on the others."""
     if recipe.trainable == ".*":
@@ -169,7 +181,7 @@ def train(recipe: Recipe, folder: Path, budget: Budget, *, resume: bool = False,
     offset = 0.0
     if resume and (folder / "checkpoint").exists():
         state = load_state(folder, state)
-        offset = _last_seconds(folder)
+        offset = _resumed_curve(folder, int(state.step))
     step_fn, start, saved = make_step(recipe), time.time() - offset, time.time()
     losses: list[Array] = []
     for step in _steps(int(state.step), budget, start):
@@ -186,6 +198,15 @@ def train(recipe: Recipe, folder: Path, budget: Budget, *, resume: bool = False,
             if time.time() - saved > 120:
                 save_state(folder, state)
                 saved = time.time()
+    if losses:  # what a resumed run must know of the seconds
+        _log(
+            folder,
+            int(state.step),
+            float(np.mean([float(x) for x in losses])),
+            float(state.tokens),
+            time.time() - start,
+            rate,
+        )
     save_state(folder, state)
     return state
 
@@ -203,7 +224,11 @@ def _log(folder: Path, step: int, loss: float, tokens: float, seconds: float, ra
         file.write(json.dumps(row) + "\n")
 
 
-def _last_seconds(folder: Path) -> float:
+def _resumed_curve(folder: Path, step: int) -> float:
+    """Seconds that a run had taken at its checkpoint; what the curve says of steps behind it is removed."""
     curve = folder / "curve.jsonl"
     lines = curve.read_text().splitlines() if curve.exists() else []
-    return float(json.loads(lines[-1])["seconds"]) if lines else 0.0
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        curve.write_text("".join(line + "\n" for line in kept))
+    return float(json.loads(kept[-1])["seconds"]) if kept else 0.0

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from jaxdlm import _decode, layout
 from jaxdlm.core.model import Model
@@ -26,7 +25,7 @@ from jaxdlm.train import lora
 from jaxdlm.train import prompts as sources
 from jaxdlm.train.export import export_params
 from jaxdlm.train.losses import certainty_forcing
-from jaxdlm.train.step import Budget, Recipe, train
+from jaxdlm.train.step import Budget, Recipe, adamw, train
 from jaxdlm.typing import Array, PyTree
 
 
@@ -145,19 +144,11 @@ def batches(pools: Sequence[Pool], mask: int, tokens: int, q: float = 0.5) -> An
     return batch_at
 
 
-def adamw(decay: float = 0.01) -> optax.GradientTransformation:
-    """AdamW with clipping at norm 1, at unit learning rate."""
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale(-1.0)
-    )
-
-
 def low_rank_loss(
     model: Model, params: PyTree, batch: dict[str, Any], *, scale: float, temperature: float, beta: float
 ) -> Array:
     """`certainty_forcing` of the frozen weights plus the low-rank update."""
-    merged = lora.merge(jax.lax.stop_gradient(params["base"]), params["lora"], scale)
-    return certainty_forcing(model, merged, batch, temperature=temperature, beta=beta)
+    return certainty_forcing(model, lora.tuned(params, scale), batch, temperature=temperature, beta=beta)
 
 
 def distillation(

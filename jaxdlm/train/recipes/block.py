@@ -1,0 +1,495 @@
+"""`smollm2-block`: an autoregressive chat model made a block diffusion model, on answers that it writes itself.
+
+As Fast-dLLM v2 (arXiv 2509.26328) adapts Qwen2.5: blocks from position 0, block-causal attention, the shifted prediction
+of the autoregressive model kept, every sample seen under two complementary masks, and earlier blocks clean. A reserved
+control token becomes the mask. Only a low-rank update and the mask's embedding learn, so that what is trained is what
+ships (`jaxdlm.train.delta`).
+
+Four phases, each of which goes on where it was cut: data (batch jobs), train (Orbax checkpoint), export, figures.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import _decode
+from jaxdlm._load import LM, PACKAGED, load, packaged
+from jaxdlm.batch.cli import read_policies
+from jaxdlm.batch.options import Options
+from jaxdlm.batch.run import job
+from jaxdlm.errors import InputError
+from jaxdlm.eval import likelihood, metrics
+from jaxdlm.eval.run import check
+from jaxdlm.eval.task import make
+from jaxdlm.models.config import ModelConfig
+from jaxdlm.sharding import make_mesh
+from jaxdlm.train import delta, lora
+from jaxdlm.train.export import curve_picture, export_params
+from jaxdlm.train.instructions import instructions
+from jaxdlm.train.losses import block_diffusion, block_losses
+from jaxdlm.train.step import Budget, Recipe, accumulated, adamw, train
+from jaxdlm.typing import Array, PyTree
+
+PHASES = ("data", "train", "export", "figures")
+PART = 4096  # rows of one batch job; between two of them the data phase looks at its clock
+PART_NAME, HELD_OUT = "part-{:03d}", "held-out"
+TASKS = ("copy", "reverse", "sort", "add", "couple", "gsm")
+SHOWN = ("low_confidence", "threshold", "fast_dllm_v2")  # policies whose tokens per forward are counted
+SAMPLES = 6
+DRAWS = 16  # masks per held-out text
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides the result, besides the time that phases may take. Another run in the same folder must say the same.
+
+    model: as in `jaxdlm.load`; mask: a token of its vocabulary that no prompt or answer holds. canvas: tokens of an
+    answer; prompt: columns of the longest prompt that is used. rows: answers to write; batch: of them in a step;
+    accumulate: steps whose gradients move the weights once. slots: answers that are written at the same time. prompts:
+    SHA-256 of the prompts that were given, empty for `instructions`.
+    """
+
+    model: str = "smollm2"
+    mask: str = "<empty_output>"
+    teacher: str = "autoregressive,temperature=0.8"
+    block: int = 32
+    prompt: int = 128
+    canvas: int = 192
+    rows: int = 15 * PART
+    held_out: int = 512
+    slots: int = 512
+    rank: int = 64
+    batch: int = 64
+    accumulate: int = 2
+    peak_lr: float = 5e-4
+    seed: int = 0
+    prompts: str = ""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and field.name != "seed" and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{field.name}={value!r}: must be a whole number, at least 1")
+
+    def agree(self, folder: Path) -> None:
+        """Writes folder/run.json, or compares with it. Raises InputError that names the first difference."""
+        path, own = folder / "run.json", dataclasses.asdict(self)
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(own, indent=1) + "\n")
+            return
+        other = json.loads(path.read_text())
+        for name in own:
+            if own[name] != other.get(name):
+                raise InputError(
+                    f"{folder} belongs to a run with {name}={other.get(name)!r}, not {own[name]!r}: use another folder, or "
+                    "the same settings"
+                )
+
+
+# ------------------------------------------------------------------------------------------------------------- data
+
+
+def write_answers(lm: LM, settings: Settings, texts: Sequence[str | list[int]], folder: Path, name: str) -> None:
+    """The model's answers as one batch job, folder/name.jsonl -> folder/name; one that is complete is left alone.
+
+    A row's id holds the job's name, so that no two parts draw alike. Exits with the job's status if a signal cut it: what
+    is finished is saved.
+    """
+    source, output = folder / f"{name}.jsonl", folder / name
+    if (output / "_SUCCESS").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = (
+        json.dumps({"id": f"{name}/{number}", "prompt" if isinstance(text, str) else "tokens": text})
+        for number, text in enumerate(texts)
+    )
+    source.write_text("\n".join(lines) + "\n")
+    options = Options(
+        input=str(source), output=str(output), policy=settings.teacher, max_new=settings.canvas, seed=settings.seed,
+        slots=settings.slots,
+    )  # fmt: skip
+    mesh = make_mesh({"data": 1, "tensor": 1, "expert": 1}, devices=jax.local_devices()[:1])
+    status = job(options, lm, read_policies(settings.teacher), _decode.resolve_cache("none"), mesh).run()
+    if status:
+        sys.exit(status)
+
+
+def read_answers(lm: LM, folder: Path, name: str) -> Iterator[tuple[list[int], list[int]]]:
+    """(prompt ids, answer ids) of a finished job; the answer ends with its end of text, where it has one."""
+    assert lm.tokenizer is not None
+    ends = set(lm.config.tokens.eos)
+    asked = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+    files = sorted((folder / name).glob("rows-*.jsonl"))
+    rows = (json.loads(line) for file in files for line in file.read_text().splitlines())
+    for question, row in zip(asked, rows, strict=True):
+        if row["status"] == "error":
+            continue
+        tokens = row["tokens"]
+        end = next((at for at, token in enumerate(tokens) if token in ends), len(tokens) - 1)
+        prompt = question["tokens"] if "tokens" in question else lm.tokenizer.encode_prompt(question["prompt"])
+        yield prompt, tokens[: end + 1]
+
+
+def data(settings: Settings, folder: Path, minutes: float | None, texts: Sequence[str | list[int]] | None = None) -> dict[str, Any]:
+    """Answers of the held-out prompts, then of the others part by part, until `minutes` are over; DIR/data.json says how
+    many parts there are, and from then on it stays so."""
+    done = folder / "data.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    begin, lm = time.time(), load(settings.model, dtype=compute_dtype())
+    mask_id(lm, settings.mask)
+    if texts is None:
+        given, held = instructions(settings.rows, settings.seed), instructions(settings.held_out, settings.seed, "test")
+    else:
+        size = min(settings.held_out, max(1, len(texts) // 50))
+        given, held = list(texts[size:])[: settings.rows], list(texts[:size])
+        if not given:
+            raise InputError("--prompts: needs at least two prompts, since one of fifty is held out")
+    write_answers(lm, settings, held, folder / "data", HELD_OUT)
+    parts = 0
+    for first in range(0, len(given), PART):
+        if parts and minutes is not None and time.time() - begin > 60 * minutes:
+            break
+        write_answers(lm, settings, given[first : first + PART], folder / "data", PART_NAME.format(parts))
+        parts += 1
+    found = {"parts": parts, "rows": min(len(given), parts * PART), "held_out": len(held)}
+    done.write_text(json.dumps(found) + "\n")
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------- batches
+
+
+class Pool(NamedTuple):
+    """Samples of one shape, laid out as decoding does: blocks from position 0, pads on the left in whole blocks."""
+
+    tokens: np.ndarray  # int32[N, P + G]: whole blocks of the prompt, then its tail, the answer, and ends
+    pads: np.ndarray  # int32[N]
+    open: np.ndarray  # bool[N, G]: the answer, and the ends that fill its last block
+    length: np.ndarray  # int32[N]: tokens of the answer, its end included
+
+
+def pool(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], config: ModelConfig, canvas: int) -> Pool:
+    """Samples of (prompt, answer) pairs for a block-causal model, answers of at most `canvas` tokens. Columns behind the
+    last open block belong to nobody."""
+    block, end = config.block_size, config.tokens.eos[0]
+    wide = max(block, max(len(p) // block * block for p, _ in pairs))
+    columns = -(-(canvas + block - 1) // block) * block
+    tokens = np.full((len(pairs), wide + columns), config.tokens.pad, np.int32)
+    opened, pads = np.zeros((len(pairs), columns), bool), np.zeros(len(pairs), np.int32)
+    for row, (before, answer) in enumerate(pairs):
+        tail = len(before) % block
+        pads[row] = wide + tail - len(before)
+        stop = tail + len(answer)
+        last = -(-stop // block) * block if answer[-1] in config.tokens.eos else stop
+        tokens[row, pads[row] : wide + tail] = before
+        tokens[row, wide + tail : wide + stop] = answer
+        tokens[row, wide + stop : wide + last] = end
+        opened[row, tail:last] = True
+    return Pool(tokens, pads, opened, np.array([len(answer) for _, answer in pairs], np.int32))
+
+
+class Hiding(NamedTuple):
+    """Columns that one view hides, and per column how many its block has open (n) and hidden (l)."""
+
+    hidden: np.ndarray  # bool[B, G]
+    count: np.ndarray  # int[B, G]
+    among: np.ndarray  # int[B, G]
+
+
+def hide(opened: np.ndarray, block: int, rng: np.random.Generator) -> Hiding:
+    """Per row and block with n open columns: exactly l of them, l ~ U{1..n}, at random. The complement has n - l."""
+    rows, columns = opened.shape
+    inside = opened.reshape(rows, -1, block)
+    among = inside.sum(-1, keepdims=True)
+    count = 1 + np.floor(rng.random(among.shape) * among).astype(np.int64)
+    rank = np.where(inside, rng.random(inside.shape), 2.0).argsort(-1).argsort(-1)
+    hidden = inside & (rank < count)
+    wide = lambda x: np.broadcast_to(x, inside.shape).reshape(rows, columns)  # noqa: E731
+    return Hiding(hidden.reshape(rows, columns), wide(count), wide(among))
+
+
+def batches(samples: Pool, rows: int, block: int) -> Any:
+    """batch_at(seed, step), a pure function: `rows` samples at random, every open column with the same weight."""
+
+    def batch_at(seed: int, step: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([seed, step])
+        chosen = rng.integers(0, len(samples.tokens), rows)
+        opened = samples.open[chosen]
+        weight = (opened / opened.sum()).astype(np.float32)
+        hidden = hide(opened, block, rng).hidden
+        return _batch(samples, chosen, hidden, weight)
+
+    return batch_at
+
+
+def _batch(samples: Pool, chosen: np.ndarray, hidden: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "tokens": samples.tokens[chosen], "pads": samples.pads[chosen], "open": samples.open[chosen], "hidden": hidden,
+        "weight": weight.astype(np.float32),
+    }  # fmt: skip
+
+
+def bits_per_token(
+    model: Any, params: PyTree, samples: Pool, *, draws: int = DRAWS, batch: int = 16, seed: int = 0
+) -> dict[str, float]:
+    """An upper bound on -log₂ p(answer | prompt) per token of the answer, and its Monte-Carlo standard error.
+
+    Σ over blocks of E_l (n / l) Σ_hidden CE, earlier blocks clean (BD3-LM, arXiv 2503.09573), over `draws` masks. The ends
+    that fill a last block are predicted, too: they add to the bound and not to the tokens.
+    """
+    block, count = model.config.block_size, len(samples.tokens)
+    losses = jax.jit(functools.partial(block_losses, model))
+    order = np.resize(np.arange(count), -(-count // batch) * batch)  # one compiled shape: the last batch is filled up
+    totals = np.zeros(draws)
+    for draw in range(draws):
+        found = hide(samples.open[order], block, np.random.default_rng([seed, draw]))
+        weight = found.hidden * (found.among / found.count)
+        for first in range(0, len(order), batch):
+            part = slice(first, first + batch)
+            rows = np.asarray(losses(params, _batch(samples, order[part], found.hidden[part], weight[part])))
+            totals[draw] += rows[: max(0, count - first)].astype(np.float64).sum()
+    bits = totals / (math.log(2) * samples.length.sum())
+    error = float(bits.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
+    return {"bits": round(float(bits.mean()), 4), "se": round(error, 4)}
+
+
+# --------------------------------------------------------------------------------------------------------- training
+
+
+def compute_dtype() -> str:
+    """bfloat16 on an accelerator; float32 on a CPU, which has no fast 16 bits."""
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def mask_id(lm: LM, text: str) -> int:
+    """The id of the token that becomes the mask. Raises InputError for one that is unknown, or ends or begins texts."""
+    known = {} if lm.tokenizer is None else lm.tokenizer.words
+    tokens = lm.config.tokens
+    if text not in known:
+        raise InputError(f"--mask {text!r}: {lm.name} has no such token; give a control token that texts never hold")
+    if known[text] in (tokens.bos, tokens.pad, *tokens.eos):
+        raise InputError(
+            f"--mask {text!r} begins, ends or pads texts of {lm.name}: give a control token that no text holds"
+        )
+    return known[text]
+
+
+def block_config(config: ModelConfig, block: int, mask: int) -> ModelConfig:
+    """The configuration of the block diffusion model: same weights, block-causal, masks, the prediction as it was."""
+    if config.attention != "causal" or config.noise != "none":
+        raise InputError(f"family {config.family} is no autoregressive model: there is nothing to adapt")
+    tokens = dataclasses.replace(config.tokens, mask=mask)
+    return dataclasses.replace(config, attention="block_causal", block_size=block, noise="mask", tokens=tokens)
+
+
+def block_model(lm: LM, settings: Settings) -> Any:
+    """The model's functions with block-causal attention."""
+    config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
+    return dataclasses.replace(lm.model, config=config)  # type: ignore[type-var]
+
+
+def low_rank_loss(model: Any, params: PyTree, batch: dict[str, Any]) -> Array:
+    """`block_diffusion` of the frozen weights plus the low-rank update, and the mask's own embedding."""
+    return block_diffusion(model, lora.tuned(params, rows=(model.config.tokens.mask,)), batch)
+
+
+def adaptation(lm: LM, samples: Pool, settings: Settings, steps: int) -> Recipe:
+    """The training recipe of a loaded autoregressive model, whose weights it takes over.
+
+    The mask's embedding starts as the mean of all, since a token that no text held has learned nothing.
+    """
+    model = block_model(lm, settings)
+
+    def init(seed: int) -> PyTree:
+        mean = jnp.mean(lm.params["embed"].astype(jnp.float32), axis=0, keepdims=True)
+        return {"base": lm.params, "lora": lora.init(lm.config, settings.rank, jax.random.key(seed)), "rows": mean}
+
+    return Recipe(
+        name="smollm2-block",
+        model=model,
+        init=init,
+        loss_fn=low_rank_loss,
+        batch_at=batches(samples, settings.batch, settings.block),
+        optimizer=accumulated(adamw(), settings.accumulate),
+        steps=steps,
+        peak_lr=settings.peak_lr,
+        warmup=max(1, steps // 20),
+        trainable="lora/.*|rows",
+        seed=settings.seed,
+    )
+
+
+def usable(lm: LM, settings: Settings, folder: Path, names: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """(prompt, answer) of finished jobs, without prompts of more than `settings.prompt` columns and answers that hold the
+    mask. Raises InputError if nothing is left."""
+    mask, longest = mask_id(lm, settings.mask), settings.prompt
+    pairs = [pair for name in names for pair in read_answers(lm, folder / "data", name)]
+    kept = [(p, a) for p, a in pairs if len(p) <= longest and a and mask not in a]
+    if not kept:
+        raise InputError(f"none of {len(pairs)} samples has an answer and a prompt of at most {longest} tokens")
+    return kept
+
+
+def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> dict[str, Any]:
+    """Trains, or goes on from folder/checkpoint; writes folder/delta.safetensors."""
+    lm = load(settings.model, dtype=compute_dtype())
+    names = [PART_NAME.format(number) for number in range(json.loads((folder / "data.json").read_text())["parts"])]
+    config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
+    samples = pool(usable(lm, settings, folder, names), config, settings.canvas)
+    recipe = adaptation(lm, samples, settings, steps)
+    delta.check_size(recipe.model.config, settings.rank)
+    state = train(recipe, folder, Budget(steps, minutes), resume=True, every=min(20, steps))
+    record = {
+        "recipe": "smollm2-block", "settings": dataclasses.asdict(settings), "steps": int(state.step),
+        "columns": int(state.tokens), "samples": len(samples.tokens), "answer_tokens": int(samples.length.sum()),
+    }  # fmt: skip
+    base = load(settings.model, dtype="float32")
+    delta.save(
+        folder / "delta.safetensors", base.params, recipe.model.config, state.params["lora"],
+        (recipe.model.config.tokens.mask,), state.params["rows"], record,
+    )  # fmt: skip
+    return record
+
+
+# ----------------------------------------------------------------------------------------------- export and figures
+
+
+def _place(name: str) -> Path:
+    """Folder or file of a model, whose tokenizer goes with what is made of it."""
+    return packaged(name) if name in PACKAGED and not Path(name).exists() else Path(name).expanduser()
+
+
+def export(name: str, path: Path, folder: Path) -> None:
+    """The model that a delta makes of `name` as a folder that `jaxdlm.load` reads, in bfloat16."""
+    base = load(name, dtype="float32")
+    config, params = delta.apply(path, base.params, base.config)
+    config = dataclasses.replace(config, param_dtype="bfloat16")
+    mask = None if base.tokenizer is None else base.tokenizer.literal(config.tokens.mask or 0)
+    export_params(config, params, folder, _place(name), names={"mask_token": mask} if mask else {})
+    (folder / "recipe.json").write_text(json.dumps(delta.record_of(path), indent=1) + "\n")
+
+
+def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
+    """Of the exported model beside the one it was made of, on held-out prompts: bits per token, tasks, tokens per forward,
+    samples. measure: texts, and problems per task."""
+    base, lm = load(settings.model, dtype=compute_dtype()), load(folder / "model", dtype=compute_dtype())
+    pairs = usable(base, settings, folder, [HELD_OUT])[:measure]
+    exact = likelihood.score(base, [likelihood.Pair(tuple(p), tuple(a)) for p, a in pairs])
+    bits = -sum(each.value for each in exact) / (math.log(2) * sum(len(a) for _, a in pairs))
+    prompts = [p for p, _ in pairs]
+    found: dict[str, Any] = {
+        "delta_bytes": (folder / "delta.safetensors").stat().st_size, "texts": len(pairs),
+        "bits_per_token": {
+            "base": round(bits, 4), "bound": bits_per_token(lm.model, lm.params, pool(pairs, lm.config, settings.canvas)),
+        },
+        "tokens_per_forward": {name: tokens_per_forward(lm, prompts, name, settings.canvas) for name in SHOWN},
+        "tasks": {task: tasks(base, lm, task, measure) for task in TASKS},
+        "samples": shown(base, lm, prompts[:SAMPLES], settings.canvas),
+    }  # fmt: skip
+    return found
+
+
+def answers(lm: LM, prompts: Sequence[Any], policy: str, columns: int, batch: int = 64) -> Iterator[tuple[Any, int]]:
+    """(output, row) for every prompt; exact cache, greedy."""
+    cache = "none" if lm.config.tokens.mask is None else "block_exact"
+    for first in range(0, len(prompts), batch):
+        part = list(prompts[first : first + batch])
+        out = _decode.decode(lm, part, policy, cache, max_new=columns, save="none")
+        yield from ((out, row) for row in range(len(part)))
+
+
+def tokens_per_forward(lm: LM, prompts: Sequence[Any], policy: str, columns: int) -> float:
+    """Tokens up to the end of text per forward, of all rows together."""
+    rows = [
+        (int(metrics.tokens_to_end(out.tokens[row : row + 1], lm.config.tokens.eos)[0]), int(out.forwards[row]))
+        for out, row in answers(lm, prompts, policy, columns)
+    ]
+    return round(sum(tokens for tokens, _ in rows) / max(1, sum(forwards for _, forwards in rows)), 3)
+
+
+def tasks(base: LM, lm: LM, task: str, count: int) -> dict[str, float]:
+    """Share of right answers of the base, from left to right, and of the block diffusion model at one token per forward
+    and by threshold."""
+    examples = make(task, count, "test")
+    asked = {"base": (base, "autoregressive"), "low_confidence": (lm, "low_confidence"), "threshold": (lm, "threshold")}
+    found = {}
+    for name, (model, policy) in asked.items():
+        outs = answers(model, [example.prompt for example in examples], policy, 64)
+        right = [
+            check(model, e, out.tokens[row], out.text[row]).correct
+            for e, (out, row) in zip(examples, outs, strict=True)
+        ]
+        found[name] = round(sum(right) / max(1, len(right)), 4)
+    return found
+
+
+def shown(base: LM, lm: LM, prompts: Sequence[Any], columns: int) -> list[dict[str, str]]:
+    """The same prompts answered by both."""
+    assert lm.tokenizer is not None
+    texts = [
+        [out.text[row] for out, row in answers(model, prompts, policy, columns)]
+        for model, policy in ((base, "autoregressive"), (lm, "low_confidence"), (lm, "threshold"))
+    ]
+    names = ("base", "low_confidence", "threshold")
+    return [
+        {"prompt": lm.tokenizer.decode(prompt), **dict(zip(names, row, strict=True))}
+        for prompt, row in zip(
+            [[t for t in p if t not in lm.config.tokens.eos] for p in prompts], zip(*texts), strict=True
+        )
+    ]
+
+
+def run(
+    folder: Path,
+    *,
+    texts: Sequence[str | list[int]] | None = None,
+    steps: int = 1400,
+    minutes: float | None = 5.0,
+    data_minutes: float | None = 3.0,
+    measure: int = 200,
+    until: str = PHASES[-1],
+    **settings: Any,
+) -> dict[str, Any]:
+    """All phases up to `until`; the same call goes on in a folder where it was cut. Returns what the last one found.
+
+    texts: prompts, of which one in fifty is held out; None: `instructions`. steps, minutes: of training, whichever ends
+    first; data_minutes: after which no further part of the data is begun; measure: as in `figures`.
+    Writes folder/{run.json, data, data.json, curve.jsonl, checkpoint, delta.safetensors, model, figures.json}.
+    """
+    if until not in PHASES:
+        raise InputError(f"--until {until!r}: one of {', '.join(PHASES)}")
+    if texts is not None:
+        settings["prompts"] = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
+    chosen = Settings(**settings)
+    chosen.agree(folder)
+    wanted = PHASES[: PHASES.index(until) + 1]
+    result = _timed("data", data, chosen, folder, data_minutes, texts)
+    if "train" in wanted:
+        result = _timed("train", fit, chosen, folder, steps, minutes)
+    if "export" in wanted:
+        _timed("export", export, chosen.model, folder / "delta.safetensors", folder / "model")
+        (folder / "model" / "curve.svg").write_text(curve_picture(folder / "curve.jsonl"))
+    if "figures" in wanted:
+        result = result | _timed("figures", figures, chosen, folder, measure)
+        (folder / "figures.json").write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _timed(name: str, phase: Any, *arguments: Any) -> Any:
+    begin = time.time()
+    found = phase(*arguments)
+    print(f"# {name}: {time.time() - begin:.0f} s", file=sys.stderr, flush=True)
+    return found
