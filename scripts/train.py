@@ -46,7 +46,7 @@ TAKES: dict[str, tuple[str, ...]] = {
     **{name: ("model", "prompts", "mesh", *options) for name, (_, options) in PARTS.items()},
     ADAPTED: (
         "model", "prompts", "rows", "canvas", "steps", "minutes", "data_minutes", "measure", "rank", "block", "batch",
-        "accumulate", "slots", "mask", "until",
+        "accumulate", "slots", "held_out", "mask", "until",
     ),
 }  # fmt: skip
 
@@ -78,6 +78,7 @@ def arguments() -> argparse.Namespace:
     group.add_argument("--batch", type=int, help="answers per step; default 64")
     group.add_argument("--accumulate", type=int, help="steps whose gradients move the weights once; default 2")
     group.add_argument("--slots", type=int, help="answers that are written at the same time; default 512")
+    group.add_argument("--held-out", type=int, help="prompts that are answered and not trained on; default 512")
     group.add_argument("--mask", help="the token that becomes the mask; default <empty_output>")
     return parser.parse_args()
 

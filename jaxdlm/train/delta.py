@@ -8,7 +8,7 @@ The file is safetensors. Of a projection W [R, in..., out...] of R layers, W + A
     PATH/b/codes  int8[R, out, r]    PATH/b/scale  float32[R, 1, r]
     embed/ids     int32[n]           embed/rows    float32[n, D]
 
-and in its metadata the fingerprint of the base, the new configuration, and how it was made.
+and in its metadata one JSON object: the fingerprint of the base, the rank, the new configuration, and how it was made.
 """
 
 import json
@@ -27,7 +27,7 @@ from jaxdlm.quant import QuantizedLeaf, quantize
 from jaxdlm.train import lora
 from jaxdlm.typing import Array, PyTree
 
-FORMAT, VERSION = "jaxdlm-delta", "1"
+FORMAT, VERSION = "jaxdlm-delta", 1
 LIMIT = 20 * 10**6  # bytes
 AXES = {"a": -2, "b": -1}  # of a factor [R, in, r] or [R, r, out]: what shares a scale
 
@@ -70,10 +70,15 @@ def save(
             arrays[f"{name}/{side}/codes"] = np.asarray(leaf.codes)
             arrays[f"{name}/{side}/scale"] = np.asarray(leaf.scale)
     rank = next(iter(factors.values()))["a"].shape[-1]
-    metadata = {"format": FORMAT, "version": VERSION, "base": fingerprint(base), "rank": str(rank)}
-    metadata |= {"config": json.dumps(config.to_json()), "record": json.dumps(dict(record))}
+    head = {
+        "version": VERSION,
+        "base": fingerprint(base),
+        "rank": rank,
+        "config": config.to_json(),
+        "record": dict(record),
+    }
     part = path.with_name(path.name + ".part")
-    save_file(arrays, str(part), metadata=metadata)
+    save_file(arrays, str(part), metadata={FORMAT: json.dumps(head)})  # one entry: of several, the order is any
     part.replace(path)
 
 
@@ -83,25 +88,24 @@ def _flat(factor: Array, side: str) -> Array:
     return factor.reshape(layers, -1, factor.shape[-1]) if side == "a" else factor.reshape(*factor.shape[:2], -1)
 
 
-def read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Metadata and arrays of a delta. Raises InputError for anything that is none."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
-                raise InputError(
-                    f"{path} is no delta of jaxdlm, version {VERSION}: give the file that the recipe wrote"
-                )
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} cannot be read as safetensors ({error}): fetch or make it again") from None
+            head = json.loads((file.metadata() or {}).get(FORMAT, "null"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{path} cannot be read as a delta ({error}): fetch or make it again") from None
+    if not isinstance(head, dict) or head.get("version") != VERSION:
+        raise InputError(f"{path} is no delta of jaxdlm, version {VERSION}: give the file that the recipe wrote")
+    return head, arrays
 
 
 def record_of(path: Path) -> dict[str, Any]:
     """How a delta was made, as `save` was told."""
-    return json.loads(read(path)[0].get("record", "{}"))
+    return dict(read(path)[0].get("record") or {})
 
 
 def apply(path: Path, base: PyTree, config: ModelConfig) -> tuple[ModelConfig, PyTree]:
@@ -127,18 +131,19 @@ def _add(base: PyTree, factors: dict[str, dict[str, Array]], ids: Array, rows: A
     return lora.with_rows(lora.merge(base, factors, 1.0), ids, rows)
 
 
-def _config(path: Path, metadata: Mapping[str, str]) -> ModelConfig:
+def _config(path: Path, metadata: Mapping[str, Any]) -> ModelConfig:
     try:
-        return ModelConfig.from_json(json.loads(metadata["config"]))
+        return ModelConfig.from_json(metadata["config"])
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: its configuration is damaged ({error}): make the delta again") from None
 
 
 def _checked(
-    path: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray], config: ModelConfig
+    path: Path, metadata: Mapping[str, Any], arrays: Mapping[str, np.ndarray], config: ModelConfig
 ) -> tuple[dict[str, dict[str, Array]], Array, Array]:
     """(factors in float32, ids, rows). Raises InputError that names the first array that does not fit."""
-    rank = int(metadata["rank"]) if metadata.get("rank", "").isdecimal() else 0
+    stated = metadata.get("rank")
+    rank = stated if isinstance(stated, int) and 0 < stated <= config.vocab_size else 0
     ids = arrays.get("embed/ids", np.zeros(0, np.int32))
     wanted: dict[str, tuple[tuple[int, ...], str]] = {
         "embed/ids": ((ids.size,), "int32"), "embed/rows": ((ids.size, config.hidden_size), "float32"),

@@ -159,7 +159,8 @@ def _tokenizer_of(source: Path, folder: Path, names: Mapping[str, str]) -> None:
                 _write(folder / name, contents)
     config = folder / "tokenizer_config.json"
     if names and (folder / "tokenizer.json").exists():
-        _write(config, (json.loads(config.read_text()) if config.exists() else {}) | names)
+        settings: dict[str, Any] = json.loads(config.read_text()) if config.exists() else {}
+        _write(config, {**settings, **names})
 
 
 def export(

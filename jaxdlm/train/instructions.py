@@ -88,7 +88,7 @@ TEMPLATES: tuple[Callable[[random.Random], str], ...] = (
     ),
     lambda r: f"Give a synonym and an antonym of each: {', '.join(r.sample(WORDS, r.randint(2, 4)))}.",
     lambda r: f"Use the words {', '.join(r.sample(WORDS, 3))} in one sentence about {r.choice(TOPICS)}.",
-    lambda r: f"Translate into French: {r.choice(PEOPLE)} is a {r.choice(WORDS)} {r.choice(JOBS)}.",
+    lambda r: f"Translate into French: {r.choice(PEOPLE)} works as a {r.choice(JOBS)} in {r.choice(PLACES)}.",
     lambda r: f"What does a {r.choice(JOBS)} do all day? Name {r.randint(3, 6)} tasks.",
     lambda r: f"Give {r.choice(PEOPLE)}, a {r.choice(JOBS)}, {r.randint(2, 5)} tips for learning about {r.choice(TOPICS)}.",
 )  # fmt: skip

@@ -142,7 +142,9 @@ def read_answers(lm: LM, folder: Path, name: str) -> Iterator[tuple[list[int], l
         yield prompt, tokens[: end + 1]
 
 
-def data(settings: Settings, folder: Path, minutes: float | None, texts: Sequence[str | list[int]] | None = None) -> dict[str, Any]:
+def data(
+    settings: Settings, folder: Path, minutes: float | None, texts: Sequence[str | list[int]] | None = None
+) -> dict[str, Any]:
     """Answers of the held-out prompts, then of the others part by part, until `minutes` are over; DIR/data.json says how
     many parts there are, and from then on it stays so."""
     done = folder / "data.json"
@@ -150,11 +152,11 @@ def data(settings: Settings, folder: Path, minutes: float | None, texts: Sequenc
         return json.loads(done.read_text())
     begin, lm = time.time(), load(settings.model, dtype=compute_dtype())
     mask_id(lm, settings.mask)
-    if texts is None:
-        given, held = instructions(settings.rows, settings.seed), instructions(settings.held_out, settings.seed, "test")
-    else:
+    given: Sequence[str | list[int]] = instructions(settings.rows, settings.seed)
+    held: Sequence[str | list[int]] = instructions(settings.held_out, settings.seed, "test")
+    if texts is not None:
         size = min(settings.held_out, max(1, len(texts) // 50))
-        given, held = list(texts[size:])[: settings.rows], list(texts[:size])
+        given, held = texts[size:][: settings.rows], texts[:size]
         if not given:
             raise InputError("--prompts: needs at least two prompts, since one of fifty is held out")
     write_answers(lm, settings, held, folder / "data", HELD_OUT)
@@ -202,10 +204,10 @@ def pool(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], config: ModelConf
 
 
 class Hiding(NamedTuple):
-    """Columns that one view hides, and per column how many its block has open (n) and hidden (l)."""
+    """Columns that one view hides, and per column how many of its block are hidden (l), and open (n)."""
 
     hidden: np.ndarray  # bool[B, G]
-    count: np.ndarray  # int[B, G]
+    number: np.ndarray  # int[B, G]
     among: np.ndarray  # int[B, G]
 
 
@@ -256,7 +258,7 @@ def bits_per_token(
     totals = np.zeros(draws)
     for draw in range(draws):
         found = hide(samples.open[order], block, np.random.default_rng([seed, draw]))
-        weight = found.hidden * (found.among / found.count)
+        weight = found.hidden * (found.among / found.number)
         for first in range(0, len(order), batch):
             part = slice(first, first + batch)
             rows = np.asarray(losses(params, _batch(samples, order[part], found.hidden[part], weight[part])))
@@ -359,7 +361,7 @@ def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> 
     base = load(settings.model, dtype="float32")
     delta.save(
         folder / "delta.safetensors", base.params, recipe.model.config, state.params["lora"],
-        (recipe.model.config.tokens.mask,), state.params["rows"], record,
+        (mask_id(lm, settings.mask),), state.params["rows"], record,
     )  # fmt: skip
     return record
 
@@ -396,8 +398,8 @@ def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
             "base": round(bits, 4), "bound": bits_per_token(lm.model, lm.params, pool(pairs, lm.config, settings.canvas)),
         },
         "tokens_per_forward": {name: tokens_per_forward(lm, prompts, name, settings.canvas) for name in SHOWN},
-        "tasks": {task: tasks(base, lm, task, measure) for task in TASKS},
-        "samples": shown(base, lm, prompts[:SAMPLES], settings.canvas),
+        "tasks": {task: tasks(base, lm, task, measure, settings.canvas) for task in TASKS},
+        "samples_shown": shown(base, lm, prompts[:SAMPLES], settings.canvas),
     }  # fmt: skip
     return found
 
@@ -420,14 +422,14 @@ def tokens_per_forward(lm: LM, prompts: Sequence[Any], policy: str, columns: int
     return round(sum(tokens for tokens, _ in rows) / max(1, sum(forwards for _, forwards in rows)), 3)
 
 
-def tasks(base: LM, lm: LM, task: str, count: int) -> dict[str, float]:
+def tasks(base: LM, lm: LM, task: str, count: int, columns: int) -> dict[str, float]:
     """Share of right answers of the base, from left to right, and of the block diffusion model at one token per forward
     and by threshold."""
     examples = make(task, count, "test")
     asked = {"base": (base, "autoregressive"), "low_confidence": (lm, "low_confidence"), "threshold": (lm, "threshold")}
     found = {}
     for name, (model, policy) in asked.items():
-        outs = answers(model, [example.prompt for example in examples], policy, 64)
+        outs = answers(model, [example.prompt for example in examples], policy, columns)
         right = [
             check(model, e, out.tokens[row], out.text[row]).correct
             for e, (out, row) in zip(examples, outs, strict=True)
