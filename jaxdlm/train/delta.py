@@ -13,6 +13,7 @@ and in its metadata one JSON object: the fingerprint of the base, the rank, the 
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm._load import PACKAGED, load, packaged
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import fingerprint, named_specs
 from jaxdlm.quant import QuantizedLeaf, quantize
 from jaxdlm.train import lora
+from jaxdlm.train.export import export_params
 from jaxdlm.typing import Array, PyTree
 
 FORMAT, VERSION = "jaxdlm-delta", 1
@@ -124,6 +127,17 @@ def apply(path: Path, base: PyTree, config: ModelConfig) -> tuple[ModelConfig, P
         raise InputError(f"{path}: its configuration has other shapes than the model has: make the delta again")
     factors, ids, rows = _checked(path, metadata, arrays, new)
     return new, _add(base, factors, ids, rows)
+
+
+def export(model: str, path: Path, folder: Path) -> None:
+    """The model that a delta makes of `model`, as in `jaxdlm.load`, as a folder that it reads, in bfloat16."""
+    base = load(model, dtype="float32")
+    config, params = apply(path, base.params, base.config)
+    mask = None if base.tokenizer is None or config.tokens.mask is None else base.tokenizer.literal(config.tokens.mask)
+    own = packaged(model) if model in PACKAGED and not Path(model).exists() else Path(model).expanduser()
+    config = replace(config, param_dtype="bfloat16")
+    export_params(config, params, folder, own, names={} if mask is None else {"mask_token": mask})
+    (folder / "recipe.json").write_text(json.dumps(record_of(path), indent=1) + "\n")
 
 
 @jax.jit

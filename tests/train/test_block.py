@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import decode, policies
+from jaxdlm import decode
 from jaxdlm._load import LM, load
 from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
@@ -186,6 +186,8 @@ def test_the_loss_falls_and_a_cut_run_goes_on_to_the_same_bits(causal, tmp_path)
 
 # ------------------------------------------------------------------------------------------------------------ phases
 
+# one of each kind: plain, by parts of a block, several versions of a row, and one that changes what is written
+POLICIES = ("threshold", "fast_dllm_v2", "freedave", "llada21")
 TEXTS = [f"say {word}" for word in "one two three four five six seven eight nine ten".split()]
 
 
@@ -214,13 +216,10 @@ def test_phases_leave_what_they_say(made):
     assert found["steps"] == 4 and found["samples"] == 8 and found["texts"] == 1
     assert found["delta_bytes"] == (folder / "delta.safetensors").stat().st_size
     assert found["bits_per_token"]["base"] > 0 and found["bits_per_token"]["bound"]["bits"] > 0
-    (sample,) = found["samples_shown"]
-    assert sample["prompt"].startswith("user\nsay one") and set(sample) == {
-        "prompt",
-        "base",
-        "low_confidence",
-        "threshold",
-    }
+    (sample,) = found["shown"]
+    assert sample["prompt"].startswith("user\nsay one") and set(sample) == {"prompt", "autoregressive", "threshold"}
+    assert found["decoding"]["autoregressive"] == {"tokens_per_forward": 1.0}
+    assert found["decoding"]["threshold"]["tokens_per_forward"] > 0
     assert json.loads((folder / "figures.json").read_text()) == found
     assert json.loads((folder / "model" / "recipe.json").read_text())["settings"]["block"] == BLOCK
 
@@ -241,21 +240,10 @@ def test_the_exported_model_decodes_with_its_exact_cache(made, causal):
     assert (lm.config.attention, lm.config.block_size, lm.config.prediction) == ("block_causal", BLOCK, "next")
     assert lm.tokenizer.literal(lm.config.tokens.mask) == "<empty_output>" == lm.tokenizer.names["mask_token"]
     assert lm.config.tokens.eos == load(causal).config.tokens.eos
-    for policy in ("threshold", "fast_dllm_v2"):
+    for policy in POLICIES:
         exact, plain = (decode(lm, TEXTS[:3], policy, cache, max_new=CANVAS) for cache in ("block_exact", "none"))
         np.testing.assert_array_equal(exact.tokens, plain.tokens)
         assert not (exact.tokens == lm.config.tokens.mask).any()
-
-
-@pytest.mark.slow
-def test_every_policy_that_applies_decodes_it(made, causal):
-    lm = load(made[0] / "model", dtype="float32")
-    found = block.tasks(load(causal), lm, "copy", 2, CANVAS)
-    assert set(found) == {"base", "low_confidence", "threshold"} and set(found.values()) <= {0.0, 0.5, 1.0}
-    for entry in policies.TABLE:
-        if "block_exact" in entry.caches and entry.name != "learn2pd":
-            out = decode(lm, TEXTS[:2], entry.name, "block_exact", max_new=CANVAS)
-            assert not (out.tokens == lm.config.tokens.mask).any(), entry.name
 
 
 def test_what_cannot_be_adapted_is_named(causal, made, tmp_path):
@@ -271,3 +259,15 @@ def test_what_cannot_be_adapted_is_named(causal, made, tmp_path):
         block.Settings(rank=0)
     with pytest.raises(InputError, match="--until"):
         block.run(tmp_path / "d", until="later")
+    with pytest.raises(InputError, match="--steps 0"):
+        block.run(tmp_path / "d", steps=0)
+
+
+def test_questions_of_all_lengths_come_back_in_their_order(causal):
+    lm = load(causal, dtype="float32")
+    questions = [lm.tokenizer.encode_prompt(text) for text in ("say one and two", "say one", "say three and")]
+    found = block.answers(lm, questions, "autoregressive", CANVAS, batch=2)
+    for row, question in enumerate(questions):
+        alone = decode(lm, [question, question], "autoregressive", max_new=CANVAS)
+        np.testing.assert_array_equal(found.tokens[row], alone.tokens[0])
+        assert found.text[row] == alone.text[0] and found.forwards[row] == alone.forwards[0]

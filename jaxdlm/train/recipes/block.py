@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import _decode
-from jaxdlm._load import LM, PACKAGED, load, packaged
+from jaxdlm._load import LM, load
 from jaxdlm.batch.cli import read_policies
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.run import job
@@ -35,7 +35,7 @@ from jaxdlm.eval.task import make
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.sharding import make_mesh
 from jaxdlm.train import delta, lora
-from jaxdlm.train.export import curve_picture, export_params
+from jaxdlm.train.export import curve_picture
 from jaxdlm.train.instructions import instructions
 from jaxdlm.train.losses import block_diffusion, block_losses
 from jaxdlm.train.step import Budget, Recipe, accumulated, adamw, train
@@ -366,92 +366,73 @@ def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> 
     return record
 
 
-# ----------------------------------------------------------------------------------------------- export and figures
+# ---------------------------------------------------------------------------------------------------------- figures
 
 
-def _place(name: str) -> Path:
-    """Folder or file of a model, whose tokenizer goes with what is made of it."""
-    return packaged(name) if name in PACKAGED and not Path(name).exists() else Path(name).expanduser()
+class Answers(NamedTuple):
+    """What one model with one policy answered, greedy: per question the tokens, the text, and forwards."""
+
+    tokens: np.ndarray
+    text: list[str]
+    forwards: np.ndarray
 
 
-def export(name: str, path: Path, folder: Path) -> None:
-    """The model that a delta makes of `name` as a folder that `jaxdlm.load` reads, in bfloat16."""
-    base = load(name, dtype="float32")
-    config, params = delta.apply(path, base.params, base.config)
-    config = dataclasses.replace(config, param_dtype="bfloat16")
-    mask = None if base.tokenizer is None else base.tokenizer.literal(config.tokens.mask or 0)
-    export_params(config, params, folder, _place(name), names={"mask_token": mask} if mask else {})
-    (folder / "recipe.json").write_text(json.dumps(delta.record_of(path), indent=1) + "\n")
+def answers(lm: LM, questions: Sequence[Sequence[int]], policy: str, columns: int, batch: int = 64) -> Answers:
+    """Every question answered, block diffusion models with their exact cache. Batches hold questions of about one length
+    and are filled up to one number of rows, so that few programs are compiled."""
+    cache = "none" if lm.config.tokens.mask is None else "block_exact"
+    order = sorted(range(len(questions)), key=lambda at: len(questions[at]))
+    tokens, forwards = np.zeros((len(order), columns), np.int32), np.zeros(len(order), np.int64)
+    text = [""] * len(order)
+    for first in range(0, len(order), batch):
+        part = order[first : first + batch]
+        rows = [questions[at] for at in part] + [questions[part[-1]]] * (batch - len(part))
+        out = _decode.decode(lm, rows, policy, cache, max_new=columns, save="none")
+        tokens[part], forwards[part] = out.tokens[: len(part)], out.forwards[: len(part)]
+        for at, said in zip(part, out.text or []):
+            text[at] = said
+    return Answers(tokens, text, forwards)
 
 
 def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
-    """Of the exported model beside the one it was made of, on held-out prompts: bits per token, tasks, tokens per forward,
-    samples. measure: texts, and problems per task."""
+    """Of the exported model beside the one it was made of, on held-out prompts and the benchmark's test problems: bits per
+    token, tokens per forward, right answers, samples. measure: prompts, and problems per task."""
     base, lm = load(settings.model, dtype=compute_dtype()), load(folder / "model", dtype=compute_dtype())
+    assert base.tokenizer is not None
     pairs = usable(base, settings, folder, [HELD_OUT])[:measure]
     exact = likelihood.score(base, [likelihood.Pair(tuple(p), tuple(a)) for p, a in pairs])
     bits = -sum(each.value for each in exact) / (math.log(2) * sum(len(a) for _, a in pairs))
-    prompts = [p for p, _ in pairs]
+    problems = [example for task in TASKS for example in make(task, measure, "test")]
+    questions = [p for p, _ in pairs] + [base.tokenizer.encode_prompt(problem.prompt) for problem in problems]
     found: dict[str, Any] = {
-        "delta_bytes": (folder / "delta.safetensors").stat().st_size, "texts": len(pairs),
+        "delta_bytes": (folder / "delta.safetensors").stat().st_size,
+        "texts": len(pairs),
         "bits_per_token": {
-            "base": round(bits, 4), "bound": bits_per_token(lm.model, lm.params, pool(pairs, lm.config, settings.canvas)),
+            "base": round(bits, 4),
+            "bound": bits_per_token(lm.model, lm.params, pool(pairs, lm.config, settings.canvas)),
         },
-        "tokens_per_forward": {name: tokens_per_forward(lm, prompts, name, settings.canvas) for name in SHOWN},
-        "tasks": {task: tasks(base, lm, task, measure, settings.canvas) for task in TASKS},
-        "samples_shown": shown(base, lm, prompts[:SAMPLES], settings.canvas),
-    }  # fmt: skip
-    return found
-
-
-def answers(lm: LM, prompts: Sequence[Any], policy: str, columns: int, batch: int = 64) -> Iterator[tuple[Any, int]]:
-    """(output, row) for every prompt; exact cache, greedy."""
-    cache = "none" if lm.config.tokens.mask is None else "block_exact"
-    for first in range(0, len(prompts), batch):
-        part = list(prompts[first : first + batch])
-        out = _decode.decode(lm, part, policy, cache, max_new=columns, save="none")
-        yield from ((out, row) for row in range(len(part)))
-
-
-def tokens_per_forward(lm: LM, prompts: Sequence[Any], policy: str, columns: int) -> float:
-    """Tokens up to the end of text per forward, of all rows together."""
-    rows = [
-        (int(metrics.tokens_to_end(out.tokens[row : row + 1], lm.config.tokens.eos)[0]), int(out.forwards[row]))
-        for out, row in answers(lm, prompts, policy, columns)
-    ]
-    return round(sum(tokens for tokens, _ in rows) / max(1, sum(forwards for _, forwards in rows)), 3)
-
-
-def tasks(base: LM, lm: LM, task: str, count: int, columns: int) -> dict[str, float]:
-    """Share of right answers of the base, from left to right, and of the block diffusion model at one token per forward
-    and by threshold."""
-    examples = make(task, count, "test")
-    asked = {"base": (base, "autoregressive"), "low_confidence": (lm, "low_confidence"), "threshold": (lm, "threshold")}
-    found = {}
-    for name, (model, policy) in asked.items():
-        outs = answers(model, [example.prompt for example in examples], policy, columns)
+        "decoding": {},
+        "shown": [{"prompt": base.tokenizer.decode(_words(base, p))} for p, _ in pairs[:SAMPLES]],
+    }
+    for policy in ("autoregressive", *SHOWN):
+        said = answers(base if policy == "autoregressive" else lm, questions, policy, settings.canvas)
+        count = len(pairs)
         right = [
-            check(model, e, out.tokens[row], out.text[row]).correct
-            for e, (out, row) in zip(examples, outs, strict=True)
+            check(base, each, said.tokens[at], said.text[at]).correct for at, each in enumerate(problems, start=count)
         ]
-        found[name] = round(sum(right) / max(1, len(right)), 4)
+        length = metrics.tokens_to_end(said.tokens[:count], lm.config.tokens.eos)
+        found["decoding"][policy] = {
+            "tokens_per_forward": round(float(length.sum() / max(1, said.forwards[:count].sum())), 3),
+            **{task: round(sum(right[n * measure : (n + 1) * measure]) / measure, 4) for n, task in enumerate(TASKS)},
+        }
+        for row, text in zip(found["shown"], said.text):
+            row[policy] = text
     return found
 
 
-def shown(base: LM, lm: LM, prompts: Sequence[Any], columns: int) -> list[dict[str, str]]:
-    """The same prompts answered by both."""
-    assert lm.tokenizer is not None
-    texts = [
-        [out.text[row] for out, row in answers(model, prompts, policy, columns)]
-        for model, policy in ((base, "autoregressive"), (lm, "low_confidence"), (lm, "threshold"))
-    ]
-    names = ("base", "low_confidence", "threshold")
-    return [
-        {"prompt": lm.tokenizer.decode(prompt), **dict(zip(names, row, strict=True))}
-        for prompt, row in zip(
-            [[t for t in p if t not in lm.config.tokens.eos] for p in prompts], zip(*texts), strict=True
-        )
-    ]
+def _words(lm: LM, prompt: Sequence[int]) -> list[int]:
+    """A prompt without the ends of its turns, at which `decode` would stop."""
+    return [token for token in prompt if token not in lm.config.tokens.eos]
 
 
 def run(
@@ -459,9 +440,9 @@ def run(
     *,
     texts: Sequence[str | list[int]] | None = None,
     steps: int = 1400,
-    minutes: float | None = 5.0,
-    data_minutes: float | None = 3.0,
-    measure: int = 200,
+    minutes: float | None = 4.5,
+    data_minutes: float | None = 2.0,
+    measure: int = 100,
     until: str = PHASES[-1],
     **settings: Any,
 ) -> dict[str, Any]:
@@ -473,6 +454,8 @@ def run(
     """
     if until not in PHASES:
         raise InputError(f"--until {until!r}: one of {', '.join(PHASES)}")
+    if measure < 1 or steps < 1:
+        raise InputError(f"--steps {steps} and --measure {measure} must be at least 1; --until export measures nothing")
     if texts is not None:
         settings["prompts"] = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
     chosen = Settings(**settings)
@@ -482,7 +465,7 @@ def run(
     if "train" in wanted:
         result = _timed("train", fit, chosen, folder, steps, minutes)
     if "export" in wanted:
-        _timed("export", export, chosen.model, folder / "delta.safetensors", folder / "model")
+        _timed("export", delta.export, chosen.model, folder / "delta.safetensors", folder / "model")
         (folder / "model" / "curve.svg").write_text(curve_picture(folder / "curve.jsonl"))
     if "figures" in wanted:
         result = result | _timed("figures", figures, chosen, folder, measure)
