@@ -71,4 +71,7 @@ def tuned(params: PyTree, scale: float = 1.0, rows: tuple[int, ...] = ()) -> PyT
 def with_rows(params: PyTree, ids: Any, rows: Array) -> PyTree:
     """The weights with these rows of the embedding in place of theirs."""
     table = params["embed"]
-    return {**params, "embed": table.at[jnp.asarray(ids, jnp.int32)].set(jnp.asarray(rows).astype(table.dtype))}
+    return {
+        **params,
+        "embed": table.at[jnp.asarray(ids, jnp.int32)].set(jnp.asarray(rows).astype(table.dtype), unique_indices=True),
+    }

@@ -255,6 +255,11 @@ def test_what_cannot_be_adapted_is_named(causal, made, tmp_path):
         block.run(tmp_path / "c", texts=TEXTS[:1], model=str(causal), **SMALL)
     with pytest.raises(InputError, match="no autoregressive model"):
         block.block_config(load(made[0] / "model").config, 4, 3)
+    with pytest.raises(InputError, match="largest that fits"):
+        block.run(tmp_path / "e", texts=TEXTS, model=str(causal), **{**SMALL, "rank": 10**5})
+    with pytest.raises(InputError, match="512 positions"):
+        block.run(tmp_path / "e", texts=TEXTS, model=str(causal), **{**SMALL, "canvas": 512})
+    assert not (tmp_path / "e").exists(), "nothing is begun"
     with pytest.raises(InputError, match="rank=0"):
         block.Settings(rank=0)
     with pytest.raises(InputError, match="--until"):

@@ -94,6 +94,7 @@ def test_files_that_do_not_fit_are_refused_by_name(parts, tmp_path):
         ({"name": codes, "array": np.zeros((2, 32, 4), np.int8)}, codes),
         ({"name": "segments.0.0.up/b/scale", "array": np.full((2, 1, RANK), np.nan, np.float32)}, "up/b/scale"),
         ({"name": "embed/ids", "array": np.array([64], np.int32)}, "embed/ids"),
+        ({"name": "embed/ids", "array": np.array([-1], np.int32)}, "embed/ids"),
         ({"rank": "many"}, "does not fit"),
         ({"config": {"family": "llama"}}, "configuration is damaged"),
         ({"config": [1]}, "configuration is damaged"),

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import _decode
-from jaxdlm._load import LM, load
+from jaxdlm._load import LM, describe, load
 from jaxdlm.batch.cli import read_policies
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.run import job
@@ -151,7 +151,6 @@ def data(
     if done.exists():
         return json.loads(done.read_text())
     begin, lm = time.time(), load(settings.model, dtype=compute_dtype())
-    mask_id(lm, settings.mask)
     given: Sequence[str | list[int]] = instructions(settings.rows, settings.seed)
     held: Sequence[str | list[int]] = instructions(settings.held_out, settings.seed, "test")
     if texts is not None:
@@ -289,6 +288,19 @@ def mask_id(lm: LM, text: str) -> int:
     return known[text]
 
 
+def possible(settings: Settings) -> None:
+    """Raises InputError for what cannot be done, before any weight is loaded."""
+    lm = describe(settings.model)
+    config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
+    delta.check_size(config, settings.rank)
+    longest = settings.prompt + settings.canvas + settings.block
+    if longest > config.max_position:
+        raise InputError(
+            f"prompts of {settings.prompt} and answers of {settings.canvas} tokens, in whole blocks, are more than the "
+            f"{config.max_position} positions of {lm.name}: lower --canvas"
+        )
+
+
 def block_config(config: ModelConfig, block: int, mask: int) -> ModelConfig:
     """The configuration of the block diffusion model: same weights, block-causal, masks, the prediction as it was."""
     if config.attention != "causal" or config.noise != "none":
@@ -352,8 +364,7 @@ def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> 
     config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
     samples = pool(usable(lm, settings, folder, names), config, settings.canvas)
     recipe = adaptation(lm, samples, settings, steps)
-    delta.check_size(recipe.model.config, settings.rank)
-    state = train(recipe, folder, Budget(steps, minutes), resume=True, every=min(20, steps))
+    state = train(recipe, folder, Budget(steps, minutes), resume=True, every=max(1, min(20, steps // 10)))
     record = {
         "recipe": "smollm2-block", "settings": dataclasses.asdict(settings), "steps": int(state.step),
         "columns": int(state.tokens), "samples": len(samples.tokens), "answer_tokens": int(samples.length.sum()),
@@ -459,6 +470,7 @@ def run(
     if texts is not None:
         settings["prompts"] = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]
     chosen = Settings(**settings)
+    possible(chosen)
     chosen.agree(folder)
     wanted = PHASES[: PHASES.index(until) + 1]
     result = _timed("data", data, chosen, folder, data_minutes, texts)
