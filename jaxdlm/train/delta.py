@@ -45,8 +45,8 @@ def size(config: ModelConfig, rank: int, rows: int = 1) -> int:
 def check_size(config: ModelConfig, rank: int, limit: int = LIMIT) -> None:
     """Raises InputError, with the largest rank that fits, for a delta of more than `limit` bytes."""
     if size(config, rank) > limit:
-        most = next((r for r in range(rank - 1, 0, -1) if size(config, r) <= limit), 0)
-        fix = f"the largest that fits is {most}" if most else "no rank fits"
+        most = (limit - size(config, 0)) // (size(config, 1) - size(config, 0))  # a rank costs what the one before did
+        fix = f"the largest that fits is {most}" if most > 0 else "no rank fits"
         raise InputError(
             f"a delta of rank {rank} has {size(config, rank) / 1e6:.1f} MB, more than {limit / 1e6:.1f}: {fix}"
         )

@@ -393,6 +393,7 @@ def answers(lm: LM, questions: Sequence[Sequence[int]], policy: str, columns: in
     and are filled up to one number of rows, so that few programs are compiled."""
     cache = "none" if lm.config.tokens.mask is None else "block_exact"
     order = sorted(range(len(questions)), key=lambda at: len(questions[at]))
+    batch = min(batch, len(order))
     tokens, forwards = np.zeros((len(order), columns), np.int32), np.zeros(len(order), np.int64)
     text = [""] * len(order)
     for first in range(0, len(order), batch):
