@@ -3,7 +3,7 @@
     python benchmarks/block_step.py [--batch 64] [--prompt 96] [--tflops 200]
 
 Needs the package of smollm2 (its configuration is read, no weights are). The step is compiled from shapes for the default
-platform, in bfloat16. `--tflops` is what you expect a device to reach: seconds are an estimate, not a measurement.
+platform, its products in bfloat16. `--tflops` is what you expect a device to reach: seconds are an estimate, not a measurement.
 """
 
 import argparse
@@ -41,10 +41,10 @@ def main() -> None:
     lm, settings = describe(given.model), block.Settings(batch=given.batch)
     canvas = -(-(settings.canvas + settings.block - 1) // settings.block) * settings.block
     shape = jax.ShapeDtypeStruct
-    base = jax.tree.map(lambda leaf: shape(leaf.shape, jnp.bfloat16), abstract_params(lm.config))
+    base = jax.tree.map(lambda leaf: shape(leaf.shape, jnp.float32), abstract_params(lm.config))
 
     def recipe(params: Any) -> Any:
-        return block.adaptation(dataclasses.replace(lm, params=params), None, settings, 100)  # type: ignore[arg-type]
+        return block.adaptation(dataclasses.replace(lm, params=params), None, settings, 100, "bfloat16")  # type: ignore[arg-type]
 
     state = jax.eval_shape(lambda params: init_state(recipe(params)), base)
     rows, wide = given.batch, (given.batch, canvas)

@@ -59,13 +59,16 @@ def merge(params: PyTree, deltas: dict[str, dict[str, Array]], scale: float) -> 
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def tuned(params: PyTree, scale: float = 1.0, rows: tuple[int, ...] = ()) -> PyTree:
-    """The weights that {"base", "lora"} stand for; no gradient reaches the base.
+def tuned(params: PyTree, scale: float = 1.0, rows: tuple[int, ...] = (), dtype: Any = None) -> PyTree:
+    """The weights that {"base", "lora"} stand for, in `dtype` (None: the base's); no gradient reaches the base.
 
-    rows: ids whose embeddings learn besides: they are params["rows"], float32[len(rows), D].
+    rows: ids whose embeddings learn besides: they are params["rows"], float32[len(rows), D]. With a base in float32 and
+    16 bits to compute in, the sum is rounded once: a small update moves as many weights to the next number as it should,
+    where weights that have 16 bits themselves would all stay.
     """
     merged = merge(jax.lax.stop_gradient(params["base"]), params["lora"], scale)
-    return with_rows(merged, rows, params["rows"]) if rows else merged
+    merged = with_rows(merged, rows, params["rows"]) if rows else merged
+    return merged if dtype is None else jax.tree.map(lambda leaf: leaf.astype(dtype), merged)
 
 
 def with_rows(params: PyTree, ids: Any, rows: Array) -> PyTree:

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -46,6 +47,25 @@ def test_a_round_trip_gives_the_model_to_8_bits(parts):
     assert moved == 8, "seven projections and the embedding"
     np.testing.assert_array_equal(np.asarray(params["embed"][3]), rows[0])
     np.testing.assert_array_equal(np.asarray(params["embed"][4:]), np.asarray(base["embed"][4:]))
+
+
+def test_an_update_below_the_rounding_of_16_bits_is_not_lost(parts):
+    """Of weights near 1 in bfloat16 neighbours lie 2^-7 apart: a change by a tenth of it moves a tenth of the weights."""
+    _, base, factors, rows = parts
+    near = jax.tree.map(
+        lambda leaf: jnp.asarray(1.5 + 0.1 * np.random.default_rng(0).random(leaf.shape, np.float32)), base
+    )
+    small = {name: jax.tree.map(lambda leaf: np.zeros_like(leaf), pair) for name, pair in factors.items()}
+    up = "segments.0.0.up"
+    small[up] = {"a": np.ones_like(factors[up]["a"]), "b": np.full_like(factors[up]["b"], 2**-7 / 10 / RANK)}
+    params = {"base": near, "lora": small, "rows": rows}
+    moved = lora.tuned(params, dtype="bfloat16")
+    still = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), near)
+    change = np.asarray(moved["segments"][0][0]["up"], np.float32) - np.asarray(
+        still["segments"][0][0]["up"], np.float32
+    )
+    assert change.mean() == pytest.approx(2**-7 / 10, rel=0.2)
+    assert lora.tuned(params, rows=(3,), dtype="bfloat16")["embed"].dtype == "bfloat16"
 
 
 def test_the_file_is_as_large_as_was_counted_and_no_larger_than_the_limit(parts):

@@ -315,13 +315,14 @@ def block_model(lm: LM, settings: Settings) -> Any:
     return dataclasses.replace(lm.model, config=config)  # type: ignore[type-var]
 
 
-def low_rank_loss(model: Any, params: PyTree, batch: dict[str, Any]) -> Array:
-    """`block_diffusion` of the frozen weights plus the low-rank update, and the mask's own embedding."""
-    return block_diffusion(model, lora.tuned(params, rows=(model.config.tokens.mask,)), batch)
+def low_rank_loss(model: Any, params: PyTree, batch: dict[str, Any], *, dtype: Any) -> Array:
+    """`block_diffusion` of the frozen weights plus the low-rank update, and the mask's own embedding, in `dtype`."""
+    return block_diffusion(model, lora.tuned(params, rows=(model.config.tokens.mask,), dtype=dtype), batch)
 
 
-def adaptation(lm: LM, samples: Pool, settings: Settings, steps: int) -> Recipe:
-    """The training recipe of a loaded autoregressive model, whose weights it takes over.
+def adaptation(lm: LM, samples: Pool, settings: Settings, steps: int, dtype: str | None = None) -> Recipe:
+    """The training recipe of an autoregressive model loaded in float32, whose weights it takes over; dtype: of its
+    products, default `compute_dtype`.
 
     The mask's embedding starts as the mean of all, since a token that no text held has learned nothing.
     """
@@ -335,7 +336,7 @@ def adaptation(lm: LM, samples: Pool, settings: Settings, steps: int) -> Recipe:
         name="smollm2-block",
         model=model,
         init=init,
-        loss_fn=low_rank_loss,
+        loss_fn=functools.partial(low_rank_loss, dtype=dtype or compute_dtype()),
         batch_at=batches(samples, settings.batch, settings.block),
         optimizer=accumulated(adamw(), settings.accumulate),
         steps=steps,
@@ -359,7 +360,7 @@ def usable(lm: LM, settings: Settings, folder: Path, names: Sequence[str]) -> li
 
 def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> dict[str, Any]:
     """Trains, or goes on from folder/checkpoint; writes folder/delta.safetensors."""
-    lm = load(settings.model, dtype=compute_dtype())
+    lm = load(settings.model, dtype="float32")
     names = [PART_NAME.format(number) for number in range(json.loads((folder / "data.json").read_text())["parts"])]
     config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
     samples = pool(usable(lm, settings, folder, names), config, settings.canvas)
