@@ -148,8 +148,11 @@ def _quantised(value: Any, name: str) -> dict[str, Quantised]:
 
 
 def _exactly(value: Any, name: str, schema: Mapping[str, Kind]) -> dict[str, Any]:
+    """The fields of a record that the checksum covers: one more than these would say how the arrays are to be read."""
     found = record(value, name, schema, required=True)
-    return {key: found[key] for key in schema}
+    if unknown := sorted(found.keys() - schema.keys()):
+        raise InputError(f"{name} has {unknown[0]!r:.60}, which this version does not know")
+    return found
 
 
 LEAF: dict[str, Kind] = {
