@@ -13,6 +13,7 @@ from jaxdlm.core import programs
 # GPU: Triton's products, and products that XLA merges, copy the weights of a layer out of the stack first. A decode is
 # bound by reading them, and cuBLAS reads them where they lie (benchmarks/notes.md has both times).
 OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
     "gpu": {"xla_gpu_enable_triton_gemm": False, "xla_gpu_dot_merger_threshold_mb": 0},
 }
 

@@ -15,6 +15,7 @@ from jaxdlm.models.flash import flash, tile
 from jaxdlm.typing import Array, Bool, Float
 
 SCORES = 2**28  # bytes of float32 scores that one layer may hold at once
+KEYS = 16  # new keys of a 16-bit forward come in multiples of
 SHORTEST = 32  # queries in a chunk that is worth a trip
 KINDS = ("auto", "xla", "cudnn", "flash")
 WORTH = 128  # queries from which on cuDNN is asked: a block against a cache is read as well without it
@@ -188,14 +189,26 @@ def _scores(q: Array, k: tuple[Array, ...], v: tuple[Array, ...], allow: Array, 
     # heads lead and the queries of a group stand together: both products are plain batched ones, whose results need no
     # transposing; the scores are the largest array of a layer
     groups = q.shape[2] // k[0].shape[2]
+    # 16 bits: one query is filled up to two, new keys to a multiple of `KEYS`, and sums are rounded once, so that neither
+    # the number of rows nor that of new columns changes the order of a sum (see `layers.product`)
+    narrow = q.dtype.itemsize <= 2
+    single = narrow and groups * q.shape[1] == 1
+    q, allow = (jnp.concatenate([x, x], axis=1) if single else x for x in (q, allow))
+    if narrow and len(k) > 1 and (missing := -k[-1].shape[1] % KEYS):
+        k, v = ((*x[:-1], jnp.pad(x[-1], ((0, 0), (0, missing), (0, 0), (0, 0)))) for x in (k, v))
+        allow = jnp.pad(allow, ((0, 0), (0, 0), (0, missing)))
     grouped = rearrange(q, "B T (K G) H -> B K (G T) H", G=groups)
     scores = [jnp.einsum("bkxh,bskh->bkxs", grouped, part, preferred_element_type=jnp.float32) for part in k]
     whole = rearrange(_join(scores, 3) * scale, "B K (G T) S -> B K G T S", G=groups)
     whole = jnp.where(allow[:, None, None, :, :], whole, jnp.finfo(jnp.float32).min)
     weights = rearrange(jax.nn.softmax(whole, axis=-1).astype(q.dtype), "B K G T S -> B K (G T) S")
     split = jnp.split(weights, np.cumsum([part.shape[1] for part in k])[:-1].tolist(), axis=3)
-    mixed = sum(jnp.einsum("bkxs,bskh->bkxh", w, part) for w, part in zip(split, v, strict=True))
-    return rearrange(mixed, "B K (G T) H -> B T (K G) H", G=groups)
+    wide = jnp.float32 if narrow else None
+    parts = (
+        jnp.einsum("bkxs,bskh->bkxh", w, part, preferred_element_type=wide) for w, part in zip(split, v, strict=True)
+    )
+    mixed = rearrange(sum(parts).astype(q.dtype), "B K (G T) H -> B T (K G) H", G=groups)
+    return mixed[:, :1] if single else mixed
 
 
 def _join(parts: list[Array], axis: int) -> Array:

@@ -12,7 +12,7 @@ from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, parts
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import columns, mlp, read, rms_norm
+from jaxdlm.models.layers import columns, mlp, product, read, rms_norm, wide_product
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
 from jaxdlm.models.parallel import grouped
 from jaxdlm.models.rope import Rotation, rotation
@@ -156,7 +156,7 @@ class Backbone:
             if first is None
             else columns(params[name], 0 if config.tie_embeddings else 1, first, self.tiling)
         )
-        logits = jnp.einsum(form, hidden, read(weight, hidden.dtype), preferred_element_type=jnp.float32)
+        logits = wide_product(form, hidden, read(weight, hidden.dtype))
         if config.logit_scale is not None:
             logits = logits * config.logit_scale
         if config.final_softcap is not None:
@@ -176,7 +176,7 @@ class Backbone:
     def soften(self, params: PyTree, probabilities: Float[Array, "... V"]) -> Float[Array, "... D"]:
         """The mean embedding, scaled: p · embed · scale."""
         dtype = params["embed"].dtype
-        soft = probabilities.astype(dtype) @ read(params["embed"], dtype)
+        soft = product("...v,vd->...d", probabilities.astype(dtype), read(params["embed"], dtype))
         return soft if self.config.embed_scale is None else soft * self._embed_scale(dtype)
 
     def _condition(self, params: PyTree, x: Array, soft: Array | None) -> Array:

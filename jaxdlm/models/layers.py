@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.models.attention import Attend, attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.rope import Rotation, rotate
-from jaxdlm.typing import Array, Bool, Float, Int32
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32
 
 ACTIVATE = {
     "silu": jax.nn.silu,
@@ -25,6 +26,28 @@ def read(leaf: Any, dtype: Any) -> Array:
     if hasattr(leaf, "dequantize"):
         return leaf.dequantize(dtype)
     return leaf.astype(dtype)
+
+
+def product(form: str, x: Float[Array, "..."], weight: Array) -> Float[Array, "..."]:
+    """`einsum(form, x, weight)`, summed in float32 and rounded once, by an order of sums that knows no other row.
+
+    form: its first operand's last letters are what is summed over. 16 bits: XLA's CPU product with a result of 16 bits
+    widens its operands, and then takes its way, and with it the order of the sums, from the number of rows; that with a
+    float32 result has one way for two rows and more (and takes half the time), so one row is filled up to two.
+    """
+    if x.dtype.itemsize > 2:
+        return jnp.einsum(form, x, weight)
+    return wide_product(form, x, weight).astype(x.dtype)
+
+
+def wide_product(form: str, x: Float[Array, "..."], weight: Array) -> Float32[Array, "..."]:
+    """`product` before it is rounded; of float32 operands as XLA has it."""
+    operands, result = form.split("->")
+    summed = [letter for letter in operands.split(",")[0].strip(".") if letter not in result]
+    single = x.ndim > len(summed) and x.size == np.prod(x.shape[x.ndim - len(summed) :]) and x.dtype.itemsize <= 2
+    filled = jnp.concatenate([x, x], axis=0) if single else x
+    out = jnp.einsum(form, filled, weight, preferred_element_type=jnp.float32)
+    return out[:1] if single else out
 
 
 def columns(leaf: Any, axis: int, first: Int32[Array, ""], tiling: Tiling) -> Any:
@@ -66,7 +89,7 @@ def project(
     dtype = x.dtype
 
     def heads(name: str) -> Array:
-        wide = jnp.einsum("btd,dnh->btnh", x, read(leaves[f"w{name}"], dtype))
+        wide = product("btd,dnh->btnh", x, read(leaves[f"w{name}"], dtype))
         return wide + leaves[f"b{name}"].astype(dtype)[None, None] if config.qkv_bias else wide
 
     q, k = heads("q"), heads("k")
@@ -90,7 +113,7 @@ def combine(
 ) -> Float[Array, "B T D"]:
     """Attention of projected queries, and the output projection."""
     scale = q.shape[-1] ** -0.5 if config.attn_scale is None else config.attn_scale
-    return jnp.einsum("btnh,nhd->btd", attend(q, keys, values, allow, scale), read(leaves["wo"], q.dtype))
+    return product("btnh,nhd->btd", attend(q, keys, values, allow, scale), read(leaves["wo"], q.dtype))
 
 
 def after(past: Array, fresh: Array) -> tuple[Array, Array]:
@@ -101,6 +124,6 @@ def after(past: Array, fresh: Array) -> tuple[Array, Array]:
 def mlp(leaves: Mapping[str, Any], x: Float[Array, "... D"], config: ModelConfig, prefix: str = "") -> Array:
     """(act(x·gate) ⊙ (x·up))·down, or act(x·up)·down without a gate."""
     act = ACTIVATE[config.activation]
-    up = x @ read(leaves[f"{prefix}up"], x.dtype)
-    wide = act(x @ read(leaves[f"{prefix}gate"], x.dtype)) * up if config.gated_mlp else act(up)
-    return wide @ read(leaves[f"{prefix}down"], x.dtype)
+    times = lambda x, name: product("...i,io->...o", x, read(leaves[f"{prefix}{name}"], x.dtype))  # noqa: E731
+    up = times(x, "up")
+    return times(act(times(x, "gate")) * up if config.gated_mlp else act(up), "down")

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import ACTIVATE, mlp, read, rms_norm
+from jaxdlm.models.layers import ACTIVATE, mlp, product, read, rms_norm
 from jaxdlm.typing import Array, Float, Float32, Int32
 
 CHUNK = 256  # tokens that all experts of a GPU read at once
+ROWS = 64  # from which on XLA's CPU products of float32 keep one order of sums
 
 
 def experts(
@@ -41,7 +42,7 @@ def route(
     if "router_scale" in leaves:
         x = rms_norm(x, None, config) * leaves["router_scale"].astype(x.dtype)[None, :] * (x.shape[-1] ** -0.5)
     dtype = jnp.float32 if config.router_in_f32 else x.dtype
-    logits = (x.astype(dtype) @ read(leaves["router"], dtype)).astype(jnp.float32)
+    logits = _router(x.astype(dtype), read(leaves["router"], dtype), x.dtype)
     score = jax.nn.softmax(logits, axis=-1) if config.router_score == "softmax" else jax.nn.sigmoid(logits)
     select = score + leaves["router_bias"].astype(jnp.float32)[None, :] if config.router_bias else score
     if config.n_group > 1:
@@ -55,6 +56,15 @@ def route(
     if "per_expert_scale" in leaves:
         weights = weights * leaves["per_expert_scale"].astype(jnp.float32)[chosen]
     return weights, chosen
+
+
+def _router(x: Float[Array, "M D"], weight: Array, dtype: Any) -> Float32[Array, "M E"]:
+    """x · weight. A float32 router of a 16-bit model reads at least `ROWS` rows: fewer are summed in another order on a
+    CPU, and the weight of an expert is rounded to 16 bits, so that what depends on its last bit is seen."""
+    rows = x.shape[0]
+    if dtype.itemsize > 2 or x.dtype.itemsize <= 2:
+        return product("md,de->me", x, weight).astype(jnp.float32)
+    return product("md,de->me", jnp.pad(x, ((0, max(ROWS - rows, 0)), (0, 0))), weight)[:rows]
 
 
 def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[Array, "M E"]:
@@ -90,9 +100,9 @@ def _every(
         return rearrange(out, "n M k D -> (n M) k D")[:tokens]
     # a copy of the tokens per expert: otherwise the products may become one, and the weights be transposed for it
     rows = jax.lax.optimization_barrier(jnp.broadcast_to(x[None], (config.num_experts, *x.shape)))
-    product = lambda rows, name: jnp.einsum("emi,eio->emo", rows, read(leaves[name], x.dtype))  # noqa: E731
-    wide = ACTIVATE[config.activation](product(rows, "e_gate")) * product(rows, "e_up")
-    return product(wide, "e_down")[chosen, jnp.arange(tokens)[:, None]]
+    times = lambda rows, name: jnp.einsum("emi,eio->emo", rows, read(leaves[name], x.dtype))  # noqa: E731
+    wide = ACTIVATE[config.activation](times(rows, "e_gate")) * times(rows, "e_up")
+    return times(wide, "e_down")[chosen, jnp.arange(tokens)[:, None]]
 
 
 def _ragged(
@@ -103,9 +113,15 @@ def _ragged(
     order = jnp.argsort(pairs, stable=True)
     sizes = jnp.bincount(pairs, length=config.num_experts).astype(jnp.int32)
     rows = x[order // config.top_k]
-    wide = ACTIVATE[config.activation](jax.lax.ragged_dot(rows, read(leaves["e_gate"], x.dtype), sizes))
-    wide = wide * jax.lax.ragged_dot(rows, read(leaves["e_up"], x.dtype), sizes)
-    out = jax.lax.ragged_dot(wide, read(leaves["e_down"], x.dtype), sizes)
+    single = rows.shape[0] == 1
+    rows = jnp.pad(rows, ((0, 1), (0, 0))) if single else rows  # see `product`
+
+    def times(rows: Array, name: str) -> Array:
+        out = jax.lax.ragged_dot(rows, read(leaves[name], x.dtype), sizes, preferred_element_type=jnp.float32)
+        return out.astype(x.dtype)
+
+    wide = ACTIVATE[config.activation](times(rows, "e_gate")) * times(rows, "e_up")
+    out = times(wide, "e_down")[:1] if single else times(wide, "e_down")
     back = jnp.argsort(order)
     return out[back].reshape(*chosen.shape, x.shape[-1])
 
