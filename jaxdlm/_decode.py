@@ -17,7 +17,7 @@ from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
-from jaxdlm.layout import COUNT, Batch, lay_out, lay_out_rows, listed, split_at_masks
+from jaxdlm.layout import COUNT, Batch, Part, lay_apart, lay_out, lay_out_rows, listed, split_at_masks
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
@@ -28,6 +28,7 @@ from jaxdlm.stops import Stops, ends_wanted, read_stops
 from jaxdlm.typing import Array, Int32, PyTree
 
 SAVES = ("none", "commit", "steps")
+MOST_ROWS = 2**16  # of a program
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,8 +78,9 @@ def decode(
     canvas: Sequence[Sequence[int]] | None = None,
     infill: bool = False,
     stop: Any = True,
+    rows_per_program: int | None = None,
 ) -> Output:
-    """Decodes all prompts as one batch.
+    """Decodes all prompts: those that stand in the same columns as one batch.
 
     Args:
         lm: from `jaxdlm.load`. prompts: a str, or a list of str, of token-id lists, or of chats ([{"role", "content"}]).
@@ -102,14 +104,18 @@ def decode(
             False lets any policy do so: the papers' counts of forwards. Strings and token ids (one or several) end a row
             too, and the text is cut before the first of them; a string that is spelled by other tokens than its own
             only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
-    A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else but the rounding
-    of a batch of its size (docs/batch.md). A row whose logits are not finite, or ban every token, ends with
+        rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
+            same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
+    A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else, as far as
+    docs/batch.md says on which platform. Rows of other columns (a prompt's are its length, rounded up to 16, 24, 32, 48,
+    ...) are another program. A row whose logits are not finite, or ban every token, ends with
     Status.NONFINITE; the others are unharmed.
     Raises InputError for anything that cannot be decoded, before the first forward.
     """
     return prepare(
-        lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop
-    ).run()
+        lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop,
+        rows_per_program=rows_per_program,
+    ).run()  # fmt: skip
 
 
 def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settings: Any) -> Iterator[Output]:
@@ -120,11 +126,15 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
     `decode`, and for every < 1.
     """
     COUNT(every, "every")
-    decoding: Any = prepare(lm, prompts, *args, **settings)
-    carry = decoding.start()
+    decoding = prepare(lm, prompts, *args, **settings)
+    carries: list[Any] = [part.start() for part in decoding.parts]
+    outs: list[Any] = [None] * len(carries)
     while True:
-        carry = decoding.ahead(carry, every)
-        yield (out := decoding.output(carry.rows, carry.trace))
+        for index, part in enumerate(decoding.parts):
+            if outs[index] is None or Status.RUNNING in outs[index].status:
+                carries[index] = part.ahead(carries[index], every)
+                outs[index] = part.output(carries[index].rows, carries[index].trace)
+        yield (out := decoding.joined(outs))
         if Status.RUNNING not in out.status:
             return
 
@@ -133,37 +143,129 @@ def prepare(
     lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: int = 128,
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
     raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
-) -> "Diffusion | Continuation":  # fmt: skip
+    rows_per_program: int | None = None,
+) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
     argument.word(save, "save", SAVES)
+    size = argument.whole(1, MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
         check_continuation(cache, block)
-        stops = read_stops(lm, stop)
-        each = [stops.sequences] * len(prompts)
-        behind, bucket = lay_out_rows(lm, prompts, max_new=max_new, seed=seed, ids=ids, raw=raw, stops=each)
-        check_pair(lm, policy, max_new, int(behind.start.max()))
-        behind, policy = beside(lm.params, behind, policy)
-        return Continuation(lm, policy, behind, bucket, max_new, save, stops)
+        if policy.slots and size is not None:
+            raise InputError(
+                f"rows_per_program={size}: the policy's slots={policy.slots} are that, leave one of them out"
+            )
     if argument.flag(infill, "infill"):
         asked = max_new
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
-    columns = [len(row) for row in canvas] if infill and canvas is not None else None
+    work = lay_apart(
+        lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
+        aligned=not isinstance(policy, Speculation),
+    )  # fmt: skip
+    longest = max(len(text) for part in work for text in part.texts)
+    if isinstance(policy, Speculation):
+        check_pair(lm, policy, max_new, longest)
+    else:
+        check(lm, policy, cache)
+    fixed = {"cache": cache, "seed": seed, "save": save, "stop": stop}
+    parts = tuple(one_program(lm, part, policy, **fixed) for part in work)
+    return Programs(parts, tuple(part.rows for part in work), max_new, lm.config.tokens.pad)
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether a device has no room for a program or its arrays."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
+def _fitting(part: Any) -> Output:
+    try:
+        return part.run()  # type: ignore[no-any-return]
+    except jax.errors.JaxRuntimeError as error:
+        if not exhausted(error):
+            raise
+        rows = len((part.batch.rows if isinstance(part, Diffusion) else part.rows).done)
+        raise InputError(
+            f"a program of {rows} rows needs more memory than the device has: decode fewer at a time, as in "
+            f"rows_per_program={max(1, rows // 2)}"
+        ) from error
+
+
+def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any) -> Any:
+    """The rows of one program, ready to run; the policy fits the model."""
+    idle = np.arange(len(part.texts)) >= len(part.rows)
+    if isinstance(policy, Speculation):
+        stops = read_stops(lm, stop)
+        behind, bucket = lay_out_rows(
+            lm,
+            part.texts,
+            max_new=part.max_new,
+            seed=seed,
+            ids=part.ids,
+            raw=False,
+            stops=[stops.sequences] * len(idle),
+        )
+        behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
+        behind, policy = beside(lm.params, behind, policy)
+        return Continuation(lm, policy, behind, bucket, part.max_new, save, stops)
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = lay_out(
-        lm, prompts, max_new=max_new, block=block, seed=seed, ids=ids, raw=raw, canvas=canvas, columns=columns,
-        stops=[stops.sequences] * len(prompts),
+        lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
+        columns=part.columns, stops=[stops.sequences] * len(idle),
     )  # fmt: skip
-    check(lm, policy, cache)
-    read = len(prompts) * loop.width(policy, batch.geometry)
-    model = striped(blocked(lm.model, batch.geometry.block), lm.params, read)
-    return Diffusion(lm, model, policy, cache, batch, max_new, save, stops)
+    if idle.any():
+        batch = dataclasses.replace(batch, rows=batch.rows._replace(done=jax.device_put(idle)))
+    model = striped(
+        blocked(lm.model, batch.geometry.block), lm.params, len(part.texts) * loop.width(policy, batch.geometry)
+    )
+    return Diffusion(lm, model, policy, cache, batch, part.max_new, save, stops)
+
+
+class Programs(NamedTuple):
+    """The programs that a decode runs in, and which of its rows each of them decodes."""
+
+    parts: tuple[Any, ...]  # Diffusion or Continuation
+    rows: tuple[np.ndarray, ...]
+    max_new: int
+    pad: int
+
+    def run(self) -> Output:
+        """One after the other. Raises InputError where one needs more memory than the device has."""
+        return self.joined([_fitting(part) for part in self.parts])
+
+    def joined(self, outs: Sequence[Output]) -> Output:
+        """The rows in the order of the prompts; columns that only other rows have are pads."""
+        order = np.argsort(np.concatenate(self.rows))
+
+        def column(name: str, blank: int = 0) -> Any:
+            values = [getattr(out, name) for out in outs]
+            if any(value is None for value in values):
+                return None
+            values = [value[: len(own)] for value, own in zip(values, self.rows, strict=True)]
+            if isinstance(values[0], list):
+                flat = [each for value in values for each in value]
+                return [flat[at] for at in order]
+            sides = np.max([value.shape[1:] for value in values], axis=0)
+            wide = [
+                np.pad(value, [(0, 0), *((0, side - now) for side, now in zip(sides, value.shape[1:], strict=True))],
+                       constant_values=blank)
+                for value in values
+            ]  # fmt: skip
+            return np.concatenate(wide)[order]
+
+        blanks = {"tokens": self.pad, "commit_step": -1, "steps": self.pad}
+        named = [field.name for field in dataclasses.fields(Output) if field.name not in ("tokenizer", "ends")]
+        rows = {name: column(name, blanks.get(name, 0)) for name in named}
+        if rows["tokens"].shape[1] > self.max_new:  # of canvases that are rounded up
+            cut = {name: rows[name][..., : self.max_new] for name in ("tokens", "commit_step", "score", "steps")
+                   if rows[name] is not None}  # fmt: skip
+            rows |= cut
+        return Output(**rows, tokenizer=outs[0].tokenizer, ends=outs[0].ends)
 
 
 class Diffusion(NamedTuple):

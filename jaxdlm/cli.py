@@ -96,7 +96,9 @@ class Generate(Command):
 )
 @click.argument("prompts", nargs=-1, required=True, metavar="PROMPT...")
 @command.decoding(
-    click.INT, option("--temperature", type=float, metavar="T", help="sampling temperature of the policy")
+    click.INT,
+    option("--temperature", type=float, metavar="T", help="sampling temperature of the policy"),
+    command.rows_per_program,
 )
 @section(
     "Output",
@@ -107,7 +109,7 @@ class Generate(Command):
 def generate(
     prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
-    html: str | None,
+    html: str | None, rows_per_program: int | None,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
@@ -144,7 +146,9 @@ def generate(
     kept = [prompts[index] for index in ids]
     begin = time.perf_counter()
     decode = functools.partial(_followed, as_json) if watch else jd.decode
-    out = decode(lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends)
+    out = decode(
+        lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program
+    )
     seconds = time.perf_counter() - begin
     _report(lm, kept, ids, out, seconds, as_json, watch, page)
     broken = [index for index, status in zip(ids, out.status, strict=True) if status is Status.NONFINITE]

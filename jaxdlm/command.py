@@ -218,6 +218,10 @@ cache = option("--cache", default="none", metavar=POLICY_WORDS, help="key/value 
 seed = option("--seed", type=SEED, default=0, metavar="S", help="seed of all randomness")
 raw = flag("--raw", help="do not pass prompts through the chat template")
 stop = option("--stop", multiple=True, metavar="TEXT", help="end answers there, too (again for several)")
+rows_per_program = option(
+    "--rows-per-program", type=click.INT, metavar="R", show_default="any number",
+    help="rows of each program; results then follow from it on every platform",
+)  # fmt: skip
 no_stop = flag("--no-stop", help="go on behind an end of text, as the papers count forwards")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,6 +52,63 @@ def geometry_of(config: Any, lengths: np.ndarray, max_new: int, block: int | Non
     bucket = bucket_of(int((lengths - tails).max()), block if aligned else 1)
     blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
     return Geometry(prompt=bucket, block=block, blocks=blocks)
+
+
+class Part(NamedTuple):
+    """Rows of one program. rows: which of the prompts they are; further texts are idle copies that fill the program."""
+
+    rows: np.ndarray
+    texts: list[np.ndarray]
+    ids: list[int]
+    max_new: int
+    block: int | None
+    canvas: list[Any] | None
+    columns: list[int] | None
+
+
+def lay_apart(
+    lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
+    size: int | None, aligned: bool,
+) -> list[Part]:  # fmt: skip
+    """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
+
+    infill: rows have canvases of their own length, rounded up as prompts are. aligned: prompts stand in the columns that
+    `geometry_of` says; else only their own length counts. Raises InputError for what no program could read.
+    """
+    max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
+    numbers = row_numbers(ids, len(prompts))
+    if canvas is not None and not infill:
+        if lm.config.attention == "prefix_canvas":
+            raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
+        prefilled(canvas, len(prompts), max_new, lm.config)
+    own = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
+    texts = [encode(lm, prompt, index, own[index], raw) for index, prompt in enumerate(prompts)]
+    groups: dict[Any, list[int]] = {}
+    for index, text in enumerate(texts):
+        columns = bucket_of(own[index]) if infill else max_new
+        place = geometry_of(lm.config, np.array([len(text)]), columns, block) if aligned else bucket_of(len(text))
+        groups.setdefault((place, columns), []).append(index)
+    parts = []
+    for (_, columns), members in groups.items():
+        for first in range(0, len(members), size or len(members)):
+            real = members[first : first + (size or len(members))]
+            rows = real + real[-1:] * ((size or len(real)) - len(real))
+            parts.append(
+                Part(
+                    np.array(real),
+                    _picked(texts, rows),
+                    _picked(numbers, rows),
+                    columns,
+                    block,
+                    None if canvas is None else _picked(canvas, rows),
+                    _picked(own, rows) if infill else None,
+                )
+            )
+    return parts
+
+
+def _picked(values: Sequence[Any], rows: Sequence[int]) -> list[Any]:
+    return [values[row] for row in rows]
 
 
 def lay_out(
@@ -115,12 +172,17 @@ def _mask(config: Any) -> int:
     return config.tokens.mask if config.tokens.mask is not None else config.tokens.pad
 
 
-def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
+def row_numbers(ids: Sequence[int] | None, rows: int) -> list[int]:
+    """The numbers that rows are known by; by default they are counted."""
     ids = range(rows) if ids is None else ids
     if not hasattr(ids, "__len__") or len(ids) != rows:
         count = len(ids) if hasattr(ids, "__len__") else "no"
         raise InputError(f"ids has {count} entries for {rows} prompts: give one whole number per prompt")
-    numbers = np.array([KEY(i, f"ids[{at}]") & 0xFFFFFFFF for at, i in enumerate(ids)], np.uint32)
+    return [KEY(i, f"ids[{at}]") for at, i in enumerate(ids)]
+
+
+def _keys(seed: int, ids: Sequence[int] | None, rows: int) -> Array:
+    numbers = np.array([number & 0xFFFFFFFF for number in row_numbers(ids, rows)], np.uint32)
     return row_keys(np.full(rows, SEED(seed, "seed") & 0x7FFFFFFF, np.int32), numbers)
 
 

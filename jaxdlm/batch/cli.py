@@ -27,7 +27,14 @@ from jaxdlm.errors import InputError
 @command.decoding(COUNT)
 @section(
     "Speed",
-    option("--slots", type=ROWS, default=16, metavar="N", help="rows on each replica of the model at a time"),
+    option("--slots", type=ROWS, metavar="N", show_default="16", help="rows on each replica of the model at a time"),
+    option(
+        "--rows-per-program",
+        type=ROWS,
+        metavar="R",
+        show_default="any number",
+        help="so many slots, and a job that goes on keeps them: its results follow from them where products round by shape",
+    ),
     option("--order", type=click.Choice(("longest", "input")), default="longest", help="which rows go first"),
     option("--window", type=COUNT, default=8192, metavar="N", help="rows that are read ahead and sorted"),
     option(
@@ -46,7 +53,7 @@ from jaxdlm.errors import InputError
 def batch(
     input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
-    hosts: int | None, host: int | None, **rest: Any,
+    hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -66,6 +73,11 @@ def batch(
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
+    if slots is not None and rows_per_program is not None and slots != rows_per_program:
+        raise InputError(
+            f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
+        )
+    rest |= {"slots": slots or rows_per_program or 16, "rows_per_program": rows_per_program}
     if not distributed:
         unused = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
         for name, value in unused.items():

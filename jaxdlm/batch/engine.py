@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import Continuation, blocked, check, check_continuation, prepare
+from jaxdlm._decode import Continuation, blocked, check, check_continuation, exhausted, prepare
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import ending, loop
@@ -331,7 +331,7 @@ class Chunks:
         rows = [*requests, *[requests[0]] * (self.slots - len(requests))]  # one shape, one program
         whole = prepare(
             self.lm, [row.tokens for row in rows], policy, self.cache, columns, self.block, save="none", stop=False
-        )
+        ).parts[0]  # rows of one bucket are one program
         assert isinstance(whole, Continuation)
         stops = [row.stops.sequences for row in rows]
         own = {
@@ -349,11 +349,6 @@ def doubled(columns: int, least: int) -> int:
     while columns < least:
         columns *= 2
     return columns
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether a device has no room for a program or its arrays."""
-    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def make_engine(

@@ -18,6 +18,7 @@ class Options:
     raw: bool = False
     stop: Any = True
     slots: int = 16
+    rows_per_program: int | None = None
     order: str = "longest"
     schema: str = "native"
     shard_rows: int | None = None

@@ -50,6 +50,7 @@ class Job:
             "max_new": options.max_new, "block": options.block, "seed": options.seed, "raw": options.raw,
             "stop": [list(map(list, self.defaults.stop.sequences)), list(self.defaults.stop.strings)],
             "schema": options.schema, "shard_rows": shard_rows,
+            **({} if options.rows_per_program is None else {"rows_per_program": options.rows_per_program}),
         }  # fmt: skip
 
     def agree(self, names: set[str]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ A masked model bounds -log p(y | x), N = |y|, by E_l[(N / l) Σ_{masked} CE], l 
 """
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -104,12 +105,18 @@ def score(
     jobs = [(index, number) for index, each in enumerate(drawn) for number in range(len(each.weight))]
     jobs.sort(key=lambda job: (_bucket(pairs[job[0]]), job))
     losses = [np.zeros(len(each.weight)) for each in drawn]
-    for first in range(0, len(jobs), batch):
-        part = jobs[first : first + batch]
+    for part in _batches(jobs, [_bucket(pairs[index]) for index, _ in jobs], batch):
         rows = [_row(lm, pairs[index], drawn[index].hidden[number]) for index, number in part]
         for (index, number), loss in zip(part, _losses(lm, rows, batch, cfg)):
             losses[index][number] = loss
     return [combine(loss, each) for loss, each in zip(losses, drawn)]
+
+
+def _batches(jobs: Sequence[Any], buckets: Sequence[int], size: int) -> Iterator[Sequence[Any]]:
+    """At most `size` at a time, all of one bucket: a pair's columns are its own."""
+    for _, group in itertools.groupby(zip(jobs, buckets, strict=True), key=lambda each: each[1]):
+        own = [job for job, _ in group]
+        yield from (own[first : first + size] for first in range(0, len(own), size))
 
 
 def _seed(seed: int, pair: Pair) -> int:
