@@ -1,0 +1,140 @@
+"""In bfloat16 a row's bits are the same alone, in any batch, in any order, beside anybody, and in a slot of a job.
+
+Random models are sure of nothing, so that one last bit of a logit turns choices. Heads have 16 columns here: the sum of
+eight squares is the one place where a CPU's loops over rows are told apart (real heads have 64 and more).
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from jaxdlm._load import LM
+from jaxdlm.models import Backbone
+from jaxdlm.speculative import autoregressive, eqspec, lookup, speculative
+from tests.batch.jobs import job, read, write
+from tests.conformance.toy_models import BASE, KINDS
+from tests.models.weights import loud_params
+
+SIZES = {
+    "hidden_size": 64, "num_heads": 4, "num_kv_heads": 4, "head_dim": 16, "intermediate_size": 96, "max_position": 256,
+    "param_dtype": "bfloat16",
+}  # fmt: skip
+MORE = {
+    "uniform": {"attention": "prefix_canvas", "noise": "uniform", "self_conditioning": True, "block_size": 6},
+    "left to right": {"family": "llama", "attention": "causal", "prediction": "next", "noise": "none"},
+}
+COUNT, ALONE = 36, 6
+
+
+@functools.cache
+def model(kind: str, seed: int = 1) -> LM:
+    own = (KINDS | MORE)[kind]
+    sizes = SIZES | ({"expert_size": 48, "shared_size": 48} if kind == "llada2" else {})
+    config = dataclasses.replace(BASE, **own | sizes | ({"num_kv_heads": 2} if "num_kv_heads" in own else {}))
+    if kind == "left to right":
+        config = dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, mask=None))
+    return LM(Backbone(config), loud_params(config, seed), None, f"sixteen-{kind}")
+
+
+def prompts(longest: int = 40) -> list[list[int]]:
+    """Of many lengths, in buckets of 16, 24, 32 and 48 columns."""
+    random = np.random.default_rng(7)
+    return [random.integers(1, 45, int(random.integers(3, longest))).tolist() for _ in range(COUNT)]
+
+
+class Rows:
+    """Decodes some of the rows, and holds what comes out to what came out before, bit by bit."""
+
+    def __init__(self, lm: LM, **run) -> None:
+        self.lm, self.run, self.seen, self.compared = lm, run, {}, 0
+        self.asked = prompts()
+
+    def decode(self, rows, **changes) -> None:
+        rows = [int(row) for row in rows]
+        out = jd.decode(self.lm, [self.asked[row] for row in rows], ids=rows, **self.run | changes)
+        for place, row in enumerate(rows):
+            found = out.tokens[place].tolist(), int(out.forwards[place]), out.score[place].tobytes()
+            assert self.seen.setdefault(row, found) == found, f"row {row} of {len(rows)}"
+            self.compared += 1
+
+    def everywhere(self) -> None:
+        """All at once, in another order, by fives with other neighbours, alone, and in programs of four."""
+        random = np.random.default_rng(3)
+        self.decode(range(COUNT))
+        self.decode(random.permutation(COUNT))
+        for rows in np.array_split(random.permutation(COUNT), 7):
+            self.decode(rows)
+        for row in range(ALONE):
+            self.decode([row])
+        self.decode(range(COUNT), rows_per_program=4)
+        assert self.compared >= 3 * COUNT
+
+
+def differ(rows: Rows) -> int:
+    return len({tokens for tokens, *_ in ((tuple(found[0]),) for found in rows.seen.values())})
+
+
+CASES = {
+    "same": ("threshold,tau=0.1,temperature=1.0", "prefix"), "next": ("maskgit_plus,steps=5", "none"),
+    "sdar": ("threshold,tau=0.1", "block_exact"), "v2": ("fast_dllm_v2,tau=0.1", "none"),
+    "llada2": ("llada2,steps=2,tau=0.1", "block_exact"), "uniform": ("entropy_bound", "none"),
+    "left to right": ("autoregressive,temperature=1.0", "none"),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CASES)
+def test_a_rows_bits_are_its_own(kind):
+    policy, cache = CASES[kind]
+    blocks = {} if kind == "left to right" else {"block": 6 if kind == "uniform" else 4}
+    rows = Rows(model(kind), policy=policy, cache=cache, max_new=12, seed=5, **blocks)
+    rows.everywhere()
+    assert differ(rows) > COUNT // 2, "rows that say the same show little"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "policy"), [("same", "threshold,tau=0.1"), ("left to right", "autoregressive")])
+def test_a_slot_of_a_job_gives_the_bits_of_decode(kind, policy, tmp_path):
+    lm, asked = model(kind), prompts()
+    source = write(tmp_path / "in.jsonl", [{"id": row, "tokens": tokens} for row, tokens in enumerate(asked)])
+    found = {}
+    for slots in (3, 16):
+        options = {"lm": lm, "policy": policy, "max_new": 12, "slots": slots, "stop": False}
+        assert job(source, tmp_path / str(slots), **options).run() == 0
+        found[slots] = [(row["tokens"], row["forwards"]) for row in read(tmp_path / str(slots))]
+    assert found[3] == found[16]
+    blocks = {} if kind == "left to right" else {"block": 4}
+    out = jd.decode(lm, asked, policy, max_new=12, ids=range(COUNT), stop=False, **blocks)
+    assert found[16] == [(row.tolist(), int(count)) for row, count in zip(out.tokens, out.forwards)]
+
+
+def near(lm: LM, noise: float) -> LM:
+    """A draft that often agrees."""
+    random = np.random.default_rng(9)
+    moved = [leaf + jnp.asarray(noise * random.normal(size=leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(lm.params)]
+    return LM(lm.model, jax.tree.unflatten(jax.tree.structure(lm.params), moved), None, lm.name)
+
+
+@pytest.mark.slow
+def test_lossless_drafts_give_the_bits_of_greedy_decoding():
+    """One token, five and nine of a row in a forward: 216 rows, none of which differs."""
+    lm = model("left to right")
+    asked = [tokens * 3 if len(tokens) < 12 else tokens for tokens in prompts()]  # something to look up
+    run = {"max_new": 24, "ids": range(COUNT)}
+    plain, rounds = jd.decode(lm, asked, autoregressive(), **run), []
+    methods = [lookup(k=8), lookup(k=3), speculative(near(lm, 0.05), k=4), eqspec(near(lm, 0.05), k=2), lookup(k=15)]
+    for method in methods:
+        out = jd.decode(lm, asked, method, **run)
+        np.testing.assert_array_equal(out.tokens, plain.tokens)
+        np.testing.assert_array_equal(out.score, plain.score)
+        rounds.append(int(out.forwards.sum()))
+    for rows in (range(COUNT // 2), [3]):
+        some = {"max_new": 24, "ids": list(rows)}
+        out = jd.decode(lm, [asked[row] for row in rows], lookup(k=8), **some)
+        np.testing.assert_array_equal(out.tokens, plain.tokens[list(rows)])
+    assert min(rounds) < int(plain.forwards.sum()), "no draft was ever accepted"
