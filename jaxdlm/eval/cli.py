@@ -89,7 +89,8 @@ def evaluate(
         if not causal:
             raise InputError(f"--tasks {PROMPTS} has no answers to check, and {model} needs them: name other tasks")
         pooled = pairs.pool_of_prompts(lm, n or prompts.EACH, max_new or pairs.COLUMNS, seed, not no_stop)
-        even, split, fixed = run.evenly(len(pooled.questions), at_once), PROMPTS, {**fixed, "canvas": pooled.columns}
+        even, split = run.evenly(len(pooled.questions), at_once), PROMPTS
+        fixed |= {"canvas": pooled.columns, "mixture": PROMPTS}
     else:
         split, fixed = split or "test", {**fixed, "canvas": max_new}
         bench = run.bench(lm, names, n=n or N, split=split, batch=at_once, **fixed)

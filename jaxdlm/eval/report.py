@@ -1,6 +1,7 @@
 """report.html: one page with everything in it, curves, tables, wall clock and what was left out."""
 
 import html
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -199,16 +200,12 @@ def pairs_chart(summary: Summary) -> str:
     """Tokens per target forward of every task, a bar per method, at the smallest batch size that it ran at."""
     lines = sorted(summary["speculative"], key=lambda line: line["batch"])
     methods = {f"{r['label']} {r['draft'] or ''}".strip(): r for r in reversed(lines) if r["policy"] != PLAIN}
-    tasks = dict.fromkeys(task for line in lines for task in line["tasks"])
-    found = {
-        task: [
-            Bar(name, methods[name]["tasks"][task]["tokens_per_forward"])
-            for name in sorted(methods)
-            if task in methods[name]["tasks"]
-        ]
-        for task in tasks
-    }
-    return bars("tokens per target forward", found, base=1.0, note=f"1 = {PLAIN}")
+    found = defaultdict(list)
+    for name in sorted(methods):
+        for task, counts in methods[name]["tasks"].items():
+            found[task].append(Bar(name, counts["tokens_per_forward"]))
+    best = sorted(found, key=lambda task: -max(bar.value for bar in found[task]))
+    return bars("tokens per target forward", {task: found[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
 
 
 def _pairs_note() -> str:
