@@ -16,16 +16,15 @@ import pathlib
 import random
 import statistics
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from contest import clock, in_turns
 
 import jaxdlm as jd
 from jaxdlm._load import packaged
-from jaxdlm.eval import harness, metrics, prompts
+from jaxdlm.eval import harness, metrics, prompts, svg
 from jaxdlm.eval.task import make
 from jaxdlm.layout import bucket_of
 
@@ -96,45 +95,64 @@ def contestants(lm: Any, model: Any, pad: int, rows: int, given: argparse.Namesp
     return found
 
 
+class Times(NamedTuple):
+    """Of one contestant: seconds of every call, tokens and forwards of all calls, rows that are as transformers'."""
+
+    seconds: list[float]
+    tokens: list[int]
+    forwards: list[int]
+    equal: list[bool]
+
+
 def speed(lm: Any, given: argparse.Namespace) -> bool:
-    """Whether the answers of our loop are those of transformers; the goal is printed beside what was reached."""
+    """Whether every answer is that of transformers; times and the goal are printed beside each other."""
     model, tokenizer = oracle()
-    ends, pad, watch = lm.config.tokens.eos, tokenizer.pad_token_id, Forwards(model)
-    load = os.getloadavg()[0]
-    print(f"cores: {len(os.sched_getaffinity(0))}; load when it began: {load:.1f}; max_new {given.max_new}\n")
+    watch = Forwards(model)
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"cores: {cores}; load when it began: {load:.1f}; {given.prompts} prompts, max_new {given.max_new}\n")
     print("| rows | contestant | tokens per second | time / transformers greedy | tokens per forward | equal |")
     print("|--:|---|--:|--:|--:|--:|")
-    agreed = True
+    agreed, reached, drawn = True, [], {}
     for rows in given.rows:
-        works, groups = contestants(lm, model, pad, rows, given), batches(lm, given.prompts, rows)
-        times, tokens, equal = defaultdict(list), defaultdict(int), defaultdict(int)
-        forwards: dict[str, int] = defaultdict(int)
-        warmed: set[int] = set()
-        for asked in groups:
-            bucket = bucket_of(max(map(len, asked)))
-            if bucket not in warmed:
-                warmed.add(bucket)
-                for work in works.values():
-                    work(asked)
-            outs = {}
-            for name in in_turns(works, given.rounds):
-                before = watch.count
-                times[name].append(clock(lambda: outs.__setitem__(name, works[name](asked))))
-                forwards[name] += watch.count - before
-            answers = {name: cut(out, ends) for name, out in outs.items()}
-            for name, answer in answers.items():
-                tokens[name] += sum(map(len, answer))
-                equal[name] += sum(a == b for a, b in zip(answer, answers[THEIRS], strict=True))
-        for name in works:
-            ratio = statistics.median(a / b for a, b in zip(times[name], times[THEIRS], strict=True))
-            each = given.rounds * tokens[name] / rows
-            per = f"{each / forwards[name]:.2f}" if rows == 1 and forwards[name] else ""
-            rate = given.rounds * tokens[name] / sum(times[name])
-            print(f"| {rows} | {name} | {rate:.1f} | {ratio:.3f} | {per} | {equal[name]} of {len(groups) * rows} |")
-            agreed &= equal[name] == len(groups) * rows
-            if name == OURS:
-                print(f"|   | goal | | {GOAL} {'reached' if ratio <= GOAL else 'not reached'} | | |", flush=True)
+        works = contestants(lm, model, tokenizer.pad_token_id, rows, given)
+        found = in_turn(lm, works, batches(lm, given.prompts, rows), watch, given.rounds)
+        slow = found[THEIRS].seconds
+        ratios = {name: statistics.median(a / b for a, b in zip(t.seconds, slow)) for name, t in found.items()}
+        for name, t in found.items():
+            per = f"{sum(t.tokens) / sum(t.forwards):.2f}" if rows == 1 and sum(t.forwards) else ""
+            rate = sum(t.tokens) / sum(t.seconds)
+            equal = f"{sum(t.equal)} of {len(t.equal)}"
+            print(f"| {rows} | {name} | {rate:.1f} | {ratios[name]:.3f} | {per} | {equal} |", flush=True)
+        agreed &= all(all(t.equal) for t in found.values())
+        reached.append(f"{ratios[OURS]:.3f} at {rows} row{'s' * (rows > 1)}")
+        drawn[f"{rows} row{'s' * (rows > 1)}"] = [svg.Bar(name, ratio) for name, ratio in ratios.items()]
+    print(f"\ntime of {OURS} / {THEIRS}: {', '.join(reached)} (goal: at most {GOAL})")
+    if given.chart:
+        chart = svg.bars("time, relative to transformers greedy", drawn, base=1.0)
+        pathlib.Path(given.chart).write_text(chart + "\n")
     return agreed
+
+
+def in_turn(
+    lm: Any, works: dict[str, Callable[..., Any]], groups: Sequence[Any], watch: Forwards, rounds: int
+) -> dict[str, Times]:
+    """Every batch by every contestant, `rounds` times in turns, all compiled and warmed for the batch's shape before."""
+    found, warmed = {name: Times([], [], [], []) for name in works}, set()
+    for asked in groups:
+        bucket = bucket_of(max(map(len, asked)))
+        for work in works.values() if bucket not in warmed else ():
+            work(asked)
+        warmed.add(bucket)
+        outs = {}
+        for name in in_turns(works, rounds):
+            before = watch.count
+            found[name].seconds.append(clock(lambda: outs.__setitem__(name, works[name](asked))))
+            found[name].forwards.append(watch.count - before)
+            found[name].tokens.append(sum(map(len, cut(outs[name], lm.config.tokens.eos))))
+        answers = {name: cut(out, lm.config.tokens.eos) for name, out in outs.items()}
+        for name, answer in answers.items():
+            found[name].equal.extend(a == b for a, b in zip(answer, answers[THEIRS], strict=True))
+    return found
 
 
 def cut(out: np.ndarray, ends: Sequence[int]) -> list[list[int]]:
@@ -223,6 +241,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="batch sizes of speed")
     for name, value in (("prompts", 8), ("rounds", 2), ("max-new", 32), ("k", 8), ("examples", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--chart", metavar="FILE", help="an SVG of the times of speed")
     given = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
     lm = jd.load(NAME, dtype="float32")

@@ -1,5 +1,6 @@
-"""`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark."""
+"""`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark, or on prompts."""
 
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,11 +71,7 @@ def evaluate(
     names = None if tasks is None else read_tasks(tasks, run_code)
     sizes = None if timing is None else read_batches(timing)
     claimed = settled.NOTHING if chosen is None else settled.read(chosen, methods, caches)
-    folder = argument.path(output, "--output")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
+    folder = _folder(output)
     lm = jd.load(model, dtype=dtype)
     causal, at_once = lm.config.tokens.mask is None, batch or run.rows_per_batch()
     if draft is not None:
@@ -88,9 +85,10 @@ def evaluate(
         _unused(f"with --tasks {PROMPTS}", {"--split": split})
         if not causal:
             raise InputError(f"--tasks {PROMPTS} has no answers to check, and {model} needs them: name other tasks")
-        pooled = pairs.pool_of_prompts(lm, n or prompts.EACH, max_new or pairs.COLUMNS, seed, not no_stop)
+        columns = pairs.COLUMNS if max_new is None else max_new
+        pooled = pairs.pool_of_prompts(lm, n or prompts.EACH, columns, seed, not no_stop)
         even, split = run.evenly(len(pooled.questions), at_once), PROMPTS
-        fixed |= {"canvas": pooled.columns, "mixture": PROMPTS}
+        fixed |= {"canvas": columns, "mixture": PROMPTS}
     else:
         split, fixed = split or "test", {**fixed, "canvas": max_new}
         bench = run.bench(lm, names, n=n or N, split=split, batch=at_once, **fixed)
@@ -105,6 +103,15 @@ def evaluate(
     if chosen is not None and claimed.model_hash != head["model_hash"]:
         raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
     job.masked(bench, methods, caches, names, tasks in (None, LEARNED), sizes, folder, head, claimed)
+
+
+def _folder(output: str) -> pathlib.Path:
+    folder = argument.path(output, "--output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
+    return folder
 
 
 def _unused(why: str, given: Mapping[str, Any]) -> None:

@@ -115,6 +115,8 @@ def contest(pooled: Pool, chosen: Sequence[Choice], draft: Any) -> Contest:
                 if not everything:
                     skipped[method.label] = str(error)
             except InputError as error:
+                if choice.name == BASELINE:
+                    raise
                 skipped[method.label] = str(error)
             else:
                 entered[method.label] = method, policy

@@ -175,7 +175,8 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]], *, base: float, note: 
     most = max([base, *(bar.value for each in groups.values() for bar in each)])
     left, right = 16 + 8.2 * max(map(len, groups), default=0), WIDTH - 52
     x = lambda value: left + value / most * (right - left)  # noqa: E731
-    parts, y = [], 44 + 22 * len(order)
+    parts, labels, y = [], [], 44 + 22 * len(order)
+    halo: dict[str, Any] = {"paint_order": "stroke", "stroke": "#fff", "stroke_width": 3}  # the line stays behind words
     for place, name in enumerate(order):
         parts.append(element("rect", x=8, y=38 + 22 * place, width=14, height=BAR, fill=style(place)[0]))
         parts.append(element("text", html.escape(name), x=30, y=50 + 22 * place, fill="#111"))
@@ -187,9 +188,8 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]], *, base: float, note: 
         for bar in each:
             colour = style(order.index(bar.name))[0]
             parts.append(element("rect", x=left, y=y, width=x(bar.value) - left, height=BAR - 2, fill=colour))
-            parts.append(
-                element("text", f"{bar.value:.2f}", x=x(bar.value) + 5, y=y + 11, font_size=13, fill="#374151")
-            )
+            at: dict[str, Any] = {"x": x(bar.value) + 5, "y": y + 11, "font_size": 13, "fill": "#374151"}
+            labels.append(element("text", f"{bar.value:.2f}", **at, **halo))
             y += BAR
     parts.append(element("line", x1=x(base), x2=x(base), y1=top, y2=y + 4, stroke="#111", stroke_dasharray="3 3"))
     head = [
@@ -199,4 +199,4 @@ def bars(title: str, groups: Mapping[str, Sequence[Bar]], *, base: float, note: 
     ]
     size = f'viewBox="0 0 {WIDTH} {y + 12}" width="{WIDTH}" height="{y + 12}"'
     font = f'font-family="system-ui, sans-serif" font-size="{WORDS}"'
-    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *head, *parts, "</svg>"])
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *head, *parts, *labels, "</svg>"])

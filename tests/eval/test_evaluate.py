@@ -215,7 +215,7 @@ def test_figures_of_pairs_follow_from_rows():
     assert counts == {"chat": (2, 1), "code": (1, 0)}
     drawn = ET.fromstring(report.pairs_chart({"speculative": [slow, fast]}))
     words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
-    assert words[2:] == ["lookup,k=4", "chat", "2.00", "code", "1.00"]
+    assert words[2:] == ["lookup,k=4", "chat", "code", "2.00", "1.00"]
     widths = [float(rect.get("width")) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")][2:]
     assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
 
@@ -231,6 +231,7 @@ def test_figures_of_pairs_follow_from_rows():
         (["--tasks", "prompts", "--n", "9"], "must be a whole number from 1 to 8"),
         (["--tasks", "prompts", "--model", "tiny"], "no answers to check"),
         (["--dtype", "float8"], "float8"),
+        (["--policies", "autoregressive", "--max-new", "40000"], "40000"),
     ],
 )
 def test_what_an_autoregressive_model_cannot_be_asked(more, named, tmp_path, capsys):
