@@ -95,7 +95,7 @@ def evaluate(
         even = bench.batch
         if causal:
             pooled = pairs.pool(bench, names)
-    sizes = list(dict.fromkeys([1, even])) if sizes is None else sizes
+    sizes = list(dict.fromkeys([1, even] if sizes is None else sizes))
     head = rows.meta(lm, split=split, **fixed)
     if causal:
         job.draft_and_target(pooled, methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)

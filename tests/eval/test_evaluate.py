@@ -162,7 +162,7 @@ def test_settings_come_back_from_json_as_they_were():
 def test_draft_and_target(tmp_path, capsys):
     """Every row of a lossless method equals one token per forward, and takes no more target forwards."""
     arguments = ["eval", "--model", "tiny-ar", "--policies", "speculative,k=3", "--tasks", "copy", "--n", "4"]
-    assert cli.main([*arguments, "--timing", "4", "--output", str(tmp_path)]) == cli.OK
+    assert cli.main([*arguments, "--timing", "4,4", "--output", str(tmp_path)]) == cli.OK
     slow, fast = json.loads((tmp_path / "summary.json").read_text())["speculative"]
     assert (slow["policy"], slow["accepted"], slow["tokens_per_forward"]) == ("autoregressive", 0, 1)
     assert fast["equal"] == fast["n"] == 4
