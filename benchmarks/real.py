@@ -5,7 +5,8 @@
 
 speed: greedy answers to our own prompts by our cached loop and lookup, and by `transformers.generate` plain and with
 prompt lookup. They take turns on every batch of prompts; a ratio is the median over batches and rounds of ratios on one
-batch in one round. Whole calls, prefill and all, compiled before. likelihood: every log-likelihood of two local tasks of
+batch in one round. Whole calls, prefill and all, compiled before. Held to one core, a process that others keep waiting
+has the processor time of a quiet machine, more or less. likelihood: every log-likelihood of two local tasks of
 lm-evaluation-harness by our model for it and by its own.
 """
 
@@ -16,6 +17,7 @@ import pathlib
 import random
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -96,9 +98,11 @@ def contestants(lm: Any, model: Any, pad: int, rows: int, given: argparse.Namesp
 
 
 class Times(NamedTuple):
-    """Of one contestant: seconds of every call, tokens and forwards of all calls, rows that are as transformers'."""
+    """Of one contestant: seconds of every call by the clock and of the processor, its tokens and forwards, and which
+    rows are as transformers'."""
 
     seconds: list[float]
+    busy: list[float]
     tokens: list[int]
     forwards: list[int]
     equal: list[bool]
@@ -110,19 +114,22 @@ def speed(lm: Any, given: argparse.Namespace) -> bool:
     watch = Forwards(model)
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"cores: {cores}; load when it began: {load:.1f}; {given.prompts} prompts, max_new {given.max_new}\n")
-    print("| rows | contestant | tokens per second | time / transformers greedy | tokens per forward | equal |")
-    print("|--:|---|--:|--:|--:|--:|")
+    print(
+        "| rows | contestant | tokens per second | time / transformers greedy | processor time | per forward | equal |"
+    )
+    print("|--:|---|--:|--:|--:|--:|--:|")
     agreed, reached, drawn = True, [], {}
     for rows in given.rows:
         works = contestants(lm, model, tokenizer.pad_token_id, rows, given)
         found = in_turn(lm, works, batches(lm, given.prompts, rows), watch, given.rounds)
-        slow = found[THEIRS].seconds
-        ratios = {name: statistics.median(a / b for a, b in zip(t.seconds, slow)) for name, t in found.items()}
+        slow = found[THEIRS]
+        ratios = {name: median_ratio(t.seconds, slow.seconds) for name, t in found.items()}
         for name, t in found.items():
             per = f"{sum(t.tokens) / sum(t.forwards):.2f}" if rows == 1 and sum(t.forwards) else ""
             rate = sum(t.tokens) / sum(t.seconds)
             equal = f"{sum(t.equal)} of {len(t.equal)}"
-            print(f"| {rows} | {name} | {rate:.1f} | {ratios[name]:.3f} | {per} | {equal} |", flush=True)
+            busy = median_ratio(t.busy, slow.busy)
+            print(f"| {rows} | {name} | {rate:.1f} | {ratios[name]:.3f} | {busy:.3f} | {per} | {equal} |", flush=True)
         agreed &= all(all(t.equal) for t in found.values())
         reached.append(f"{ratios[OURS]:.3f} at {rows} row{'s' * (rows > 1)}")
         drawn[f"{rows} row{'s' * (rows > 1)}"] = [svg.Bar(name, ratio) for name, ratio in ratios.items()]
@@ -133,11 +140,15 @@ def speed(lm: Any, given: argparse.Namespace) -> bool:
     return agreed
 
 
+def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
 def in_turn(
     lm: Any, works: dict[str, Callable[..., Any]], groups: Sequence[Any], watch: Forwards, rounds: int
 ) -> dict[str, Times]:
     """Every batch by every contestant, `rounds` times in turns, all compiled and warmed for the batch's shape before."""
-    found, warmed = {name: Times([], [], [], []) for name in works}, set()
+    found, warmed = {name: Times([], [], [], [], []) for name in works}, set()
     for asked in groups:
         bucket = bucket_of(max(map(len, asked)))
         for work in works.values() if bucket not in warmed else ():
@@ -145,8 +156,9 @@ def in_turn(
         warmed.add(bucket)
         outs = {}
         for name in in_turns(works, rounds):
-            before = watch.count
+            before, busy = watch.count, time.process_time()
             found[name].seconds.append(clock(lambda: outs.__setitem__(name, works[name](asked))))
+            found[name].busy.append(time.process_time() - busy)
             found[name].forwards.append(watch.count - before)
             found[name].tokens.append(sum(map(len, cut(outs[name], lm.config.tokens.eos))))
         answers = {name: cut(out, lm.config.tokens.eos) for name, out in outs.items()}

@@ -131,7 +131,7 @@ def test_prompts_are_what_a_real_model_is_asked(tmp_path, capsys):
     """Without --tasks: a prompt of each kind, lookup beside plain decoding, the same words; what needs a draft is left out."""
     from jaxdlm.cli import main
 
-    arguments = ["eval", "--model", "smollm2", "--dtype", "float32", "--n", "1", "--max-new", "6", "--timing", "5"]
+    arguments = ["eval", "--model", "smollm2", "--dtype", "float32", "--n", "1", "--max-new", "4", "--timing", "10"]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "summary.json").read_text())
     slow, fast = made["speculative"]
