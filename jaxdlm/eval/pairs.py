@@ -139,7 +139,7 @@ def _policy(method: Method, draft: Any, takes: bool, target: str) -> Any:
 
 
 def run(pooled: Pool, found: Contest, batches: Sequence[int], done: Sequence[Line]) -> Iterator[list[Line]]:
-    """New rows, those of one batch of questions at a time: the baseline and all methods take turns on it.
+    """New rows, those of one method on one batch at a time; the baseline and all methods take turns on every batch.
 
     A batch that a method has rows of already is not decoded by it again; the baseline is, where any other is: it has to
     be timed beside it.
@@ -148,17 +148,18 @@ def run(pooled: Pool, found: Contest, batches: Sequence[int], done: Sequence[Lin
     for row in done:
         ids[key_of(row)].add(row["id"])
     (slow, plain), *others = found.entered
+    beside = 0.0
     for size in batches:
         for first in range(0, len(pooled.questions), size):
             part = pooled.questions[first : first + size]
             todo = [(m, p) for m, p in others if not ids[m.key(size)].issuperset(q.id for q in part)]
             if not todo and ids[slow.key(size)].issuperset(question.id for question in part):
                 continue
-            made, seconds = _decode_part(pooled, plain, part, size)
-            new = _rows(pooled, slow, size, part, made, seconds, seconds)
-            for method, policy in todo:
-                new += _rows(pooled, method, size, part, *_decode_part(pooled, policy, part, size), seconds)
-            yield [row for row in new if row["id"] not in ids[key_of(row)]]
+            for method, policy in [(slow, plain), *todo]:
+                out, seconds = _decode_part(pooled, policy, part, size)
+                beside = seconds if method is slow else beside
+                new = _rows(pooled, method, size, part, out, seconds, beside)
+                yield [row for row in new if row["id"] not in ids[key_of(row)]]
 
 
 def _decode_part(pooled: Pool, policy: Any, part: Sequence[Question], size: int) -> tuple[Any, float]:
