@@ -123,3 +123,19 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
 
 def test_a_near_name_is_suggested():
     assert "did you mean 'smollm2'" in str(_unknown("smolm2")) and "a GGUF file" in str(_unknown("x"))
+
+
+@here
+@pytest.mark.slow
+def test_prompts_are_what_a_real_model_is_asked(tmp_path, capsys):
+    """Without --tasks: a prompt of each kind, lookup beside plain decoding, the same words; what needs a draft is left out."""
+    from jaxdlm.cli import main
+
+    arguments = ["eval", "--model", "smollm2", "--dtype", "float32", "--n", "1", "--max-new", "4", "--timing", "10"]
+    assert main([*arguments, "--output", str(tmp_path)]) == 0
+    made = json.loads((tmp_path / "summary.json").read_text())
+    slow, fast = made["speculative"]
+    assert (slow["policy"], fast["policy"]) == ("autoregressive", "lookup")
+    assert fast["equal"] == fast["n"] == 10 and len(fast["tasks"]) == 10 and fast["tokens_per_forward"] >= 1
+    assert made["meta"]["split"] == "prompts" and made["meta"]["dtype"] == "float32"
+    assert "needs --draft" in made["skipped"]["pearl"] and "threshold" not in made["skipped"]

@@ -1,4 +1,8 @@
-"""`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark."""
+"""`jaxdlm eval`: policies, caches and tasks as words into a run on the embedded benchmark, or on prompts."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -8,7 +12,8 @@ from jaxdlm.errors import InputError
 
 LEARNED = "learned"
 UNSEEN = ("gsm", "code", "text")  # the embedded models are trained on every other task
-DRAFT = "tiny-draft"
+PROMPTS = "prompts"  # a set that has no answers
+N = 200
 SWEEP = "NAME[,key=value...],..."
 
 
@@ -16,7 +21,8 @@ SWEEP = "NAME[,key=value...],..."
 @section(
     "What is compared",
     command.model,
-    option("--draft", metavar="M", show_default=DRAFT, help="draft of an autoregressive --model"),
+    option("--dtype", metavar="T", show_default="as stored", help="float32, bfloat16 or float16: of the weights"),
+    option("--draft", metavar="M", show_default="tiny-draft for tiny-ar", help="draft of an autoregressive --model"),
     option("--policies", default="all", metavar=SWEEP, help="methods, each over its standard sweep; key=[1,2] is one"),
     option("--cache", show_default="none", metavar=SWEEP, help="caches to sweep; all is every one"),
     command.max_new("the task's canvas"),
@@ -28,15 +34,15 @@ SWEEP = "NAME[,key=value...],..."
     "On what",
     option(
         "--tasks",
-        default=LEARNED,
         metavar="T,...",
-        help="tasks, all, or those that reach their gate at one token per forward",
+        show_default=f"{LEARNED}; {PROMPTS} for an autoregressive model of open text",
+        help=f"tasks, all, {LEARNED}: those that reach their gate at one token per forward, or {PROMPTS}: 80 in ten kinds",
     ),
-    option("--n", type=COUNT, default=200, metavar="N", help="held-out examples per task"),
+    option("--n", type=COUNT, show_default=f"{N}; 8 prompts", metavar="N", help="held-out examples per task or kind"),
     option(
         "--split",
         type=click.Choice(("test", "validation")),
-        default="test",
+        show_default="test",
         help="choose a setting on validation, claim it on test",
     ),
     option("--chosen", metavar="DIR", help="a validation run: decode its fastest settings without loss, and no others"),
@@ -49,54 +55,83 @@ SWEEP = "NAME[,key=value...],..."
     option("--timing", metavar="B,...", help="batch sizes of the wall-clock table, or none; by default 1 and the run's"),
 )  # fmt: skip
 def evaluate(
-    model: str, draft: str | None, policies: str, cache: str | None, max_new: int | None, block: int | None,
-    no_stop: bool, seed: int, tasks: str, n: int, split: str, chosen: str | None, run_code: bool, output: str,
-    batch: int | None, timing: str | None,
+    model: str, dtype: str | None, draft: str | None, policies: str, cache: str | None, max_new: int | None,
+    block: int | None, no_stop: bool, seed: int, tasks: str | None, n: int | None, split: str | None, chosen: str | None,
+    run_code: bool, output: str, batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
-    """Decode the embedded benchmark under many policies and settings; a run goes on where it stopped."""
+    """Decode the embedded benchmark, or prompts, under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
     from jaxdlm.eval import chosen as settled
     from jaxdlm.eval import evaluate as job
-    from jaxdlm.eval import pairs, rows, run
+    from jaxdlm.eval import pairs, prompts, rows, run
     from jaxdlm.eval.sweeps import choices
 
     methods = choices(policies, jd.policies.RECIPES, "policy")
     caches = choices(cache or ("none" if chosen is None else "all"), jd.policies.CACHES, "cache")
-    names, batches = read_tasks(tasks, run_code), None if timing is None else read_batches(timing)
+    names = None if tasks is None else read_tasks(tasks, run_code)
+    sizes = None if timing is None else read_batches(timing)
     claimed = settled.NOTHING if chosen is None else settled.read(chosen, methods, caches)
+    folder = _folder(output)
+    lm = jd.load(model, dtype=dtype)
+    causal, at_once = lm.config.tokens.mask is None, batch or run.rows_per_batch()
+    if draft is not None:
+        pairs.refuse_masked(lm)
+    if causal:
+        _unused(f"for {model}, which is autoregressive", {"--chosen": chosen, "--cache": cache, "--block": block})
+    open_text = lm.tokenizer is not None and not lm.tokenizer.closed
+    names = names or read_tasks(PROMPTS if causal and open_text else LEARNED, run_code)
+    fixed: dict[str, Any] = {"seed": seed, "block": block, "stop": not no_stop}
+    if names == [PROMPTS]:
+        _unused(f"with --tasks {PROMPTS}", {"--split": split})
+        if not causal:
+            raise InputError(f"--tasks {PROMPTS} has no answers to check, and {model} needs them: name other tasks")
+        columns = pairs.COLUMNS if max_new is None else max_new
+        pooled = pairs.pool_of_prompts(lm, n or prompts.EACH, columns, seed, not no_stop)
+        even, split = run.evenly(len(pooled.questions), at_once), PROMPTS
+        fixed |= {"canvas": columns, "mixture": PROMPTS}
+    else:
+        split, fixed = split or "test", {**fixed, "canvas": max_new}
+        bench = run.bench(lm, names, n=n or N, split=split, batch=at_once, **fixed)
+        even = bench.batch
+        if causal:
+            pooled = pairs.pool(bench, names)
+    sizes = list(dict.fromkeys([1, even] if sizes is None else sizes))
+    head = rows.meta(lm, split=split, **fixed)
+    if causal:
+        job.draft_and_target(pooled, methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)
+        return
+    if chosen is not None and claimed.model_hash != head["model_hash"]:
+        raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
+    job.masked(bench, methods, caches, names, tasks in (None, LEARNED), sizes, folder, head, claimed)
+
+
+def _folder(output: str) -> pathlib.Path:
     folder = argument.path(output, "--output")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output {folder} cannot be written: {error.strerror}") from error
-    lm = jd.load(model)
-    at_once = batch or run.rows_per_batch()
-    stop = not no_stop
-    bench = run.bench(lm, names, n=n, split=split, seed=seed, canvas=max_new, block=block, batch=at_once, stop=stop)
-    batches = list(dict.fromkeys([1, bench.batch])) if batches is None else batches
-    head = rows.meta(lm, split=split, seed=seed, canvas=max_new, block=block, stop=stop)
-    if draft is not None:
-        pairs.refuse_masked(lm)
-    if lm.config.tokens.mask is None:
-        unused = {"--chosen": chosen, "--cache": cache, "--block": block}
-        for name in (name for name, value in unused.items() if value is not None):
-            raise InputError(f"{name} means nothing for {model}, which is autoregressive: leave it out")
-        job.draft_and_target(bench, methods, names, draft or DRAFT, batches or [1], folder, head)
-    else:
-        if chosen is not None and claimed.model_hash != head["model_hash"]:
-            raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
-        job.masked(bench, methods, caches, names, tasks == LEARNED, batches, folder, head, claimed)
+    return folder
+
+
+def _unused(why: str, given: Mapping[str, Any]) -> None:
+    for name in (name for name, value in given.items() if value is not None):
+        raise InputError(f"{name} means nothing {why}: leave it out")
 
 
 def read_tasks(words: str, run_code: bool) -> list[str]:
     """Names of --tasks. Raises InputError for an unknown one, and for `code` without --run-code."""
     from jaxdlm.eval.task import TASKS, task
 
+    if words.strip() == PROMPTS:
+        return [PROMPTS]
     if words == LEARNED:
         return [name for name in TASKS if name not in UNSEEN]
     names = [name.strip() for name in words.split(",") if name.strip()]
     names = [each for name in names for each in (TASKS if name == "all" else [name])]
     for name in names:
+        if name == PROMPTS:
+            raise InputError(f"--tasks {PROMPTS} stands alone: leave the others out")
         task(name)
     if "code" in names and not run_code:
         if words == "all":

@@ -34,19 +34,27 @@ def masked(
 
 
 def draft_and_target(
-    bench: run.Bench, methods: Sequence[Choice], tasks: Sequence[str], draft: str, batches: Sequence[int],
-    folder: pathlib.Path, head: rows.Line,
+    pooled: pairs.Pool, methods: Sequence[Choice], draft: Any, batches: Sequence[int], folder: pathlib.Path, head: rows.Line
 ) -> None:  # fmt: skip
-    """An autoregressive model: rows of the table are methods, no curves."""
-    pooled, found = pairs.pool(bench, tasks), pairs.methods(methods, draft)
-    lines = []
-    for line in pairs.measure(pooled, found, batches, max(batches)):
-        lines.append(line)
-        _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
-    made = {"meta": {**head, "draft": draft}, "speculative": lines}
+    """An autoregressive model: rows of the table are methods, the chart is tokens per target forward of each task."""
+    begin = time.perf_counter()
+    found = pairs.contest(pooled, methods, draft)
+    for name, why in found.skipped.items():
+        _say(f"left out: {name}: {why}")
+    file, done = rows.open_for(folder / "rows.jsonl", head)
+    with file:
+        for new in pairs.run(pooled, found, batches, done):
+            rows.append(file, new)
+            done += new
+            _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
+    lines = pairs.summarise(done)
+    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": found.skipped}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
-    _say(f"wrote {folder / 'report.html'}, summary.json")
+    (folder / "tokens.svg").write_text(report.pairs_chart(made))
+    for line in lines:
+        _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
+    _say(f"wrote {folder / 'report.html'}, tokens.svg, summary.json, rows.jsonl ({len(done)} rows)")
 
 
 class Found:

@@ -1,12 +1,14 @@
 """report.html: one page with everything in it, curves, tables, wall clock and what was left out."""
 
 import html
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdlm.eval.pairs import BASELINE as PLAIN
 from jaxdlm.eval.run import BASELINE
 from jaxdlm.eval.summary import MARGINS, POOLED, TASK_MARGIN
-from jaxdlm.eval.svg import Chart, Mark, Series, chart, element, style
+from jaxdlm.eval.svg import Bar, Chart, Mark, Series, bars, chart, element, style
 
 Summary = Mapping[str, Any]
 
@@ -185,32 +187,46 @@ def timing_table(summary: Summary) -> str:
 def pairs_page(summary: Summary) -> str:
     """The report of an autoregressive model and its draft."""
     meta = summary["meta"]
+    title = f"Draft and target: {meta['model']}" + (f" with {meta['draft']}" if meta["draft"] else "")
     return "\n".join([
         f"<!doctype html><html lang=en><meta charset=utf-8><title>jaxdlm eval: {_e(meta['model'])}</title>",
-        f"<style>{STYLE}</style><h1>Draft and target: {_e(meta['model'])} with {_e(meta['draft'])}</h1>",
+        f"<style>{STYLE}</style><h1>{_e(title)}</h1>",
         f"<p class=muted>{_e(_provenance(meta))}</p>",
-        _pairs_note(), speculative_table(summary["speculative"]), "</html>",
+        _pairs_note(), speculative_table(summary["speculative"]), pairs_chart(summary), _left_out(summary), "</html>",
     ])  # fmt: skip
+
+
+def pairs_chart(summary: Summary) -> str:
+    """Tokens per target forward of every task, a bar per method, at the smallest batch size that it ran at."""
+    lines = sorted(summary["speculative"], key=lambda line: line["batch"])
+    methods = {f"{r['label']} {r['draft'] or ''}".strip(): r for r in reversed(lines) if r["policy"] != PLAIN}
+    found = defaultdict(list)
+    for name in sorted(methods):
+        for task, counts in methods[name]["tasks"].items():
+            found[task].append(Bar(name, counts["tokens_per_forward"]))
+    best = sorted(found, key=lambda task: -max(bar.value for bar in found[task]))
+    return bars("tokens per target forward", {task: found[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
 
 
 def _pairs_note() -> str:
     return (
         "<p>Greedy. Accepted: draft tokens committed per target forward. Equal: rows whose ids up to the end of text "
-        "are those of one token per forward. Wall: prompts to text, baseline and method in turn, median and quartiles."
-        "</p>"
+        "are those of one token per forward. Wall: prompts to text, the same batch by baseline and method in turn, both "
+        "compiled; median and quartiles over batches, and all of the time together.</p>"
     )
 
 
 def speculative_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    head = ["method", "batch", "accepted", "tokens per target forward", "target forwards per token", "equal rows"]
+    head = ["method", "draft", "batch", "accepted", "tokens per target forward", "target forwards per token"]
     shown = []
     for r in rows:
         ratio = r["speedup_wall"]
-        wall = f"{ratio['p50']:.2f} ({ratio['p25']:.2f} – {ratio['p75']:.2f})"
+        wall = [f"{ratio['p50']:.2f} ({ratio['p25']:.2f} – {ratio['p75']:.2f})", f"{r['speedup_total']:.2f}"]
         numbers = [f"{r['accepted']:.2f}", f"{r['tokens_per_forward']:.2f}", f"{r['forwards_per_token']:.3f}"]
-        equal = [f"{r['equal']} of {r['n']}", f"{100 * r['accuracy']:.1f}", wall]
-        shown.append([f"<code>{_e(r['label'])}</code>", str(r["batch"]), *numbers, *equal])
-    return table([*head, "accuracy, %", "speed-up, wall"], shown)
+        equal = [f"{r['equal']} of {r['n']}", "" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}"]
+        named = [f"<code>{_e(r['label'])}</code>", _e(r["draft"] or ""), str(r["batch"])]
+        shown.append([*named, *numbers, *equal, *wall, f"{r['tokens_per_second']:.1f}"])
+    return table([*head, "equal rows", "accuracy, %", "speed-up, wall", "all together", "tokens per second"], shown)
 
 
 def gate_table(summary: Summary) -> str:

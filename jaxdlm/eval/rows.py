@@ -22,7 +22,9 @@ FIXED = ("schema", "model", "model_hash", "split", "seed", "G", "K", "stop")  # 
 Line = dict[str, Any]
 
 
-def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | None, stop: bool = True) -> Line:
+def meta(
+    lm: Any, *, split: str, seed: int, canvas: int | None, block: int | None, stop: bool = True, mixture: str = "minibench"
+) -> Line:  # fmt: skip
     """The first line: what was run, with what, on what."""
     import jaxdlm
 
@@ -32,7 +34,7 @@ def meta(lm: Any, *, split: str, seed: int, canvas: int | None, block: int | Non
         "time": time.strftime("%FT%TZ", time.gmtime()), "device": device.device_kind, "platform": device.platform,
         "device_count": jax.device_count(), "cores": cores(), "load": _load(), "python": platform.python_version(),
         "jax": jax.__version__, "dtype": str(jax.tree.leaves(lm.params)[0].dtype), "model": lm.name,
-        "model_hash": model_hash(lm), "tokenizer_hash": _tokenizer_hash(lm), "mixture": "minibench", "split": split,
+        "model_hash": model_hash(lm), "tokenizer_hash": _tokenizer_hash(lm), "mixture": mixture, "split": split,
         "seed": seed, "G": canvas, "K": block, "stop": stop, "argv": sys.argv[1:],
     }  # fmt: skip
 

@@ -146,7 +146,12 @@ def bench(
         raise InputError(f"model {lm.name!r} has no tokenizer: {lm.advice or 'the benchmark asks with text'}")
     examples = {task: make(task, n, split, seed) for task in tasks}
     prompts = {e.id: lm.tokenizer.encode_prompt(e.prompt) for each in examples.values() for e in each}
-    return Bench(lm, students(lm), examples, prompts, canvas, block, seed, -(-n // -(-n // batch)), stop)
+    return Bench(lm, students(lm), examples, prompts, canvas, block, seed, evenly(n, batch), stop)
+
+
+def evenly(n: int, most: int) -> int:
+    """Rows per batch where n rows go into as few batches of at most so many as they can, all of one size."""
+    return -(-n // -(-n // most))
 
 
 def students(lm: Any) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Charts as SVG text: accuracy against a quantity that doubles from tick to tick."""
+"""Charts as SVG text: accuracy against a quantity that doubles from tick to tick, and bars."""
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 520, 340
@@ -28,6 +28,11 @@ class Series(NamedTuple):
     name: str
     marks: list[Mark]
     star: tuple[float, float] | None = None  # the oracle
+
+
+class Bar(NamedTuple):
+    name: str
+    value: float
 
 
 class Chart(NamedTuple):
@@ -159,3 +164,39 @@ def _legend(names: Sequence[str], order: Sequence[str]) -> list[str]:
         parts.append(element("line", x1=x, x2=x + 22, y1=y, y2=y, stroke=colour, stroke_width=2, stroke_dasharray=dash))
         parts.append(element("text", html.escape(name), x=x + 28, y=y + 4, fill="#111"))
     return parts
+
+
+WORDS, BAR, GAP = 15, 14, 10  # font size; height of a bar, and between groups: to be read on a phone
+
+
+def bars(title: str, groups: Mapping[str, Sequence[Bar]], *, base: float, note: str = "") -> str:
+    """Horizontal bars from 0, a group per name; a line at `base`, which is what stands for no gain."""
+    order = list(dict.fromkeys(bar.name for each in groups.values() for bar in each))
+    most = max([base, *(bar.value for each in groups.values() for bar in each)])
+    left, right = 16 + 8.2 * max(map(len, groups), default=0), WIDTH - 52
+    x = lambda value: left + value / most * (right - left)  # noqa: E731
+    parts, labels, y = [], [], 44 + 22 * len(order)
+    halo: dict[str, Any] = {"paint_order": "stroke", "stroke": "#fff", "stroke_width": 3}  # the line stays behind words
+    for place, name in enumerate(order):
+        parts.append(element("rect", x=8, y=38 + 22 * place, width=14, height=BAR, fill=style(place)[0]))
+        parts.append(element("text", html.escape(name), x=30, y=50 + 22 * place, fill="#111"))
+    top = y
+    for name, each in groups.items():
+        y += GAP
+        middle = y + BAR * len(each) / 2 + 5
+        parts.append(element("text", html.escape(name), x=left - 8, y=middle, text_anchor="end", fill="#111"))
+        for bar in each:
+            colour = style(order.index(bar.name))[0]
+            parts.append(element("rect", x=left, y=y, width=x(bar.value) - left, height=BAR - 2, fill=colour))
+            at: dict[str, Any] = {"x": x(bar.value) + 5, "y": y + 11, "font_size": 13, "fill": "#374151"}
+            labels.append(element("text", f"{bar.value:.2f}", **at, **halo))
+            y += BAR
+    parts.append(element("line", x1=x(base), x2=x(base), y1=top, y2=y + 4, stroke="#111", stroke_dasharray="3 3"))
+    head = [
+        element("rect", width=WIDTH, height=y + 12, fill="#fff"),
+        element("text", html.escape(title), x=8, y=22, font_weight=600, fill="#111"),
+        element("text", html.escape(note), x=WIDTH - 8, y=22, text_anchor="end", fill="#6b7280"),
+    ]
+    size = f'viewBox="0 0 {WIDTH} {y + 12}" width="{WIDTH}" height="{y + 12}"'
+    font = f'font-family="system-ui, sans-serif" font-size="{WORDS}"'
+    return "\n".join([f'<svg xmlns="http://www.w3.org/2000/svg" {size} {font}>', *head, *parts, *labels, "</svg>"])

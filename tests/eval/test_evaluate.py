@@ -9,7 +9,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import cli
-from jaxdlm.eval import chosen, rows, run, summary
+from jaxdlm.eval import chosen, pairs, report, rows, run, summary
 
 ARGUMENTS = [
     "eval",
@@ -162,7 +162,7 @@ def test_settings_come_back_from_json_as_they_were():
 def test_draft_and_target(tmp_path, capsys):
     """Every row of a lossless method equals one token per forward, and takes no more target forwards."""
     arguments = ["eval", "--model", "tiny-ar", "--policies", "speculative,k=3", "--tasks", "copy", "--n", "4"]
-    assert cli.main([*arguments, "--timing", "4", "--output", str(tmp_path)]) == cli.OK
+    assert cli.main([*arguments, "--timing", "4,4", "--output", str(tmp_path)]) == cli.OK
     slow, fast = json.loads((tmp_path / "summary.json").read_text())["speculative"]
     assert (slow["policy"], slow["accepted"], slow["tokens_per_forward"]) == ("autoregressive", 0, 1)
     assert fast["equal"] == fast["n"] == 4
@@ -170,8 +170,86 @@ def test_draft_and_target(tmp_path, capsys):
     assert fast["tokens_per_forward"] <= fast["accepted"] + 1
     assert fast["forwards_per_token"] == pytest.approx(1 / fast["tokens_per_forward"], abs=1e-3)
     assert "speculative" in (tmp_path / "report.html").read_text()
+    assert fast["tasks"]["copy"]["tokens_per_forward"] == fast["tokens_per_forward"] and fast["speedup_total"] > 0
+    goes_on(tmp_path, [*arguments, "--timing", "4"])
     assert cli.main([*arguments[:2], "tiny", "--draft", "tiny-draft", "--output", str(tmp_path)]) == cli.BAD_INPUT
     assert "tiny-ar" in capsys.readouterr().err
+
+
+def goes_on(folder, arguments):
+    """A run that was cut within a line keeps what it has and ends with the same rows."""
+    path, key = folder / "rows.jsonl", lambda row: (row["policy"], row["id"])
+    text = path.read_text()
+    whole = sorted(rows.read(path)[1], key=key)
+    path.write_text(text[: len(text) * 3 // 4])
+    kept = rows.read(path)[1]
+    assert cli.main([*arguments, "--output", str(folder)]) == cli.OK
+    found = sorted(rows.read(path)[1], key=key)
+    bare = lambda lines: [{k: v for k, v in line.items() if k not in pairs.TIMES} for line in lines]  # noqa: E731
+    assert bare(found) == bare(whole) and 0 < len(kept) < len(found) == 8
+    assert all(line in found for line in kept)
+
+
+LINE = {
+    "kind": "row", "id": "a", "task": "chat", "policy": "autoregressive", "settings": {}, "draft": None, "batch": 4,
+    "group": "a", "tokens": [5, 6, 7, 2], "n_tokens": 4, "forwards": 4, "accepted": 0, "draft_forwards": 0,
+    "correct": None, "seconds": 2.0, "seconds_baseline": 2.0,
+}  # fmt: skip
+
+
+def test_figures_of_pairs_follow_from_rows():
+    """Two prompts in two batches: one is written in half the forwards, one comes out otherwise; answers are not known."""
+    other = {"id": "b", "task": "code", "group": "b"}
+    quick = {"policy": "lookup", "settings": {"k": 4}, "seconds_baseline": 2.0}
+    found = [
+        LINE, {**LINE, **other}, {**LINE, **quick, "forwards": 2, "accepted": 2, "seconds": 1.0},
+        {**LINE, **quick, **other, "tokens": [5, 2], "n_tokens": 2, "forwards": 2, "seconds": 4.0},
+    ]  # fmt: skip
+    slow, fast = pairs.summarise(found)
+    assert (slow["equal"], slow["tokens_per_forward"], slow["speedup_wall"]["p50"]) == (2, 1, 1)
+    assert (fast["label"], fast["equal"], fast["n"], fast["accuracy"]) == ("lookup,k=4", 1, 2, None)
+    assert (fast["tokens_per_forward"], fast["accepted"], fast["batches"]) == (1.5, 0.5, 2)
+    assert fast["speedup_wall"] == {"p25": 0.875, "p50": 1.25, "p75": 1.625} and fast["speedup_total"] == 0.8
+    assert fast["tokens_per_second"] == 1.2
+    counts = {name: (each["tokens_per_forward"], each["equal"]) for name, each in fast["tasks"].items()}
+    assert counts == {"chat": (2, 1), "code": (1, 0)}
+    drawn = ET.fromstring(report.pairs_chart({"speculative": [slow, fast]}))
+    words = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert words[2:] == ["lookup,k=4", "chat", "code", "2.00", "1.00"]
+    widths = [float(rect.get("width")) for rect in drawn.iter("{http://www.w3.org/2000/svg}rect")][2:]
+    assert widths[0] == pytest.approx(2 * widths[1], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "more, named",
+    [
+        (["--policies", "threshold"], "threshold is for diffusion models"),
+        (["--policies", "speculative,k=99"], "k=99"),
+        (["--draft", "tiny"], "diffusion model"),
+        (["--tasks", "prompts,copy"], "prompts stands alone"),
+        (["--tasks", "prompts", "--split", "test"], "--split means nothing with --tasks prompts"),
+        (["--tasks", "prompts", "--n", "9"], "must be a whole number from 1 to 8"),
+        (["--tasks", "prompts", "--model", "tiny"], "no answers to check"),
+        (["--dtype", "float8"], "float8"),
+        (["--policies", "autoregressive", "--max-new", "40000"], "40000"),
+    ],
+)
+def test_what_an_autoregressive_model_cannot_be_asked(more, named, tmp_path, capsys):
+    arguments = [
+        "eval",
+        "--model",
+        "tiny-ar",
+        "--tasks",
+        "copy",
+        "--n",
+        "1",
+        "--timing",
+        "1",
+        "--policies",
+        "speculative",
+    ]
+    assert cli.main([*arguments, *more, "--output", str(tmp_path)]) == cli.BAD_INPUT
+    assert named in capsys.readouterr().err and not (tmp_path / "rows.jsonl").exists()
 
 
 def test_another_run_is_refused(folder, capsys):
