@@ -89,6 +89,7 @@ DECODE = {
     "canvas": ([[9], [], []], None, {}),
     "infill": (True, None, {"prompts": MASKED, "max_new": 2}),
     "stop": (False, None, {}),
+    "rows_per_program": (3, None, {}),
 }
 REFUSED = [  # beside what it means nothing to
     ("infill", True, "max_new=8 means nothing with infill=True", {"prompts": MASKED}),
@@ -127,6 +128,7 @@ AUTOREGRESSIVE = {
     "canvas": ([[9], [], []], "leave infill and canvas out"),
     "infill": (True, "leave infill and canvas out"),
     "stop": (False, None),
+    "rows_per_program": (3, None),
 }
 
 
@@ -244,6 +246,7 @@ BATCH = {
     "stop": (["--stop", "x"], None, []),
     "no_stop": (["--no-stop"], None, []),
     "slots": (["--slots", "3"], None, []),
+    "rows_per_program": (["--rows-per-program", "3"], None, []),
     "order": (["--order", "input"], None, []),
     "window": (["--window", "5"], None, []),
     "mesh": (["--mesh", "data=2"], None, []),
@@ -258,6 +261,7 @@ BATCH = {
 TOGETHER = [
     (["--worker", "--distributed"], "exclude each other"),
     (["--worker", "--new-run"], "--new-run would remove"),
+    (["--slots", "4", "--rows-per-program", "8"], "leave --slots out"),
     (["--distributed", "--hosts", "2"], "go together"),
     (["--policy", "autoregressive", "--model", "tiny-ar", "--block", "4"], "block=4: an autoregressive model"),
     (["--policy", "autoregressive", "--model", "tiny-ar", "--cache", "prefix"], "leave cache out"),
@@ -318,6 +322,7 @@ GENERATE = {
     "raw": ["PROMPT", "--raw"],
     "stop": ["PROMPT", "--stop", "x"],
     "no_stop": ["PROMPT", "--no-stop"],
+    "rows_per_program": ["PROMPT", "--rows-per-program", "3"],
     "as_json": ["PROMPT", "--json"],
     "watch": ["PROMPT", "--watch"],
     "html": ["PROMPT", "--html", "page.html"],

@@ -84,7 +84,9 @@ def test_alone_batched_and_permuted(family, recipe):
 
 def test_released_drafts_end_where_nothing_can_be_said():
     """A block that several columns complete at once is read once more, one that broke is not."""
-    ends_where_nothing_can_be_said(busy("freedave", None, host=busy("threshold", None), steps=None, official=True), "official")
+    ends_where_nothing_can_be_said(
+        busy("freedave", None, host=busy("threshold", None), steps=None, official=True), "official"
+    )
 
 
 @pytest.mark.parametrize("family", ["llada", "dream", "sdar"])

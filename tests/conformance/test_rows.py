@@ -18,8 +18,8 @@ def same(a, row: int, b, other: int) -> None:
 
 
 @pytest.mark.parametrize(("prediction", "recipe", "cache"), CASES)
-def test_neighbours_order_and_bucket_do_not_matter(prediction, recipe, cache):
-    """The third prompt is longer than 16 tokens: beside it the others stand in a bucket of 32, alone in one of 16."""
+def test_neighbours_and_order_do_not_matter(prediction, recipe, cache):
+    """The third prompt is longer than 16 tokens, so that it stands in other columns than those beside it."""
     lm = model(prediction)
     for heat in heats(recipe):
         run = {"policy": policy(recipe, heat), "cache": cache, **GRID, "seed": 5}
