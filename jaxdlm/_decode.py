@@ -155,6 +155,7 @@ def prepare(
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
         check_continuation(cache, block)
+        policy = dataclasses.replace(policy, placed=size is not None or widens(lm.params))
         if policy.slots and size is not None:
             raise InputError(
                 f"rows_per_program={size}: the policy's slots={policy.slots} are that, leave one of them out"
@@ -176,6 +177,13 @@ def prepare(
     fixed = {"cache": cache, "seed": seed, "save": save, "stop": stop}
     parts = tuple(one_program(lm, part, policy, **fixed) for part in work)
     return Programs(parts, tuple(part.rows for part in work), max_new, lm.config.tokens.pad)
+
+
+def widens(params: PyTree) -> bool:
+    """Whether the weights are of 16 bits and lie on a CPU, where a row's bits are kept by default."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    narrow = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2 for leaf in leaves)
+    return narrow and all(device.platform == "cpu" for device in leaves[0].devices())
 
 
 def exhausted(error: BaseException) -> bool:

@@ -25,11 +25,16 @@ class KV(NamedTuple):
 
 
 class Past(NamedTuple):
-    """Cached columns that the queries may attend to, besides the tokens of the call itself."""
+    """Cached columns that the queries may attend to, besides the tokens of the call itself.
+
+    place: columns in which the call's own keys stand while they are read, so that sums over keys go by these columns, however
+    many tokens came with the call; a layer's cache is copied for it. None: they stand behind the cached ones.
+    """
 
     kv: KV
     position: Int32[Array, "B S"]
     valid: Bool[Array, "B S"]
+    place: Int32[Array, "B T"] | None = None
 
 
 class ModelOutput(NamedTuple):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.attention import Attend, Spread, choose
-from jaxdlm.models.block import layer, layer_at, parts
+from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, product, read, rms_norm, wide_product
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
@@ -234,7 +234,9 @@ class Backbone:
                 x, (k, v) = _run_grouped(config, segment, leaves, x, turns, allow, cached, self.group)
             else:
                 stored = [None] * segment.period if cached is None else list(zip(*cached, strict=True))
-                around = Around(layer, (), stored)
+                placed = None if past is None else past.place
+                run = layer if placed is None else functools.partial(layer_in_place, placed)
+                around = Around(run, (), stored)
                 x, _, kept = _run(config, segment, leaves, x, turns, allow, around, scalars, self._attend)
                 k, v = zip(*kept, strict=True)
             keys.append(k)

@@ -25,6 +25,19 @@ def layer(one: Layer, x: Array, side: Any, past: Stored | None) -> tuple[Array, 
     return x + one.feed(x), side, (k, v)
 
 
+def layer_in_place(place: Array, one: Layer, x: Array, side: Any, past: Stored) -> tuple[Array, Any, Stored]:
+    """`layer` with this call's keys and values in the columns `place` [B, T] of the stored ones; beyond them, nowhere."""
+    q, k, v = one.project(x, None)
+    row = jnp.arange(x.shape[0])[:, None]
+    keys, values = (
+        old.astype(new.dtype).at[row, place].set(new, mode="drop") for old, new in zip(past, (k, v), strict=True)
+    )
+    columns = keys.shape[1]
+    into = jax.vmap(lambda seen, own, at: seen.at[:, at].set(own, mode="drop"))
+    x = x + one.mix(q, keys, values, into(one.allow[:, :, :columns], one.allow[:, :, columns:], place))
+    return x + one.feed(x), side, (k, v)
+
+
 def layer_at(at: Array, one: Layer, x: Array, side: Any, past: None) -> tuple[Array, Any, None]:
     """`layer` at the columns `at` [B, W] of x alone; they attend to all. Nothing is remembered."""
     k, v = one.project(x, None)[1:]

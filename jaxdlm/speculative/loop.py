@@ -52,7 +52,7 @@ def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> 
     rows, drafter = carry.rows, policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
-    logits, fresh = read(carry, proposal, model=model, params=params)
+    logits, fresh = read(carry, proposal, model=model, params=params, placed=policy.placed)
     carry, verdict = settle(carry, proposal, logits, fresh, policy=policy)
     return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict))
 
@@ -70,7 +70,9 @@ def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
     return jax.vmap(lambda key, n: fold(fold(key, n), stage))(rows.key, rows.length)
 
 
-def read(carry: Carry, proposal: Proposal, *, model: Model, params: PyTree) -> tuple[Float32[Array, "B 1_R V"], KV]:
+def read(
+    carry: Carry, proposal: Proposal, *, model: Model, params: PyTree, placed: bool = False
+) -> tuple[Float32[Array, "B 1_R V"], KV]:
     """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
     rows, tree = carry.rows, proposal.tree
     root = rows.length[:, None] - 1
@@ -79,6 +81,7 @@ def read(carry: Carry, proposal: Proposal, *, model: Model, params: PyTree) -> t
     position = root + jnp.asarray(np.concatenate([[0], tree.node_depth[nodes]]).astype(np.int32))[None, :]
     valid = jnp.concatenate([jnp.ones_like(root, bool), proposal.valid[:, nodes]], axis=1)
     past = store.seen(carry.kv, rows.length - 1)
+    past = past._replace(place=position) if placed and tree.is_chain else past
     mask = None
     if not tree.is_chain:  # positions alone order a chain
         above = np.ones((1 + len(nodes), 1 + len(nodes)), bool)

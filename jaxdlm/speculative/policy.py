@@ -21,7 +21,9 @@ class Source(NamedTuple):
 class Speculation:
     """What `decode` runs on an autoregressive target; made by the factories of `jaxdlm.speculative`.
 
-    slots: rows decoded at a time; finished ones make room for the next prompts (0: all prompts at once).
+    slots: rows decoded at a time; finished ones make room for the next prompts (0: all prompts at once). placed: the
+    target's new keys stand in their own columns while they are read (`Past.place`), so that it makes no difference to any
+    bit how many tokens a forward reads; `decode` says where that is so.
     """
 
     drafter: Any
@@ -29,6 +31,7 @@ class Speculation:
     law: verify.Law = struct.field(pytree_node=False, default=verify.greedy)
     draft: Source | None = struct.field(pytree_node=False, default=None)
     slots: int = struct.field(pytree_node=False, default=0)
+    placed: bool = struct.field(pytree_node=False, default=False)
 
     @property
     def law_reads_logits(self) -> bool:

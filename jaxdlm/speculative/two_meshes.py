@@ -85,7 +85,8 @@ def _read(carry: Carry, params: PyTree, policy: Speculation, model: Model) -> tu
     token = jnp.concatenate([tail, unread], axis=1)
     valid = jnp.broadcast_to(carry.drafter.post[:, None], token.shape)
     proposal = Proposal(token, valid, None, drafter.tree)
-    return loop.read(carry, loop.bounded(proposal, carry.rows), model=model, params=params)
+    proposal = loop.bounded(proposal, carry.rows)
+    return loop.read(carry, proposal, model=model, params=params, placed=policy.placed)
 
 
 @compiled(static_argnames=("model",))
