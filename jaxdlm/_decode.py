@@ -17,7 +17,7 @@ from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
-from jaxdlm.layout import COUNT, Batch, Part, lay_apart, lay_out, lay_out_rows, listed, split_at_masks
+from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
@@ -209,20 +209,13 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
     idle = np.arange(len(part.texts)) >= len(part.rows)
     if isinstance(policy, Speculation):
         stops = read_stops(lm, stop)
-        behind, bucket = lay_out_rows(
-            lm,
-            part.texts,
-            max_new=part.max_new,
-            seed=seed,
-            ids=part.ids,
-            raw=False,
-            stops=[stops.sequences] * len(idle),
-        )
+        each = [stops.sequences] * len(idle)
+        behind, bucket = arrange_rows(lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=each)
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
         return Continuation(lm, policy, behind, bucket, part.max_new, save, stops)
     stops = read_stops(lm, ends_wanted(policy, stop))
-    batch = lay_out(
+    batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
         columns=part.columns, stops=[stops.sequences] * len(idle),
     )  # fmt: skip

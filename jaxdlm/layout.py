@@ -77,10 +77,8 @@ def lay_apart(
     """
     max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
     numbers = row_numbers(ids, len(prompts))
-    if canvas is not None and not infill:
-        if lm.config.attention == "prefix_canvas":
-            raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
-        prefilled(canvas, len(prompts), max_new, lm.config)
+    if canvas is not None:
+        prefilled(lm, canvas, len(prompts), max_new)
     own = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
     texts = [encode(lm, prompt, index, own[index], raw) for index, prompt in enumerate(prompts)]
     groups: dict[Any, list[int]] = {}
@@ -124,7 +122,20 @@ def lay_out(
     columns: Sequence[int] | None = None,
     stops: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> Batch:
-    """Tokenises and left-pads prompts to a bucket of columns (`bucket_of`), so generated columns coincide.
+    """Tokenises prompts and lays them out as `arrange` does."""
+    max_new = COUNT(max_new, "max_new")
+    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
+    return arrange(
+        lm, texts, max_new=max_new, block=block, seed=seed, ids=ids, canvas=canvas, columns=columns, stops=stops
+    )
+
+
+def arrange(
+    lm: Any, texts: Sequence[np.ndarray], *, max_new: int, block: int | None, seed: int, ids: Sequence[int] | None,
+    canvas: Sequence[Sequence[int]] | None = None, columns: Sequence[int] | None = None,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+) -> Batch:  # fmt: skip
+    """Token ids, left-padded to a bucket of columns (`bucket_of`), so that generated columns coincide.
 
     Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
     blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `columns`: canvas columns per row,
@@ -132,15 +143,12 @@ def lay_out(
     """
     config = lm.config
     aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
-    max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
-    if whole and canvas is not None:
-        raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
-    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
+    block = argument.whole(1, none=True)(block, "block")
     lengths = np.array([len(text) for text in texts], np.int32)
     geometry = geometry_of(config, lengths, max_new, block)
     block, bucket = geometry.block, geometry.prompt
     tails = lengths % np.int32(block) if aligned else np.zeros_like(lengths)
-    starts = prefilled(canvas, len(texts), max_new, config)
+    starts = prefilled(lm, canvas, len(texts), max_new)
     tokens = np.full((len(texts), geometry.length), config.tokens.pad, np.int32)
     pending = np.zeros(tokens.shape, bool)
     stop = np.full(len(texts), max_new, np.int32)
@@ -236,11 +244,14 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
     return ids.astype(np.int32)
 
 
-def prefilled(canvas: Any, rows: int, max_new: int, config: Any) -> list[np.ndarray]:
+def prefilled(lm: Any, canvas: Any, rows: int, max_new: int) -> list[np.ndarray]:
     """The canvases to start from: all masks, or the given ids and then masks."""
+    config = lm.config
     blank = np.full(max_new, _mask(config), np.int32)
     if canvas is None:
         return [blank] * rows
+    if config.attention == "prefix_canvas":
+        raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     if len(canvas) != rows:
         raise InputError(f"canvas has {len(canvas)} rows for {rows} prompts: give one per prompt")
     filled = []
@@ -284,7 +295,17 @@ def lay_out_rows(
     stops: Sequence[Sequence[Sequence[int]]] | None = None,
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
     """(rows, columns of the prompt bucket): prompts from column 0, then room for max_new tokens."""
-    texts, bucket = read_prompts(lm, prompts, max_new, raw)
+    max_new = COUNT(max_new, "max_new")
+    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
+    return arrange_rows(lm, texts, max_new=max_new, seed=seed, ids=ids, stops=stops)
+
+
+def arrange_rows(
+    lm: Any, texts: Sequence[np.ndarray], *, max_new: int, seed: int, ids: Any,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+) -> tuple[draft_state.Rows, int]:  # fmt: skip
+    """`lay_out_rows` of token ids."""
+    bucket = bucket_of(max(len(text) for text in texts))
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = text
@@ -296,10 +317,3 @@ def lay_out_rows(
         ends=packed(stops),
     )  # fmt: skip
     return jax.device_put(rows), bucket
-
-
-def read_prompts(lm: Any, prompts: Sequence[Any], max_new: int, raw: bool) -> tuple[list[np.ndarray], int]:
-    """Token ids of every prompt, and the bucket that the longest one fits."""
-    max_new = COUNT(max_new, "max_new")
-    texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    return texts, bucket_of(max(len(text) for text in texts))

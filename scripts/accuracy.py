@@ -24,7 +24,9 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def score(lm: jd.LM, name: str, policy: str, n: int, columns: int) -> tuple[list[bool], np.ndarray]:
     examples = make(name, n, "test", 0)
-    out = jd.decode(lm, [example.prompt for example in examples], policy=policy, max_new=columns, block=columns, stop=False)
+    out = jd.decode(
+        lm, [example.prompt for example in examples], policy=policy, max_new=columns, block=columns, stop=False
+    )
     checked = zip(examples, out.tokens, strict=True)
     return [TASKS[name].check(example, row.tolist()).correct for example, row in checked], out.forwards
 

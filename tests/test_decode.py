@@ -133,6 +133,16 @@ def test_infilling_keeps_what_is_given_and_skips_full_blocks():
     assert (out.tokens != MASK).all()
 
 
+def test_infilling_may_reach_the_last_position():
+    """Columns are rounded up for rows of one program; what a row asks for is not."""
+    lm = model("same")
+    last = lm.config.max_position
+    out = decode(lm, [[5] * (last - 20) + [MASK] * 20], "threshold", infill=True)
+    assert out.tokens.shape == (1, 20) and (out.tokens != MASK).all()
+    with pytest.raises(InputError, match="prompt 0 has 109 tokens; with max_new=20 that is more than the 128"):
+        decode(lm, [[5] * (last - 19) + [MASK] * 20], "threshold", infill=True)
+
+
 def test_infilling_inside_the_prompt_equals_prompt_and_canvas():
     texts = [[3, 9, MASK, 1, MASK, 4, 2, MASK], [7, 2, 11, MASK, 5]]
     inside = decode(model("same"), texts, "low_confidence", block=8, infill=True)

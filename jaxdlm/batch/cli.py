@@ -77,7 +77,7 @@ def batch(
         raise InputError(
             f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
         )
-    rest |= {"slots": slots or rows_per_program or 16, "rows_per_program": rows_per_program}
+    rest |= {"slots": slots or rows_per_program or run.Options.slots, "rows_per_program": rows_per_program}
     if not distributed:
         unused = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
         for name, value in unused.items():

@@ -80,7 +80,7 @@ class Rows:
 
 
 def differ(rows: Rows) -> int:
-    return len({tokens for tokens, *_ in ((tuple(found[0]),) for found in rows.seen.values())})
+    return len({tuple(tokens) for tokens, *_ in rows.seen.values()})
 
 
 CASES = {
