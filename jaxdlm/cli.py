@@ -308,7 +308,7 @@ def policies(as_markdown: bool, as_json: bool) -> None:
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """The table of the README."""
+    """The table of docs/policies.md."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     return "\n".join(lines + ["| " + " | ".join(row.values()) + " |" for row in rows])
 

@@ -1,8 +1,7 @@
 """Held-out accuracy of an embedded model: `python scripts/accuracy.py [--model tiny] [--n 200]` prints a table.
 
 Every task that the model was trained on: share of right answers at one token per forward (with its 95 % Wilson
-interval) and with the threshold policy, and how many forwards the latter saves on the whole canvas (rows do not stop at
-their text's end). A task below its gate is "not learned".
+interval) and with the threshold policy, and how many forwards the latter saves. A task below its gate is "not learned".
 """
 
 import argparse
@@ -24,9 +23,7 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def score(lm: jd.LM, name: str, policy: str, n: int, columns: int) -> tuple[list[bool], np.ndarray]:
     examples = make(name, n, "test", 0)
-    out = jd.decode(
-        lm, [example.prompt for example in examples], policy=policy, max_new=columns, block=columns, stop=False
-    )
+    out = jd.decode(lm, [example.prompt for example in examples], policy=policy, max_new=columns, block=columns)
     checked = zip(examples, out.tokens, strict=True)
     return [TASKS[name].check(example, row.tolist()).correct for example, row in checked], out.forwards
 

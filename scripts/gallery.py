@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from jaxdlm import policies
+from jaxdlm import cli, policies
 from jaxdlm.eval import report, summary, svg
 from jaxdlm.eval.run import BASELINE
 
@@ -174,7 +174,10 @@ def page(found: Mapping[str, Any], pairs: Mapping[str, Any], command: str) -> st
         f"{meta['dtype']} on {meta['device']}. What each number means: [evaluation.md](evaluation.md). The page is "
         "written by `python scripts/gallery.py DIR`.\n"
     )
-    parts = ["# Methods\n", measured, "![accuracy against tokens per forward](results/curves.svg)\n", overview(found)]
+    parts = [
+        "# Methods\n", f"{cli.markdown(cli.policy_rows())}\n", "## What was measured\n", measured,
+        "![accuracy against tokens per forward](results/curves.svg)\n", overview(found),
+    ]  # fmt: skip
     return "\n".join(parts + [section(entry, found, pairs) for entry in policies.TABLE])
 
 

@@ -60,6 +60,14 @@ def pytest_configure(config):
         jaxtyping.install_import_hook(CHECKED, "beartype.beartype")
 
 
+def pytest_collection_modifyitems(config, items):
+    """What is exhaustive runs where it is asked for by `-m`."""
+    if "exhaustive" not in config.option.markexpr:
+        apart = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=apart)
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
+
+
 def pytest_collection_finish(session):
     """Tracing makes many small objects and few cycles: what the imports made is searched for them no more, the rest less."""
     gc.collect()

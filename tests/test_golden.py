@@ -2,7 +2,8 @@
 
 One line per recording: the policy that it stands for, from the parameters of a case. Cases with the same parameters,
 length and block are one batch of ragged prompts, so each recording also checks that neighbours do not matter. Smaller
-batches are filled up with a row of theirs, so that all of a recording with one length and block run one program.
+batches are filled up with a row of theirs, and all prompts stand in one bucket, so that all of a recording with one length
+and block run one program; what a row's own bucket changes: tests/conformance.
 """
 
 import dataclasses
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 
 import jaxdlm
-from jaxdlm import policies
+from jaxdlm import layout, policies
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 RECIPES = policies.RECIPES
+LONGEST = 24  # tokens of a recorded prompt
 
 
 class Recording(NamedTuple):
@@ -91,6 +93,12 @@ def prefilled(case: dict, mask: int) -> list[int]:
     """Prophet's suffix words stand in the canvas from the start."""
     words = case["params"].get("constraints") or {}
     return [words.get(str(column), mask) for column in range(case["gen_length"])]
+
+
+@pytest.fixture(autouse=True)
+def one_bucket(monkeypatch):
+    own = layout.bucket_of
+    monkeypatch.setattr(layout, "bucket_of", lambda columns, block=1: own(max(columns, LONGEST), block))
 
 
 @functools.cache

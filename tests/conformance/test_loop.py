@@ -113,7 +113,17 @@ def outcome(rows, fixed):
     return carry.rows.tokens, carry.rows.forwards, jnp.where(here, steps, -1)
 
 
-@pytest.mark.parametrize(("recipe", "cache"), EDGES)
+DEVICES = [
+    ("threshold", "none"),
+    ("threshold", "dual"),
+    ("prophet", "none"),
+    ("freedave", "none"),
+    ("learn2pd", "none"),
+]
+OTHERS = [pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in EDGES if pair not in DEVICES]
+
+
+@pytest.mark.parametrize(("recipe", "cache"), [*DEVICES, *OTHERS])
 def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     """One row per device; the devices run their own number of trips."""
     assert jax.device_count() >= 4

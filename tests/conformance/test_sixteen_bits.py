@@ -45,8 +45,8 @@ def model(kind: str, seed: int = 1) -> LM:
     return LM(Backbone(config), loud_params(config, seed), None, f"sixteen-{kind}")
 
 
-def prompts(longest: int = 40) -> list[list[int]]:
-    """Of many lengths, in buckets of 16, 24, 32 and 48 columns."""
+def prompts(longest: int = 25) -> list[list[int]]:
+    """Of many lengths, in buckets of 16 and 24 columns."""
     random = np.random.default_rng(7)
     return [random.integers(1, 45, int(random.integers(3, longest))).tolist() for _ in range(COUNT)]
 
