@@ -51,7 +51,7 @@ def quality(lm: Any, words: str, count: int) -> tuple[float, float, float]:
     """(share of right answers, forwards per row, positions per column)."""
     examples = [example for name in TASKS for example in task.make(name, count)]
     prompts, run = [example.prompt for example in examples], {"max_new": 32, "block": 8}
-    policy, cache = policies.threshold(), build(words)
+    policy, cache = policies.RECIPES["threshold"](), build(words)
     out = jaxdlm.decode(lm, prompts, policy, cache, **run)
     right = [task.task(e.task).check(e, row.tolist()).correct for e, row in zip(examples, out.tokens, strict=True)]
     return float(np.mean(right)), float(out.forwards.mean()), positions(lm, prompts, policy, cache, out, run)
@@ -60,7 +60,7 @@ def quality(lm: Any, words: str, count: int) -> tuple[float, float, float]:
 def speed(lm: Any, cases: list[str], rounds: int, rows: int, steps: int) -> dict[str, tuple[float, float, float]]:
     """(seconds, times faster than no cache, positions per column) of each case."""
     prompts, run = task.examples(rows), {"max_new": 256, "block": 32}
-    policy, caches = policies.low_confidence(steps=steps), {words: build(words) for words in cases}
+    policy, caches = policies.RECIPES["low_confidence"](steps=steps), {words: build(words) for words in cases}
     outs = {words: jaxdlm.decode(lm, prompts, policy, cache, **run) for words, cache in caches.items()}
     assert all((out.forwards == outs["none"].forwards).all() for out in outs.values()), "not the same forwards"
     seconds: dict[str, list[float]] = {words: [] for words in cases}

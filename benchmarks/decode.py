@@ -19,12 +19,11 @@ import numpy as np
 from contest import contest, ratio
 
 import jaxdlm
-from jaxdlm import _decode, layout
+from jaxdlm import _decode, layout, low_confidence
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
 from jaxdlm.core.compiled import compiled
-from jaxdlm.policies import low_confidence
 from jaxdlm.sharding import striped
 from jaxdlm.typing import Array, PyTree
 

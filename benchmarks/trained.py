@@ -16,8 +16,7 @@ import numpy as np
 import jaxdlm as jd
 from jaxdlm._load import ASSETS
 from jaxdlm.eval.task import TASKS, Example, make
-from jaxdlm.rules.learn2pd import eotp, learned_filter, shipped_filter
-from jaxdlm.rules.sample import sample
+from jaxdlm.rules.learn2pd import end_at_text, select_by_filter, shipped_filter
 
 
 def problems(model: str, n: int, canvas: int) -> list[Example]:
@@ -51,13 +50,13 @@ def learn2pd(n: int, canvas: int) -> None:
     lm, examples, weights = jd.load("tiny"), problems("tiny", n, canvas), shipped_filter("tiny")
     print(f"tiny, {len(examples)} problems, canvas {canvas}; one token per forward needs {canvas} forwards\n")
     print("| policy | right, % (95 % interval) | forwards | one token per forward / this |\n|---|--:|--:|--:|")
-    rules = {"threshold 0.9": [jd.threshold(0.9)]}
+    rules = {"threshold 0.9": [jd.rules.select_above(0.9)]}
     for tau in (0.9, 0.96):
-        rules[f"learn2pd {tau}"] = [learned_filter(weights, tau)]
-        rules[f"learn2pd {tau} + eotp"] = [learned_filter(weights, tau), eotp()]
-    rules["threshold 0.9 + eotp"] = [jd.threshold(0.9), eotp()]
+        rules[f"learn2pd {tau}"] = [select_by_filter(weights, tau)]
+        rules[f"learn2pd {tau} + eotp"] = [select_by_filter(weights, tau), end_at_text()]
+    rules["threshold 0.9 + eotp"] = [jd.rules.select_above(0.9), end_at_text()]
     for name, parts in rules.items():
-        share, forwards = answers(lm, examples, jd.chain(sample(), *parts), canvas)
+        share, forwards = answers(lm, examples, jd.chain(jd.rules.sample(), *parts), canvas)
         print(f"| {name} | {share} | {forwards.mean():.2f} | {canvas / forwards.mean():.1f} |", flush=True)
 
 

@@ -1,32 +1,67 @@
 """Decoding diffusion language models in JAX."""
 
 import importlib
+import pathlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from jaxdlm import distribution
+from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
-    from jaxdlm._public import *  # noqa: F403
+    from jaxdlm import caches, methods, policies, rules, speculative, steppers, viz
+    from jaxdlm._decode import Output, decode, stream
+    from jaxdlm._load import LM, load
+    from jaxdlm.core.carry import Draft, Row, Status
+    from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
+    from jaxdlm.speculative import drafters
 
 __version__ = distribution.VERSION
 
+# What is not here yet when the package is imported, for it brings JAX: a name's module. Packages stand for themselves.
+_HOMES = {
+    "LM": "_load", "load": "_load",
+    "Output": "_decode", "decode": "_decode", "stream": "_decode",
+    "Draft": "core.carry", "Row": "core.carry", "Status": "core.carry",
+    "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
+}  # fmt: skip
+_PACKAGES = {
+    "caches": "caches", "drafters": "speculative.drafters", "methods": "methods", "policies": "policies",
+    "rules": "rules", "speculative": "speculative", "steppers": "steppers", "viz": "viz",
+}  # fmt: skip
+# Parts of policies that were here before `rules` had them
+_MOVED = {
+    "FilterWeights": "rules.FilterWeights", "NoCache": "caches.none", "coherent": "rules.select_coherent",
+    "entropy_threshold": "rules.select_below_entropy", "eotp": "rules.end_at_text", "guidance": "rules.guidance",
+    "gumbel_max": "rules.gumbel_max", "inverse_cdf": "rules.inverse_cdf", "learned_filter": "rules.select_by_filter",
+    "log_prob": "rules.log_prob", "margin": "rules.margin", "neg_entropy": "rules.neg_entropy", "ranks": "rules.ranks",
+    "sample": "rules.sample", "stable": "rules.select_stable", "stop_at_eos": "rules.stop_at_eos",
+    "time_grid": "rules.select_on_grid", "top_k": "rules.select_top_k", "uniform": "rules.uniform",
+}  # fmt: skip
+_FOLDER = str(pathlib.Path(__file__).with_name("methods"))
+_METHODS = sorted(file.name for file in pkgutil.iter_modules([_FOLDER]) if file.name[0] != "_")
+__all__ = sorted({"InputError", "Unfinished", *_HOMES, *_PACKAGES, *_METHODS})
+
 
 def __getattr__(name: str) -> Any:
-    """A module by itself, or the public names, which bring JAX: `jaxdlm --help` does without them."""
-    try:
-        return importlib.import_module(f"jaxdlm.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"jaxdlm.{name}":
-            raise
-    public = importlib.import_module("jaxdlm._public")
-    globals().update({each: getattr(public, each) for each in public.__all__})
-    if name == "__all__":
-        return public.__all__
-    try:
-        return globals()[name]
-    except KeyError:
-        raise AttributeError(f"module 'jaxdlm' has no attribute {name!r}") from None
+    """A public name: a class or function, a package, or a method by its name."""
+    if name in _HOMES:
+        found = getattr(importlib.import_module(f"jaxdlm.{_HOMES[name]}"), name)
+    elif name in _PACKAGES:
+        found = importlib.import_module(f"jaxdlm.{_PACKAGES[name]}")
+    elif name in _METHODS:
+        found = getattr(importlib.import_module(f"jaxdlm.methods.{name}"), name)
+    elif name in _MOVED:
+        raise Moved(
+            f"jaxdlm.{name} is now jaxdlm.{_MOVED[name]}; parts of policies are in jaxdlm.rules, and jaxdlm.threshold(0.9), "
+            "say, is a whole policy: pass it to decode as it is, or chain parts: "
+            "jd.chain(jd.rules.sample(), jd.rules.select_above(0.9))"
+        )
+    else:
+        raise AttributeError(f"module 'jaxdlm' has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__getattr__("__all__")]
+    return [*__all__, "__version__"]

@@ -21,7 +21,7 @@ from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, 
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
-from jaxdlm.speculative.methods import check as check_pair
+from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops

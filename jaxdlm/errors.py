@@ -19,6 +19,10 @@ def shortened(text: str, longest: int = LONGEST) -> str:
     return text if len(text) <= longest else f"{text[: longest - tail - 3]} … {text[-tail:]}"
 
 
+class Moved(InputError, AttributeError):
+    """A public name that has gone to another place, which the message names."""
+
+
 class Unfinished(RuntimeError):
     """Work that was left undone for a reason outside the input: one line that names it and how to go on."""
 

@@ -1,10 +1,39 @@
-"""A policy or a cache as it is written in a shell, NAME[,key=value...], taken apart."""
+"""A policy or a cache as it is written in a shell, NAME[,key=value...], taken apart and built."""
 
 import ast
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from jaxdlm import registry
 from jaxdlm.argument import shown
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
+
+
+def read(words: str, extra: Mapping[str, Any] | None = None) -> Any:
+    """The policy that `NAME[,key=value...]` stands for, as in a shell; `extra` wins over the words.
+
+    Raises InputError for an unknown name or argument, and for what the method refuses.
+    """
+    return _built(words, {name: known.build for name, known in registry.methods().items()}, "policy", extra or {})
+
+
+def read_cache(words: str) -> Any:
+    """The cache that `NAME[,key=value...]` stands for."""
+    return _built(words, {name: known.build for name, known in registry.caches().items()}, "cache", {})
+
+
+def _built(words: str, known: Mapping[str, Callable[..., Any]], thing: str, extra: Mapping[str, Any]) -> Any:
+    name, stated = parse_policy(words, thing)
+    arguments = stated | dict(extra)
+    if name not in known:
+        hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
+        raise InputError(f"unknown {thing} {shown(name)}{hint}")
+    takes = inspect.signature(known[name]).parameters
+    wrong = [key for key in arguments if key not in takes]
+    if wrong:
+        raise InputError(f"{thing} {name!r} takes no {wrong[0]!r}: it takes {', '.join(takes) or 'no arguments'}")
+    return known[name](**arguments)
 
 
 def parse_policy(words: str, thing: str = "policy") -> tuple[str, dict[str, Any]]:

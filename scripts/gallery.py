@@ -15,152 +15,6 @@ from jaxdlm.eval.run import BASELINE
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# name -> (when to use it, when not); what the table of recipes cannot say
-ADVICE = {
-    "low_confidence": (
-        "as the reference: one token per forward is what every other method is compared with",
-        (
-            "several tokens per forward (`steps` below the canvas): columns that depend on each other are written"
-            " together however unsure they are; `threshold` is better at every speed"
-        ),
-    ),
-    "random": (
-        ("to compare with orders; beats confidence order under a fixed number where columns depend on each other"),
-        "for quality",
-    ),
-    "maskgit_plus": (
-        "to reproduce Dream's published runs",
-        "few columns: the grid leaves many for the last forward",
-    ),
-    "topk_margin": (
-        "as maskgit_plus, where two readings compete",
-        "as maskgit_plus",
-    ),
-    "entropy": (
-        "as maskgit_plus, where doubt is spread over many words",
-        "as maskgit_plus",
-    ),
-    "origin": (
-        "to sample at the schedule that the model was trained with",
-        "for speed or greedy quality",
-    ),
-    "threshold": (
-        "first: no training, one number, adapts to every row; 0.9 loses little on a calibrated model",
-        "an over-confident model: check the loss on your own data first",
-    ),
-    "factor": (
-        "like threshold, where the safe number per forward matters more than each probability",
-        "to be compared by one number across models",
-    ),
-    "local_leap": (
-        "text whose sure words make their neighbours sure",
-        "short answers of independent items: there it is `threshold` with two numbers",
-    ),
-    "credit": (
-        "models that name the right token long before they are sure of it",
-        "answers where early favourites change: credit fixes them; 4 bytes per column and word of state",
-    ),
-    "dparallel": (
-        "a model distilled by `scripts/train.py --recipe dparallel`",
-        "a model that was not: there it is another threshold",
-    ),
-    "prophet": (
-        (
-            "long reasoning before a short answer: exits when the answer's columns are clear. The paper's suffix prompt "
-            "('The answer is') stands in `decode(canvas=...)`, masks around it, and `answer_start` points behind it"
-        ),
-        ("answers without a known place, or whose columns depend on each other: everything left is written at once"),
-    ),
-    "ccd": (
-        "to reproduce the paper at a fixed number per forward",
-        "for speed: `ccd_ds`",
-    ),
-    "ccd_ds": (
-        "long texts in which a prediction that holds over forwards is right",
-        ("short answers whose columns depend on each other: agreement over time says nothing about them jointly"),
-    ),
-    "freedave": (
-        "when not one token may change: any deterministic host, lossless",
-        "where compute, not latency, is the limit: each forward reads `draft_steps` versions of the row",
-    ),
-    "d3llm": (
-        "long answers: later blocks begin before earlier ones are finished, with models distilled for it",
-        "block-causal models, and answers that fit in one block",
-    ),
-    "entropy_bound": (
-        "models of uniform noise (DiffusionGemma), which rewrite their whole canvas",
-        "models with a mask token: `sdar,strategy=entropy_bounded`",
-    ),
-    "learn2pd": (
-        "canvases much longer than the answers, with a filter trained for the model (minutes)",
-        "a block length that the filter was not trained for",
-    ),
-    "best": (
-        "the default composition when one or a few rows are decoded and latency counts",
-        "large batches: its drafts multiply the compute of a forward",
-    ),
-    "llada2": (
-        "LLaDA2 checkpoints; ends after the block that holds the end of text",
-        "models without block-causal attention gain nothing over `threshold`",
-    ),
-    "llada21": (
-        "LLaDA2.1 checkpoints, which were trained to correct written tokens",
-        "other models: they were not trained to judge written tokens",
-    ),
-    "llada22": (
-        "LLaDA2.2 checkpoints, whose vocabulary has words that delete and insert",
-        "other models: without the two words it is `llada21`, with up to as many forwards more",
-    ),
-    "sdar": (
-        "SDAR checkpoints, in all their released strategies",
-        "other models: `threshold`",
-    ),
-    "fast_dllm_v2": (
-        "Fast-dLLM v2 checkpoints, with the cache `block_exact`, or `sub_block` at large batches",
-        "models of full attention: `threshold`",
-    ),
-    "autoregressive": (
-        "the reference of every draft-and-target method",
-        "when a draft is at hand",
-    ),
-    "speculative": (
-        "a draft of the same tokenizer, a few times smaller",
-        "large batches that already fill the device",
-    ),
-    "eqspec": (
-        "greedy batches whose rows accept different numbers",
-        "one row: `speculative`",
-    ),
-    "exspec": (
-        "a pool of many prompts, so that rows of like progress run together",
-        "few prompts",
-    ),
-    "spectr": (
-        "sampling, with several drafts per round",
-        "greedy decoding: `speculative`",
-    ),
-    "pearl": (
-        "two devices or meshes, so that draft and target run at the same time",
-        "one device: nothing overlaps",
-    ),
-    "easyspec": (
-        "a draft deep enough that running its layers in parallel pays",
-        "drafts of two or three layers",
-    ),
-    "specdec_pp": (
-        "a draft with a head trained for it and its target (minutes), where some tokens are far harder than others",
-        "without the head: `speculative`",
-    ),
-    "s2d": (
-        "one deep draft for several targets, its exits trained (minutes)",
-        "drafts of two layers: one layer knows too little",
-    ),
-    "lookup": (
-        "answers that repeat the prompt (editing, extraction, code); needs no draft",
-        "new text",
-    ),
-}
-
 
 def page(found: Mapping[str, Any], pairs: Mapping[str, Any], command: str) -> str:
     """The whole document."""
@@ -221,14 +75,13 @@ def papers(words: str) -> str:
 
 
 def section(entry: Any, found: Mapping[str, Any], pairs: Mapping[str, Any]) -> str:
-    when, when_not = ADVICE.get(entry.name, ("–", "–"))
     trained = "needs training" if entry.trained else "no training"
     caches = f"caches: {', '.join(entry.caches)}" if entry.caches else "always cached"
     lines = [
         f"## {entry.name}\n",
         f"Commits {entry.idea}. Paper: arXiv {papers(entry.paper)}. {trained}; lossless: {entry.lossless}; {caches}.\n",
-        f"- Use it: {when}.",
-        f"- Not: {when_not}.\n",
+        f"- Use it: {entry.use}.",
+        f"- Not: {entry.avoid}.\n",
     ]
     points = pooled(found, entry.name)
     if any(line["policy"] == entry.name for line in pairs.get("speculative", ())):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Status, chain, decode, load, policies, sample, stop_at_eos, threshold, top_k, viz
+from jaxdlm import InputError, Status, chain, decode, load, policies, viz
 from jaxdlm._decode import _run
 from jaxdlm._load import LM
 from jaxdlm.core.rule import Chain, Stage
 from jaxdlm.models.denoiser import table_denoiser
+from jaxdlm.rules import sample, select_above, select_top_k, stop_at_eos
 from tests.conformance.toys import END, GRID, MASK, PROMPTS, VOCAB, model
 
 SHORT = PROMPTS[0]
@@ -76,7 +77,7 @@ def test_bad_input_is_one_line_before_the_first_forward(change, message):
 
 def test_a_chain_in_the_wrong_order_names_what_is_missing():
     with pytest.raises(InputError, match=r"put sample\(\.\.\.\) before it"):
-        decode(model("same"), [SHORT], chain(threshold(0.9)), **GRID)
+        decode(model("same"), [SHORT], chain(select_above(0.9)), **GRID)
 
 
 def test_a_model_without_a_mask_is_refused():
@@ -200,20 +201,22 @@ def ends_at(column: int, width: int = 12) -> LM:
 
 @pytest.mark.parametrize(("column", "forwards"), [(0, 1), (3, 4), (5, 6), (11, 12), (12, 12)])
 def test_stop_at_eos_ends_the_row_there(column, forwards):
-    out = decode(ends_at(column), [[1, 1]], chain(sample(), top_k(), stop_at_eos()), max_new=12, block=4, stop=False)
+    out = decode(
+        ends_at(column), [[1, 1]], chain(sample(), select_top_k(), stop_at_eos()), max_new=12, block=4, stop=False
+    )
     np.testing.assert_array_equal(out.tokens[0], np.where(np.arange(12) < column, 5, 6))
     assert out.forwards[0] == forwards
     assert out.status == [Status.EOS if column < 12 else Status.FINISHED]
-    plain = decode(ends_at(column), [[1, 1]], chain(sample(), top_k()), max_new=12, block=4, stop=False)
+    plain = decode(ends_at(column), [[1, 1]], chain(sample(), select_top_k()), max_new=12, block=4, stop=False)
     assert plain.forwards[0] == 12
     np.testing.assert_array_equal(plain.tokens, out.tokens)
-    default = decode(ends_at(column), [[1, 1]], chain(sample(), top_k()), max_new=12, block=4)
+    default = decode(ends_at(column), [[1, 1]], chain(sample(), select_top_k()), max_new=12, block=4)
     assert default.forwards[0] == forwards and default.status == out.status
     np.testing.assert_array_equal(default.tokens, out.tokens)
 
 
 def test_stop_at_eos_leaves_the_neighbours_alone():
-    rule = chain(sample(1.0), threshold(0.9), stop_at_eos())
+    rule = chain(sample(1.0), select_above(0.9), stop_at_eos())
     run = {"policy": rule, **GRID, "seed": 2}
     prompts = [PROMPTS[0], PROMPTS[1], PROMPTS[2]]
     batch = decode(model("same"), prompts, **run)
@@ -243,9 +246,9 @@ def test_a_rule_that_never_commits_runs_into_its_limit():
 
 
 def test_a_recipe_equals_its_chain():
-    assert policies.threshold(0.8) == Chain((sample(), threshold(0.8)))
+    assert policies.RECIPES["threshold"](0.8) == Chain((sample(), select_above(0.8)))
     named = decode(model("same"), PROMPTS, "threshold", **GRID)
-    built = decode(model("same"), PROMPTS, chain(sample(), threshold(0.9)), **GRID)
+    built = decode(model("same"), PROMPTS, chain(sample(), select_above(0.9)), **GRID)
     np.testing.assert_array_equal(named.tokens, built.tokens)
 
 
@@ -253,7 +256,7 @@ def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
     lm = load("tiny")
     prompt, run = lm.tokenizer.examples[0], {"max_new": 16, "block": 16}
     out = decode(lm, prompt, "threshold,tau=0.8", **run)
-    listed = decode(lm, [prompt], chain(sample(), threshold(0.8)), **run)
+    listed = decode(lm, [prompt], chain(sample(), select_above(0.8)), **run)
     np.testing.assert_array_equal(out.tokens, listed.tokens)
     np.testing.assert_array_equal(out.commit_step, listed.commit_step)
     assert out.text == listed.text and len(out.text) == 1

@@ -279,7 +279,7 @@ def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypat
         return types.SimpleNamespace(run=lambda: 0)
 
     models = {"tiny": model("same"), "tiny-ar": causal(0)}
-    monkeypatch.setattr("jaxdlm._public.load", lambda name, mesh: dataclasses.replace(models[name], name=name))
+    monkeypatch.setattr("jaxdlm.load", lambda name, mesh: dataclasses.replace(models[name], name=name))
     monkeypatch.setattr("jaxdlm.load", lambda name, mesh: dataclasses.replace(models[name], name=name))
     monkeypatch.setattr(run, "job", job)
     monkeypatch.setattr(

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Rule, chain, load, policies, sample, stop_at_eos, threshold
+import jaxdlm as jd
+from jaxdlm import InputError, Rule, chain, load, policies
 from jaxdlm._decode import check
 from jaxdlm.core.carry import Geometry
 from jaxdlm.core.compose import parts
+from jaxdlm.rules import sample, select_above, stop_at_eos
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import filter_weights, model, parameters
 from tests.speculative.toys import model as causal
@@ -22,7 +24,7 @@ from tests.speculative.toys import model as causal
 # what an argument may be given by mistake or by malice, of every type
 HOSTILE = (
     None, True, "0.9", "", [1, 2], (), {}, object(), 1j, math.nan, math.inf, -math.inf, -1, -0.5, 2**31, 10**30, -(10**30),
-    10**5000, 1e39, 3e38, 1e9, 10**9, 2 * 10**9, np.array([0.5, 0.5]), jnp.ones(2), np.float32("nan"), threshold,
+    10**5000, 1e39, 3e38, 1e9, 10**9, 2 * 10**9, np.array([0.5, 0.5]), jnp.ones(2), np.float32("nan"), select_above,
 )  # fmt: skip
 GEOMETRY = Geometry(16, 4, 2)
 
@@ -139,7 +141,11 @@ def test_every_argument_changes_the_policy(recipe, name):
             "steps=8 means nothing unless the host is one of low_confidence",
         ),
         ("freedave", {"host": "threshold", "steps": 8}, "steps=8 means nothing to this host"),
-        ("freedave", {"host": chain(sample(), threshold(0.9)), "temperature": 0.5}, "temperature=0.5 means nothing to"),
+        (
+            "freedave",
+            {"host": chain(sample(), select_above(0.9)), "temperature": 0.5},
+            "temperature=0.5 means nothing to",
+        ),
         (
             "freedave",
             {"host": "random,steps=4", "steps": 8},
@@ -155,14 +161,13 @@ def test_an_argument_that_the_others_leave_without_meaning_is_refused(recipe, gi
 
 
 def test_words_are_read_as_in_a_shell():
-    assert policies.read("threshold,tau=0.8") == policies.threshold(0.8)
-    assert policies.read("prophet, thresholds=(7, 5, 2.5), answer_length=3") == policies.prophet(
-        thresholds=(7, 5, 2.5), answer_length=3
-    )
-    hosted = policies.prophet("threshold,tau=0.8")
-    assert policies.read("prophet,host=(threshold,tau=0.8)") == hosted == policies.prophet(policies.threshold(0.8))
-    assert policies.freedave(host="random,steps=4") == policies.freedave(host="random", steps=4)
-    assert policies.read_cache("refresh,every=3,before=2") == policies.CACHES["refresh"](every=3, before=2)
+    assert policies.read("threshold,tau=0.8") == jd.threshold(0.8)
+    prophet = jd.prophet(thresholds=(7, 5, 2.5), answer_length=3)
+    assert policies.read("prophet, thresholds=(7, 5, 2.5), answer_length=3") == prophet
+    hosted = jd.prophet("threshold,tau=0.8")
+    assert policies.read("prophet,host=(threshold,tau=0.8)") == hosted == jd.prophet(jd.threshold(0.8))
+    assert jd.freedave(host="random,steps=4") == jd.freedave(host="random", steps=4)
+    assert policies.read_cache("refresh,every=3,before=2") == jd.caches.refresh(every=3, before=2)
     for words, message in (
         ("treshold", "unknown policy 'treshold'.*did you mean 'threshold'"),
         ("threshold,tua=1", "policy 'threshold' takes no 'tua': it takes tau, temperature"),
@@ -219,11 +224,11 @@ def test_table_lists_every_recipe_with_caches_that_exist():
 
 def test_origin_has_no_ranking_to_temper():
     with pytest.raises(InputError, match="leave it out"):
-        policies.origin(alg_temp=0.1)
+        policies.RECIPES["origin"](alg_temp=0.1)
 
 
 def test_chain_is_associative_and_refuses_what_is_no_rule():
-    one, two, three = sample(), threshold(0.9), stop_at_eos()
+    one, two, three = sample(), select_above(0.9), stop_at_eos()
     assert chain(chain(one, two), three) == chain(one, chain(two, three)) == chain(one, two, three)
     with pytest.raises(InputError, match="at least one rule"):
         chain()

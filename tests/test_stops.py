@@ -148,7 +148,7 @@ def test_control_tokens_are_stops_by_their_ids(tmp_path):
 
     literals = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     tokenizer = Tokenizer.from_folder(byte_level(tmp_path / "t", literals, CHATML, eos_token="<|endoftext|>"))
-    lm = jd._load.LM(model("same").model, None, tokenizer, "toy")
+    lm = jd.LM(model("same").model, None, tokenizer, "toy")
     end = tokenizer.backend.token_to_id(tokenizer.aliases["<|im_end|>"])
     stops = read_stops(lm, ["<|im_end|>", "\n\n"])
     assert (end,) in stops.sequences and end in stops.ids and stops.strings == ("\n\n",)

@@ -22,7 +22,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import beside, striped
-from jaxdlm.speculative.methods import check as check_pair
+from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Speculation
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready

@@ -11,6 +11,7 @@ from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV, Around, Layer, Past, gather
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
@@ -173,6 +174,7 @@ def turn(new: Array, old: Array, exists: Bool[Array, "B G"]) -> Float32[Array, "
     return jnp.where(exists, jnp.where(angle < STILL, 0.0, angle), -jnp.inf)
 
 
+@cache("adaptive", serves=("block", "canvas"), order=80)
 def adaptive(prompt_every: Any = 50, response_every: Any = 7, ratio: float = 0.25) -> AdaptiveCache:
     """See `AdaptiveCache`. Raises InputError for an interval < 1, or a ratio outside 0..1."""
     ratio = argument.real(0, 1)(ratio, "ratio")

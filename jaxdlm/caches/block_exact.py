@@ -10,6 +10,7 @@ from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
 
 
@@ -18,6 +19,7 @@ class Stored(NamedTuple):
     ready: Int32[Array, "B"]  # canvas blocks whose final keys and values are stored
 
 
+@cache("block_exact", serves=("block", "versions"), order=40)
 @struct.dataclass
 class BlockExactCache:
     """Equals no cache for models with block-causal attention (SDAR, arXiv 2510.06303; LLaDA2, arXiv 2512.15745).

@@ -11,6 +11,7 @@ from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32
 
 SMALLEST = 16  # columns: fewer cost no less
@@ -70,6 +71,7 @@ class DelayedCache(Refreshing):
         return Window(hidden, Kept(kv, hidden, rows.tokens))
 
 
+@cache("delayed", serves=("block", "canvas"), order=70)
 def delayed(every: Any = 8) -> DelayedCache:
     """See `DelayedCache`. Raises InputError for every < 1."""
     return DelayedCache(interval(every, "every"))

@@ -10,6 +10,7 @@ from jaxdlm.caches.interval import interval, periodic
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
 
 
@@ -49,6 +50,7 @@ class DualCache(Refreshing):
         return Window(context.select(out.hidden, first, start), state)
 
 
+@cache("dual", serves=("block", "versions"), order=30)
 def dual(refresh_every: Any = None) -> DualCache:
     """See `DualCache`. Raises InputError for refresh_every < 1."""
     return DualCache(interval(refresh_every, none=True))

@@ -9,9 +9,11 @@ from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
 
 
+@cache("encoder", serves=("noise",), order=110)
 @struct.dataclass
 class EncoderCache(Refreshing):
     """Equals no cache for models with a causal prefix and a canvas behind it.

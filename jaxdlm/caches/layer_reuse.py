@@ -13,6 +13,7 @@ from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import Around, Layer, gather
 from jaxdlm.errors import InputError
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 KEY_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)  # the released code's, of 50
@@ -97,6 +98,7 @@ def whole(layer: Layer, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"]
     return x + layer.feed(x), (k, v)
 
 
+@cache("layer_reuse", serves=("block", "canvas"), order=100)
 def layer_reuse(depth: int = 1, keys: Any = KEY_STEPS) -> LayerReuseCache:
     """See `LayerReuseCache`. Raises InputError for a negative depth, and for keys without 0."""
     keys = argument.items(keys, "keys", functools.partial(interval, low=0), most=1024)

@@ -9,9 +9,11 @@ from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import Narrow
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 
+@cache("none", serves=("block", "canvas", "versions", "noise"), order=10)
 @struct.dataclass
 class NoCache(Refreshing):
     """All L columns in every forward, so nothing is ever stale; L tokens per forward."""

@@ -10,6 +10,7 @@ from jaxdlm.caches.interval import interval, periodic
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
 
 
@@ -52,6 +53,7 @@ class PrefixCache(Refreshing):
         return Window(context.select(out.hidden, first, start), state)
 
 
+@cache("prefix", serves=("block", "canvas", "versions"), order=20)
 def prefix(refresh_every: Any = None) -> PrefixCache:
     """See `PrefixCache`. Raises InputError for refresh_every < 1."""
     return PrefixCache(interval(refresh_every, none=True))

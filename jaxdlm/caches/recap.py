@@ -12,6 +12,7 @@ from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
 from jaxdlm.core.readout import Readout, summarise
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32
 
 
@@ -84,6 +85,7 @@ class RecapCache(Refreshing):
         return Window(stored.renew(context, state.hidden, out.hidden, index, start), state)
 
 
+@cache("recap", serves=("block", "canvas"), order=90)
 def recap(local: Any = 1, targets: int | None = None, warmup: Any = 0) -> RecapCache:
     """See `RecapCache`. Raises InputError for a negative number of forwards, or targets < 1."""
     targets = targets if targets is None else count(targets, "targets", 1)

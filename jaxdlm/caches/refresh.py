@@ -10,6 +10,7 @@ from jaxdlm.caches.interval import count, interval, periodic
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
 
 
@@ -56,6 +57,7 @@ class RefreshCache(Refreshing):
         return Window(context.select(out.hidden, first, start), state)
 
 
+@cache("refresh", serves=("block", "versions"), order=60)
 def refresh(every: Any = None, before: int = 16, after: int = 16, warmup: Any = 4) -> RefreshCache:
     """See `RefreshCache`. Raises InputError for every < 1, or a negative number of columns or forwards."""
     return RefreshCache(

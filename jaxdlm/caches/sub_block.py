@@ -13,6 +13,7 @@ from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
+from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32
 
 EXACT = BlockExactCache()
@@ -129,6 +130,7 @@ class SubBlockCache:
         return jax.tree.map(lambda old, new: jnp.where(chosen, new.astype(old.dtype), old), old, out.kv), hidden
 
 
+@cache("sub_block", serves=("block",), order=50)
 def sub_block(size: Any = 8) -> SubBlockCache:
     """See `SubBlockCache`. Raises InputError for size < 1."""
     return SubBlockCache(count(size, "size", 1))

@@ -10,9 +10,13 @@ from jaxdlm.errors import InputError
 MAKERS = {
     "token": "sample(...)",
     "score": "sample(...)",
-    "commit": "a selection such as threshold(0.9)",
+    "commit": "a selection such as select_above(0.9)",
 }
 LOG_PROB, NEG_ENTROPY = "a log-probability", "a negative entropy"  # kinds of score that rules compare with numbers
+WHOLE = (  # what a chain of a part and a method is told
+    "a method such as jd.threshold(0.9) is a whole policy with parts of its own; pass it alone, or chain parts: "
+    "jd.chain(jd.rules.sample(), jd.rules.select_above(0.9))"
+)
 REWRITE = {"fill", "reopen"}  # fields that change what is written
 DECIDE = {"commit", "fill", "halt"}  # fields that bring a row to its end
 
@@ -70,6 +74,8 @@ def order(rules: Sequence[Any]) -> None:
         said, own = says(rule), name(rule)
         trusted = trusted or said.writes is None
         for field in said.writes or ():
+            if written.get(field) == own and field not in said.reads:
+                raise InputError(f"the chain has {own} twice: {WHOLE}")
             if field in written and field not in said.reads:
                 raise InputError(f"{own} overwrites the {field} of {written[field]}: leave one of the two out")
             if field == "logits" and "token" in written:
@@ -100,4 +106,4 @@ def complete(policy: Any, what: str = "the policy") -> None:
                 raise InputError(f"{name(rule)} needs draft.{field}: put {MAKERS[field]} before it in the chain")
         written |= set(said.writes)
     if not written & DECIDE:
-        raise InputError(f"{what} writes no column: end the chain with a selection such as threshold(0.9)")
+        raise InputError(f"{what} writes no column: end the chain with a selection such as select_above(0.9)")

@@ -152,7 +152,7 @@ def chain(*rules: Any) -> Chain:
     for rule in rules:
         if not isinstance(rule, Rule):
             raise InputError(
-                f"chain(...) got {shown(rule)}, which is no rule: pass rules such as sample(), threshold(0.9)"
+                f"chain(...) got {shown(rule)}, which is no rule: pass rules such as sample(), select_above(0.9)"
             )
         if isinstance(rule, Stepper):
             raise InputError(
@@ -160,7 +160,7 @@ def chain(*rules: Any) -> Chain:
             )
         flat.extend(rule.rules if isinstance(rule, Chain) else [rule])
     if not flat:
-        raise InputError("chain() needs at least one rule, for example chain(sample(), threshold(0.9))")
+        raise InputError("chain() needs at least one rule, for example chain(sample(), select_above(0.9))")
     compose.order(flat)
     return Chain(tuple(flat), any(rule.official for rule in rules if isinstance(rule, Chain)))
 

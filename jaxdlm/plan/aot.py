@@ -30,7 +30,7 @@ from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.speculative import loop as loop_of_pairs
 from jaxdlm.speculative.decode import generate
-from jaxdlm.speculative.methods import check as check_pair
+from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.stops import ends_wanted, read_stops
 from jaxdlm.typing import PyTree

@@ -9,15 +9,15 @@ from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.eos import text_after
-from jaxdlm.rules.rank import best, ranks
+from jaxdlm.rules.rank import best_columns, ranks
 from jaxdlm.typing import Array, Int32, Key
 
 ORDERS = ("score", "position")
 
 
 @struct.dataclass
-class BlockSchedule(Stage):
-    """See `block_diffusion`."""
+class SelectScheduled(Stage):
+    """See `select_scheduled`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -32,9 +32,9 @@ class BlockSchedule(Stage):
         return None if self.tau is None else LOG_PROB
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="block_diffusion")
+        need(draft, "token", "score", rule="select_scheduled")
         score = draft.score if self.order == "score" else -row.column.astype(jnp.float32)
-        chosen = best(score, row.open, self.count(row))
+        chosen = best_columns(score, row.open, self.count(row))
         if self.tau is None:
             return draft._replace(commit=chosen), state
         sure = row.open & (jnp.exp(draft.score) > self.tau)
@@ -50,9 +50,9 @@ class BlockSchedule(Stage):
         return jnp.maximum(k, 1)
 
 
-def block_diffusion(
+def select_scheduled(
     steps: Any = None, tau: Any = 0.95, minimal_topk: Any = 1, *, order: str = "score"
-) -> BlockSchedule:
+) -> SelectScheduled:
     """Commits {i open : p_i > tau} if these are at least k_i, else the k_i best; k_i = K // S + [i < K mod S].
 
     K columns of the row's block (the prompt's tail in it included), i forwards since it began,
@@ -66,12 +66,12 @@ def block_diffusion(
     """
     least = argument.number(minimal_topk, "minimal_topk", low=1, high=argument.COLUMNS, whole=True)
     tau = argument.probability(tau, "tau", none=True)
-    return BlockSchedule(argument.steps(steps), tau, least, argument.word(order, "order", ORDERS))
+    return SelectScheduled(argument.steps(steps), tau, least, argument.word(order, "order", ORDERS))
 
 
 @struct.dataclass
-class EntropyBound(Stage):
-    """See `entropy_bound`."""
+class SelectWithinEntropy(Stage):
+    """See `select_within_entropy`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -80,21 +80,21 @@ class EntropyBound(Stage):
     gamma: Any
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="entropy_bound")
+        need(draft, "token", "score", rule="select_within_entropy")
         place = jnp.where(row.open, ranks(draft.score, row.open), row.open.shape[0])
         entropy = jnp.where(row.open, -jnp.asarray(draft.score), 0.0)
         before = jnp.sum(jnp.where(place[None, :] < place[:, None], entropy[None, :], 0.0), axis=1)
         return draft._replace(commit=row.open & ((before <= self.gamma) | (place == 0))), state
 
 
-def entropy_bound(gamma: Any = 0.1) -> EntropyBound:
+def select_within_entropy(gamma: Any = 0.1) -> SelectWithinEntropy:
     """Commits open columns in order of entropy H while the sum of H before them is <= gamma; always the first.
 
     Reads H off the score: chain it after `sample(measure=neg_entropy)`. Args: gamma: nats; 0.1 (arXiv 2505.24857).
     Departure from SDAR's released code, which sums over the block the proposals' own p log p: H here is the entropy
     over the vocabulary. Raises InputError for gamma < 0.
     """
-    return EntropyBound(argument.nats(gamma, "gamma"))
+    return SelectWithinEntropy(argument.nats(gamma, "gamma"))
 
 
 @struct.dataclass

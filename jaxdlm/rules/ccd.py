@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 DEEPEST, WIDEST = 64, 1024  # forwards that are remembered, and columns of each: distributions over the vocabulary
@@ -30,8 +30,8 @@ class History(NamedTuple):
 
 
 @struct.dataclass
-class Coherent(Stage):
-    """See `coherent`. State: `History`."""
+class SelectCoherent(Stage):
+    """See `select_coherent`. State: `History`."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
@@ -84,9 +84,9 @@ class Coherent(Stage):
         inside = jnp.zeros_like(row.open).at[at].set(coherent)
         size = budget(row, self.steps)
         if self.dynamic:
-            return jnp.where(inside.any(), inside, best(draft.score, row.open, size))
-        surest = best(jnp.full(row.open.shape, -jnp.inf).at[at].set(-entropy), inside, size)
-        return surest | best(draft.score, row.open & ~inside, size - jnp.sum(surest).astype(jnp.int32))
+            return jnp.where(inside.any(), inside, best_columns(draft.score, row.open, size))
+        surest = best_columns(jnp.full(row.open.shape, -jnp.inf).at[at].set(-entropy), inside, size)
+        return surest | best_columns(draft.score, row.open & ~inside, size - jnp.sum(surest).astype(jnp.int32))
 
 
 def leaders(score: Float32[Array, "W"], eligible: Bool[Array, "W"], k: int) -> tuple[Int32[Array, "k"], Array]:
@@ -95,7 +95,7 @@ def leaders(score: Float32[Array, "W"], eligible: Bool[Array, "W"], k: int) -> t
     return at.astype(jnp.int32), eligible[at]
 
 
-def coherent(
+def select_coherent(
     steps: Any = None,
     *,
     dynamic: bool = False,
@@ -104,7 +104,7 @@ def coherent(
     eps: Any = None,
     history_rule: str = "any",
     token_source: str = "pbar",
-) -> Coherent:
+) -> SelectCoherent:
     """Ranks the top_v surest open columns that were among the top_v before by -H(p~), p~ the mean over those forwards.
 
     p~_j = (p_j + sum of the stored p_j) / (1 + their number). Columns that no stored forward knows wait, unless
@@ -116,14 +116,14 @@ def coherent(
         eps: write only where H(p~) <= eps nats; the paper gives no value.
         history_rule: known to "any" stored forward or to "all" d. token_source: argmax of "pbar" or the "current" token.
     State: d top_v V floats. The paper's text leaves the history rule, the token and the empty case open; the defaults
-    are our reading. Its released code is another algorithm: `stable`. Raises InputError for steps or top_v < 1,
+    are our reading. Its released code is another algorithm: `select_stable`. Raises InputError for steps or top_v < 1,
     depth outside 0..64, eps < 0, or an unknown word.
     """
     depth, top_v = argument.whole(0, DEEPEST)(depth, "depth"), argument.whole(1, WIDEST)(top_v, "top_v")
     argument.word(history_rule, "history_rule", ("any", "all"))
     argument.word(token_source, "token_source", ("pbar", "current"))
     eps, dynamic = argument.nats(eps, "eps", none=True), argument.flag(dynamic, "dynamic")
-    return Coherent(argument.steps(steps), eps, dynamic, depth, top_v, history_rule, token_source)
+    return SelectCoherent(argument.steps(steps), eps, dynamic, depth, top_v, history_rule, token_source)
 
 
 class Saved(NamedTuple):
@@ -135,8 +135,8 @@ class Saved(NamedTuple):
 
 
 @struct.dataclass
-class Stable(Stage):
-    """See `stable`. State: `Saved`."""
+class SelectStable(Stage):
+    """See `select_stable`. State: `Saved`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -157,16 +157,16 @@ class Stable(Stage):
         late = 10 * jnp.sum(row.open) <= columns
         wide = jnp.where(at < 4, 1, jnp.where(late, jnp.minimum(2, largest), wide)).astype(jnp.int32)
         last = columns if self.steps is None else jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
-        top = best(draft.score, row.open, size)
+        top = best_columns(draft.score, row.open, size)
         known = (at >= 5) & (at < last - 1) & jnp.any(top & state.column)
-        same = best(draft.score, row.open, wide) & state.column & (draft.token == state.token)
-        chosen = same if self.dynamic else best(draft.score, same, size)
+        same = best_columns(draft.score, row.open, wide) & state.column & (draft.token == state.token)
+        chosen = same if self.dynamic else best_columns(draft.score, same, size)
         commit = jnp.where(known & (jnp.sum(same) >= size), chosen, top)
-        saved = best(draft.score, row.open & ~commit, wide) & (at >= 3)
+        saved = best_columns(draft.score, row.open & ~commit, wide) & (at >= 3)
         return draft._replace(commit=commit), Saved(saved, draft.token, wide)
 
 
-def stable(steps: Any = None, *, dynamic: bool = False, expand_ratio: Any = 4.0) -> Stable:
+def select_stable(steps: Any = None, *, dynamic: bool = False, expand_ratio: Any = 4.0) -> SelectStable:
     """Commits, of the V surest columns that the forward before saved, those whose proposal stayed the same.
 
     V: 1 for the first four forwards, then one more each time up to b + floor(b expand_ratio), at most 2 once a tenth
@@ -176,9 +176,9 @@ def stable(steps: Any = None, *, dynamic: bool = False, expand_ratio: Any = 4.0)
         steps: forwards in all, which set b = columns / steps, rounded down (default: b = 1).
         dynamic: True: all the unchanged columns (the code's seek mode, CCD-DS). False: the b surest of them (CCD).
         expand_ratio: 4.0.
-    This is the released code next to arXiv 2512.02044 and not the paper's algorithm, which is `coherent`. Departures:
+    This is the released code next to arXiv 2512.02044 and not the paper's algorithm, which is `select_coherent`. Departures:
     a column is never written twice; blocks start afresh; at temperature > 0 the sampled proposals are compared.
     Raises InputError for steps < 1 or expand_ratio outside [0, 1024].
     """
     ratio = argument.number(expand_ratio, "expand_ratio", low=0, high=1024)
-    return Stable(argument.steps(steps), ratio, argument.flag(dynamic, "dynamic"))
+    return SelectStable(argument.steps(steps), ratio, argument.flag(dynamic, "dynamic"))

@@ -10,7 +10,7 @@ from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.readout import Raised, Source, incoming, raised, summarise
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
 MOST = 10**6  # of alpha and gamma
@@ -18,8 +18,8 @@ SLACK = 1e-5  # probabilities this close to the row's best count as tied with it
 
 
 @struct.dataclass
-class Credit(Stage):
-    """See `credit`. State: the credit of every token in every column of the block."""
+class AddCredit(Stage):
+    """See `add_credit`. State: the credit of every token in every column of the block."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
     writes: ClassVar[tuple[str, ...] | None] = ("logits",)
@@ -86,9 +86,9 @@ def earn(slots: Slots, beta: Any, top: Int32[Array, "W"], gain: Float32[Array, "
     return Slots(jnp.where(hit, top[:, None], slots.token), value)
 
 
-def credit(
+def add_credit(
     alpha: Any = 0.65, beta: Any = 0.7, gamma: Any = 0.2, *, adaptive: bool = False, sparse: bool = False
-) -> Credit:
+) -> AddCredit:
     """l^_iv = l_iv + alpha log(1 + C_iv), after C <- beta C and C_iv* += p_iv*^gamma for open i, v* = argmax l_i.
 
     A transform of logits: chain it before `sample` and any selection by confidence. C is zero when a block begins;
@@ -105,12 +105,12 @@ def credit(
     """
     alpha, gamma = (argument.number(x, name, low=0, high=MOST) for name, x in (("alpha", alpha), ("gamma", gamma)))
     adaptive, sparse = argument.flag(adaptive, "adaptive"), argument.flag(sparse, "sparse")
-    return Credit(alpha, argument.probability(beta, "beta"), gamma, adaptive, sparse)
+    return AddCredit(alpha, argument.probability(beta, "beta"), gamma, adaptive, sparse)
 
 
 @struct.dataclass
-class TiedThreshold(Stage):
-    """See `tied_threshold`."""
+class SelectAboveOrTied(Stage):
+    """See `select_above_or_tied`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -119,18 +119,18 @@ class TiedThreshold(Stage):
     tau: Any
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="tied_threshold")
+        need(draft, "token", "score", rule="select_above_or_tied")
         p = jnp.exp(draft.score)
         peak = jnp.max(jnp.where(row.open, p, 0.0))
         bar = jnp.minimum(peak - SLACK, jnp.asarray(self.tau, jnp.float32))
-        sure = (p >= bar) | best(draft.score, row.open, 1)
+        sure = (p >= bar) | best_columns(draft.score, row.open, 1)
         return draft._replace(commit=row.open & sure), state
 
 
-def tied_threshold(tau: Any = 0.9) -> TiedThreshold:
+def select_above_or_tied(tau: Any = 0.9) -> SelectAboveOrTied:
     """Commits {i open : p_i >= min(max p - 1e-5, tau)}: a threshold that takes near-ties with the best along.
 
     Args: tau: probability, 0.9 as in dInfer, the implementation next to arXiv 2510.06133. Raises InputError for tau
     outside [0, 1].
     """
-    return TiedThreshold(argument.probability(tau, "tau"))
+    return SelectAboveOrTied(argument.probability(tau, "tau"))

@@ -9,7 +9,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 
@@ -22,8 +22,8 @@ def shifted_neg_entropy(
 
 
 @struct.dataclass
-class EntropyThreshold(Stage):
-    """See `entropy_threshold`."""
+class SelectBelowEntropy(Stage):
+    """See `select_below_entropy`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -33,13 +33,13 @@ class EntropyThreshold(Stage):
     strict: bool = struct.field(pytree_node=False, default=False)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="entropy_threshold")
+        need(draft, "token", "score", rule="select_below_entropy")
         entropy = jnp.negative(draft.score)
         sure = entropy < self.threshold if self.strict else entropy <= self.threshold
-        return draft._replace(commit=row.open & (sure | best(draft.score, row.open, 1))), state
+        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
 
 
-def entropy_threshold(threshold: Any = 0.5, *, strict: bool = False) -> EntropyThreshold:
+def select_below_entropy(threshold: Any = 0.5, *, strict: bool = False) -> SelectBelowEntropy:
     """Commits {i open : H_i <= threshold} and the open column of lowest entropy H_i = -sum p log p.
 
     Reads H off the score: chain it after `sample(measure=neg_entropy)`, whose H knows neither temperature nor noise.
@@ -50,4 +50,4 @@ def entropy_threshold(threshold: Any = 0.5, *, strict: bool = False) -> EntropyT
     The mask token is at -inf before H is taken, which lowers H slightly against the released code. Raises InputError
     for a threshold below 0, where no entropy lies.
     """
-    return EntropyThreshold(argument.nats(threshold, "threshold"), argument.flag(strict, "strict"))
+    return SelectBelowEntropy(argument.nats(threshold, "threshold"), argument.flag(strict, "strict"))

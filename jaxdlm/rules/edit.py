@@ -8,7 +8,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need, plus, times
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Int32, Key
 
 
@@ -33,7 +33,7 @@ class Edit(Stage):
         p, token = jnp.exp(draft.score), jnp.asarray(draft.token)
         sure = row.open & (p > self.tau_mask)
         least = jnp.asarray(self.num_to_transfer, jnp.int32)
-        commit = jnp.where(jnp.sum(sure) >= least, sure, best(draft.score, row.open, least))
+        commit = jnp.where(jnp.sum(sure) >= least, sure, best_columns(draft.score, row.open, least))
         written = row.active & ~row.pending & ~row.given
         change = written & (p > self.tau_edit) & (token != row.tokens)
         whole = ~row.open.any()

@@ -9,7 +9,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need, times
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 DELETE, INSERT = 156930, 156931  # in LLaDA2.2's vocabulary
@@ -102,7 +102,7 @@ class Indel(Stage):
         final = spent | (count > size + most)
         sure = masks & (p > self.tau_mask)
         needed = (1 + added).astype(jnp.int32)
-        some = jnp.where(jnp.sum(sure) >= needed, sure, best(p, masks, needed))
+        some = jnp.where(jnp.sum(sure) >= needed, sure, best_columns(p, masks, needed))
         write = jnp.where(final | (left == 0), masks, some)
         if self.max_post_steps == 0:  # the forward that writes the last of the first masks is the last one
             final = final | ~jnp.any(standing & ~write)

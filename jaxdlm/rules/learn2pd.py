@@ -12,7 +12,7 @@ from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Key
 
 ASSETS = pathlib.Path(__file__).parents[1] / "assets"
@@ -53,20 +53,19 @@ def shipped_filter(name: str = "tiny") -> FilterWeights:
 
 
 @struct.dataclass
-class Learned(Stage):
-    """See `learned_filter`."""
+class SelectByFilter(Stage):
+    """See `select_by_filter`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
     expects: ClassVar[str | None] = LOG_PROB
-    called: ClassVar[str] = "learned_filter"
 
     weights: FilterWeights | None
     tau: Any
     made_for: str | None = struct.field(pytree_node=False, default=None)  # whose shipped filter stands in for `weights`
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="learned_filter")
+        need(draft, "token", "score", rule="select_by_filter")
         weights = shipped_filter(self.made_for or "tiny") if self.weights is None else self.weights
         width, trained = row.open.shape[0], weights.b1.shape[0]
         if width > trained or (width < trained and row.blocks > 1):
@@ -76,10 +75,10 @@ class Learned(Stage):
         c = jnp.where(row.exists, jnp.exp(draft.score), 0.0)  # written columns too: training saw them
         c = jnp.pad(c, (0, trained - width))  # a canvas shorter than the block is a block that was cut
         yes = (jax.nn.sigmoid(answers_of(weights, c)) > self.tau)[:width]
-        return draft._replace(commit=row.open & (yes | best(draft.score, row.open, 1))), state
+        return draft._replace(commit=row.open & (yes | best_columns(draft.score, row.open, 1))), state
 
 
-def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
+def select_by_filter(weights: Any, tau: Any = 0.96) -> SelectByFilter:
     """Commits {i open : sigmoid(W2 relu(W1 c + b1) + b2)_i > tau} and the open column with the highest c_i.
 
     c_i is the probability of the proposal at every column of the block, written ones included, 0 past the row's canvas.
@@ -93,7 +92,7 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
     """
     tau = argument.probability(tau, "tau")
     if isinstance(weights, str):
-        return Learned(None, tau, weights)
+        return SelectByFilter(None, tau, weights)
     if not isinstance(weights, list | tuple) or len(weights) != 4:
         argument.refuse(weights, "weights", "the name of a model, or four arrays, w1, b1, w2, b2")
     try:
@@ -103,30 +102,29 @@ def learned_filter(weights: Any, tau: Any = 0.96) -> Learned:
     width = arrays.b1.shape[0] if arrays.b1.ndim == 1 else -1
     if [x.shape for x in arrays] != [(width, width), (width,), (width, width), (width,)]:
         raise InputError(f"weights has shapes {[x.shape for x in arrays]}: must be [K, K], [K], [K, K], [K]")
-    return Learned(arrays, tau)
+    return SelectByFilter(arrays, tau)
 
 
 @struct.dataclass
-class EndOfText(Stage):
-    """See `eotp`."""
+class EndAtText(Stage):
+    """See `end_at_text`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score", "commit", "cut")
     writes: ClassVar[tuple[str, ...] | None] = ("cut",)
-    called: ClassVar[str] = "eotp"
 
     aggressive: bool = struct.field(pytree_node=False, default=False)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", "commit", rule="eotp")
+        need(draft, "token", "score", "commit", rule="end_at_text")
         if not row.ids.eos:
-            raise InputError("the model names no end-of-text token, so no text ends there: leave eotp out")
+            raise InputError("the model names no end-of-text token, so no text ends there: leave end_at_text out")
         ends = jnp.asarray(row.ids.eos, jnp.int32)
         new = jnp.asarray(draft.commit, bool) & row.pending & row.exists
         says = jnp.isin(draft.token, ends)
         if self.aggressive:
             found, at = first(new & says)
             guess = row.open & says
-            surest = jnp.argmax(best(draft.score, guess, 1)).astype(jnp.int32)
+            surest = jnp.argmax(best_columns(draft.score, guess, 1)).astype(jnp.int32)
             found, at = found | guess.any(), jnp.where(found, at, surest)
         else:
             left = row.exists & row.pending & ~new
@@ -143,7 +141,7 @@ def first(mark: Bool[Array, "W"]) -> tuple[Bool[Array, ""], Array]:
     return mark.any(), jnp.argmax(mark).astype(jnp.int32)
 
 
-def eotp(*, aggressive: bool = False) -> EndOfText:
+def end_at_text(*, aggressive: bool = False) -> EndAtText:
     """Cuts the canvas behind column e, where the text ends; columns past it no longer exist, not even as keys.
 
     Chain it after a selection. e is, by default, the first end-of-text token written with no open column before it in
@@ -153,4 +151,4 @@ def eotp(*, aggressive: bool = False) -> EndOfText:
     a forced commit counts like one that the filter asks for. Raises InputError, when traced, for a model without an
     end-of-text token.
     """
-    return EndOfText(argument.flag(aggressive, "aggressive"))
+    return EndAtText(argument.flag(aggressive, "aggressive"))

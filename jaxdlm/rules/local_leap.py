@@ -9,7 +9,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Int32, Key
 
 
@@ -24,8 +24,8 @@ def near(anchor: Bool[Array, "W"], radius: Int32[Array, ""] | int) -> Bool[Array
 
 
 @struct.dataclass
-class LocalLeap(Stage):
-    """See `local_leap`."""
+class SelectNearAnchors(Stage):
+    """See `select_near_anchors`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -36,22 +36,22 @@ class LocalLeap(Stage):
     radius: Any
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="local_leap")
+        need(draft, "token", "score", rule="select_near_anchors")
         p = jnp.exp(draft.score)
         close = near(row.open & (p >= self.kappa), self.radius)
         sure = p >= jnp.where(close, self.tau, self.kappa)
-        return draft._replace(commit=row.open & (sure | best(draft.score, row.open, 1))), state
+        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
 
 
-def local_leap(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4) -> LocalLeap:
+def select_near_anchors(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4) -> SelectNearAnchors:
     """Commits {i open : p_i >= (tau if an anchor is at most radius away, else kappa)} and the surest open column.
 
     Anchors are the open columns with p >= kappa at this forward; what their neighbours commit makes no new anchors.
     Args:
         kappa: probability of an anchor, 0.9 in arXiv 2510.07081. tau: probability for its neighbours, 0.75 there for
-            LLaDA-8B. radius: columns, 4 there; 0 with tau <= kappa is `threshold(kappa)`.
-    tau >= kappa is `threshold(tau)`: an anchor below tau does not commit itself. No departure from the released code
+            LLaDA-8B. radius: columns, 4 there; 0 with tau <= kappa is `select_above(kappa)`.
+    tau >= kappa is `select_above(tau)`: an anchor below tau does not commit itself. No departure from the released code
     but for float32 probabilities. Raises InputError for kappa or tau outside [0, 1], or radius < 0.
     """
     radius = argument.number(radius, "radius", low=0, high=argument.COLUMNS, whole=True)
-    return LocalLeap(argument.probability(kappa, "kappa"), argument.probability(tau, "tau"), radius)
+    return SelectNearAnchors(argument.probability(kappa, "kappa"), argument.probability(tau, "tau"), radius)

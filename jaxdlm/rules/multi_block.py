@@ -8,7 +8,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row, Status
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Int32, Key
 
 
@@ -57,8 +57,8 @@ class MultiBlock(Stage):
         if self.official and row.shifted:
             commit = seen & (entropy < self.tau)
         else:
-            commit = seen & ((entropy <= self.tau) | best(score, seen, 1))
-        return commit | (~jnp.any(commit & here) & best(score, here, 1))
+            commit = seen & ((entropy <= self.tau) | best_columns(score, seen, 1))
+        return commit | (~jnp.any(commit & here) & best_columns(score, here, 1))
 
     def opened(
         self, blocks: Int32[Array, ""], left: Bool[Array, "W"], block: Int32[Array, "W"], row: Row

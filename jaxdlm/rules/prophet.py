@@ -27,8 +27,8 @@ def answer_gap(found: Summary, exists: Bool[Array, "W"], start: Any, length: int
 
 
 @struct.dataclass
-class Prophet(Hosting):
-    """See `prophet`. State: the host's."""
+class FinishWhenClear(Hosting):
+    """See `finish_when_clear`. State: the host's."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
     writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "hold", "halt", "status")
@@ -49,7 +49,7 @@ class Prophet(Hosting):
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
         kept, state = self.host.apply(draft, state, row, key)
-        need(kept, "token", "commit", rule="prophet")
+        need(kept, "token", "commit", rule="finish_when_clear")
         length = jnp.sum(row.exists).astype(jnp.int32)
         start = length - self.answer_length if self.answer_start is None else self.answer_start
         found = summarise(incoming(draft))
@@ -91,7 +91,7 @@ class Prophet(Hosting):
         return jnp.maximum(bound, jnp.asarray(self.steps, jnp.int32))
 
 
-def prophet(
+def finish_when_clear(
     host: Rule,
     steps: Any = None,
     answer_start: Any = None,
@@ -100,14 +100,14 @@ def prophet(
     *,
     progress: str = "forwards",
     official: bool = False,
-) -> Prophet:
+) -> FinishWhenClear:
     """Ends a row when mean_{i in A} (l_i(1) - l_i(2)) >= threshold(way): every open column becomes argmax l_i.
 
     The check reads the logits that come in, before the host changes them, and precedes the host's commits of the same
     forward; until it passes, the host decides alone. threshold(way) is the first value below 33% of the way, the
     second below 67%, then the third. A row that leaves so ends with Status.EXIT.
     Args:
-        host: a whole policy, for example `chain(sample(), top_k(64))`. steps: its budget of forwards, all blocks;
+        host: a whole policy, for example `chain(sample(), select_top_k(64))`. steps: its budget of forwards, all blocks;
             default the canvas.
         answer_start, answer_length: A, in columns of the canvas (the released code has 5, from the second column after
             the words "The answer is", which belong in `decode(canvas=...)`). Default: the canvas's last columns. What
@@ -123,11 +123,11 @@ def prophet(
     """
     if not isinstance(host, Rule):
         raise InputError(
-            f"host {argument.shown(host)} is no rule: pass a whole policy such as chain(sample(), top_k(64))"
+            f"host {argument.shown(host)} is no rule: pass a whole policy such as chain(sample(), select_top_k(64))"
         )
     if isinstance(host, Stepper):
-        raise InputError(f"host={type(host).__name__} steps on its own: put prophet inside it, as its host")
-    compose.complete(host, "prophet's host")
+        raise InputError(f"host={type(host).__name__} steps on its own: put finish_when_clear inside it, as its host")
+    compose.complete(host, "finish_when_clear's host")
     bars = list(thresholds) if getattr(thresholds, "shape", ()) == (3,) else thresholds
     bars = argument.items(bars, "thresholds", functools.partial(argument.number, low=-math.inf, high=math.inf))
     if len(bars) != 3:
@@ -136,4 +136,4 @@ def prophet(
     start = argument.number(answer_start, "answer_start", low=0, high=argument.COLUMNS, whole=True, none=True)
     length = argument.whole(1, argument.COLUMNS)(answer_length, "answer_length")
     official = argument.flag(official, "official")
-    return Prophet(host, bars, argument.steps(steps), start, length, progress, official)
+    return FinishWhenClear(host, bars, argument.steps(steps), start, length, progress, official)

@@ -11,6 +11,6 @@ def ranks(score: Float32[Array, "W"], eligible: Bool[Array, "W"]) -> Int32[Array
     return jnp.zeros(score.shape, jnp.int32).at[order].set(jnp.arange(score.shape[0], dtype=jnp.int32))
 
 
-def best(score: Float32[Array, "W"], eligible: Bool[Array, "W"], k: Int32[Array, ""] | int) -> Bool[Array, "W"]:
+def best_columns(score: Float32[Array, "W"], eligible: Bool[Array, "W"], k: Int32[Array, ""] | int) -> Bool[Array, "W"]:
     """The k best eligible columns; fewer when fewer are eligible."""
     return eligible & (ranks(score, eligible) < k)

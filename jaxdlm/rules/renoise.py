@@ -15,8 +15,8 @@ from jaxdlm.typing import Array, Int32, Key
 
 
 @struct.dataclass
-class Temper(Stage):
-    """See `temper`."""
+class Anneal(Stage):
+    """See `anneal`."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
     writes: ClassVar[tuple[str, ...] | None] = ("logits", "condition")
@@ -33,7 +33,7 @@ class Temper(Stage):
         return draft._replace(logits=shaped, condition=ratio / jnp.sum(ratio, axis=1, keepdims=True)), state
 
 
-def temper(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Temper:
+def anneal(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Anneal:
     """l' = l / (t_min + (t_max - t_min)(1 - i / steps)) at forward i of a block; softmax(l') conditions the next one.
 
     A transform of logits: chain it before `sample(1.0, measure=neg_entropy)`. Models without self-conditioning drop
@@ -43,7 +43,7 @@ def temper(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Temper:
     t_min, t_max = (
         argument.number(x, name, above=0, high=argument.HOTTEST) for name, x in (("t_min", t_min), ("t_max", t_max))
     )
-    return Temper(argument.steps(steps, none=False), t_min, t_max)
+    return Anneal(argument.steps(steps, none=False), t_min, t_max)
 
 
 @struct.dataclass
@@ -65,14 +65,14 @@ class Renoise(Stage):
 def renoise() -> Renoise:
     """Turns a selection into the next canvas: what it chose is written, every other open column is a fresh random token.
 
-    Nothing is final by it; chain `settle` after it. Only for models whose noise is uniform.
+    Nothing is final by it; chain `stop_when_stable` after it. Only for models whose noise is uniform.
     """
     return Renoise()
 
 
 @struct.dataclass
-class Settle(Stage):
-    """See `settle`. State: the last `history` arg max of the window, newest first."""
+class StopWhenStable(Stage):
+    """See `stop_when_stable`. State: the last `history` arg max of the window, newest first."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score", "commit")
     writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
@@ -86,7 +86,7 @@ class Settle(Stage):
         return jnp.full((self.history, window), -1, jnp.int32)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="settle")
+        need(draft, "token", "score", rule="stop_when_stable")
         best = jax.lax.argmax(draft.logits, 1, jnp.int32)
         past = jnp.where(row.tick == 0, -1, state)
         stable = jnp.all((past == best[None]) | ~row.open[None])
@@ -101,7 +101,7 @@ class Settle(Stage):
         return times(geometry.blocks, self.steps)
 
 
-def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
+def stop_when_stable(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> StopWhenStable:
     """Ends a block with its arg max once that has held for `history` forwards and the mean entropy is below kappa.
 
     Or at forward `steps`. Reads entropies off the score: chain it after `sample(1.0, measure=neg_entropy)`.
@@ -110,4 +110,4 @@ def settle(steps: Any = 48, kappa: Any = 0.005, history: int = 1) -> Settle:
     renoised canvas, and writes the arg max, not the last draw. Raises InputError for steps or history < 1, kappa < 0.
     """
     history = argument.whole(1, argument.STEPS)(history, "history")
-    return Settle(argument.steps(steps, none=False), argument.nats(kappa, "kappa"), history)
+    return StopWhenStable(argument.steps(steps, none=False), argument.nats(kappa, "kappa"), history)

@@ -10,13 +10,13 @@ from jaxdlm.core import heat
 from jaxdlm.core.carry import Draft, Geometry, Row
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best
+from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Int32, Key
 
 
 @struct.dataclass
-class TopK(Stage):
-    """See `top_k`. State: open columns when the block began."""
+class SelectTopK(Stage):
+    """See `select_top_k`. State: open columns when the block began."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -27,28 +27,28 @@ class TopK(Stage):
         return jnp.int32(0)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="top_k")
+        need(draft, "token", "score", rule="select_top_k")
         masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
         if self.steps is None:
-            return draft._replace(commit=best(draft.score, row.open, 1)), masks
+            return draft._replace(commit=best_columns(draft.score, row.open, 1)), masks
         per_block = jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
         k = masks // per_block + (row.tick < masks % per_block).astype(jnp.int32)
-        return draft._replace(commit=best(draft.score, row.open, jnp.maximum(k, 1))), masks
+        return draft._replace(commit=best_columns(draft.score, row.open, jnp.maximum(k, 1))), masks
 
 
-def top_k(steps: Any = None) -> TopK:
+def select_top_k(steps: Any = None) -> SelectTopK:
     """Commits the k_i best open columns: k_i = m // S + [i < m mod S], m masks at block start, S = steps / blocks.
 
     Args: steps: forwards in all, over all blocks, as in LLaDA's generate (arXiv 2502.09992); default one column per
     forward. Departure from official code: a block ends once it is written; the official loop goes on with empty
     forwards when S > m. Raises InputError for steps outside 1..65536.
     """
-    return TopK(argument.steps(steps))
+    return SelectTopK(argument.steps(steps))
 
 
 @struct.dataclass
-class TimeGrid(Stage):
-    """See `time_grid`. State: open columns when the block began."""
+class SelectOnGrid(Stage):
+    """See `select_on_grid`. State: open columns when the block began."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -62,7 +62,7 @@ class TimeGrid(Stage):
         return jnp.int32(0)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="time_grid")
+        need(draft, "token", "score", rule="select_on_grid")
         masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
         total = masks if self.steps is None else jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
         steps = total.astype(jnp.float32)
@@ -80,7 +80,7 @@ class TimeGrid(Stage):
             noise = column_gumbel(jax.random.fold_in(key, 2), row.position, 1)[:, 0]
             drawn = heat.tempered(jnp.where(row.open, score, -jnp.inf), heat.divisor(self.alg_temp)) + noise
             score = jnp.where(heat.cold(self.alg_temp), score, drawn)
-        return draft._replace(commit=best(score, row.open, k)), masks
+        return draft._replace(commit=best_columns(score, row.open, k)), masks
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         if self.steps is None:
@@ -88,7 +88,9 @@ class TimeGrid(Stage):
         return jnp.maximum(jnp.asarray(self.steps, jnp.int32), geometry.blocks)
 
 
-def time_grid(steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, bernoulli: bool = False) -> TimeGrid:
+def select_on_grid(
+    steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, bernoulli: bool = False
+) -> SelectOnGrid:
     """Commits k_i = floor(n (1 - t_{i+1} / t_i)) of n open columns, all at the last step; t_i = 1 + (eps - 1) i / S.
 
     Args:
@@ -101,4 +103,4 @@ def time_grid(steps: Any = None, *, eps: Any = 1e-3, alg_temp: Any = None, berno
     """
     alg_temp = argument.temperature(alg_temp, "alg_temp", none=True)
     eps, bernoulli = argument.probability(eps, "eps"), argument.flag(bernoulli, "bernoulli")
-    return TimeGrid(argument.steps(steps), eps, alg_temp, bernoulli)
+    return SelectOnGrid(argument.steps(steps), eps, alg_temp, bernoulli)

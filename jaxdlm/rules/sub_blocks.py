@@ -36,7 +36,7 @@ def sub_blocks(host: Rule, size: Any = 8, *, lead: bool = True) -> SubBlocks:
     """The host sees as open only {i open : i // size = s}, s the first with an open column; i counts from the block.
 
     Args:
-        host: a whole selection that sees one block, for example `chain(sample(), threshold(0.9))`.
+        host: a whole selection that sees one block, for example `chain(sample(), select_above(0.9))`.
         size: columns of a sub-block, 8 of 32 in arXiv 2509.26328; the last may be shorter.
         lead: a block's first column, if it is open, is written alone in the block's first forward. The released loop
             reads a finished block once more for its keys, and takes the next block's first token from its last row;
@@ -46,7 +46,7 @@ def sub_blocks(host: Rule, size: Any = 8, *, lead: bool = True) -> SubBlocks:
     """
     if not isinstance(host, Rule):
         raise InputError(
-            f"host {argument.shown(host)} is no rule: pass a selection such as chain(sample(), threshold(0.9))"
+            f"host {argument.shown(host)} is no rule: pass a selection such as chain(sample(), select_above(0.9))"
         )
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__} steps on its own: put sub_blocks inside it, as its host")

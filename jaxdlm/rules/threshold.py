@@ -8,13 +8,13 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Draft, Row
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.rules.rank import best, ranks
+from jaxdlm.rules.rank import best_columns, ranks
 from jaxdlm.typing import Array, Key
 
 
 @struct.dataclass
-class Threshold(Stage):
-    """See `threshold`."""
+class SelectAbove(Stage):
+    """See `select_above`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -23,23 +23,23 @@ class Threshold(Stage):
     tau: Any
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="threshold")
+        need(draft, "token", "score", rule="select_above")
         sure = jnp.exp(draft.score) >= self.tau
-        return draft._replace(commit=row.open & (sure | best(draft.score, row.open, 1))), state
+        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
 
 
-def threshold(tau: Any = 0.9) -> Threshold:
+def select_above(tau: Any = 0.9) -> SelectAbove:
     """Commits {i open : p_i >= tau} and the open column with the highest p_i.
 
     Args: tau: probability; 0.9 in arXiv 2505.22618. 0: the whole block at once; 1: only what is certain in float32.
     Raises InputError for tau outside [0, 1].
     """
-    return Threshold(argument.probability(tau, "tau"))
+    return SelectAbove(argument.probability(tau, "tau"))
 
 
 @struct.dataclass
-class Factor(Stage):
-    """See `factor`."""
+class SelectWithinFactor(Stage):
+    """See `select_within_factor`."""
 
     reads: ClassVar[tuple[str, ...]] = ("token", "score")
     writes: ClassVar[tuple[str, ...] | None] = ("commit",)
@@ -49,7 +49,7 @@ class Factor(Stage):
     official: bool = struct.field(pytree_node=False, default=False)
 
     def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="factor")
+        need(draft, "token", "score", rule="select_within_factor")
         rank = ranks(draft.score, row.open)
         doubt = -jnp.expm1(draft.score)  # 1 - p without cancellation
         place = (rank + 1).astype(jnp.float32)
@@ -65,7 +65,7 @@ class Factor(Stage):
         return draft._replace(commit=row.open & (rank < count)), state
 
 
-def factor(f: Any = 1.0, *, official: bool = False) -> Factor:
+def select_within_factor(f: Any = 1.0, *, official: bool = False) -> SelectWithinFactor:
     """Commits the n surest open columns, n the largest with (n + 1)(1 - p_(n)) < f, at least 1.
 
     Args:
@@ -74,4 +74,4 @@ def factor(f: Any = 1.0, *, official: bool = False) -> Factor:
             alone fails. Default: the paper's.
     Raises InputError for f < 0.
     """
-    return Factor(argument.number(f, "factor", low=0), argument.flag(official, "official"))
+    return SelectWithinFactor(argument.number(f, "factor", low=0), argument.flag(official, "official"))

@@ -188,18 +188,18 @@ def pick(tree: PyTree, index: Int32[Array, "B"]) -> Any:
     return jax.vmap(lambda rows, at: jax.tree.map(lambda x: x[at], rows))(tree, index)
 
 
-def freedave(host: Any, draft_steps: int = 4, *, official: bool = False) -> FreeDave:
+def draft_and_verify(host: Any, draft_steps: int = 4, *, official: bool = False) -> FreeDave:
     """Decodes as `host` does, several of its steps per forward where the drafts come true.
 
     Versions s_1 .. s_N of a row go through the model as one batch: s_1 is the row as it stands, s_{n+1} what the host
     makes of s_n with the logits of the last step. With the fresh logits l_n of s_n, host(l_1, s_1) is always right;
     if it is s_2, so is host(l_2, s_2), and so on. N = 1 is the host itself.
     Args:
-        host: any policy, for example `chain(sample(), top_k())`. A random one draws from keys of its own steps, so it
+        host: any policy, for example `chain(sample(), select_top_k())`. A random one draws from keys of its own steps, so it
             makes the same draws as without drafts.
         draft_steps: N, a shape: another one compiles anew. 4 for LLaDA, 8 for Dream and SDAR in arXiv 2510.00294.
         official: accept a draft whose written columns agree, and spend one more forward where a threshold completes a
-            block, as released. Not lossless; for hosts without memory, such as `threshold`.
+            block, as released. Not lossless; for hosts without memory, such as `select_above`.
     The same tokens as the host in no more forwards, with the same cache, at any temperature; as far as the model gives
     the same logits for N versions as for one. Departures from the released code: the last accepted version's own step
     is written at once, not at the next forward; random hosts share their noise with their drafts. Not here: eager
@@ -207,7 +207,7 @@ def freedave(host: Any, draft_steps: int = 4, *, official: bool = False) -> Free
     Raises InputError for draft_steps outside 1..64, or a host that is no rule or steps on its own.
     """
     if not isinstance(host, Rule):
-        raise InputError(f"host={argument.shown(host)}: must be a rule such as chain(sample(), top_k())")
+        raise InputError(f"host={argument.shown(host)}: must be a rule such as chain(sample(), select_top_k())")
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__}: must be a chain of rules, not a policy that steps on its own")
     compose.complete(host, "freedave's host")

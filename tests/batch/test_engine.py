@@ -27,7 +27,7 @@ K = 8  # columns of a filter's block
 def learned():
     random = np.random.default_rng(1)
     arrays = [random.normal(size=shape) for shape in ((K, K), (K,), (K, K), (K,))]
-    return policies.learn2pd(tau=0.5, weights=arrays, eotp=False)
+    return policies.RECIPES["learn2pd"](tau=0.5, weights=arrays, eotp=False)
 
 
 def job_of(policy, source: str, output, lm=None, **changes) -> run.Job:

@@ -30,7 +30,7 @@ def test_rows_are_those_of_decode(reference):
     """One by one, with their own length, seed and id."""
     _, _, found = reference
     assert [row["id"] for row in found] == [row["id"] for row in ROWS]
-    lm, policy = model("same"), policies.threshold(0.05)
+    lm, policy = model("same"), policies.RECIPES["threshold"](0.05)
     for asked, got in [*zip(ROWS, found)][:5]:
         key = randomness_key(asked["id"])
         out = decode(
@@ -50,7 +50,7 @@ def test_rows_end_at_their_own_stops(reference, tmp_path):
     assert job(write(tmp_path / "in.jsonl", asked), out, slots=2, policy="low_confidence").run() == 0
     for row, got in zip(asked, read(out), strict=True):
         run = {"max_new": 8, "block": 4, "seed": row.get("seed", 0), "ids": [randomness_key(row["id"])]}
-        alone = decode(model("same"), [row["tokens"]], policies.low_confidence(), stop=row["stop"], **run)
+        alone = decode(model("same"), [row["tokens"]], policies.RECIPES["low_confidence"](), stop=row["stop"], **run)
         assert got["tokens"] == alone.tokens[0].tolist() and got["forwards"] == alone.forwards[0]
         assert got["status"] == str(alone.status[0])
 
@@ -79,7 +79,7 @@ def test_a_cache_and_groups_of_lengths(tmp_path):
     source = write(tmp_path / "in.jsonl", asked)
     assert job(source, tmp_path / "out", cache="dual").run() == 0
     out = decode(
-        model("same"), [row["tokens"] for row in asked], policies.threshold(0.05), "dual", max_new=8, block=4,
+        model("same"), [row["tokens"] for row in asked], policies.RECIPES["threshold"](0.05), "dual", max_new=8, block=4,
         ids=[randomness_key(row["id"]) for row in asked],
     )  # fmt: skip
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
@@ -91,7 +91,7 @@ def test_a_cache_of_final_keys_reads_the_prompts_of_rows_that_come_in(tmp_path):
     source = write(tmp_path / "in.jsonl", asked)
     assert job(source, tmp_path / "out", lm=lm, cache="block_exact").run() == 0
     out = decode(
-        lm, [row["tokens"] for row in asked], policies.threshold(0.05), "block_exact", max_new=8, block=4,
+        lm, [row["tokens"] for row in asked], policies.RECIPES["threshold"](0.05), "block_exact", max_new=8, block=4,
         ids=[randomness_key(row["id"]) for row in asked],
     )  # fmt: skip
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
@@ -104,7 +104,7 @@ def test_temperature_length_and_seed_are_data(tmp_path):
     assert job(source, tmp_path / "out").run() == 0
     for row in (0, 1, 3):
         want, got = asked[row], read(tmp_path / "out")[row]
-        rule = policies.threshold(0.05, temperature=jnp.float32(want.get("temperature", 0.0)))
+        rule = policies.RECIPES["threshold"](0.05, temperature=jnp.float32(want.get("temperature", 0.0)))
         out = decode(
             model("same"), [want["tokens"]], rule, max_new=want["max_new"], block=4, seed=want["seed"],
             ids=[randomness_key(want["id"])],
@@ -129,7 +129,7 @@ def test_temperature_length_and_seed_are_data(tmp_path):
 def test_a_pool_lies_as_queues_leave_it():
     """Stored keys and values split by heads from the start: otherwise the second queue would compile its program anew."""
     mesh = make_mesh("data=2,tensor=2")
-    lm, rule, dual = model("same"), policies.threshold(0.05), policies.CACHES["dual"]()
+    lm, rule, dual = model("same"), policies.RECIPES["threshold"](0.05), policies.CACHES["dual"]()
     params = jax.tree.map(jax.device_put, lm.params, param_shardings(lm.config, mesh))
     geometry = slots.Geometry(prompt=4, block=2, blocks=1)
     pool = slots.start(params, rule, dual, model=lm.model, geometry=geometry, slots=3, mesh=mesh)
@@ -140,7 +140,7 @@ def test_a_pool_lies_as_queues_leave_it():
 def test_exchange_by_hand():
     """Free slots fill from the lowest with waiting rows in order; finished rows leave in slot order."""
     geometry = slots.Geometry(prompt=2, block=2, blocks=1)
-    lm, rule, none = model("same"), policies.threshold(0.05), policies.CACHES["none"]()
+    lm, rule, none = model("same"), policies.RECIPES["threshold"](0.05), policies.CACHES["none"]()
     pool = slots.empty(lm.params, rule, none, model=lm.model, geometry=geometry, slots=3)
     zero = jnp.zeros(2, jnp.int32)
     tokens = jnp.asarray([[1, 2, 3, 4], [5, 6, 7, 8]], jnp.int32)

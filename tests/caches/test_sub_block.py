@@ -20,7 +20,7 @@ ASKED = [*PROMPTS, list(range(9, 17)), list(range(20, 36)), [5, 6, 7]]
 
 
 def method(tau: float, size: int = SIZE):
-    return policies.fast_dllm_v2(tau=np.float32(tau), sub_block=np.int32(size))
+    return policies.RECIPES["fast_dllm_v2"](tau=np.float32(tau), sub_block=np.int32(size))
 
 
 @functools.partial(jax.jit, static_argnums=0)

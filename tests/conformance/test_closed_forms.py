@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdlm import Stage, chain, decode, sample, struct, threshold, top_k, uniform
+from jaxdlm import Stage, chain, decode, struct
 from jaxdlm._load import LM
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.eval import closed_forms
 from jaxdlm.models.denoiser import table_denoiser
+from jaxdlm.rules import sample, select_above, select_top_k, uniform
 
 N, ROWS, NEW = 4, 2000, 20
 ITEMS = np.arange(2, 2 + N)
@@ -47,15 +48,15 @@ def near(rate: float, expected: float) -> bool:
 
 
 def at_once(heat):
-    return (sample(heat), threshold(0.0)) if heat else (Jitter(), sample(), threshold(0.0))
+    return (sample(heat), select_above(0.0)) if heat else (Jitter(), sample(), select_above(0.0))
 
 
 def by(k):
-    return Jitter(), sample(), top_k(N // k)
+    return Jitter(), sample(), select_top_k(N // k)
 
 
 def above(tau):
-    return Jitter(), sample(), threshold(tau)
+    return Jitter(), sample(), select_above(tau)
 
 
 @pytest.mark.parametrize("heat", [0, 1])
@@ -126,7 +127,7 @@ def test_couple_at_once_forgets_the_coupling(rho):
 
 def test_couple_one_by_one_samples_the_law():
     """In random order: an order by confidence prefers likely draws, and the law is lost."""
-    _, forwards, tokens = run(COINS, sample(1.0, measure=uniform), top_k(), weights=closed_law(0.5))
+    _, forwards, tokens = run(COINS, sample(1.0, measure=uniform), select_top_k(), weights=closed_law(0.5))
     assert near((tokens.min(1) == tokens.max(1)).mean(), closed_forms.couple_alike(N, 0.5))
     assert (forwards == N).all()
 

@@ -5,7 +5,8 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import FilterWeights, InputError, Rule, _decode, policies
+from jaxdlm import InputError, Rule, _decode, policies
+from jaxdlm.rules import FilterWeights
 from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, untrained  # noqa: F401
 
 GRID = {"max_new": 8, "block": 4}

@@ -5,19 +5,20 @@ import re
 import pytest
 
 import jaxdlm
-from jaxdlm import InputError, Stage, chain, policies, sample, threshold, top_k
-from jaxdlm.rules.block_diffusion import entropy_bound
-from jaxdlm.rules.credit import credit
-from jaxdlm.rules.dparallel import entropy_threshold
+from jaxdlm import InputError, Stage, chain, policies
+from jaxdlm.rules import sample, select_above, select_top_k
+from jaxdlm.rules.block_diffusion import select_within_entropy
+from jaxdlm.rules.credit import add_credit
+from jaxdlm.rules.dparallel import select_below_entropy
 from jaxdlm.rules.eos import stop_at_eos
-from jaxdlm.rules.learn2pd import eotp
-from jaxdlm.rules.local_leap import local_leap
-from jaxdlm.rules.prophet import prophet
+from jaxdlm.rules.learn2pd import end_at_text
+from jaxdlm.rules.local_leap import select_near_anchors
+from jaxdlm.rules.prophet import finish_when_clear
 from jaxdlm.rules.sample import neg_entropy, uniform
-from jaxdlm.steppers.freedave import freedave
+from jaxdlm.steppers.freedave import draft_and_verify
 from tests.conformance.toys import GRID, PROMPTS, model
 
-HOST = chain(sample(), threshold())
+HOST = chain(sample(), select_above())
 
 
 class Own(Stage):
@@ -28,23 +29,26 @@ class Own(Stage):
 
 
 CONTRADICTIONS = [
-    (lambda: chain(sample(), threshold(), local_leap()), "local_leap overwrites the commit of threshold"),
-    (lambda: chain(sample(), sample(0.5), threshold()), "sample overwrites the token of sample"),
-    (lambda: chain(sample(), credit(), threshold()), "credit changes logits that sample has already read"),
-    (lambda: chain(threshold(), sample()), "threshold needs the token of sample: put sample before it"),
-    (lambda: chain(sample(), stop_at_eos(), threshold()), "stop_at_eos needs the commit of threshold"),
     (
-        lambda: chain(sample(), entropy_threshold()),
+        lambda: chain(sample(), select_above(), select_near_anchors()),
+        "select_near_anchors overwrites the commit of select_above",
+    ),
+    (lambda: chain(sample(), sample(0.5), select_above()), "the chain has sample twice: a method such as"),
+    (lambda: chain(sample(), add_credit(), select_above()), "add_credit changes logits that sample has already read"),
+    (lambda: chain(select_above(), sample()), "select_above needs the token of sample: put sample before it"),
+    (lambda: chain(sample(), stop_at_eos(), select_above()), "stop_at_eos needs the commit of select_above"),
+    (
+        lambda: chain(sample(), select_below_entropy()),
         "compares a negative entropy, and the score of sample is a log-prob",
     ),
-    (lambda: chain(sample(measure=neg_entropy), threshold()), "threshold compares a log-probability"),
-    (lambda: chain(sample(measure=uniform), entropy_bound()), "is a random number"),
-    (lambda: chain(sample(), prophet(HOST)), "prophet overwrites the token of sample"),
-    (lambda: chain(freedave(HOST), stop_at_eos()), "put the chain inside it"),
-    (lambda: prophet(freedave(HOST)), "put prophet inside it"),
-    (lambda: freedave(freedave(HOST)), "steps on its own"),
-    (lambda: prophet(chain(threshold())), "threshold needs draft.token: put sample"),
-    (lambda: freedave(sample()), "freedave's host writes no column"),
+    (lambda: chain(sample(measure=neg_entropy), select_above()), "select_above compares a log-probability"),
+    (lambda: chain(sample(measure=uniform), select_within_entropy()), "is a random number"),
+    (lambda: chain(sample(), finish_when_clear(HOST)), "finish_when_clear overwrites the token of sample"),
+    (lambda: chain(draft_and_verify(HOST), stop_at_eos()), "put the chain inside it"),
+    (lambda: finish_when_clear(draft_and_verify(HOST)), "put finish_when_clear inside it"),
+    (lambda: draft_and_verify(draft_and_verify(HOST)), "steps on its own"),
+    (lambda: finish_when_clear(chain(select_above())), "select_above needs draft.token: put sample"),
+    (lambda: draft_and_verify(sample()), "freedave's host writes no column"),
     (lambda: policies.RECIPES["freedave"](host="freedave"), "must be a rule or one of"),
 ]
 
@@ -59,9 +63,9 @@ def test_a_contradiction_is_refused_and_explained(build, why):
 @pytest.mark.parametrize(
     ("rule", "why"),
     [
-        (chain(threshold()), "threshold needs draft.token"),
-        (chain(sample(), eotp()), "eotp needs draft.commit"),
-        (chain(credit(), sample()), "the policy writes no column"),
+        (chain(select_above()), "select_above needs draft.token"),
+        (chain(sample(), end_at_text()), "end_at_text needs draft.commit"),
+        (chain(add_credit(), sample()), "the policy writes no column"),
     ],
 )
 def test_a_fragment_is_no_policy(rule, why):
@@ -73,13 +77,13 @@ def test_a_fragment_is_no_policy(rule, why):
 
 
 def test_what_fits_is_let_through():
-    full = chain(credit(), sample(), local_leap(), eotp(), stop_at_eos())
-    assert chain(chain(credit(), sample()), chain(local_leap(), eotp()), stop_at_eos()) == full
+    full = chain(add_credit(), sample(), select_near_anchors(), end_at_text(), stop_at_eos())
+    assert chain(chain(add_credit(), sample()), chain(select_near_anchors(), end_at_text()), stop_at_eos()) == full
     assert full.writes == ("logits", "token", "score", "commit", "cut", "halt", "status")
-    chain(sample(), Own(), threshold(), stop_at_eos())
-    chain(Own(), threshold())
-    chain(sample(measure=uniform), top_k())
-    chain(prophet(HOST), stop_at_eos())
+    chain(sample(), Own(), select_above(), stop_at_eos())
+    chain(Own(), select_above())
+    chain(sample(measure=uniform), select_top_k())
+    chain(finish_when_clear(HOST), stop_at_eos())
 
 
 def test_two_ends_of_text_keep_the_earlier_one():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import chain, decode, layout, log_prob, margin, neg_entropy, sample, threshold, uniform
+from jaxdlm import chain, decode, layout
 from jaxdlm._load import LM
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Draft, Reach
@@ -20,6 +20,7 @@ from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.policies import CACHES, RECIPES
 from jaxdlm.quant import quantize_params
+from jaxdlm.rules import log_prob, margin, neg_entropy, sample, select_above, uniform
 from tests.conformance.toys import model
 from tests.models.weights import loud_params
 from tests.rules.hand import row
@@ -201,7 +202,7 @@ def test_a_rule_that_changes_the_logits_is_heard(toy):
 def test_a_decode_in_tiles_writes_the_same_text(toy, heat):
     config, params = toy
     prompts = [[3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6]]
-    policy = chain(sample(jnp.float32(heat)), threshold(0.6))  # one program per tiling
+    policy = chain(sample(jnp.float32(heat)), select_above(0.6))  # one program per tiling
     outs = [
         decode(LM(Backbone(config, tile), params, None, "toy"), prompts, policy, max_new=8, block=4, save="commit")
         for tile in (64, 8192)

@@ -19,7 +19,7 @@ def test_every_method_has_a_section(tmp_path):
     for entry in policies.TABLE:
         assert f"\n## {entry.name}\n" in page
         assert all(f"https://arxiv.org/abs/{number.strip()}" in page for number in entry.paper.split(","))
-        assert entry.name in gallery["ADVICE"]
+        assert f"- Use it: {entry.use}.\n- Not: {entry.avoid}.\n" in page
     assert "| `lookup` | 1 | 1.50 | 0.400 | 9 of 10 | 1.25 × |" in page and "somewhere" not in page
     assert "| `threshold,tau=0.9` | 100.0 |" in page
     gallery["charts"](found, tmp_path)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, neg_entropy, sample
+from jaxdlm import InputError, chain
 from jaxdlm.core.carry import Draft
-from jaxdlm.rules.ccd import coherent, stable
+from jaxdlm.rules import neg_entropy, sample
+from jaxdlm.rules.ccd import select_coherent, select_stable
 from tests.rules.hand import row
 
 W, VOCAB = 12, 6
@@ -77,7 +78,7 @@ def slow(draw, dynamic, depth, top_v, rule="any", source="pbar"):
     [(True, 3, 4, "any", "pbar"), (False, 2, 3, "any", "current"), (True, 2, 3, "all", "pbar")],
 )
 def test_slow_oracle(dynamic, depth, top_v, rule, source):
-    published = coherent(dynamic=dynamic, depth=depth, top_v=top_v, history_rule=rule, token_source=source)
+    published = select_coherent(dynamic=dynamic, depth=depth, top_v=top_v, history_rule=rule, token_source=source)
     for seed in range(4):
         expected = slow(noise(seed), dynamic, depth, top_v, rule, source)
         got = decode(published, noise(seed))
@@ -86,13 +87,17 @@ def test_slow_oracle(dynamic, depth, top_v, rule, source):
 
 
 def test_limits_of_the_paper_mode():
-    plain, tokens = decode(stable(), constant)  # the warm-up and CCD with unchanged proposals: one by one
+    plain, tokens = decode(select_stable(), constant)  # the warm-up and CCD with unchanged proposals: one by one
     assert plain == [[i] for i in range(W)]
-    for rule in (coherent(depth=0), coherent(depth=0, dynamic=True), coherent(top_v=1, token_source="current")):
+    for rule in (
+        select_coherent(depth=0),
+        select_coherent(depth=0, dynamic=True),
+        select_coherent(top_v=1, token_source="current"),
+    ):
         history, same = decode(rule, constant)
         assert history == plain
         np.testing.assert_array_equal(same, tokens)
-    history, same = decode(coherent(dynamic=True, top_v=4), constant)
+    history, same = decode(select_coherent(dynamic=True, top_v=4), constant)
     assert [len(step) for step in history] == [1, 4, 4, 3]  # 1 + ceil((W - 1) / V) forwards
     np.testing.assert_array_equal(same, np.arange(W) % VOCAB)
 
@@ -101,30 +106,32 @@ def test_a_column_unknown_to_history_waits():
     """The surest column was not among the two best before: the paper puts it off."""
     first, second = constant(0), constant(1)
     second[9] = first[9] * 9
-    assert decode(coherent(top_v=2), lambda t: second if t else first, steps=2)[0] == [[0], [1]]
-    assert decode(stable(), lambda t: second if t else first, steps=2)[0] == [[0], [9]]
+    assert decode(select_coherent(top_v=2), lambda t: second if t else first, steps=2)[0] == [[0], [1]]
+    assert decode(select_stable(), lambda t: second if t else first, steps=2)[0] == [[0], [9]]
 
 
 def test_released_widths():
     """Five single commits, then as many unchanged columns as were saved before, the last tenth at most two."""
-    history, _ = decode(stable(dynamic=True), constant)
+    history, _ = decode(select_stable(dynamic=True), constant)
     assert [len(step) for step in history] == [1, 1, 1, 1, 1, 2, 3, 2]
-    assert [len(step) for step in decode(stable(dynamic=True, expand_ratio=0.0), constant)[0]] == [1] * W
+    assert [len(step) for step in decode(select_stable(dynamic=True, expand_ratio=0.0), constant)[0]] == [1] * W
     flipped = lambda t: constant(t) if t % 2 else np.roll(constant(t), 1, axis=1)  # noqa: E731
-    assert [len(step) for step in decode(stable(dynamic=True), flipped)[0]] == [1] * W
+    assert [len(step) for step in decode(select_stable(dynamic=True), flipped)[0]] == [1] * W
 
 
 def test_steps_set_the_budget():
-    assert [len(s) for s in decode(coherent(steps=4), constant)[0]] == [3] * 4
-    assert [len(s) for s in decode(stable(steps=4), constant)[0]] == [3] * 4
+    assert [len(s) for s in decode(select_coherent(steps=4), constant)[0]] == [3] * 4
+    assert [len(s) for s in decode(select_stable(steps=4), constant)[0]] == [3] * 4
 
 
 @pytest.mark.parametrize(
     ("factory", "wrong"),
     [
-        (coherent, {"steps": 0}), (coherent, {"depth": -1}), (coherent, {"top_v": 0}), (coherent, {"eps": -1.0}),
-        (coherent, {"history_rule": "most"}), (coherent, {"token_source": "old"}), (stable, {"steps": 0}),
-        (stable, {"expand_ratio": -1.0}),
+        (select_coherent, {"steps": 0}), (select_coherent, {"depth": -1}), (select_coherent, {"top_v": 0}),
+        (select_coherent, {"eps": -1.0}),
+        (select_coherent, {"history_rule": "most"}), (select_coherent, {"token_source": "old"}),
+        (select_stable, {"steps": 0}),
+        (select_stable, {"expand_ratio": -1.0}),
     ],
 )  # fmt: skip
 def test_bad_arguments(factory, wrong):

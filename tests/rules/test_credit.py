@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, credit, sample, threshold
+from jaxdlm import InputError, chain
 from jaxdlm.core.carry import Draft
-from jaxdlm.rules.credit import tied_threshold
+from jaxdlm.rules import add_credit, sample, select_above
+from jaxdlm.rules.credit import select_above_or_tied
 from tests.rules.hand import call, row, scored
 
 
@@ -25,7 +26,7 @@ def run(rule, distributions, can=None):
 
 def test_three_steps_by_hand():
     p = np.array([[[0.6, 0.3, 0.1]], [[0.2, 0.7, 0.1]], [[0.55, 0.35, 0.1]]])
-    fused, earned = run(credit(0.65, 0.7, 0.2), p)[-1]
+    fused, earned = run(add_credit(0.65, 0.7, 0.2), p)[-1]
     expected = np.array([0.49 * 0.6**0.2 + 0.55**0.2, 0.7 * 0.7**0.2, 0.0])
     np.testing.assert_allclose(earned[0], expected, rtol=1e-5)
     np.testing.assert_allclose(fused[0], np.log(p[-1, 0]) + 0.65 * np.log1p(expected), rtol=1e-5)
@@ -33,16 +34,16 @@ def test_three_steps_by_hand():
 
 def test_constant_evidence_rises_to_its_limit():
     p = np.tile([0.8, 0.1, 0.1], (60, 1, 1))
-    best = [float(jax.nn.softmax(jnp.asarray(fused[0]))[0]) for fused, _ in run(credit(), p)]
+    best = [float(jax.nn.softmax(jnp.asarray(fused[0]))[0]) for fused, _ in run(add_credit(), p)]
     np.testing.assert_allclose(best[:3], [0.861, 0.882, 0.893], atol=1e-3)
     assert (np.diff(best[:20]) > 0).all()
     assert best[-1] == pytest.approx(0.910, abs=1e-3)
-    assert max(earned.max() for _, earned in run(credit(), p)) <= 1 / (1 - 0.7) + 1e-5
+    assert max(earned.max() for _, earned in run(add_credit(), p)) <= 1 / (1 - 0.7) + 1e-5
 
 
 def test_memoryless_crossing():
     """beta = 0: a raw probability of 0.853 is enough for tau = 0.9, 0.852 is not."""
-    rule = chain(credit(beta=0.0), sample(), threshold(0.9))
+    rule = chain(add_credit(beta=0.0), sample(), select_above(0.9))
     for p, expected in ((0.8535, True), (0.8520, False)):
         raw = np.log(np.float32([[p, 1 - p], [0.999, 0.001]]))
         draft, _ = call(rule, Draft(raw), rule.init(2, 2), row([True, True]))
@@ -52,21 +53,21 @@ def test_memoryless_crossing():
 def test_nothing_for_written_columns_and_a_fresh_start_per_block():
     p = np.tile([0.5, 0.3, 0.2], (3, 2, 1))
     can = [[True, True], [True, False], [True, False]]
-    seen = run(credit(), p, can)
+    seen = run(add_credit(), p, can)
     first = 0.5**0.2
     np.testing.assert_allclose([earned[1, 0] for _, earned in seen], [first, 0.7 * first, 0.49 * first], rtol=1e-5)
-    rule, dirty = credit(), jnp.full((2, 3), 9.0)
+    rule, dirty = add_credit(), jnp.full((2, 3), 9.0)
     _, fresh = call(rule, Draft(np.log(p[0]).astype(np.float32)), dirty, row([True, True]))
     np.testing.assert_allclose(fresh, seen[0][1])
 
 
 def test_no_strength_is_no_change_and_adaptive_starts_so():
     p = np.random.default_rng(0).dirichlet(np.ones(5), (4, 3))
-    for fused, p_t in zip(run(credit(alpha=0.0), p), p, strict=True):
+    for fused, p_t in zip(run(add_credit(alpha=0.0), p), p, strict=True):
         np.testing.assert_array_equal(fused[0], np.log(p_t).astype(np.float32))
-    fused, _ = run(credit(adaptive=True), p)[0]
+    fused, _ = run(add_credit(adaptive=True), p)[0]
     np.testing.assert_array_equal(fused, np.log(p[0]).astype(np.float32))
-    half = run(credit(adaptive=True), p[:2], [[True] * 3, [True, False, False]])[1]
+    half = run(add_credit(adaptive=True), p[:2], [[True] * 3, [True, False, False]])[1]
     top = p[1, 0].argmax()
     earned = half[1][0, top]
     np.testing.assert_allclose(half[0][0, top], np.log(p[1, 0, top]) + np.log1p(earned) * 2 / 3, rtol=1e-5)
@@ -74,14 +75,14 @@ def test_no_strength_is_no_change_and_adaptive_starts_so():
 
 def test_near_ties_come_along():
     score = np.log([0.6, 0.6 - 5e-6, 0.59])
-    np.testing.assert_array_equal(scored(tied_threshold(0.9), score, row([True] * 3))[0], [True, True, False])
-    np.testing.assert_array_equal(scored(threshold(0.9), score, row([True] * 3))[0], [True, False, False])
+    np.testing.assert_array_equal(scored(select_above_or_tied(0.9), score, row([True] * 3))[0], [True, True, False])
+    np.testing.assert_array_equal(scored(select_above(0.9), score, row([True] * 3))[0], [True, False, False])
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": -1}, {"beta": 1.5}, {"gamma": -1}])
 def test_bad_arguments(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        credit(**wrong)
+        add_credit(**wrong)
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -90,7 +91,7 @@ def test_slots_hold_what_the_whole_table_holds(adaptive):
     draws = np.random.default_rng(3)
     distributions = draws.dirichlet(np.full(9, 0.4), (6, 6)) + 1e-4
     can = [[True] * (6 - tick) + [False] * tick for tick in range(6)]
-    dense, sparse = credit(adaptive=adaptive), credit(adaptive=adaptive, sparse=True)
+    dense, sparse = add_credit(adaptive=adaptive), add_credit(adaptive=adaptive, sparse=True)
     wholes = [dense.init(6, 9), sparse.init(6, 9)]
     for tick in (*range(6), 0):
         view, raw = row(can[tick], tick=tick), np.log(distributions[tick]).astype(np.float32)

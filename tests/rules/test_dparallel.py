@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, entropy_threshold, neg_entropy, sample
+from jaxdlm import InputError, chain
+from jaxdlm.rules import neg_entropy, sample, select_below_entropy
 from jaxdlm.rules.dparallel import shifted_neg_entropy
 from tests.rules.hand import apply, row, scored
 
@@ -13,7 +14,7 @@ OPEN = [True] * 4
 
 
 def commit(threshold, raw, can=OPEN, **options):
-    rule = chain(sample(measure=neg_entropy), entropy_threshold(threshold, **options))
+    rule = chain(sample(measure=neg_entropy), select_below_entropy(threshold, **options))
     return np.asarray(apply(rule, jnp.asarray(raw, jnp.float32), row(can)).commit)
 
 
@@ -45,8 +46,8 @@ def test_slow_oracle_and_monotone_growth():
 
 def test_equality_counts_unless_strict():
     score = [-0.5, -0.25, -0.75]
-    np.testing.assert_array_equal(scored(entropy_threshold(0.5), score, row(OPEN[:3]))[0], [True, True, False])
-    strict = scored(entropy_threshold(0.5, strict=True), score, row(OPEN[:3]))[0]
+    np.testing.assert_array_equal(scored(select_below_entropy(0.5), score, row(OPEN[:3]))[0], [True, True, False])
+    strict = scored(select_below_entropy(0.5, strict=True), score, row(OPEN[:3]))[0]
     np.testing.assert_array_equal(strict, [False, True, False])
 
 
@@ -60,4 +61,4 @@ def test_the_shifted_measure_differs_in_the_last_digits_only():
 
 def test_bad_argument():
     with pytest.raises(InputError, match="threshold"):
-        entropy_threshold(float("nan"))
+        select_below_entropy(float("nan"))

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, decode, policies, sample
+from jaxdlm import InputError, chain, decode, policies
 from jaxdlm.core.carry import Draft, Geometry
-from jaxdlm.rules.block_diffusion import block_diffusion
+from jaxdlm.rules import sample
+from jaxdlm.rules.block_diffusion import select_scheduled
 from jaxdlm.rules.edit import edit
 from tests.conformance.toys import MASK, PROMPTS, model
 from tests.rules.hand import call, row
@@ -90,7 +91,7 @@ def test_decodes_like_the_released_loop(tau_mask, tau_edit, most, least):
 def test_without_edits_it_is_the_threshold_and_one_more_forward_per_block():
     lm, run = model("same"), {"max_new": LENGTH, "block": BLOCK}
     out = decode(lm, PROMPTS, chain(sample(), edit(0.3, 1.0)), **run)
-    plain = decode(lm, PROMPTS, chain(sample(), block_diffusion(tau=0.3)), **run)
+    plain = decode(lm, PROMPTS, chain(sample(), select_scheduled(tau=0.3)), **run)
     np.testing.assert_array_equal(out.tokens, plain.tokens)
     np.testing.assert_array_equal(out.forwards, plain.forwards + LENGTH // BLOCK)
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Status, stop_at_eos
+from jaxdlm import InputError, Status
 from jaxdlm.core.carry import Draft
+from jaxdlm.rules import stop_at_eos
 from tests.rules.hand import IDS, row
 
 END, MASK = IDS.eos[0], IDS.mask

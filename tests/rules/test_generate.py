@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from jaxdlm import chain, credit, decode, local_leap, prophet, sample, stop_at_eos, threshold
+from jaxdlm import chain, decode
 from jaxdlm._load import LM
 from jaxdlm.models.denoiser import LOG_ZERO, table_denoiser
-from jaxdlm.rules.learn2pd import eotp, learned_filter
+from jaxdlm.rules import add_credit, finish_when_clear, sample, select_above, select_near_anchors, stop_at_eos
+from jaxdlm.rules.learn2pd import end_at_text, select_by_filter
 
 MASK, END, VOCAB, LENGTH, BLOCK = 15, 14, 16, 12, 4
 DRAW = np.random.default_rng(5)
@@ -128,20 +129,20 @@ def filtered(tau):
 
 ANSWER, BARS = {"answer_start": 1, "answer_length": 3}, (2.0, 1.2, 0.6)
 MIXED = (0.65, 0.7, 0.2, 0.8, 0.5, 2)
-HOST = chain(credit(*MIXED[:3]), sample(), local_leap(*MIXED[3:]))
-SLOTS = chain(credit(*MIXED[:3], sparse=True), sample(), local_leap(*MIXED[3:]))
+HOST = chain(add_credit(*MIXED[:3]), sample(), select_near_anchors(*MIXED[3:]))
+SLOTS = chain(add_credit(*MIXED[:3], sparse=True), sample(), select_near_anchors(*MIXED[3:]))
 
 
 def out_of(host):
-    return chain(prophet(host, thresholds=BARS, progress="decoded", **ANSWER), stop_at_eos())
+    return chain(finish_when_clear(host, thresholds=BARS, progress="decoded", **ANSWER), stop_at_eos())
 
 
 CASES = {
     "prophet, eos": (
-        out_of(chain(sample(), threshold(0.6))), lambda: {"write": above(0.6), "leave": clear(range(1, 4), BARS)}
+        out_of(chain(sample(), select_above(0.6))), lambda: {"write": above(0.6), "leave": clear(range(1, 4), BARS)}
     ),
     "learn2pd, eotp": (
-        chain(sample(), learned_filter(FILTER, 0.7), eotp()), lambda: {"write": filtered(0.7), "window": BLOCK}
+        chain(sample(), select_by_filter(FILTER, 0.7), end_at_text()), lambda: {"write": filtered(0.7), "window": BLOCK}
     ),
     "credit, local_leap, prophet, eos": (
         out_of(HOST), lambda: {"write": credited(*MIXED), "leave": clear(range(1, 4), BARS)}

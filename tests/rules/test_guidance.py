@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, guidance, sample
+from jaxdlm import InputError, chain
 from jaxdlm.core.carry import Draft
+from jaxdlm.rules import guidance, sample
 from tests.rules.hand import row
 
 GIVEN = jnp.float32([[1.0, 2.0, -np.inf], [0.0, -1.0, -np.inf]])

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, decode, policies, sample
+from jaxdlm import InputError, chain, decode, policies
 from jaxdlm.core.carry import Draft
+from jaxdlm.rules import sample
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.indel import indel
 from tests.conformance.toys import MASK, PROMPTS, VOCAB, model

@@ -154,8 +154,8 @@ def test_what_was_given_stands_behind_the_end_of_the_text():
 
 def test_one_block_after_the_other_is_the_decoder_of_dparallel():
     heat = {"temperature": jnp.float32(0.0)}
-    one = decode(model("same"), PROMPTS, policies.d3llm(jnp.float32(0.7), jnp.float32(1.0), **heat), **GRID)
-    other = decode(model("same"), PROMPTS, policies.dparallel(jnp.float32(0.7), **heat), **GRID)
+    one = decode(model("same"), PROMPTS, policies.RECIPES["d3llm"](jnp.float32(0.7), jnp.float32(1.0), **heat), **GRID)
+    other = decode(model("same"), PROMPTS, policies.RECIPES["dparallel"](jnp.float32(0.7), **heat), **GRID)
     for field in ("tokens", "forwards", "commit_step"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 

@@ -88,11 +88,11 @@ def oracle(lm, prompt, select, block):
 @pytest.mark.parametrize(
     ("policy", "select", "block"),
     [
-        (policies.low_confidence(), one_by_one, BLOCK),
-        (policies.low_confidence(steps=6), split(3), BLOCK),
-        (policies.threshold(0.4), above(0.4), BLOCK),
-        (policies.factor(2.5), joint(2.5), BLOCK),
-        (policies.maskgit_plus(steps=5), grid(5), LENGTH),
+        (policies.RECIPES["low_confidence"](), one_by_one, BLOCK),
+        (policies.RECIPES["low_confidence"](steps=6), split(3), BLOCK),
+        (policies.RECIPES["threshold"](0.4), above(0.4), BLOCK),
+        (policies.RECIPES["factor"](2.5), joint(2.5), BLOCK),
+        (policies.RECIPES["maskgit_plus"](steps=5), grid(5), LENGTH),
     ],
     ids=["one", "split", "threshold", "factor", "grid"],
 )

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, policies, sample, threshold
+from jaxdlm import InputError, chain, policies
 from jaxdlm.core.carry import Draft
+from jaxdlm.rules import sample, select_above
 from jaxdlm.rules.per_row import Own, has_number, per_row, with_number
 from tests.rules.hand import call, row
 
-HEATED = policies.threshold(0.3, temperature=np.float32(1))
+HEATED = policies.RECIPES["threshold"](0.3, temperature=np.float32(1))
 
 
 def test_the_row_decides():
@@ -20,7 +21,7 @@ def test_the_row_decides():
     state = rule.init(4, 6)
     for heat in (0.0, 0.5, 3.0):
         draft, after = call(rule, Draft(logits), Own(np.float32(heat), state.state), view, key)
-        alone = policies.threshold(0.3, temperature=np.float32(heat))
+        alone = policies.RECIPES["threshold"](0.3, temperature=np.float32(heat))
         want, _ = call(alone, Draft(logits), alone.init(4, 6), view, key)
         np.testing.assert_array_equal(draft.token, want.token)
         np.testing.assert_array_equal(draft.commit, want.commit)
@@ -29,11 +30,11 @@ def test_the_row_decides():
 
 def test_fields_are_found_at_any_depth():
     assert has_number(HEATED, "temperature")
-    assert not has_number(chain(threshold(0.5)), "temperature")
-    changed = with_number(chain(sample(0.5), threshold(0.5)), "tau", 0.25)
+    assert not has_number(chain(select_above(0.5)), "temperature")
+    changed = with_number(chain(sample(0.5), select_above(0.5)), "tau", 0.25)
     assert (changed.rules[0].temperature, changed.rules[1].tau) == (0.5, 0.25)
     with pytest.raises(InputError, match="no temperature: leave it out"):
-        per_row(chain(threshold(0.5)))
+        per_row(chain(select_above(0.5)))
 
 
 def test_the_rest_is_the_rules_own():

@@ -4,14 +4,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Status, chain, prophet, sample, threshold, top_k
+from jaxdlm import InputError, Status, chain
 from jaxdlm.core.carry import Draft, Geometry
 from jaxdlm.core.readout import given, summarise
+from jaxdlm.rules import finish_when_clear, sample, select_above, select_top_k
 from jaxdlm.rules.prophet import answer_gap
 from tests.rules.hand import call, row
 
 W = 8
-HOST = chain(sample(), top_k(W))
+HOST = chain(sample(), select_top_k(W))
 
 
 def raw(gap: float):
@@ -40,7 +41,7 @@ def test_the_mean_gap_by_hand():
 
 def test_exit_writes_every_open_column():
     can = [True, False, True, True, True, False, True, True]
-    draft = act(prophet(HOST, W, 3, 2), 8.0, row(can))
+    draft = act(finish_when_clear(HOST, W, 3, 2), 8.0, row(can))
     np.testing.assert_array_equal(draft.commit, can)
     np.testing.assert_array_equal(np.asarray(draft.token)[can], raw(8.0)[1][can])
     assert bool(draft.halt)
@@ -49,17 +50,17 @@ def test_exit_writes_every_open_column():
 
 def test_until_then_the_host_decides():
     can = [True] * W
-    draft, alone = act(prophet(HOST, W, 3, 2), 7.0, row(can)), act(HOST, 7.0, row(can))
+    draft, alone = act(finish_when_clear(HOST, W, 3, 2), 7.0, row(can)), act(HOST, 7.0, row(can))
     np.testing.assert_array_equal(draft.commit, alone.commit)
     np.testing.assert_array_equal(draft.token, alone.token)
     assert not bool(draft.halt)
     never, always = (float("inf"),) * 3, (0.0,) * 3
-    assert not bool(act(prophet(HOST, W, 3, 2, never), 1e6, row(can)).halt)
-    assert bool(act(prophet(HOST, W, 3, 2, always), 0.0, row(can)).halt)
+    assert not bool(act(finish_when_clear(HOST, W, 3, 2, never), 1e6, row(can)).halt)
+    assert bool(act(finish_when_clear(HOST, W, 3, 2, always), 0.0, row(can)).halt)
 
 
 def test_stages_of_256_forwards():
-    rule, early = prophet(HOST, 256, 3, 2), prophet(HOST, 256, 3, 2, official=True)
+    rule, early = finish_when_clear(HOST, 256, 3, 2), finish_when_clear(HOST, 256, 3, 2, official=True)
     leaves = lambda rule, gap, at: bool(act(rule, gap, row([True] * W, tick=at)).halt)  # noqa: E731
     for last, gap in ((84, 6.0), (171, 3.0)):  # the gap passes the stage after, not the one that ends here
         assert not leaves(rule, gap, last)
@@ -69,17 +70,17 @@ def test_stages_of_256_forwards():
 
 
 def test_progress_by_written_columns():
-    rule = prophet(chain(sample(), threshold(1.0)), None, 3, 2, progress="decoded")
+    rule = finish_when_clear(chain(sample(), select_above(1.0)), None, 3, 2, progress="decoded")
     for written, expected in ((0, False), (2, False), (3, True), (6, True)):
         assert bool(act(rule, 6.0, row([False] * written + [True] * (W - written))).halt) is expected
 
 
 def test_released_blocks_last_their_share():
-    rule, view = prophet(HOST, 16, 3, 2, official=True), row([True] + [False] * 7)
+    rule, view = finish_when_clear(HOST, 16, 3, 2, official=True), row([True] + [False] * 7)
     assert bool(act(rule, 1.0, view).hold)
     assert not bool(act(rule, 1.0, row([True] + [False] * 7, tick=15)).hold)
     assert int(rule.forwards(Geometry(4, W, 1))) == 16
-    assert not bool(act(prophet(HOST, 16, 3, 2), 1.0, view).hold)
+    assert not bool(act(finish_when_clear(HOST, 16, 3, 2), 1.0, view).hold)
     assert rule.view == "canvas"
 
 
@@ -89,6 +90,6 @@ def test_released_blocks_last_their_share():
 )
 def test_bad_arguments(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        prophet(HOST, **wrong)
+        finish_when_clear(HOST, **wrong)
     with pytest.raises(InputError, match="host"):
-        prophet("threshold")
+        finish_when_clear("threshold")

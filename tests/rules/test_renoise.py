@@ -6,7 +6,7 @@ import pytest
 
 from jaxdlm import InputError, policies
 from jaxdlm.core.carry import Draft, Geometry
-from jaxdlm.rules.renoise import renoise, settle, temper
+from jaxdlm.rules.renoise import anneal, renoise, stop_when_stable
 from tests.rules.hand import apply, call, row
 
 RAW = jnp.asarray(np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), jnp.float32)
@@ -14,7 +14,7 @@ RAW = jnp.asarray(np.log([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]]), jnp.float32)
 
 def test_the_temperature_falls_from_t_max_and_never_reaches_t_min():
     for tick, heat in ((0, 0.8), (24, 0.6), (47, 0.4 + 0.4 / 48)):
-        draft = apply(temper(), RAW, row([1, 1], tick=tick))
+        draft = apply(anneal(), RAW, row([1, 1], tick=tick))
         below = (RAW - RAW.max(1, keepdims=True)) / heat
         np.testing.assert_allclose(draft.logits, below, rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(draft.condition, np.exp(below) / np.exp(below).sum(1, keepdims=True), rtol=1e-6)
@@ -24,7 +24,7 @@ def test_the_temperature_falls_from_t_max_and_never_reaches_t_min():
 def test_temperatures_at_the_ends_are_greedy_and_uniform(heat, expected):
     """Logits that overflow by any small temperature; a banned token stays banned by any large one."""
     raw = jnp.float32([[1e30, -1e30, -jnp.inf]] if heat == 1e-30 else [[1e4, -1e4, -jnp.inf]])
-    draft = apply(temper(t_min=heat, t_max=heat), raw, row([1]))
+    draft = apply(anneal(t_min=heat, t_max=heat), raw, row([1]))
     np.testing.assert_allclose(draft.condition[0], expected)
     assert draft.logits[0, 2] == -np.inf
 
@@ -50,7 +50,7 @@ def step(rule, state, best, doubt, tick):
 
 
 def test_a_canvas_stops_when_it_holds_and_is_sure():
-    rule = settle(steps=10, kappa=0.01, history=2)
+    rule = stop_when_stable(steps=10, kappa=0.01, history=2)
     state = rule.init(2, 5)
     for tick, (best, doubt, stops) in enumerate(
         [([1, 2], 0, False), ([1, 2], 0, False), ([1, 2], 0.01, False), ([1, 2], 0.009, True), ([1, 3], 0, False)]

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, guidance, log_prob, margin, neg_entropy, sample, uniform
-from jaxdlm.rules.credit import credit
+from jaxdlm import InputError, chain
+from jaxdlm.rules import guidance, log_prob, margin, neg_entropy, sample, uniform
+from jaxdlm.rules.credit import add_credit
 from jaxdlm.rules.sample import highest, inverse_cdf, nucleus
 from tests.rules.hand import apply, logits, row
 
@@ -139,7 +140,7 @@ def test_where_nothing_can_be_proposed_is_said(form):
 
 def test_a_transform_that_breaks_the_logits_is_seen():
     for dense in (True, False):
-        draft = apply(chain(credit(jnp.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
+        draft = apply(chain(add_credit(jnp.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
         assert not draft.finite
 
 

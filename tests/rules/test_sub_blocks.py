@@ -4,13 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, chain, decode, policies, sample, threshold
+from jaxdlm import InputError, chain, decode, policies
+from jaxdlm.rules import sample, select_above
 from jaxdlm.rules.sub_blocks import sub_blocks
 from tests.caches.toys import same, toy
 from tests.conformance.toys import PROMPTS
 from tests.rules.hand import row
 
-GREEDY = chain(sample(), threshold(0.9))
+GREEDY = chain(sample(), select_above(0.9))
 O, W = True, False
 
 
@@ -45,8 +46,8 @@ def test_bad_arguments():
     with pytest.raises(InputError, match="no rule"):
         sub_blocks("threshold")
     with pytest.raises(InputError, match="as its host"):
-        sub_blocks(policies.freedave())
+        sub_blocks(policies.RECIPES["freedave"]())
     with pytest.raises(InputError, match="whole canvas"):
-        sub_blocks(policies.prophet())
+        sub_blocks(policies.RECIPES["prophet"]())
     with pytest.raises(InputError, match="before it"):
-        sub_blocks(threshold(0.9))
+        sub_blocks(select_above(0.9))

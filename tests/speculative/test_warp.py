@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError
-from jaxdlm.speculative import verify
-from jaxdlm.speculative.methods import autoregressive
+from jaxdlm.speculative import autoregressive, verify
 from jaxdlm.speculative.warp import draw, warp
 
 RAW = np.float32([[3, 7, 7, 1, -np.inf], [900, 0, -np.inf, 901, 901], [1e30, 1e38, -1e38, -np.inf, 0]])

@@ -4,10 +4,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import chain, decode, sample, stop_at_eos
-from jaxdlm.rules.credit import credit
-from jaxdlm.rules.local_leap import local_leap
-from jaxdlm.steppers.freedave import freedave
+from jaxdlm import chain, decode
+from jaxdlm.rules import sample, stop_at_eos
+from jaxdlm.rules.credit import add_credit
+from jaxdlm.rules.local_leap import select_near_anchors
+from jaxdlm.steppers.freedave import draft_and_verify
 from tests.conformance.toys import model
 
 ROWS = [[int(x) for x in np.random.default_rng(row).integers(1, 40, 2 + row % 7)] for row in range(24)]
@@ -21,8 +22,8 @@ def test_the_tokens_are_the_hosts_at_every_temperature(cache):
     saved = 0
     for heat in (0.0, 1.0):
         temperature = jnp.float32(heat)  # an array: both run one program
-        host = chain(credit(), sample(temperature), local_leap(0.5, 0.3), stop_at_eos())
-        alone, drafted = (decode(model("same"), ROWS, policy, **run) for policy in (host, freedave(host, 4)))
+        host = chain(add_credit(), sample(temperature), select_near_anchors(0.5, 0.3), stop_at_eos())
+        alone, drafted = (decode(model("same"), ROWS, policy, **run) for policy in (host, draft_and_verify(host, 4)))
         np.testing.assert_array_equal(drafted.tokens, alone.tokens)
         assert drafted.status == alone.status
         assert (drafted.forwards <= alone.forwards).all()

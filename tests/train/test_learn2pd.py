@@ -11,7 +11,7 @@ from jaxdlm import InputError, chain, decode, load
 from jaxdlm._load import ASSETS, LM
 from jaxdlm.eval.task import TASKS, make
 from jaxdlm.models.params import fingerprint, init_params
-from jaxdlm.rules.learn2pd import FilterWeights, eotp, learned_filter, shipped_filter
+from jaxdlm.rules.learn2pd import FilterWeights, end_at_text, select_by_filter, shipped_filter
 from jaxdlm.rules.sample import sample
 from jaxdlm.train import prompts
 from jaxdlm.train.recipes import learn2pd
@@ -112,7 +112,7 @@ def test_the_shipped_filter_belongs_to_the_shipped_model():
 
 def test_the_shipped_filter_saves_forwards_and_keeps_answers():
     """Weak bounds: a tenth of the forwards on a canvas that is too long, 21 of 24 answers, on problems it never saw."""
-    lm, policy = load("tiny"), chain(sample(), learned_filter(shipped_filter("tiny"), 0.9), eotp())
+    lm, policy = load("tiny"), chain(sample(), select_by_filter(shipped_filter("tiny"), 0.9), end_at_text())
     examples = [example for name in ("reverse", "replace_random", "gshuffle") for example in make(name, 8, seed=5)]
     out = decode(lm, [example.prompt for example in examples], policy, max_new=64)
     checked = zip(examples, out.tokens, strict=True)

@@ -20,7 +20,7 @@ from jaxdlm.core.rule import chain
 from jaxdlm.errors import InputError
 from jaxdlm.eval.task import TASKS
 from jaxdlm.rules.sample import sample
-from jaxdlm.rules.threshold import threshold
+from jaxdlm.rules.threshold import select_above
 from jaxdlm.train import lora
 from jaxdlm.train import prompts as sources
 from jaxdlm.train.export import export_params
@@ -54,7 +54,7 @@ TOKENS_PER_STEP = 3072
 # answers that training alone forgets
 STRENGTH = 0.5
 # all columns this sure at once: the answers of one token per forward (wrong ones are removed), for a fifth of the time
-TEACHER = chain(sample(), threshold(0.95))
+TEACHER = chain(sample(), select_above(0.95))
 
 
 def teach(

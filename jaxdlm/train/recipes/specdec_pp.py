@@ -21,8 +21,8 @@ from jaxdlm import _decode, layout
 from jaxdlm._load import load
 from jaxdlm.core.loop import ban
 from jaxdlm.core.model import Model
+from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.models.params import fingerprint
-from jaxdlm.speculative import methods
 from jaxdlm.speculative.drafters.specdec_pp import FILE, Head, acceptance
 from jaxdlm.speculative.warp import Warp, draw, warp
 from jaxdlm.train import prompts as sources
@@ -79,7 +79,7 @@ def collect(
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        policy = methods.autoregressive(temperature)
+        policy = autoregressive(temperature)
         out = _decode.decode(target, filled, policy, max_new=canvas, seed=seed, ids=range(start, start + batch))
         rows, _ = layout.lay_out_rows(target, filled, max_new=canvas, seed=seed, ids=None, raw=False)
         tokens, first = np.asarray(rows.tokens), np.asarray(rows.start)

@@ -1,0 +1,29 @@
+"""autoregressive: the next token (autoregressive models) (arXiv 1706.03762)."""
+
+from typing import Any
+
+from jaxdlm.registry import method
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.drafters.nothing import Nothing
+from jaxdlm.speculative.pair import acceptance
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.warp import warp
+
+
+@method(
+    paper="1706.03762",
+    idea="the next token (autoregressive models)",
+    use="the reference of every draft-and-target method",
+    avoid="when a draft is at hand",
+    lossless="yes",
+    needs="",
+    order=250,
+)
+def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Speculation:
+    """One token per target forward, from the key/value cache: the baseline of every method here.
+
+    temperature: 0 (default): the best token; else softmax(l / T), then top_k, then top_p. Raises InputError for values
+    out of range.
+    """
+    law = warp(temperature, top_k, top_p)
+    return Speculation(Nothing(), law, acceptance(law, verify.rejection))

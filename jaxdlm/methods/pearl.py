@@ -1,0 +1,33 @@
+"""pearl: chunks, drafted while the last one is verified (arXiv 2408.11850)."""
+
+from typing import Any
+
+from jaxdlm.registry import method
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.drafters.pearl import Pearl
+from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.warp import warp
+
+
+@method(
+    paper="2408.11850",
+    idea="chunks, drafted while the last one is verified",
+    use="two devices or meshes, so that draft and target run at the same time",
+    avoid="one device: nothing overlaps",
+    lossless="yes",
+    needs="",
+    order=300,
+)
+def pearl(
+    draft: Any = "tiny-draft", chunk: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None
+) -> Any:
+    """PEARL: the draft writes the next chunk while the target verifies the last one (arXiv 2408.11850).
+
+    chunk: draft tokens per round, about the ratio of the two models' times (the paper: 3 to 5). `decode` runs both
+    on one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. Raises InputError for values out
+    of range.
+    """
+    chunk, law = count(chunk, "chunk"), warp(temperature, top_k, top_p)
+    accept = acceptance(law, verify.rejection)
+    return with_draft(draft, lambda lm: Speculation(Pearl(lm.params, law, lm.model, chunk), law, accept, source(lm)))

@@ -1,0 +1,102 @@
+"""Methods and caches by name: each registers itself in its own file, and every table is read from the files there are."""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+METHODS, CACHES = "jaxdlm.methods", "jaxdlm.caches"
+LAST = 10**6  # place in the tables of what names none
+Made = TypeVar("Made", bound=Callable[..., Any])
+
+
+class Method(NamedTuple):
+    """A row of `jaxdlm policies`, and what else is known of a method; `method` says what each field means."""
+
+    name: str
+    build: Callable[..., Any]
+    paper: str
+    idea: str
+    use: str
+    avoid: str
+    trained: bool
+    lossless: str
+    needs: str
+    scheduled: bool
+    order: int
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Names of the caches that it works with."""
+        return tuple(cache.name for cache in caches().values() if self.needs in cache.serves)
+
+
+class Cache(NamedTuple):
+    """A cache; `cache` says what each field means."""
+
+    name: str
+    build: Callable[..., Any]
+    serves: tuple[str, ...]
+    order: int
+
+
+_methods: dict[str, Method] = {}
+_caches: dict[str, Cache] = {}
+
+
+def method(
+    *, paper: str, idea: str, use: str, avoid: str, trained: bool = False, lossless: str = "no",
+    needs: str = "block", scheduled: bool = False, order: int = LAST,
+) -> Callable[[Made], Made]:  # fmt: skip
+    """Registers a function as the method of its name; its file, `jaxdlm/methods/<name>.py`, has that name too.
+
+    paper: arXiv number. idea: what it commits, in one line. use, avoid: when to use it and when not. trained: needs
+    weights that were trained for it. lossless: "yes", "no", or under which condition. needs: which caches serve it:
+    "block" (sees one block), "canvas" (sees all columns), "versions" (sends several versions of a row), "noise" (uniform
+    noise), "" (left to right: always cached). scheduled: spreads its commits evenly over `steps` forwards. order: its
+    place in the tables.
+    """
+
+    def register(build: Made) -> Made:
+        name, file = build.__name__, build.__module__.rpartition(".")[2]
+        if build.__module__.startswith(f"{METHODS}.") and name != file:
+            raise TypeError(f"jaxdlm/methods/{file}.py registers {name}: name the file after its method")
+        _methods[name] = Method(name, build, paper, idea, use, avoid, trained, lossless, needs, scheduled, order)
+        return build
+
+    return register
+
+
+def cache(name: str, *, serves: tuple[str, ...], order: int = LAST) -> Callable[[Made], Made]:
+    """Registers what builds a cache. serves: which methods it works with, see `needs` of `method`."""
+
+    def register(build: Made) -> Made:
+        _caches[name] = Cache(name, build, serves, order)
+        return build
+
+    return register
+
+
+def files(package: str) -> tuple[str, ...]:
+    """Names of the modules of a package, helpers (_name) left out; imports none of them."""
+    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return tuple(sorted(module.name for module in found if module.name[0] != "_"))
+
+
+@functools.cache
+def methods() -> dict[str, Method]:
+    """All methods by name, in the order of the tables."""
+    return _read(METHODS, _methods)
+
+
+@functools.cache
+def caches() -> dict[str, Cache]:
+    """All caches by name, in the order of the tables."""
+    return _read(CACHES, _caches)
+
+
+def _read(package: str, registered: dict[str, Any]) -> dict[str, Any]:
+    for file in files(package):
+        importlib.import_module(f"{package}.{file}")
+    return {each.name: each for each in sorted(registered.values(), key=lambda each: (each.order, each.name))}

@@ -1,0 +1,76 @@
+"""What a draft and a target need of each other, and what the methods that pair them share."""
+
+import zlib
+from typing import Any
+
+from jaxdlm import argument
+from jaxdlm.errors import InputError
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.policy import Source, Speculation, Unloaded
+from jaxdlm.speculative.warp import Warp
+
+MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
+count = argument.whole(1, MOST)
+
+
+def acceptance(law: Warp, sampled: verify.Law) -> verify.Law:
+    """Greedy matching where the temperature is known to be 0; an array may be anything."""
+    return verify.greedy if law.greedy else sampled
+
+
+def with_draft(draft: Any, build: Any) -> Any:
+    """The policy, or a promise of it where the draft is a name."""
+    return Unloaded(draft, lambda lm: _with(lm, build)) if isinstance(draft, str) else _with(draft, build)
+
+
+def _with(draft: Any, build: Any) -> Any:
+    if not all(hasattr(draft, part) for part in ("model", "params", "config", "name")):
+        raise InputError(
+            f"draft={argument.shown(draft)} is no model: pass jaxdlm.load(...) or a name such as 'tiny-draft'"
+        )
+    if not _autoregressive(draft.config):
+        raise InputError(f"draft {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
+    return build(draft)
+
+
+def _autoregressive(config: Any) -> bool:
+    return config.attention == "causal" and config.prediction == "next" and config.noise == "none"
+
+
+def source(lm: Any) -> Source:
+    """What `check` compares."""
+    config = lm.config
+    return Source(lm.name, config.vocab_size, config.max_position, words(lm))
+
+
+def words(lm: Any) -> int:
+    """A hash of the tokenizer's words with their ids; 0 without a tokenizer."""
+    if lm.tokenizer is None:
+        return 0
+    known = sorted(lm.tokenizer.words.items())
+    return zlib.crc32(repr(known).encode()) or 1
+
+
+def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
+    """Refuses targets and pairs that mean nothing, before the first forward. `longest`: prompt tokens of a row."""
+    config, draft = lm.config, policy.draft
+    if not _autoregressive(config):
+        raise InputError(
+            f"{lm.name} is a diffusion model: this policy needs an autoregressive target such as 'tiny-ar'; "
+            f"for {lm.name} use policy='threshold'"
+        )
+    if draft is None:
+        return
+    mine = words(lm)
+    if (draft.words and mine and draft.words != mine) or (
+        not (draft.words and mine) and draft.vocab_size != config.vocab_size
+    ):
+        raise InputError(
+            f"draft {draft.name} ({draft.vocab_size} words) and target {lm.name} ({config.vocab_size} words) have "
+            f"different vocabularies: use a draft that was trained with the target's tokenizer"
+        )
+    if longest + max_new > draft.max_position:
+        raise InputError(
+            f"a prompt of {longest} tokens with max_new={max_new} is more than the {draft.max_position} positions of draft "
+            f"{draft.name}: shorten the prompt, lower max_new, or use another draft"
+        )
