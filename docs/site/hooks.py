@@ -89,7 +89,7 @@ def methods(_: None) -> str:
         each.append(
             f"## {row.name} {{ #{row.name} }}\n\nCommits {row.idea}. arXiv {papers}; trained: {trained}; "
             f"lossless: {row.lossless}; caches: {caches}.{gallery(row.name)}\n\n"
-            f"```python\n{pages.example(row.name)}\n```\n\n{pages.block(name, 3)}"
+            f"```python\n{pages.example(row.name)}\n```\n\n{pages.block(name, 5)}"
         )
     return "\n".join(table) + "\n\n" + "\n\n".join(each)
 
@@ -123,19 +123,19 @@ def shapes(_: None) -> str:
 
 
 def commands(_: None) -> str:
-    """The help of every command, as a terminal of 100 columns shows it."""
+    """The help of every command, as a terminal of 80 columns shows it."""
     from checkpoints_convert import __main__ as convert
     from jaxdlm import cli
 
     group = cli.root
-    with click.Context(group, info_name="jaxdlm", max_content_width=100, terminal_width=100) as top:
+    with click.Context(group, info_name="jaxdlm", max_content_width=80, terminal_width=80) as top:
         every = [(f"jaxdlm {name}", group.get_command(top, name), top) for name in group.list_commands(top)]
         every.append(("jaxdlm-convert", convert.convert, None))
         return "\n\n".join(f"## {name}\n\n```text\n{told(name, command, top)}\n```" for name, command, top in every)
 
 
 def told(name: str, command: click.Command, top: click.Context | None) -> str:
-    context = click.Context(command, info_name=name.split()[-1], parent=top, max_content_width=100, terminal_width=100)
+    context = click.Context(command, info_name=name.split()[-1], parent=top, max_content_width=80, terminal_width=80)
     return click.unstyle(command.get_help(context))
 
 

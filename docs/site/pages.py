@@ -26,7 +26,7 @@ PAGES = {
     "jaxdlm.guides": "guides",
     "jaxdlm.models": "models",
 }
-FIRST = ("jaxdlm.load", "jaxdlm.decode", "jaxdlm.stream", "jaxdlm.decide", "jaxdlm.Output", "jaxdlm.LM")
+FIRST = ("jaxdlm.load", "jaxdlm.decode", "jaxdlm.stream", "jaxdlm.decide", "jaxdlm.chain", "jaxdlm.Output", "jaxdlm.LM")
 
 
 class Name(NamedTuple):
@@ -40,7 +40,7 @@ def names() -> list[Name]:
     """Every public function and class once, under the shortest of its names."""
     shortest: dict[str, Name] = {}
     for public, value in sorted(_walk(jaxdlm), key=lambda each: (each[0].count("."), each[0])):
-        path = _path(value)
+        path = path_of(value)
         shortest.setdefault(path, Name(public, path, value, _page(path)))
     return list(shortest.values())
 
@@ -59,7 +59,7 @@ def methods() -> list[tuple[Any, Name]]:
     """The rows of the method table, each with the function that makes the policy."""
     recipes = jaxdlm.policies.RECIPES
     by_path = {name.path: name for name in names()}
-    return [(row, by_path[_path(recipes[row.name])]) for row in jaxdlm.policies.TABLE]
+    return [(row, by_path[path_of(recipes[row.name])]) for row in jaxdlm.policies.TABLE]
 
 
 def example(method: str) -> str:
@@ -71,12 +71,12 @@ def example(method: str) -> str:
 
 def block(name: Name, level: int = 2) -> str:
     """What mkdocstrings makes the reference of a name from."""
-    classes = "" if not inspect.isclass(name.value) else "\n        members: true\n        filters: ['!^_']"
-    heading = f"{name.value.__name__}" if name.public == name.path and name.page == "caches" else name.public
-    return (
-        f"::: {name.path}\n    options:\n        heading: {heading}\n        heading_level: {level}{classes}\n"
-        f"        toc_label: {heading.removeprefix('jaxdlm.')}\n"
-    )
+    label = name.public.removeprefix("jaxdlm.")
+    options = {"heading": name.public, "toc_label": label, "heading_level": level}
+    if inspect.isclass(name.value):
+        options |= {"members": "null", "filters": "['!^_']"}  # those with a docstring
+    lines = [f"::: {name.path}", "    options:", *(f"        {key}: {value}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _walk(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
@@ -89,13 +89,15 @@ def _walk(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
     if module is jaxdlm:
         for table in (jaxdlm.policies.RECIPES, jaxdlm.policies.CACHES):
             for value in table.values():
-                yield _path(value), value
+                yield path_of(value), value
 
 
 def _listed(module: types.ModuleType) -> list[str]:
-    """`__all__`, or the functions and classes that are defined in the module itself."""
-    if hasattr(module, "__all__"):
+    """`__all__`, what `dir` is told to list, or the functions and classes that are defined in the module itself."""
+    if "__all__" in vars(module) or module is jaxdlm:
         return list(module.__all__)
+    if "__dir__" in vars(module):
+        return dir(module)
     return [
         name
         for name, value in vars(module).items()
@@ -105,7 +107,8 @@ def _listed(module: types.ModuleType) -> list[str]:
     ]
 
 
-def _path(value: Any) -> str:
+def path_of(value: Any) -> str:
+    """Where a function or class is defined."""
     value = inspect.unwrap(value)
     return f"{value.__module__}.{value.__qualname__}"
 

@@ -6,12 +6,14 @@ from typing import Any
 import griffe
 
 LITERAL = re.compile(r"(``?[^`]*``?)")  # code stays as it is
-EXAMPLES = re.compile(r"^\s*Examples?:\s*$", re.MULTILINE)
+EXAMPLES = re.compile(r"^\s*Examples:\s*$", re.MULTILINE)
 
 
 def escaped(text: str) -> str:
     parts = LITERAL.split(text)
-    return "".join(part if index % 2 else part.replace("[", "\\[").replace("<", "&lt;") for index, part in enumerate(parts))
+    return "".join(
+        part if index % 2 else part.replace("[", "\\[").replace("<", "&lt;") for index, part in enumerate(parts)
+    )
 
 
 class Prose(griffe.Extension):
