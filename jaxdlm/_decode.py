@@ -45,8 +45,10 @@ class Output:
         status: per row how it ended, a `Status`.
         steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
         accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
-        drafted, draft_forwards: int32[B], draft tokens that the target read, and forwards of the draft.
-        tokenizer: the model's, or None. ends: ids that end a text; `jaxdlm.viz` reads both.
+        drafted: int32[B], draft tokens that the target read.
+        draft_forwards: int32[B], forwards of the draft.
+        tokenizer: the model's, or None; `jaxdlm.viz` reads it.
+        ends: ids that end a text.
     """
 
     text: list[str] | None
@@ -80,20 +82,23 @@ def decode(
     stop: Any = True,
     rows_per_program: int | None = None,
 ) -> Output:
-    """Decodes all prompts: those that stand in the same columns as one batch.
+    """The answers to all prompts, one row each; prompts that stand in the same columns are decoded as one batch.
 
     Args:
-        lm: from `jaxdlm.load`. prompts: a str, or a list of str, of token-id lists, or of chats ([{"role", "content"}]).
+        lm: from `jaxdlm.load`.
+        prompts: a str, or a list of str, of token-id lists, or of chats ([{"role", "content"}]).
         policy: a name in `policies.RECIPES`, with arguments as in a shell ("threshold,tau=0.8"), a rule, or what
             `jaxdlm.speculative` makes (autoregressive models; their keys and values are always cached, and `cache` and
             `block` are refused there). Default: "threshold"; "autoregressive" for a model that only continues a text,
             "entropy_bound" for one with uniform noise.
         cache: a name in `policies.CACHES`, with arguments likewise, or a cache.
-        max_new: generated columns. block: block length, default 32 (block-causal models: what they were trained with);
+        max_new: generated columns.
+        block: block length, default 32 (block-causal models: what they were trained with);
             the last block may be shorter; larger than max_new: one block.
             Block-causal models count blocks from position 0, so the prompt's tail shares its block with the answer, and
             their attention follows this length (training used config.block_size).
-        seed, ids: row b draws from fold_in(key(seed), ids[b]); default ids 0..B-1.
+        seed: row b draws from fold_in(key(seed), ids[b]).
+        ids: one int per row, by default 0..B-1.
         save: "none", "commit" (when each column got its token) or "steps" (the canvas after each forward, too).
         raw: do not pass strings through the chat template.
         canvas: per row up to max_new token ids to start from (infilling): the mask id where the model shall write.
@@ -106,11 +111,23 @@ def decode(
             only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
         rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
             same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
+
     A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else, as far as
     docs/batch.md says on which platform. Rows of other columns (a prompt's are its length, rounded up to 16, 24, 32, 48,
     ...) are another program. A row whose logits are not finite, or ban every token, ends with
     Status.NONFINITE; the others are unharmed.
-    Raises InputError for anything that cannot be decoded, before the first forward.
+
+    Raises:
+        InputError: anything that cannot be decoded, before the first forward.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("tiny")
+        >>> out = jd.decode(lm, ["reverse : [ Alan , Kate , Omar ]"], policy="threshold", max_new=16, block=16)
+        >>> out.text
+        ['[ Omar , Kate , Alan ]']
+        >>> out.tokens.shape, out.forwards.shape, str(out.status[0])
+        ((1, 16), (1,), 'eos')
     """
     return prepare(
         lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop,
@@ -122,8 +139,24 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
     """The Output so far after each `every` forwards, and at the end what `decode` returns for the same arguments.
 
     Rows at work have Status.RUNNING, and the mask token where they are not written (autoregressive ones: end of text).
-    The forwards are those of `decode`, in the same order; between them the host takes part. Raises InputError as
-    `decode`, and for every < 1.
+    The forwards are those of `decode`, in the same order; between them the host takes part.
+
+    Args:
+        lm: from `jaxdlm.load`.
+        prompts: as in `decode`.
+        args: further arguments of `decode`, by place.
+        every: forwards between two outputs.
+        settings: further arguments of `decode`, by name.
+
+    Raises:
+        InputError: as `decode`, and for every < 1.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("tiny")
+        >>> for out in jd.stream(lm, ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16):
+        ...     print(out.forwards[0], out.text[0])
+        1 [ Omar , Kate , Alan ]
     """
     COUNT(every, "every")
     decoding = prepare(lm, prompts, *args, **settings)

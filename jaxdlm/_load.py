@@ -42,7 +42,8 @@ class LM:
     """A model with its weights.
 
     Attributes:
-        model: the pure functions (`jaxdlm.core.model.Model`). params: the weights, a tree of arrays.
+        model: the pure functions (`jaxdlm.core.model.Model`).
+        params: the weights, a tree of arrays.
         tokenizer: None where the checkpoint has none; token ids work all the same.
         name: what it was loaded by.
         defaults: generation_config.json of the checkpoint.
@@ -122,9 +123,21 @@ def load(
         canvas_window: prefix columns that the canvas of DiffusionGemma sees in local layers; default: the sliding window
             W, as in the original sampler. transformers keeps W - 1.
         revision: branch, tag or commit of a Hub id.
-    Raises InputError, one line: unknown name (with the closest known one), an argument that means nothing for this
-    model, missing or damaged files, unsupported settings, weights that are not finite (the tensor is named), no
-    connection. No code of a checkpoint is run.
+
+    No code of a checkpoint is run.
+
+    Raises:
+        InputError: one line: unknown name (with the closest known one), an argument that means nothing for this model,
+            missing or damaged files, unsupported settings, weights that are not finite (the tensor is named), no
+            connection.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("tiny")
+        >>> lm.config.num_layers, lm.config.vocab_size
+        (4, 512)
+        >>> lm.logits([[1, 2, 3]]).shape
+        (1, 3, 512)
     """
     from jaxdlm.models.registry import FAMILIES
 

@@ -27,11 +27,14 @@ class Path:
     """How one row came to its answer.
 
     Attributes:
-        pieces: text of each generated column. control: columns that hold end of text or another control token.
+        pieces: text of each generated column.
+        control: columns that hold end of text or another control token.
         step: forward (0-based) at which each column got its token; -1 where it never did.
         confidence: the rule's score of each column when it was committed, or None.
-        forwards: model forwards of the row. tokens: columns up to and with the first end of text.
-        prompt, status: words for the heading.
+        forwards: model forwards of the row.
+        tokens: columns up to and with the first end of text.
+        prompt: words for the heading.
+        status: words for the heading.
     """
 
     pieces: tuple[str, ...]
@@ -51,8 +54,22 @@ class Path:
 def path(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] | None = None) -> Path:
     """The path of one row of an Output. Without a tokenizer the pieces are ids.
 
-    tokenizer, eos: in place of the output's own. Raises InputError where out has no such row, or was decoded with
-    save="none".
+    Args:
+        out: what `decode` returned.
+        row: of its rows.
+        tokenizer: in place of the output's own.
+        prompt: words for the heading.
+        eos: ids that end a text, in place of the output's own.
+
+    Raises:
+        InputError: out has no such row, or was decoded with save="none".
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> path = jd.viz.path(out)
+        >>> path.pieces[:3], path.tokens_per_forward
+        (('[', ' Omar', ' ,'), 8.0)
     """
     row = argument.whole(0, len(out.tokens) - 1)(row, "row")
     tokenizer = getattr(out, "tokenizer", None) if tokenizer is None else tokenizer
@@ -85,12 +102,28 @@ def _confidence(scores: Any, row: int) -> tuple[float, ...] | None:
 
 
 def count_tokens(ids: Sequence[int], eos: Sequence[int]) -> int:
-    """Columns up to and with the first end of text: the end of a short answer must not count as speed."""
+    """Columns up to and with the first end of text: the end of a short answer must not count as speed.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> jd.viz.count_tokens([7, 8, 2, 2, 2], eos=[2])
+        3
+    """
     return next((column + 1 for column, token in enumerate(ids) if token in eos), len(ids))
 
 
 def show(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos: Sequence[int] | None = None) -> None:
-    """Prints the final text of a row, every token in the colour of its confidence (of its step if there is none)."""
+    """Prints the final text of a row, every token in the colour of its confidence (of its step if there is none).
+
+    Arguments as in `path`.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> jd.viz.show(out)
+        [ Omar , Kate , Alan ]
+        8 tokens in 1 forward = 8.00 tokens per forward, eos
+    """
     from rich.console import Console
 
     drawn = path(out, row, tokenizer=tokenizer, prompt=prompt, eos=eos)
@@ -100,7 +133,16 @@ def show(out: Any, row: int = 0, *, tokenizer: Any = None, prompt: str = "", eos
 
 
 def watch(drawn: Path, *, console: Any = None, seconds: float = 4.0) -> None:
-    """Replays the denoising up to the end of the text: live in a terminal (`seconds` long), else a few frames."""
+    """Replays the denoising up to the end of the text: live in a terminal (`seconds` long), else a few frames.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> jd.viz.watch(jd.viz.path(out))
+        step   0 |  ░ ░ ░ ░ ░ ░ ░ ░
+        step   1 | [ Omar , Kate , Alan ]
+        8 tokens in 1 forward = 8.00 tokens per forward, eos
+    """
     from rich.console import Console
     from rich.live import Live
 
@@ -123,6 +165,17 @@ def follow(outputs: Iterable[Any], *, tokenizer: Any, prompts: Sequence[str], co
 
     In a terminal a forward is shown for `PACE` seconds at least, so that the eye can follow a small model. Elsewhere a
     few frames are printed at the end.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm, prompts = jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"]
+        >>> outputs = jd.stream(lm, prompts, max_new=16, block=16)
+        >>> out = jd.viz.follow(outputs, tokenizer=lm.tokenizer, prompts=prompts)
+        step   0 |  ░ ░ ░ ░ ░ ░ ░ ░
+        step   1 | [ Omar , Kate , Alan ]
+        8 tokens in 1 forward = 8.00 tokens per forward, eos
+        >>> out.text
+        ['[ Omar , Kate , Alan ]']
     """
     from rich.console import Console
     from rich.live import Live
@@ -169,7 +222,14 @@ def _head(drawn: Path) -> Path:
 
 
 def summary(drawn: Path) -> str:
-    """forwards, tokens and tokens per forward in one line."""
+    """forwards, tokens and tokens per forward in one line.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> jd.viz.summary(jd.viz.path(out))
+        '8 tokens in 1 forward = 8.00 tokens per forward, eos'
+    """
     forwards = "1 forward" if drawn.forwards == 1 else f"{drawn.forwards} forwards"
     return f"{drawn.tokens} tokens in {forwards} = {drawn.tokens_per_forward:.2f} tokens per forward" + (
         f", {drawn.status}" if drawn.status else ""
@@ -180,6 +240,12 @@ def frame(drawn: Path, step: int, *, open_: bool = False):
     """The canvas after `step` forwards as rich Text: what was written before stands in colour, the rest is masked.
 
     Once every forward is done, control tokens are left out; open_: more forwards will come.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> print(jd.viz.frame(jd.viz.path(out), 1))
+        [ Omar , Kate , Alan ]
     """
     from rich.text import Text
 
@@ -197,7 +263,14 @@ def frame(drawn: Path, step: int, *, open_: bool = False):
 
 
 def shades(drawn: Path) -> list[float]:
-    """0..1 per column: its confidence (rescaled if the scores are no probabilities), else how early it was written."""
+    """0..1 per column: its confidence (rescaled if the scores are no probabilities), else how early it was written.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> [round(shade, 2) for shade in jd.viz.shades(jd.viz.path(out))[:4]]
+        [1.0, 1.0, 1.0, 0.91]
+    """
     if drawn.confidence is None:
         last = max(drawn.forwards - 1, 1)
         return [1 - step / last if step >= 0 else 0.0 for step in drawn.step]
@@ -224,7 +297,16 @@ def _panel(drawn: Path, step: int):
 def write_html(paths: Sequence[Path], file: str | pathlib.Path, *, title: str = "jaxdlm") -> pathlib.Path:
     """One self-contained page for some rows: text with the step and confidence of every token, and a step slider.
 
-    Nothing is loaded from elsewhere. Raises InputError where the file cannot be written.
+    Nothing is loaded from elsewhere.
+
+    Raises:
+        InputError: the file cannot be written.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> out = jd.decode(jd.load("tiny"), ["reverse : [ Alan , Kate , Omar ]"], max_new=16, block=16)
+        >>> jd.viz.write_html([jd.viz.path(out)], "denoising.html").name
+        'denoising.html'
     """
     rows = [
         {

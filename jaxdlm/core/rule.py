@@ -147,6 +147,13 @@ def chain(*rules: Any) -> Chain:
 
     Raises InputError when called with nothing, with something that is not a rule, or with rules that contradict each
     other: two that replace each other's choice, one before what it needs, a score of another kind than it compares.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm.rules.eos import stop_at_eos
+        >>> policy = jd.chain(jd.policies.RECIPES["threshold"](tau=0.8), stop_at_eos())
+        >>> len(policy.rules)
+        3
     """
     flat: list[Any] = []
     for rule in rules:

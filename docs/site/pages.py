@@ -1,0 +1,118 @@
+"""What is public, and the page of the site on which it stands. Needs no mkdocs: `tests/test_site.py` reads it too."""
+
+import inspect
+import types
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jaxdlm
+
+# The page of a public name, by where the name is defined; the longest prefix wins.
+PAGES = {
+    "jaxdlm._decode": "decode",
+    "jaxdlm._load": "decode",
+    "jaxdlm.core.carry.Status": "decode",
+    "jaxdlm.errors": "decode",
+    "jaxdlm.viz": "decode",
+    "jaxdlm.methods": "methods",
+    "jaxdlm.policies": "methods",
+    "jaxdlm.policy_words": "methods",
+    "jaxdlm.core": "rules",
+    "jaxdlm.rules": "rules",
+    "jaxdlm.steppers": "rules",
+    "jaxdlm.caches": "caches",
+    "jaxdlm.speculative": "drafters",
+    "jaxdlm.drafters": "drafters",
+    "jaxdlm.guides": "guides",
+    "jaxdlm.models": "models",
+}
+FIRST = ("jaxdlm.load", "jaxdlm.decode", "jaxdlm.stream", "jaxdlm.decide", "jaxdlm.chain", "jaxdlm.Output", "jaxdlm.LM")
+
+
+class Name(NamedTuple):
+    public: str  # as a user writes it: jaxdlm.decode
+    path: str  # where it is defined: jaxdlm._decode.decode
+    value: Any
+    page: str | None  # None: it has none yet, which `tests/test_site.py` refuses
+
+
+def names() -> list[Name]:
+    """Every public function and class once, under the shortest of its names."""
+    shortest: dict[str, Name] = {}
+    for public, value in sorted(_walk(jaxdlm), key=lambda each: (each[0].count("."), each[0])):
+        path = path_of(value)
+        shortest.setdefault(path, Name(public, path, value, _page(path)))
+    return list(shortest.values())
+
+
+def of_page(page: str) -> list[Name]:
+    """The names of a page: what a reader needs first, then functions, then classes."""
+    rank = {public: index for index, public in enumerate(FIRST)}
+
+    def key(name: Name) -> tuple:
+        return rank.get(name.public, len(rank)), name.public.count("."), inspect.isclass(name.value), name.public
+
+    return sorted((name for name in names() if name.page == page), key=key)
+
+
+def methods() -> list[tuple[Any, Name]]:
+    """The rows of the method table, each with the function that makes the policy."""
+    recipes = jaxdlm.policies.RECIPES
+    by_path = {name.path: name for name in names()}
+    return [(row, by_path[path_of(recipes[row.name])]) for row in jaxdlm.policies.TABLE]
+
+
+def example(method: str) -> str:
+    """A decode by this method, as its entry on the page shows it."""
+    drafts = not next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
+    model = "tiny-ar" if drafts else "tiny"
+    return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy="{method}", max_new=16)'
+
+
+def block(name: Name, level: int = 2) -> str:
+    """What mkdocstrings makes the reference of a name from."""
+    label = name.public.removeprefix("jaxdlm.")
+    options = {"heading": name.public, "toc_label": label, "heading_level": level}
+    if inspect.isclass(name.value):
+        options |= {"members": "null", "filters": "['!^_']"}  # those with a docstring
+    lines = [f"::: {name.path}", "    options:", *(f"        {key}: {value}" for key, value in options.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _walk(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
+    for name in _listed(module):
+        value = getattr(module, name)
+        if inspect.ismodule(value):
+            yield from _walk(value)
+        elif callable(value):
+            yield f"{module.__name__}.{name}", value
+    if module is jaxdlm:
+        for table in (jaxdlm.policies.RECIPES, jaxdlm.policies.CACHES):
+            for value in table.values():
+                yield path_of(value), value
+
+
+def _listed(module: types.ModuleType) -> list[str]:
+    """`__all__`, what `dir` is told to list, or the functions and classes that are defined in the module itself."""
+    if "__all__" in vars(module) or module is jaxdlm:
+        return list(module.__all__)
+    if "__dir__" in vars(module):
+        return dir(module)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module.__name__
+    ]
+
+
+def path_of(value: Any) -> str:
+    """Where a function or class is defined."""
+    value = inspect.unwrap(value)
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+def _page(path: str) -> str | None:
+    fitting = [prefix for prefix in PAGES if path == prefix or path.startswith(prefix + ".")]
+    return PAGES[max(fitting, key=len)] if fitting else None
