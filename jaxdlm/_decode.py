@@ -1,5 +1,6 @@
 """`decode`: prompts in, Output out."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -63,6 +64,14 @@ class Output:
     draft_forwards: np.ndarray | None = None
     tokenizer: Any = dataclasses.field(default=None, repr=False)
     ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        """One line, also in a notebook: rows, columns, forwards, and how the rows ended."""
+        rows, columns = self.tokens.shape
+        low, high = (int(self.forwards.min()), int(self.forwards.max())) if rows else (0, 0)
+        ended = collections.Counter(map(str, self.status))
+        ends = ", ".join(f"{number} {name}" for name, number in ended.items())
+        return f"<Output of {rows} rows, {columns} columns, {low} to {high} forwards each: {ends}>"
 
 
 def decode(

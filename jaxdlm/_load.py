@@ -61,6 +61,13 @@ class LM:
     def config(self) -> ModelConfig:
         return self.model.config
 
+    def __repr__(self) -> str:
+        """One line, also in a notebook: the weights themselves would fill pages."""
+        leaves = [leaf for leaf in jax.tree.leaves(self.params) if hasattr(leaf, "dtype")]
+        kinds = dict.fromkeys(str(leaf.dtype) for leaf in leaves)
+        size = f"{sum(leaf.size for leaf in leaves):,} weights in {', '.join(kinds)}" if leaves else "no weights"
+        return f"<LM {self.name}: {size}, {self.config.vocab_size} words, {'no ' * (not self.tokenizer)}tokenizer>"
+
     def logits(self, token_ids: Sequence[Sequence[int]] | Array) -> Float32[Array, "B L V"]:
         """Raw rows for whole sequences: row i is what the model says at token i (unshifted, whatever it predicts).
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import InputError, Status, chain, decode, load, policies, viz
+from jaxdlm import InputError, Output, Status, chain, decode, load, policies, viz
 from jaxdlm._decode import _run
 from jaxdlm._load import LM
 from jaxdlm.core.rule import Chain, Stage
@@ -262,3 +262,10 @@ def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
     assert out.text == listed.text and len(out.text) == 1
     viz.show(out)
     assert out.text[0] in capsys.readouterr().out
+
+
+def test_an_output_is_shown_in_one_line():
+    """Not with its arrays, which would fill a notebook."""
+    status = [Status.EOS, Status.EOS, Status.STEP_LIMIT]
+    out = Output(["a"] * 3, np.zeros((3, 8), np.int32), np.array([5, 2, 8], np.int32), None, None, status)
+    assert repr(out) == "<Output of 3 rows, 8 columns, 2 to 8 forwards each: 2 eos, 1 step limit>"

@@ -335,3 +335,12 @@ def test_hub_id_is_fetched_with_its_revision(monkeypatch, tmp_path):
 def test_bad_token_ids(lm, rows, message):
     with pytest.raises(InputError, match=message):
         lm.logits(rows)
+
+
+def test_a_model_is_shown_in_one_line():
+    lm = load("tiny")
+    assert "\n" not in repr(lm) and len(repr(lm)) < 120
+    assert repr(lm).startswith("<LM tiny: ") and f"{lm.config.vocab_size} words, tokenizer>" in repr(lm)
+    count = sum(leaf.size for leaf in jax.tree.leaves(lm.params))
+    assert f"{count:,} weights in float32" in repr(lm)
+    assert repr(dataclasses.replace(lm, params=None, tokenizer=None)).endswith(": no weights, 512 words, no tokenizer>")
