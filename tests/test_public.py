@@ -1,5 +1,6 @@
 """What `import jaxdlm` offers: methods by name as whole policies, parts in `rules`, and where moved names have gone."""
 
+import inspect
 import pathlib
 import pkgutil
 import subprocess
@@ -51,6 +52,7 @@ def test_speculative_is_a_package_and_a_method():
 
     assert jd.speculative is package
     assert jd.speculative("tiny-draft", k=2).name == jd.speculative.speculative("tiny-draft", k=2).name == "tiny-draft"
+    assert inspect.signature(jd.speculative) == inspect.signature(package.speculative)
     assert all(getattr(package, name) is not None for name in dir(package))
 
 

@@ -22,6 +22,8 @@ class _Speculative(types.ModuleType):
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__wrapped__":  # where `inspect` finds signature and documentation of what is called
+        name = "speculative"
     if name in _METHODS:
         return getattr(importlib.import_module(f"jaxdlm.methods.{name}"), name)
     if name == "generate_on_two":
