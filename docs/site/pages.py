@@ -64,8 +64,10 @@ def methods() -> list[tuple[Any, Name]]:
 
 def example(method: str) -> str:
     """A decode by this method, as its entry on the page shows it."""
-    drafts = not next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
-    model = "tiny-ar" if drafts else "tiny"
+    caches = next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
+    if caches and "prefix" not in caches:  # uniform noise, which no embedded model has
+        return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy="{method}")'
+    model = "tiny" if caches else "tiny-ar"
     return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy="{method}", max_new=16)'
 
 
