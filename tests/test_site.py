@@ -47,8 +47,11 @@ def test_every_public_name_is_on_a_page():
 
 def test_the_walk_misses_nothing_that_a_user_can_call():
     seen = {id(inspect.unwrap(name.value)) for name in NAMES.values()}
+    called = {name: getattr(jd, name) for name in jd.__all__}
     missed = [
-        name for name in jd.__all__ if callable(getattr(jd, name)) and id(inspect.unwrap(getattr(jd, name))) not in seen
+        name
+        for name, value in called.items()
+        if callable(value) and not inspect.ismodule(value) and id(inspect.unwrap(value)) not in seen
     ]
     assert not missed
     assert {"jaxdlm.decode", "jaxdlm.load", "jaxdlm.viz.show"} <= NAMES.keys()
