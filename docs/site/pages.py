@@ -64,8 +64,10 @@ def methods() -> list[tuple[Any, Name]]:
 
 def example(method: str) -> str:
     """A decode by this method, as its entry on the page shows it."""
-    drafts = not next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
-    model = "tiny-ar" if drafts else "tiny"
+    caches = next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
+    if caches and "prefix" not in caches:  # uniform noise, which no embedded model has
+        return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy="{method}")'
+    model = "tiny" if caches else "tiny-ar"
     return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy="{method}", max_new=16)'
 
 
@@ -75,8 +77,22 @@ def block(name: Name, level: int = 2) -> str:
     options = {"heading": name.public, "toc_label": label, "heading_level": level}
     if inspect.isclass(name.value):
         options |= {"members": "null", "filters": "['!^_']"}  # those with a docstring
-    lines = [f"::: {name.path}", "    options:", *(f"        {key}: {value}" for key, value in options.items())]
-    return "\n".join(lines) + "\n"
+    made = _made(name.value) if name.page == "caches" else None
+    behind = _directive(path_of(made), {"heading_level": level + 3, "members": "[]"}) if made else ""
+    return _directive(name.path, options) + behind
+
+
+def _directive(path: str, options: dict[str, Any]) -> str:
+    return (
+        "\n".join([f"::: {path}", "    options:", *(f"        {key}: {value}" for key, value in options.items())])
+        + "\n\n"
+    )
+
+
+def _made(build: Any) -> type | None:
+    """The class of what a function makes, by its annotation: there stands what a cache keeps."""
+    made = None if inspect.isclass(build) else inspect.get_annotations(build, eval_str=True).get("return")
+    return made if inspect.isclass(made) else None
 
 
 def _walk(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
