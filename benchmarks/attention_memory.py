@@ -50,19 +50,19 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--length", type=int, default=4096)
     parser.add_argument("--layers", type=int, help="default: all")
-    given = parser.parse_args()
-    config = released_config(given.model)
-    if given.layers:
-        config = dataclasses.replace(config, num_layers=given.layers)
+    args = parser.parse_args()
+    config = released_config(args.model)
+    if args.layers:
+        config = dataclasses.replace(config, num_layers=args.layers)
     ways = ("xla", "auto")
-    report: dict[str, Any] = {"model": given.model, "target": given.target, "rows": given.rows, "length": given.length}
-    report["scores"] = 4 * given.rows * config.num_heads * given.length**2
+    report: dict[str, Any] = {"model": args.model, "target": args.target, "rows": args.rows, "length": args.length}
+    report["scores"] = 4 * args.rows * config.num_heads * args.length**2
     prepare()
-    axes = {"data": -1, "tensor": given.tensor} if given.tensor else {"data": 1}
-    mesh = slice_mesh(given.target, axes)
+    axes = {"data": -1, "tensor": args.tensor} if args.tensor else {"data": 1}
+    mesh = slice_mesh(args.target, axes)
     for name in ways:
         begin = time.perf_counter()
-        program = compiled(Backbone(config), mesh, given.rows, given.length, name)
+        program = compiled(Backbone(config), mesh, args.rows, args.length, name)
         cost = program.cost_analysis()
         report[name] = {
             "temporaries": program.memory_analysis().temp_size_in_bytes, "largest": largest(program.as_text()),

@@ -48,16 +48,16 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16")
     for name, size in (("rows", 1), ("heads", 32), ("size", 128), ("calls", 20), ("rounds", 7)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    given = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {given.dtype}, {given.rows} rows, {given.heads} heads of {given.size}\n")
+    args = parser.parse_args()
+    print(f"{jax.devices()[0].device_kind}, {args.dtype}, {args.rows} rows, {args.heads} heads of {args.size}\n")
     print("| columns | attention | ms | against xla | largest error |\n|--:|---|--:|--:|--:|")
-    for length in given.lengths:
-        data = inputs(given.rows, length, given.heads, given.size, given.dtype)
-        kinds = dict.fromkeys(["xla", *given.kinds])
-        calls = {kind: functools.partial(repeat, *data, kind=kind, calls=given.calls) for kind in kinds}
-        times = contest(calls, given.rounds)
-        for kind in given.kinds:
-            figures = f"{1e3 * statistics.median(times[kind]) / given.calls:.3f} | {ratio(times, kind, 'xla'):.3f}"
+    for length in args.lengths:
+        data = inputs(args.rows, length, args.heads, args.size, args.dtype)
+        kinds = dict.fromkeys(["xla", *args.kinds])
+        calls = {kind: functools.partial(repeat, *data, kind=kind, calls=args.calls) for kind in kinds}
+        times = contest(calls, args.rounds)
+        for kind in args.kinds:
+            figures = f"{1e3 * statistics.median(times[kind]) / args.calls:.3f} | {ratio(times, kind, 'xla'):.3f}"
             print(f"| {length} | {kind} | {figures} | {error(*data, kind):.1e} |", flush=True)
 
 

@@ -53,7 +53,7 @@ def problems(lm: Any, count: int) -> list[dict[str, Any]]:
     return rows[:: max(1, len(rows) // count)][:count]
 
 
-def answers(lm: Any, rows: list[dict[str, Any]], slots: int, given: argparse.Namespace) -> list[str]:
+def answers(lm: Any, rows: list[dict[str, Any]], slots: int, args: argparse.Namespace) -> list[str]:
     """The output rows of a job."""
     from jaxdlm._decode import resolve_cache
     from jaxdlm.batch import run
@@ -63,10 +63,10 @@ def answers(lm: Any, rows: list[dict[str, Any]], slots: int, given: argparse.Nam
         source = pathlib.Path(folder) / "in.jsonl"
         source.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         options = run.Options(
-            input=str(source), output=f"{folder}/out", policy=given.policy, cache=given.cache, block=given.block,
-            max_new=given.max_new, slots=slots, shard_rows=len(rows), quiet=True,
+            input=str(source), output=f"{folder}/out", policy=args.policy, cache=args.cache, block=args.block,
+            max_new=args.max_new, slots=slots, shard_rows=len(rows), quiet=True,
         )  # fmt: skip
-        policies, cache = read_policies(given.policy), resolve_cache(given.cache)
+        policies, cache = read_policies(args.policy), resolve_cache(args.cache)
         assert run.job(options, lm, policies, cache, make_mesh("data=1")).run() == 0
         return next(pathlib.Path(folder).glob("out/rows-*.jsonl")).read_text().splitlines()
 
@@ -80,15 +80,15 @@ def main() -> None:
     parser.add_argument("--max-new", type=int, default=24)
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 8])
-    given = parser.parse_args()
+    args = parser.parse_args()
     import jaxdlm as jd
 
-    kind, _, attention = given.model.partition(":")
-    lm = small(attention, given.block) if kind == "random" else jd.load(given.model)
-    rows = problems(lm, given.rows)
-    first, *others = ((count, answers(lm, rows, count, given)) for count in given.slots)
+    kind, _, attention = args.model.partition(":")
+    lm = small(attention, args.block) if kind == "random" else jd.load(args.model)
+    rows = problems(lm, args.rows)
+    first, *others = ((count, answers(lm, rows, count, args)) for count in args.slots)
     differ = {f"{first[0]} and {n}": sum(a != b for a, b in zip(first[1], found, strict=True)) for n, found in others}
-    print(json.dumps({**vars(given), "rows": len(rows), "differ": differ}))
+    print(json.dumps({**vars(args), "rows": len(rows), "differ": differ}))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=block.Settings().batch)
     parser.add_argument("--prompt", type=int, default=96, help="columns of the prompts, in whole blocks")
     parser.add_argument("--tflops", type=float, default=200.0)
-    given = parser.parse_args()
-    lm, settings = describe(given.model), block.Settings(batch=given.batch)
+    args = parser.parse_args()
+    lm, settings = describe(args.model), block.Settings(batch=args.batch)
     canvas = -(-(settings.canvas + settings.block - 1) // settings.block) * settings.block
     shape = jax.ShapeDtypeStruct
     base = jax.tree.map(lambda leaf: shape(leaf.shape, jnp.float32), abstract_params(lm.config))
@@ -47,16 +47,16 @@ def main() -> None:
         return block.adaptation(dataclasses.replace(lm, params=params), None, settings, 100, "bfloat16")  # type: ignore[arg-type]
 
     state = jax.eval_shape(lambda params: init_state(recipe(params)), base)
-    rows, wide = given.batch, (given.batch, canvas)
+    rows, wide = args.batch, (args.batch, canvas)
     batch = {
-        "tokens": shape((rows, given.prompt + canvas), jnp.int32), "pads": shape((rows,), jnp.int32),
+        "tokens": shape((rows, args.prompt + canvas), jnp.int32), "pads": shape((rows,), jnp.int32),
         "open": shape(wide, bool), "hidden": shape(wide, bool), "weight": shape(wide, jnp.float32),
     }  # fmt: skip
     stats = make_step(recipe(base)).lower(state, batch, shape((), jnp.float32)).compile().memory_analysis()
-    work = operations(lm.config, rows, given.prompt, canvas) / 1e12
+    work = operations(lm.config, rows, args.prompt, canvas) / 1e12
     print(
-        f"{rows} answers, {given.prompt} + 3 x {canvas} columns: {work:.1f} TFLOP a step, {work / given.tflops:.2f} s at "
-        f"{given.tflops:.0f} TFLOP/s; on {jax.default_backend()} state {stats.argument_size_in_bytes / 1e9:.2f} GB, "
+        f"{rows} answers, {args.prompt} + 3 x {canvas} columns: {work:.1f} TFLOP a step, {work / args.tflops:.2f} s at "
+        f"{args.tflops:.0f} TFLOP/s; on {jax.default_backend()} state {stats.argument_size_in_bytes / 1e9:.2f} GB, "
         f"temporaries {stats.temp_size_in_bytes / 1e9:.2f} GB"
     )
 

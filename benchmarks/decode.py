@@ -66,10 +66,10 @@ def _inner(params: dict[str, Any]) -> list[Any]:
     return [getattr(v, "jaxpr", v) for v in values if hasattr(getattr(v, "jaxpr", v), "eqns")]
 
 
-def loop_cost(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> dict[str, list[float]]:
+def loop_cost(lm: Any, prompts: list[list[int]], args: argparse.Namespace) -> dict[str, list[float]]:
     """(a) the compiled decode and the compiled bare forwards, same shapes, same number of forwards."""
-    policy, steps = low_confidence(given.steps), given.steps
-    batch = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    policy, steps = low_confidence(args.steps), args.steps
+    batch = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
     columns = loop.width(policy, batch.geometry)
     fixed = (striped(lm.model, lm.params, len(prompts) * columns), lm.params)
     works = {
@@ -78,24 +78,24 @@ def loop_cost(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> d
     }
     carry = _decode._run(batch.rows, *fixed, policy, NONE, batch.geometry, "commit", 0)
     assert int(carry.loops) == steps, f"{int(carry.loops)} forwards instead of {steps}"
-    return contest(works, given.rounds)
+    return contest(works, args.rounds)
 
 
 def against_torch(
-    lm: Any, prompts: list[list[int]], given: argparse.Namespace, temperature: float
+    lm: Any, prompts: list[list[int]], args: argparse.Namespace, temperature: float
 ) -> tuple[dict[str, list[float]], float]:
     """(b) seconds of the whole decode from ids to ids, and the share of columns where PyTorch's tokens are ours."""
     import torch
     from torch_llada import TorchModel, lean, paper
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # the cores that XLA uses
-    model = TorchModel(lm.config, lm.params, given.dtype)
+    model = TorchModel(lm.config, lm.params, args.dtype)
     ids = torch.tensor(prompts, device=model.device)
-    sizes = {"max_new": given.max_new, "block": given.block, "steps": given.steps, "temperature": temperature}
-    policy = low_confidence(given.steps, temperature)
+    sizes = {"max_new": args.max_new, "block": args.block, "steps": args.steps, "temperature": temperature}
+    policy = low_confidence(args.steps, temperature)
 
     def ours() -> np.ndarray:
-        return jaxdlm.decode(lm, prompts, policy, max_new=given.max_new, block=given.block, stop=False).tokens
+        return jaxdlm.decode(lm, prompts, policy, max_new=args.max_new, block=args.block, stop=False).tokens
 
     works = {
         "ours": ours,
@@ -103,13 +103,13 @@ def against_torch(
         "lean": lambda: lean(model, ids, **sizes).cpu(),
     }
     same = float(np.mean(ours() == works["paper"]().numpy()))
-    return contest(works, given.rounds), same
+    return contest(works, args.rounds), same
 
 
-def counts(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> tuple[int, int, int]:
+def counts(lm: Any, prompts: list[list[int]], args: argparse.Namespace) -> tuple[int, int, int]:
     """(c) `while` in the jaxpr, calls of the compiled loop per decode, traces after warm-up."""
-    policy = low_confidence(given.steps)
-    batch = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
+    policy = low_confidence(args.steps)
+    batch = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
     static = {"model": lm.model, "geometry": batch.geometry, "save": "commit", "steps": 0}
     traced = _decode._run.trace(batch.rows, params=lm.params, policy=policy, cache=NONE, **static)
     whiles = count_while(traced.jaxpr.jaxpr)
@@ -125,14 +125,14 @@ def counts(lm: Any, prompts: list[list[int]], given: argparse.Namespace) -> tupl
 
     def run(prompts: list[list[int]], steps: int, seed: int) -> Any:
         return jaxdlm.decode(
-            lm, prompts, low_confidence(steps), max_new=given.max_new, block=given.block, seed=seed, stop=False
+            lm, prompts, low_confidence(steps), max_new=args.max_new, block=args.block, seed=seed, stop=False
         )
 
-    run(prompts, given.steps, 0)
+    run(prompts, args.steps, 0)
     jax.monitoring.register_event_duration_secs_listener(listen)
     _decode._run = counted
     try:  # other prompts of the same bucket, another seed, another number of steps: nothing may be traced
-        run([row[::-1] for row in prompts], given.steps // 2, 1)
+        run([row[::-1] for row in prompts], args.steps // 2, 1)
     finally:
         _decode._run = original
     return whiles, len(calls), len(traces)
@@ -157,27 +157,27 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
-    lm = jaxdlm.load(given.model, dtype=given.dtype)
+    args = arguments()
+    lm = jaxdlm.load(args.model, dtype=args.dtype)
     ids = lm.config.tokens
     ordinary = np.setdiff1d(np.arange(lm.config.vocab_size), [ids.mask, ids.pad, *ids.eos])
-    prompts = np.random.default_rng(0).choice(ordinary, (given.rows, given.prompt)).tolist()
-    lm = lm if given.vocab is None else widened(lm, given.vocab)
-    sizes = f"{given.rows} rows, {given.prompt} + {given.max_new} columns, block {given.block}, {given.steps} forwards"
-    sizes = sizes if given.vocab is None else f"{sizes}, {given.vocab} ids"
-    print(f"{given.model}, {given.dtype}, {sizes}, {jax.devices()[0].device_kind}, medians of {given.rounds} rounds\n")
+    prompts = np.random.default_rng(0).choice(ordinary, (args.rows, args.prompt)).tolist()
+    lm = lm if args.vocab is None else widened(lm, args.vocab)
+    sizes = f"{args.rows} rows, {args.prompt} + {args.max_new} columns, block {args.block}, {args.steps} forwards"
+    sizes = sizes if args.vocab is None else f"{sizes}, {args.vocab} ids"
+    print(f"{args.model}, {args.dtype}, {sizes}, {jax.devices()[0].device_kind}, medians of {args.rounds} rounds\n")
     print("| comparison | ours | other | ratio | goal |\n|---|--:|--:|--:|--:|")
-    print(row("loop and rules / bare forwards", loop_cost(lm, prompts, given), "decode", "bare", "≤ 1.05"), flush=True)
+    print(row("loop and rules / bare forwards", loop_cost(lm, prompts, args), "decode", "bare", "≤ 1.05"), flush=True)
     agreement = []
-    for temperature in () if given.no_torch else (0.0, given.temperature):
-        times, same = against_torch(lm, prompts, given, temperature)
+    for temperature in () if args.no_torch else (0.0, args.temperature):
+        times, same = against_torch(lm, prompts, args, temperature)
         agreement += [same] if temperature == 0 else []
         for other in ("paper", "lean"):
             goal = "≤ 0.333" if other == "paper" else ""
             print(row(f"decode / PyTorch, {other}, T = {temperature}", times, "ours", other, goal), flush=True)
     if agreement:
         print(f"\nAt temperature 0 PyTorch writes the same token in {100 * agreement[0]:.1f} % of the columns.")
-    whiles, calls, traces = counts(lm, prompts, given)
+    whiles, calls, traces = counts(lm, prompts, args)
     print(
         f"\n`while` in the jaxpr: {whiles}; dispatches of the loop per decode: {calls}; retraces after warm-up: {traces}."
     )

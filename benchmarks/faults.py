@@ -56,17 +56,17 @@ class Instant:
                 sink(request, Result(tokens.astype(np.int32), len(tokens), "finished"))
 
 
-def build(source: str, output: str, given: argparse.Namespace) -> run.Job:
+def build(source: str, output: str, args: argparse.Namespace) -> run.Job:
     """A job with its own engine."""
     options = run.Options(
         input=source, output=output, policy="threshold,tau=0.05", max_new=8, block=4, slots=4, shard_rows=7,
-        flush=0.02, quiet=True, window=20, worker=given.workers > 1, lease=0.4,
+        flush=0.02, quiet=True, window=20, worker=args.workers > 1, lease=0.4,
     )  # fmt: skip
     policies, cache = read_policies(options.policy), resolve_cache("none")
-    if given.real:
+    if args.real:
         return run.job(options, model("same"), policies, cache, make_mesh("data=1"))
     lm = LM(types.SimpleNamespace(config=BASE), {}, None, "toy")
-    return run.Job(options, lm, policies, cache, scan(source), Instant(given.pause))
+    return run.Job(options, lm, policies, cache, scan(source), Instant(args.pause))
 
 
 def die() -> None:
@@ -98,7 +98,7 @@ def mine(call: int) -> None:
 Fate = tuple[str, float] | None
 
 
-def begin(source: str, output: str, given: argparse.Namespace, fate: Fate) -> int:
+def begin(source: str, output: str, args: argparse.Namespace, fate: Fate) -> int:
     """Starts the job in a process of its own that may die; its pid."""
     with warnings.catch_warnings():  # JAX warns of threads; this process has started no backend, so there are none
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -108,7 +108,7 @@ def begin(source: str, output: str, given: argparse.Namespace, fate: Fate) -> in
         try:
             if fate is not None and fate[0] == "inside":
                 mine(int(fate[1]))
-            status = build(source, output, given).run()
+            status = build(source, output, args).run()
         finally:
             os._exit(status)
     return pid
@@ -128,10 +128,10 @@ def ended(pid: int, fate: Fate) -> str:
     return "done" if os.WEXITSTATUS(status) == 0 else "failed"
 
 
-def attempt(source: str, output: str, given: argparse.Namespace, fate: Fate) -> tuple[str, bool]:
+def attempt(source: str, output: str, args: argparse.Namespace, fate: Fate) -> tuple[str, bool]:
     """(how the job that meets this fate ended, whether the output is complete). The other workers meet none."""
-    victim = begin(source, output, given, fate)
-    others = [begin(source, output, given, None) for _ in range(given.workers - 1)]
+    victim = begin(source, output, args, fate)
+    others = [begin(source, output, args, None) for _ in range(args.workers - 1)]
     how = ended(victim, fate)
     rest = [ended(pid, None) for pid in others]
     return ("failed" if rest.count("done") < len(rest) else how), how == "done" or bool(rest)
@@ -149,25 +149,25 @@ def write_input(path: pathlib.Path, rows: int) -> str:
     return str(path)
 
 
-def campaign(given: argparse.Namespace, folder: pathlib.Path) -> dict[str, int]:
+def campaign(args: argparse.Namespace, folder: pathlib.Path) -> dict[str, int]:
     """Counts over all kills."""
-    chance = random.Random(given.seed)
-    source = write_input(folder / "in.jsonl", given.rows)
-    if given.real:  # compiles: what is killed afterwards finds its programs and spends its life on the job
-        assert attempt(source, str(folder / "first"), given, None) == ("done", True)
+    chance = random.Random(args.seed)
+    source = write_input(folder / "in.jsonl", args.rows)
+    if args.real:  # compiles: what is killed afterwards finds its programs and spends its life on the job
+        assert attempt(source, str(folder / "first"), args, None) == ("done", True)
     start = time.monotonic()
-    assert attempt(source, str(folder / "whole"), given, None) == ("done", True)
+    assert attempt(source, str(folder / "whole"), args, None) == ("done", True)
     seconds = time.monotonic() - start
     expected = content(folder / "whole")
     ids = [json.loads(line)["id"] for line in expected.splitlines()]
     counts = collections.Counter(kills=0, inside=0, outside=0, failed=0, outputs=0, lost=0, doubled=0, different=0)
-    while counts["kills"] < given.kills:
+    while counts["kills"] < args.kills:
         output = folder / f"out{counts['outputs']}"
         how, complete = "", False
         while not complete and how != "failed":
             inside = chance.random() < 0.5
             fate = ("inside", chance.randrange(40)) if inside else ("outside", chance.uniform(0, 1.2 * seconds))
-            how, complete = attempt(source, str(output), given, fate)
+            how, complete = attempt(source, str(output), args, fate)
             if how == "killed":
                 counts["kills"] += 1
                 counts[fate[0]] += 1
@@ -189,13 +189,13 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=0.004, help="seconds per row of the fast mode")
     parser.add_argument("--real", action="store_true", help="decode with a model")
     parser.add_argument("--workers", type=int, default=1, help="processes on one output; one of them is killed")
-    given = parser.parse_args()
+    args = parser.parse_args()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-        counts = campaign(given, pathlib.Path(folder))
+        counts = campaign(args, pathlib.Path(folder))
     print(file=sys.stderr)
     print(json.dumps(counts | {"seconds": round(time.monotonic() - start, 1)}))
     return int(bool(counts["lost"] or counts["doubled"] or counts["different"] or counts["failed"]))

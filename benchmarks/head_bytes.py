@@ -66,14 +66,14 @@ def main() -> None:
     parser.add_argument("--target", default="v5e:1x1")
     parser.add_argument("--columns", type=int, nargs="+", default=[32, 256])
     parser.add_argument("--hlo", type=pathlib.Path, help="write the last program here")
-    given = parser.parse_args()
-    model = Backbone(released_config(given.model))
+    args = parser.parse_args()
+    model = Backbone(released_config(args.model))
     config, tiling = model.config, model.tiling
-    report = {"model": given.model, "target": given.target, "tile": tiling.run, "tiles": tiling.count, "passes": []}
+    report = {"model": args.model, "target": args.target, "tile": tiling.run, "tiles": tiling.count, "passes": []}
     prepare()
-    for columns in given.columns:
+    for columns in args.columns:
         for hot in (False, True):
-            program = compiled(model, given.target, columns, hot)
+            program = compiled(model, args.target, columns, hot)
             least = 2 * config.hidden_size * (tiling.run + columns)
             text, counted = program.as_text(), int(program.cost_analysis().get("bytes accessed", 0))
             report["passes"].append({
@@ -81,8 +81,8 @@ def main() -> None:
                 "ratio": round(counted / least, 3), "temporaries": program.memory_analysis().temp_size_in_bytes,
                 "tiles": tiles(text, columns * tiling.run),
             })  # fmt: skip
-            if given.hlo:
-                given.hlo.write_text(text)
+            if args.hlo:
+                args.hlo.write_text(text)
     print(json.dumps(report))
 
 

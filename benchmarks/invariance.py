@@ -53,17 +53,17 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=4, help="prompts of each of the ten kinds")
     parser.add_argument("--alone", type=int, default=24, help="rows that are decoded alone as well")
     parser.add_argument("--max-new", type=int, default=24)
-    given = parser.parse_args()
+    args = parser.parse_args()
     import jaxdlm as jd
     from jaxdlm.eval.prompts import of_each
 
-    asked = [list(each.messages) for each in of_each(given.each)]
-    for dtype in given.dtype:
-        lm = jd.load(given.model, dtype=dtype)
-        for policy in given.policies:
+    asked = [list(each.messages) for each in of_each(args.each)]
+    for dtype in args.dtype:
+        lm = jd.load(args.model, dtype=dtype)
+        for policy in args.policies:
             greedy = lm.config.tokens.mask is None and "temperature" not in policy
             line = compared(
-                lm, asked, policy, given.draft if greedy else None, given.alone, max_new=given.max_new, stop=False
+                lm, asked, policy, args.draft if greedy else None, args.alone, max_new=args.max_new, stop=False
             )
             print(json.dumps({"dtype": dtype, "policy": policy, **line}), flush=True)
 

@@ -81,9 +81,9 @@ class Forwards:
         self.count += 1
 
 
-def contestants(lm: Any, model: Any, pad: int, rows: int, given: argparse.Namespace) -> dict[str, Callable[..., Any]]:
+def contestants(lm: Any, model: Any, pad: int, rows: int, args: argparse.Namespace) -> dict[str, Callable[..., Any]]:
     """Name -> prompts -> tokens. Prompt lookup of transformers takes one row at a time."""
-    max_new, k = given.max_new, given.k
+    max_new, k = args.max_new, args.k
     decode = lambda asked, policy: jd.decode(lm, asked, policy, max_new=max_new, save="none").tokens  # noqa: E731
     found = {
         OURS: lambda asked: decode(asked, "autoregressive"),
@@ -108,20 +108,20 @@ class Times(NamedTuple):
     equal: list[bool]
 
 
-def speed(lm: Any, given: argparse.Namespace) -> bool:
+def speed(lm: Any, args: argparse.Namespace) -> bool:
     """Whether every answer is that of transformers; times and the goal are printed beside each other."""
     model, tokenizer = oracle()
     watch = Forwards(model)
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    print(f"cores: {cores}; load when it began: {load:.1f}; {given.prompts} prompts, max_new {given.max_new}\n")
+    print(f"cores: {cores}; load when it began: {load:.1f}; {args.prompts} prompts, max_new {args.max_new}\n")
     print(
         "| rows | contestant | tokens per second | time / transformers greedy | processor time | per forward | equal |"
     )
     print("|--:|---|--:|--:|--:|--:|--:|")
     agreed, reached, drawn = True, [], {}
-    for rows in given.rows:
-        works = contestants(lm, model, tokenizer.pad_token_id, rows, given)
-        found = in_turn(lm, works, batches(lm, given.prompts, rows), watch, given.rounds)
+    for rows in args.rows:
+        works = contestants(lm, model, tokenizer.pad_token_id, rows, args)
+        found = in_turn(lm, works, batches(lm, args.prompts, rows), watch, args.rounds)
         slow = found[THEIRS]
         ratios = {name: median_ratio(t.seconds, slow.seconds) for name, t in found.items()}
         for name, t in found.items():
@@ -134,9 +134,9 @@ def speed(lm: Any, given: argparse.Namespace) -> bool:
         reached.append(f"{ratios[OURS]:.3f} at {rows} row{'s' * (rows > 1)}")
         drawn[f"{rows} row{'s' * (rows > 1)}"] = [svg.Bar(name, ratio) for name, ratio in ratios.items()]
     print(f"\ntime of {OURS} / {THEIRS}: {', '.join(reached)} (goal: at most {GOAL})")
-    if given.chart:
+    if args.chart:
         chart = svg.bars("time, relative to transformers greedy", drawn, base=1.0)
-        pathlib.Path(given.chart).write_text(chart + "\n")
+        pathlib.Path(args.chart).write_text(chart + "\n")
     return agreed
 
 
@@ -204,7 +204,7 @@ def _task(folder: pathlib.Path, name: str, documents: Sequence[Any], **config: A
     }  # fmt: skip
 
 
-def likelihood(lm: Any, given: argparse.Namespace) -> bool:
+def likelihood(lm: Any, args: argparse.Namespace) -> bool:
     """Whether every log-likelihood is that of lm_eval's own model, and whether its greedy marks are."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -219,7 +219,7 @@ def likelihood(lm: Any, given: argparse.Namespace) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         for name, each in contest.items():
             known = TaskManager(include_defaults=False)
-            made = tasks(pathlib.Path(folder), given.examples)
+            made = tasks(pathlib.Path(folder), args.examples)
             found[name] = lm_eval.simple_evaluate(each, tasks=made, task_manager=known, **fixed)
     print("| task | likelihoods | largest difference, nats | greedy marks that differ | jaxdlm | transformers |")
     print("|---|--:|--:|--:|---|---|")
@@ -254,10 +254,10 @@ def main() -> int:
     for name, value in (("prompts", 8), ("rounds", 2), ("max-new", 32), ("k", 8), ("examples", 4)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--chart", metavar="FILE", help="an SVG of the times of speed")
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1"}
     lm = jd.load(NAME, dtype="float32")
-    agreed = [PARTS[part](lm, given) for part in given.parts]  # every part runs, whatever the first one finds
+    agreed = [PARTS[part](lm, args) for part in args.parts]  # every part runs, whatever the first one finds
     return int(not all(agreed))
 
 

@@ -29,7 +29,7 @@ from jaxdlm import _decode, layout
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.readout import Readout, ban, summarise
+from jaxdlm.core.readout import Readout, mask_invalid, summarise
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
 from jaxdlm.quant import KINDS, quantize_params
@@ -65,7 +65,7 @@ def forwards(carry: Carry, params: PyTree, model: Any, policy: Any, cache: Any, 
             geometry=geometry,
         )
         if model.tiling.count == 1:
-            token = jnp.argmax(ban(model.head(params, hidden), model), -1)
+            token = jnp.argmax(mask_invalid(model.head(params, hidden), model), -1)
         else:
             read = lambda h: summarise(Readout(h, h, params, model)).token  # noqa: E731
             token = jax.vmap(read)(hidden)
@@ -101,23 +101,23 @@ def machine(dtype: Any, rounds: int) -> tuple[float, float]:
     return bandwidth, 2 * side**3 / seconds(lambda: multiply(a), rounds)
 
 
-def measure(lm: Any, params: PyTree, given: argparse.Namespace, rows: int) -> dict[str, float]:
+def measure(lm: Any, params: PyTree, args: argparse.Namespace, rows: int) -> dict[str, float]:
     """Milliseconds per forward, and what it counts."""
-    policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(given.cache)
-    prompts = np.random.default_rng(0).integers(5, 50, (rows, given.prompt)).tolist()
-    laid = layout.lay_out(lm, prompts, max_new=given.max_new, block=given.block, seed=0, ids=None)
-    columns = 0 if given.tiles else rows * loop.width(policy, laid.geometry)
+    policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(args.cache)
+    prompts = np.random.default_rng(0).integers(5, 50, (rows, args.prompt)).tolist()
+    laid = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
+    columns = 0 if args.tiles else rows * loop.width(policy, laid.geometry)
     model = striped(_decode.blocked(lm.model, laid.geometry.block), lm.params, columns)
     fixed = {"model": model, "geometry": laid.geometry}
     begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
     carry = jax.jit(lambda rows, params: begin(rows, params=params))(laid.rows, params)
     # what is always recomputed has no ordinary step: the refresh is one
-    used = cache if not cache.always else _Refreshing(cache)
-    run = lambda: forwards(carry, params, policy=policy, cache=used, times=given.forwards, **fixed)  # noqa: E731
-    job = Loaded(given.model, rows, given.prompt, given.max_new, given.block, "threshold", given.cache)
-    count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.always)
+    used = cache if not cache.recomputes_all else _Refreshing(cache)
+    run = lambda: forwards(carry, params, policy=policy, cache=used, times=args.forwards, **fixed)  # noqa: E731
+    job = Loaded(args.model, rows, args.prompt, args.max_new, args.block, "threshold", args.cache)
+    count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.recomputes_all)
     return {
-        "ms": 1e3 * seconds(run, given.rounds) / given.forwards, "flops": count.flops,
+        "ms": 1e3 * seconds(run, args.rounds) / args.forwards, "flops": count.flops,
         "bytes": read_bytes(count.weight_bytes, lm, params) + count.cache_bytes,
     }  # fmt: skip
 
@@ -145,23 +145,23 @@ def read_bytes(plain: float, lm: Any, held: PyTree) -> float:
     return head + (plain - head) * size(held["segments"]) / size(lm.params["segments"])
 
 
-def plain_torch(lm: Any, given: argparse.Namespace, rows: int) -> float | None:
+def plain_torch(lm: Any, args: argparse.Namespace, rows: int) -> float | None:
     """Milliseconds of a PyTorch forward over every column with the head on the block; None where it knows no such stack."""
     import torch
     from torch_llada import TorchModel
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     try:
-        model = TorchModel(lm.config, lm.params, given.dtype)
+        model = TorchModel(lm.config, lm.params, args.dtype)
     except SystemExit as reason:
         print(reason)
         return None
-    ids = torch.randint(5, 50, (rows, given.prompt + given.max_new), device=model.device)
+    ids = torch.randint(5, 50, (rows, args.prompt + args.max_new), device=model.device)
     times = []
     with torch.no_grad():
-        for _ in range(given.rounds + 1):
+        for _ in range(args.rounds + 1):
             begin = time.perf_counter()
-            model.head(model.hidden(ids)[:, -given.block :]).argmax(-1).cpu()
+            model.head(model.hidden(ids)[:, -args.block :]).argmax(-1).cpu()
             times.append(time.perf_counter() - begin)
     return 1e3 * statistics.median(times[1:])
 
@@ -183,24 +183,24 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    given = arguments()
-    lm = jaxdlm.load(given.model, dtype=given.dtype)
-    CONFIGS[given.model] = lm.config
-    bandwidth, rate = machine(given.dtype, given.rounds)
-    shapes = f"cache {given.cache}, block {given.block}, {given.prompt} + {given.max_new} columns"
+    args = arguments()
+    lm = jaxdlm.load(args.model, dtype=args.dtype)
+    CONFIGS[args.model] = lm.config
+    bandwidth, rate = machine(args.dtype, args.rounds)
+    shapes = f"cache {args.cache}, block {args.block}, {args.prompt} + {args.max_new} columns"
     rates = f"copy {bandwidth / 1e9:.1f} GB/s, matrices {rate / 1e9:.0f} GFLOP/s"
-    print(f"{given.model}, {given.dtype}, {jax.devices()[0].device_kind}, {shapes}; {rates}\n")
+    print(f"{args.model}, {args.dtype}, {jax.devices()[0].device_kind}, {shapes}; {rates}\n")
     print(
         "| rows | bits | ms / forward | GFLOP | MB | floor, ms | share of floor | tokens/s | PyTorch, all columns, ms |"
     )
     print("|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
-    for bits in given.bits:
-        params = lm.params if bits == 16 else quantised(lm.params, bits, given.kind)
-        for rows in given.rows:
-            one = measure(lm, params, given, rows)
+    for bits in args.bits:
+        params = lm.params if bits == 16 else quantised(lm.params, bits, args.kind)
+        for rows in args.rows:
+            one = measure(lm, params, args, rows)
             floor = 1e3 * max(one["flops"] / rate, one["bytes"] / bandwidth)
-            other = None if given.no_torch or bits != 16 else plain_torch(lm, given, rows)
-            speed = 1e3 * rows * given.tokens_per_forward / one["ms"]
+            other = None if args.no_torch or bits != 16 else plain_torch(lm, args, rows)
+            speed = 1e3 * rows * args.tokens_per_forward / one["ms"]
             figures = f"{one['ms']:.2f} | {one['flops'] / 1e9:.2f} | {one['bytes'] / 1e6:.1f} | {floor:.2f}"
             beside = "" if other is None else f"{other:.2f}"
             print(f"| {rows} | {bits} | {figures} | {floor / one['ms']:.2f} | {speed:.0f} | {beside} |", flush=True)

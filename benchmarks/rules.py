@@ -23,10 +23,10 @@ from contest import contest, ratio
 import jaxdlm
 from jaxdlm import layout, policies
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Tiling
-from jaxdlm.core.readout import Given, given, summarise
+from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import released_config
@@ -49,7 +49,7 @@ def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: in
     mask = jnp.zeros(columns, bool)
     number, scalar = jnp.zeros(columns, jnp.int32), jnp.int32(1)
 
-    def step(logits: Any, plain: Any, uncond: Any, state: Any, open_columns: Any) -> Any:
+    def step(logits: Any, raw_summary: Any, uncond: Any, state: Any, open_columns: Any) -> Any:
         view = Row(
             number,
             open_columns,
@@ -65,24 +65,24 @@ def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: in
             8,
             config.tokens,
         )
-        said = Given(logits, Tiling(config.vocab_size), plain)
-        draft, state = policy.apply(Draft(logits, uncond, readout=said), state, view, jax.random.key(0))
-        return draft.token, draft.commit, draft.cut, draft.halt, draft.hold, draft.finite, state
+        head_output = DenseLogits(logits, Tiling(config.vocab_size), raw_summary)
+        update, state = policy.apply(Update(logits, uncond, readout=head_output), state, view, jax.random.key(0))
+        return update.token, update.commit, update.cut, update.halt, update.hold, update.finite, state
 
     shape = jax.ShapeDtypeStruct((columns, config.vocab_size), jnp.float32)
     state = jax.eval_shape(lambda: policy.init(columns, config.vocab_size))
     uncond = shape if policy.uncond else None
 
     def whole(logits: Any, *others: Any) -> Any:
-        return step(logits, summarise(given(logits)), *others)
+        return step(logits, summarise(dense_logits(logits)), *others)
 
     def cost(run: Any, state_at: int, *arguments: Any) -> tuple[float, float]:
         # as in the loop, the state is overwritten in place
         found = jax.jit(run, donate_argnums=state_at).lower(*arguments, uncond, state, mask).compile().cost_analysis()
         return float(found.get("flops", 0)), float(found.get("bytes accessed", 0))
 
-    plain = jax.eval_shape(lambda logits: summarise(given(logits)), shape)
-    both, alone = cost(whole, 2, shape), cost(step, 3, shape, plain)
+    raw_summary = jax.eval_shape(lambda logits: summarise(dense_logits(logits)), shape)
+    both, alone = cost(whole, 2, shape), cost(step, 3, shape, raw_summary)
     operations, moved = (versions * (a - b) + steps * b for a, b in zip(both, alone, strict=True))
     return operations, moved
 
@@ -91,11 +91,11 @@ def counted(name: str, shape: str, columns: int) -> str:
     config, policy = released_config(shape), build(name, columns)
     tile = Tiling(config.vocab_size).run
     part = dataclasses.replace(config, vocab_size=tile, tokens=TokenIds(mask=tile - 1, eos=(1,)))
-    host, steps, versions = policy, 1, 1
+    inner, steps, versions = policy, 1, 1
     if isinstance(policy, Stepper):
-        host, versions = policy.host, policy.draft_steps  # type: ignore[attr-defined]
+        inner, versions = policy.inner, policy.draft_steps  # type: ignore[attr-defined]
         steps = 2 * versions - 1
-    operations, moved = (x * config.vocab_size / tile for x in chain_cost(host, part, columns, versions, steps))
+    operations, moved = (x * config.vocab_size / tile for x in chain_cost(inner, part, columns, versions, steps))
     weights = weights_read(config)
     share = operations / (2 * weights * columns * versions), moved / (2 * weights)
     return f"| {name} | {operations / 1e6:.1f} | {moved / 1e6:.1f} | {share[0]:.3%} | {share[1]:.2%} |"
@@ -121,10 +121,10 @@ def measured(name: str, lm: Any, rows: int, times: int) -> str:
         start = loop.window_start(carry.rows, policy, batch.geometry)
         versions = getattr(policy, "versions", None)
         several = None if versions is None else versions(carry.rows, start)
-        host = getattr(policy, "host", policy) if versions is not None else policy
-        known = fixed | {"policy": host, "params": params}
+        inner = getattr(policy, "inner", policy) if versions is not None else policy
+        known = fixed | {"policy": inner, "params": params}
         hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, several, **known)
-        return loop.heads(hidden, model=known["model"], params=params, policy=host)[0]
+        return loop.lm_head_logits(hidden, model=known["model"], params=params, policy=inner)[0]
 
     bare, whole = compiled()(forward), compiled()(lambda c, p: loop.step(c, params=p, **fixed))
     spent = contest({"bare": lambda: bare(carry, lm.params), "whole": lambda: whole(carry, lm.params)}, times)
@@ -143,20 +143,18 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--times", type=int, default=50)
-    given = parser.parse_args()
-    lm = jaxdlm.load(given.model, dtype=given.dtype) if given.measure else None
-    if given.measure:
-        print(f"{given.model}, {given.dtype}, {given.rows} rows, {jax.devices()[0].device_kind}")
+    args = parser.parse_args()
+    lm = jaxdlm.load(args.model, dtype=args.dtype) if args.measure else None
+    if args.measure:
+        print(f"{args.model}, {args.dtype}, {args.rows} rows, {jax.devices()[0].device_kind}")
         print("| recipe | forward and head, ms | step, ms | ratio |\n|---|--:|--:|--:|")
     else:
-        print(f"{given.shape}, one row of {given.columns} columns")
+        print(f"{args.shape}, one row of {args.columns} columns")
         print("| recipe | Mop | MB | of the forward's operations | of its weight bytes |\n|---|--:|--:|--:|--:|")
-    for name in given.policies:
-        if name == "entropy_bound" and given.measure:
+    for name in args.policies:
+        if name == "entropy_bound" and args.measure:
             continue  # the models that may be given have masks
-        counts = (
-            counted(name, given.shape, given.columns) if lm is None else measured(name, lm, given.rows, given.times)
-        )
+        counts = counted(name, args.shape, args.columns) if lm is None else measured(name, lm, args.rows, args.times)
         print(counts, flush=True)
 
 

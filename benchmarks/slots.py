@@ -123,53 +123,53 @@ class Bench:
         return time.perf_counter() - begin, work.engine.counts
 
 
-def one_device(given: argparse.Namespace) -> dict[str, Any]:
+def one_device(args: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     from jaxdlm.batch import slots
 
-    bench = Bench(given.rows)
+    bench = Bench(args.rows)
     compiled: list[str] = []
     advance = slots.advance
     names = ("longest", "input", "static")
-    bench.job(given.slots)
+    bench.job(args.slots)
     jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: compiled.append(event))
     rounds: dict[str, list[float]] = {name: [] for name in (*names, "device")}
     use = {}
-    for _ in range(given.rounds):
+    for _ in range(args.rounds):
         for name in names:
             slots.advance = recorder = Recorder(advance)
-            seconds, counts = bench.job(given.slots, "input" if name == "static" else name, static=name == "static")
+            seconds, counts = bench.job(args.slots, "input" if name == "static" else name, static=name == "static")
             slots.advance = advance
             rounds[name].append(seconds)
             use[name] = counts.use
             if name == "longest":
-                rounds["device"].append(replay(recorder.calls, given.slots, slots.start, advance))
+                rounds["device"].append(replay(recorder.calls, args.slots, slots.start, advance))
     return {
-        "rows": given.rows, "slots": given.slots,
+        "rows": args.rows, "slots": args.slots,
         "slot_use": {name: round(value, 3) for name, value in use.items()},
         "speedup_over_static": {name: round(ratio(rounds, "static", name), 2) for name in names[:2]},
-        "rows_per_second": round(given.rows / statistics.median(rounds["longest"]), 2),
+        "rows_per_second": round(args.rows / statistics.median(rounds["longest"]), 2),
         "idle": round(1 - ratio(rounds, "device", "longest"), 3), "recompiles": compiled.count(COMPILE),
         "job_seconds": [round(value, 2) for value in rounds["longest"]],
         "device_seconds": [round(value, 2) for value in rounds["device"]],
     }  # fmt: skip
 
 
-def several_devices(given: argparse.Namespace) -> dict[str, Any]:
-    many = given.devices
-    bench = Bench(given.rows)
+def several_devices(args: argparse.Namespace) -> dict[str, Any]:
+    many = args.devices
+    bench = Bench(args.rows)
     contestants = {
-        f"{many} devices, {given.slots} slots each": (given.slots, f"data={many}"),
-        f"1 device, {given.slots} slots": (given.slots, "data=1"),
-        f"1 device, {many * given.slots} slots": (many * given.slots, "data=1"),
+        f"{many} devices, {args.slots} slots each": (args.slots, f"data={many}"),
+        f"1 device, {args.slots} slots": (args.slots, "data=1"),
+        f"1 device, {many * args.slots} slots": (many * args.slots, "data=1"),
     }
     wall: dict[str, list[float]] = {name: [] for name in contestants}
     processor: dict[str, list[float]] = {name: [] for name in contestants}
     use = {}
     for slots, mesh in contestants.values():
         bench.job(slots, mesh=mesh)  # compiles
-    for name in in_turns(contestants, given.rounds):
+    for name in in_turns(contestants, args.rounds):
         slots, mesh = contestants[name]
         begin = time.process_time()
         seconds, counts = bench.job(slots, mesh=mesh)
@@ -178,9 +178,9 @@ def several_devices(given: argparse.Namespace) -> dict[str, Any]:
         use[name] = round(counts.use, 3)
     first, *others = contestants
     return {
-        "rows": given.rows, "slot_use": use,
-        "rows_per_second": {name: round(given.rows / statistics.median(wall[name]), 2) for name in contestants},
-        "rows_per_core_second": {name: round(given.rows / statistics.median(processor[name]), 2) for name in contestants},
+        "rows": args.rows, "slot_use": use,
+        "rows_per_second": {name: round(args.rows / statistics.median(wall[name]), 2) for name in contestants},
+        "rows_per_core_second": {name: round(args.rows / statistics.median(processor[name]), 2) for name in contestants},
         "times_as_fast": {f"as {name}": round(ratio(wall, name, first), 3) for name in others},
         "times_as_fast_by_processor": {f"as {name}": round(ratio(processor, name, first), 3) for name in others},
         "seconds": {name: [round(value, 2) for value in values] for name, values in wall.items()},
@@ -194,12 +194,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8, help="per device")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--devices", type=int, help="compare that many simulated devices with one, in turns")
-    given = parser.parse_args()
-    if given.devices is None:
-        print(json.dumps(one_device(given)))
+    args = parser.parse_args()
+    if args.devices is None:
+        print(json.dumps(one_device(args)))
         return
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={given.devices}"
-    print(json.dumps(several_devices(given), indent=1))
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
+    print(json.dumps(several_devices(args), indent=1))
 
 
 if __name__ == "__main__":

@@ -69,38 +69,38 @@ def methods(draft: Any) -> dict[str, Any]:
     }
 
 
-def speed(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+def speed(lm: Any, draft: Any, args: argparse.Namespace) -> None:
     """Wall speed-up, acceptance and equality of every method at several batch sizes."""
-    print(f"tasks: {', '.join(tasks('tiny-ar'))}; max_new {given.max_new}; {given.rounds} rounds\n")
+    print(f"tasks: {', '.join(tasks('tiny-ar'))}; max_new {args.max_new}; {args.rounds} rounds\n")
     print(
         "| rows | method | decode | whole | accepted per forward | forwards per token | draft forwards per token | equal |"
     )
     print("|--:|---|--:|--:|--:|--:|--:|--:|")
-    for rows in given.batches:
-        many = prompts(lm, rows * max(1, given.prompts // rows))
+    for rows in args.batches:
+        many = prompts(lm, rows * max(1, args.prompts // rows))
         groups = [many[i : i + rows] for i in range(0, len(many), rows)]
-        laid = [lay_out_rows(lm, group, max_new=given.max_new, seed=0, ids=None, raw=True) for group in groups]
+        laid = [lay_out_rows(lm, group, max_new=args.max_new, seed=0, ids=None, raw=True) for group in groups]
         bucket = max(size for _, size in laid)
         laid = [(r._replace(tokens=jnp.pad(r.tokens, ((0, 0), (0, bucket - size)))), bucket) for r, size in laid]
         whole, begun, results = {}, {}, {}
-        chosen = {name: p for name, p in methods(draft).items() if not given.methods or name in given.methods}
+        chosen = {name: p for name, p in methods(draft).items() if not args.methods or name in args.methods}
         for name, policy in ({"autoregressive": S.autoregressive()} | chosen).items():
             fixed = {"model": lm.model, "params": lm.params, "policy": policy}
-            carries = [_begin(r, prompt=size, max_new=given.max_new, **fixed) for r, size in laid]
+            carries = [_begin(r, prompt=size, max_new=args.max_new, **fixed) for r, size in laid]
             begun[name] = lambda c=carries, f=fixed: [_advance(x, **f) for x in c]
             whole[name] = lambda f=fixed: [
-                generate(r, prompt=n, max_new=given.max_new, save="none", **f) for r, n in laid
+                generate(r, prompt=n, max_new=args.max_new, save="none", **f) for r, n in laid
             ]
             results[name] = jax.device_get([x.rows._replace(key=()) for x in begun[name]()])
-        fast = contest(begun, given.rounds)
-        slow = fast if given.decode_only else contest(whole, given.rounds)
+        fast = contest(begun, args.rounds)
+        slow = fast if args.decode_only else contest(whole, args.rounds)
         base = results["autoregressive"]
         for name, out in results.items():
             tokens = sum(int((r.length - r.start).sum()) for r in out)
             forwards, drafts = sum(int(r.step.sum()) for r in out), sum(int(r.draft_step.sum()) for r in out)
             equal = np.mean(np.concatenate([(a.tokens == b.tokens).all(1) for a, b in zip(out, base, strict=True)]))
             accepted = sum(int(r.accepted.sum()) for r in out) / forwards
-            whole_ratio = "" if given.decode_only else f"{ratio(slow, 'autoregressive', name):.2f}"
+            whole_ratio = "" if args.decode_only else f"{ratio(slow, 'autoregressive', name):.2f}"
             print(
                 f"| {rows} | {name} | {ratio(fast, 'autoregressive', name):.2f} | {whole_ratio} "
                 f"| {accepted:.2f} | {forwards / tokens:.3f} | {drafts / tokens:.2f} | {equal:.3f} |",
@@ -108,21 +108,20 @@ def speed(lm: Any, draft: Any, given: argparse.Namespace) -> None:
             )
 
 
-def spectr(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+def spectr(lm: Any, draft: Any, args: argparse.Namespace) -> None:
     """Block efficiency (tokens per target forward) of K drafts at equal L, temperature 1."""
     many = prompts(lm, 64)
-    heat = jnp.float32(given.heat)
-    print(f"\ntokens per target forward, T = {given.heat}, {len(many)} prompts\n")
+    temperature = jnp.float32(args.temperature)
+    print(f"\ntokens per target forward, T = {args.temperature}, {len(many)} prompts\n")
     print("| L | K = 1 (vanilla) | K = 2 | K = 4 |\n|--:|--:|--:|--:|")
     for depth in (2, 4):
         row = []
         for width in (1, 2, 4):
-            policy = S.speculative(draft, k=depth, temperature=heat)
+            policy = S.speculative(draft, k=depth, temperature=temperature)
             if width > 1:
-                policy = S.spectr(draft, width=width, depth=depth, temperature=heat)
+                policy = S.spectr(draft, width=width, depth=depth, temperature=temperature)
             outs = [
-                jd.decode(lm, many, policy, max_new=given.max_new, seed=seed, save="none")
-                for seed in range(given.seeds)
+                jd.decode(lm, many, policy, max_new=args.max_new, seed=seed, save="none") for seed in range(args.seeds)
             ]
             forwards = sum(int(out.forwards.sum()) for out in outs)
             accepted = sum(float((out.accepted * out.forwards).sum()) for out in outs)
@@ -130,14 +129,14 @@ def spectr(lm: Any, draft: Any, given: argparse.Namespace) -> None:
         print(f"| {depth} | " + " | ".join(f"{x:.3f}" for x in row) + " |", flush=True)
 
 
-def exact(lm: Any, draft: Any, given: argparse.Namespace) -> int:
+def exact(lm: Any, draft: Any, args: argparse.Namespace) -> int:
     """Random (prompt, batch, draft length) cases against autoregressive decoding: rows, ties, mismatches."""
     rng = random.Random(0)
     policies = [S.speculative(draft, k=k) for k in (1, 4, 7)]
     policies += [S.lookup(k=3), S.pearl(draft, chunk=3), S.easyspec(draft, k=3, group=2)]
     policies += [S.spectr(draft, width=2, depth=3, temperature=jnp.float32(0))]
     rows = cases = ties = wrong = 0
-    while rows < given.cases:
+    while rows < args.cases:
         count = rng.choice((1, 8))
         # one bucket of prompt columns, so that few programs are compiled; three in ten prompts are noise
         every = [
@@ -161,7 +160,7 @@ def exact(lm: Any, draft: Any, given: argparse.Namespace) -> int:
     return wrong
 
 
-def pearl(lm: Any, draft: Any, given: argparse.Namespace) -> None:
+def pearl(lm: Any, draft: Any, args: argparse.Namespace) -> None:
     """PEARL on two devices against vanilla on one, and the clock of two devices that share nothing."""
     if jax.device_count() < 2:
         print("pearl: start with XLA_FLAGS=--xla_force_host_platform_device_count=2")
@@ -169,8 +168,8 @@ def pearl(lm: Any, draft: Any, given: argparse.Namespace) -> None:
     one, two = jax.devices()[:2]
     print("\n| rows | contestant | against vanilla k |\n|--:|---|--:|")
     for rows in (1, 8):
-        laid, size = lay_out_rows(lm, prompts(lm, rows), max_new=given.max_new, seed=0, ids=None, raw=True)
-        sizes = {"prompt": size, "max_new": given.max_new, "save": "none"}
+        laid, size = lay_out_rows(lm, prompts(lm, rows), max_new=args.max_new, seed=0, ids=None, raw=True)
+        sizes = {"prompt": size, "max_new": args.max_new, "save": "none"}
         works: dict[str, Callable[[], Any]] = {}
         for k in (2, 3, 4):
             vanilla, chunked = S.speculative(draft, k=k), S.pearl(draft, chunk=k)
@@ -179,7 +178,7 @@ def pearl(lm: Any, draft: Any, given: argparse.Namespace) -> None:
             works[f"pearl {k}, two devices"] = lambda p=chunked: S.generate_on_two(
                 laid, lm.model, lm.params, p, target=one, draft=two, **sizes
             )
-        times = contest(works, given.rounds)
+        times = contest(works, args.rounds)
         best = min((f"vanilla {k}" for k in (2, 3, 4)), key=lambda name: statistics.median(times[name]))
         for name in works:
             print(f"| {rows} | {name} | {ratio(times, best, name):.2f} × {best} |", flush=True)
@@ -196,10 +195,10 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="those of the table only")
     parser.add_argument("--decode-only", action="store_true", help="leave the column with the prefill empty")
-    parser.add_argument("--heat", type=float, default=1.0)
-    given = parser.parse_args()
+    parser.add_argument("--temperature", type=float, default=1.0)
+    args = parser.parse_args()
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
-    return int(any(PARTS[part](lm, draft, given) for part in given.parts))
+    return int(any(PARTS[part](lm, draft, args) for part in args.parts))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ class Ordinary:
     """A cache whose every forward is its ordinary one."""
 
     inner: Any
-    always: ClassVar[bool] = True
+    recomputes_all: ClassVar[bool] = True
 
     @property
     def window(self) -> str:
@@ -109,18 +109,18 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--decode", nargs="?", const="too", choices=["too", "alone"], help="compile the whole decode")
     parser.add_argument("--hlo", type=pathlib.Path, help="write the compiled step here")
-    given = parser.parse_args()
-    job = Job(given.model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache)
-    cache = _decode.resolve_cache(given.cache)
-    if given.target == "cpu":
+    args = parser.parse_args()
+    job = Job(args.model, args.batch, args.prompt, args.max_new, args.block, args.policy, args.cache)
+    cache = _decode.resolve_cache(args.cache)
+    if args.target == "cpu":
         mesh = make_mesh({"data": 1, "tensor": 1})
     else:
         prepare()
-        mesh = slice_mesh(given.target, {"data": -1, "tensor": given.tensor})
-    report = {"model": given.model, "target": given.target, "mesh": dict(mesh.shape), "batch": given.batch}
-    if given.decode != "alone":
-        report |= step_report(job, mesh, cache, given.hlo)
-    if given.decode:
+        mesh = slice_mesh(args.target, {"data": -1, "tensor": args.tensor})
+    report = {"model": args.model, "target": args.target, "mesh": dict(mesh.shape), "batch": args.batch}
+    if args.decode != "alone":
+        report |= step_report(job, mesh, cache, args.hlo)
+    if args.decode:
         rows, params, rule = abstract(job, mesh)
         begin, worked = time.perf_counter(), time.process_time()
         run = per_group(job, mesh, striped(job.decoder, params))

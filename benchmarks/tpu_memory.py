@@ -55,22 +55,22 @@ def main() -> None:
     for name, size in (("batch", 8), ("prompt", 256), ("max-new", 256), ("block", 32)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--json", action="store_true", help="one JSON object per line instead of the table")
-    given = parser.parse_args()
+    args = parser.parse_args()
     prepare()
-    if not given.json:
+    if not args.json:
         print("| model | topology | mesh | cache | " + " | ".join(KINDS) + " | sum | available | compile | kernels |")
         print("|---|---|---|---|" + "--:|" * (len(KINDS) + 4))
-    for model in given.models:
-        for topology in given.topologies:
+    for model in args.models:
+        for topology in args.topologies:
             job = Attending(
-                model, given.batch, given.prompt, given.max_new, given.block, given.policy, given.cache,
-                attention=given.attention,
+                model, args.batch, args.prompt, args.max_new, args.block, args.policy, args.cache,
+                attention=args.attention,
             )  # fmt: skip
-            mesh = slice_mesh(topology, {"data": given.data, "tensor": -1})
+            mesh = slice_mesh(topology, {"data": args.data, "tensor": -1})
             compiled = compile_decode(job, mesh)
-            if given.json:
+            if args.json:
                 known = {"model": model, "topology": topology, "mesh": dict(mesh.shape)}
-                known |= {"attention": given.attention, "kernels": kernels(compiled)}
+                known |= {"attention": args.attention, "kernels": kernels(compiled)}
                 print(json.dumps(known | dataclasses.asdict(compiled.memory)), flush=True)
             else:
                 print(row(job, topology, named(mesh), compiled), flush=True)

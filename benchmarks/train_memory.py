@@ -65,26 +65,26 @@ def main() -> None:
     parser.add_argument("--mesh", default="data=1,tensor=4")
     for name, size in (("rows", 2), ("prompt", 128), ("canvas", 256), ("rank", 32)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    given = parser.parse_args()
+    args = parser.parse_args()
     prepare()
-    mesh = slice_mesh(given.topology, {k: int(v) for k, v in (part.split("=") for part in given.mesh.split(","))})
-    config = dataclasses.replace(released_config(given.model), param_dtype="bfloat16")
-    recipe = distillation(LM(Backbone(config), None, None, given.model), None, steps=1, rank=given.rank, mesh=mesh)
-    split, columns = batch_sharding(mesh), given.prompt + given.canvas
+    mesh = slice_mesh(args.topology, {k: int(v) for k, v in (part.split("=") for part in args.mesh.split(","))})
+    config = dataclasses.replace(released_config(args.model), param_dtype="bfloat16")
+    recipe = distillation(LM(Backbone(config), None, None, args.model), None, steps=1, rank=args.rank, mesh=mesh)
+    split, columns = batch_sharding(mesh), args.prompt + args.canvas
     batch = {
-        "tokens": shape((2 * given.rows, columns), jnp.int32, split),
-        "pads": shape((2 * given.rows,), jnp.int32, split),
-        "target": shape((2 * given.rows, given.canvas), jnp.int32, split),
-        "masked": shape((2 * given.rows, given.canvas), bool, split),
+        "tokens": shape((2 * args.rows, columns), jnp.int32, split),
+        "pads": shape((2 * args.rows,), jnp.int32, split),
+        "target": shape((2 * args.rows, args.canvas), jnp.int32, split),
+        "masked": shape((2 * args.rows, args.canvas), bool, split),
     }
     rate = shape((), jnp.float32, NamedSharding(mesh, PartitionSpec()))
     start = time.perf_counter()
-    lowered = make_step(recipe).lower(abstract_state(recipe, config, given.rank, mesh), batch, rate)
+    lowered = make_step(recipe).lower(abstract_state(recipe, config, args.rank, mesh), batch, rate)
     stats = lowered.compile().memory_analysis()
     state, temporaries = stats.argument_size_in_bytes, stats.temp_size_in_bytes
     print(
-        f"{given.model}, {2 * given.rows} rows of {columns} columns on {given.topology} ({given.mesh}), GiB per chip: "
-        f"state {state / GIB:.2f}, temporaries {temporaries / GIB:.2f}, of {chip_of(given.topology).hbm / GIB:.2f}; "
+        f"{args.model}, {2 * args.rows} rows of {columns} columns on {args.topology} ({args.mesh}), GiB per chip: "
+        f"state {state / GIB:.2f}, temporaries {temporaries / GIB:.2f}, of {chip_of(args.topology).hbm / GIB:.2f}; "
         f"compiled in {time.perf_counter() - start:.0f} s"
     )
 

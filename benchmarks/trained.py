@@ -100,9 +100,9 @@ def main() -> None:
     parser.add_argument("part", choices=("learn2pd", "dparallel", "specdec_pp"))
     parser.add_argument("--n", type=int, default=20, help="problems per task")
     parser.add_argument("--canvas", type=int, help="default 128 for learn2pd, else 16")
-    given = parser.parse_args()
-    part = {"learn2pd": learn2pd, "dparallel": dparallel, "specdec_pp": specdec_pp}[given.part]
-    part(given.n, given.canvas or (128 if given.part == "learn2pd" else 16))
+    args = parser.parse_args()
+    part = {"learn2pd": learn2pd, "dparallel": dparallel, "specdec_pp": specdec_pp}[args.part]
+    part(args.n, args.canvas or (128 if args.part == "learn2pd" else 16))
 
 
 if __name__ == "__main__":

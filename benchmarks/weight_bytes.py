@@ -65,12 +65,12 @@ def main() -> None:
     parser.add_argument("--target", default="v5e:1x1")
     parser.add_argument("--columns", type=int, default=32)
     parser.add_argument("--group", type=int, help="rows that share a scale; default: one scale per output")
-    given = parser.parse_args()
-    config = dataclasses.replace(released_config(given.model), param_dtype="bfloat16")
+    args = parser.parse_args()
+    config = dataclasses.replace(released_config(args.model), param_dtype="bfloat16")
     kinds = [(16, "plain"), *((bits, kind) for bits in (8, 4) for kind in KINDS)]
     prepare()
-    found = [measure(config, given.target, given.columns, *kind, given.group) for kind in kinds]
-    print(json.dumps({"model": given.model, "target": given.target, "columns": given.columns, "weights": found}))
+    found = [measure(config, args.target, args.columns, *kind, args.group) for kind in kinds]
+    print(json.dumps({"model": args.model, "target": args.target, "columns": args.columns, "weights": found}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""In which order of axes a TPU reads query, key and value weights without laying them out anew; nothing runs.
+"""In which order of axes a TPU reads query, key and value weights without laying them out again; nothing runs.
 
     python benchmarks/weight_layouts.py                     # libtpu, no TPU
 

@@ -121,7 +121,7 @@ def _convert(
     from checkpoints_convert.convert import convert
     from checkpoints_convert.hub import find_source
     from checkpoints_convert.pickles import open_pickles
-    from checkpoints_convert.plan import describe, make_plan, words
+    from checkpoints_convert.plan import describe, kind_of, make_plan
     from checkpoints_convert.staging import check_output
     from jaxdlm.checkpoint.source import open_folder
     from jaxdlm.quant import Recipe
@@ -151,7 +151,7 @@ def _convert(
     if result.quantised:
         worst, facts = max(result.quantised.items(), key=lambda item: item[1]["relative_error"])
         print(
-            f"quantised: {len(result.quantised)} tensors as {words(plan.layouts[worst])}, largest relative error "
+            f"quantised: {len(result.quantised)} tensors as {kind_of(plan.layouts[worst])}, largest relative error "
             f"{facts['relative_error']:.4f} ({worst})",
             file=sys.stderr,
         )

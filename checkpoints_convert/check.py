@@ -20,7 +20,7 @@ from checkpoints_convert.verify import read_manifest, verify, verify_source
 from jaxdlm.checkpoint.leaf import LeafSpec
 from jaxdlm.checkpoint.quantised import Dequantised
 from jaxdlm.checkpoint.restore import load_params
-from jaxdlm.checkpoint.source import Source, open_folder
+from jaxdlm.checkpoint.source import Checkpoint, open_folder
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.segments import locate, segments
@@ -47,7 +47,7 @@ class Agreement(NamedTuple):
         return self.difference <= TOLERANCE * max(1.0, self.largest / 10)
 
 
-def check(out: Path, source: Source, stream: TextIO) -> int:
+def check(out: Path, source: Checkpoint, stream: TextIO) -> int:
     """Write the report to `stream`; exit status 0 if all agrees, else 1.
 
     The oracle runs in float32 on the rounded weights, in a ragged batch under the family's own mask. Without
@@ -83,7 +83,7 @@ def check(out: Path, source: Source, stream: TextIO) -> int:
     return 0 if good else 1
 
 
-def introduced(converted: Source, source: Source, stream: TextIO) -> bool:
+def introduced(converted: Checkpoint, source: Checkpoint, stream: TextIO) -> bool:
     """What quantising did: the error of each tensor, read back and compared with the manifest, and that of the logits.
 
     Returns whether the weights that the codes stand for are as far from the source's as the manifest says.
@@ -92,11 +92,11 @@ def introduced(converted: Source, source: Source, stream: TextIO) -> bool:
     good = True
     print("quantised, relative error ||W - Ŵ|| / ||W||, read back:", file=stream)
     for path, facts in stated.items():
-        found = _distance(source.leaf(path), converted.leaf(path))
-        same = math.isclose(found, facts["relative_error"], rel_tol=1e-3, abs_tol=1e-7)
+        error = _distance(source.leaf(path), converted.leaf(path))
+        same = math.isclose(error, facts["relative_error"], rel_tol=1e-3, abs_tol=1e-7)
         good &= same
         wrong = "" if same else f"  FAILED: the manifest says {facts['relative_error']:.5f}"
-        print(f"  {found:.5f}  int{facts['bits']} {facts['kind']}  {path}{wrong}", file=stream)
+        print(f"  {error:.5f}  int{facts['bits']} {facts['kind']}  {path}{wrong}", file=stream)
     why = _no_memory(source)
     if why:
         print(f"what it does to the logits is not computed: {why}", file=stream)
@@ -124,7 +124,7 @@ def _distance(source: LeafSpec, converted: LeafSpec) -> float:
     return math.sqrt(error / square) if square else 0.0
 
 
-def _log_probabilities(source: Source) -> np.ndarray:
+def _log_probabilities(source: Checkpoint) -> np.ndarray:
     """log p at the valid columns of the sample, from the forward pass that decoding uses."""
     config = dataclasses.replace(source.config, param_dtype="float32")
     tokens, position, valid = sample(config)
@@ -133,7 +133,7 @@ def _log_probabilities(source: Source) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(logits))[valid]
 
 
-def _no_oracle(source: Source) -> str | None:
+def _no_oracle(source: Checkpoint) -> str | None:
     if oracle.class_name(source) is None:
         return f"transformers has no oracle for {source.config.family}"
     try:
@@ -144,13 +144,13 @@ def _no_oracle(source: Source) -> str | None:
     return _no_memory(source)
 
 
-def _no_memory(source: Source) -> str | None:
+def _no_memory(source: Checkpoint) -> str | None:
     need = 10 * sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in source.leaves)
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return f"both models in float32 need {need / 1e9:.1f} GB, {free / 1e9:.1f} are free" if need > free else None
 
 
-def compare(out: Path, source: Source) -> Iterator[Agreement]:
+def compare(out: Path, source: Checkpoint) -> Iterator[Agreement]:
     """Ours against the oracle's logits after each of a few depths."""
     converted = open_folder(out)
     config = dataclasses.replace(converted.config, param_dtype="float32")
@@ -172,7 +172,7 @@ def compare(out: Path, source: Source) -> Iterator[Agreement]:
         yield Agreement(depth, float(np.abs(ours - reference).max()), largest, float(same.mean()) if same.size else 1.0)
 
 
-def _sources(source: Source, path: str) -> list[str]:
+def _sources(source: Checkpoint, path: str) -> list[str]:
     return [name for piece in source.leaf(path).pieces for name in piece.sources]
 
 

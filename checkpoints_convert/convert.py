@@ -20,7 +20,7 @@ from checkpoints_convert.statistics import Recorder
 from jaxdlm.checkpoint import files, store
 from jaxdlm.checkpoint.errors import CheckpointError, ValuesInvalid
 from jaxdlm.checkpoint.leaf import LeafSpec, contiguous
-from jaxdlm.checkpoint.source import Source
+from jaxdlm.checkpoint.source import Checkpoint
 from jaxdlm.checkpoint.spec import MANIFEST, SOURCE_CONFIG, TOKENIZER_FILES, write_json, write_spec
 from jaxdlm.checkpoint.tensors import Tensors
 
@@ -116,13 +116,13 @@ def _streams(
     group: Iterable[Part], quantisers: Mapping[str, Quantiser], recorder: Recorder, progress: Progress | None
 ) -> dict[str, store.Stream]:
     """The arrays of a group by name."""
-    found: dict[str, store.Stream] = {}
+    streams: dict[str, store.Stream] = {}
     for part in group:
         if part.name in quantisers:
-            found |= dict(zip(part.names, quantisers[part.name].streams().values()))
+            streams |= dict(zip(part.names, quantisers[part.name].streams().values()))
         else:
-            found[part.names[0]] = _stream(_leaf(part, recorder), progress)
-    return found
+            streams[part.names[0]] = _stream(_leaf(part, recorder), progress)
+    return streams
 
 
 def _leaf(part: Part, tensors: Tensors) -> LeafSpec:
@@ -219,7 +219,7 @@ def _finish(plan: Plan, staging: Staging, manifest: dict[str, Any]) -> None:
     write_spec(staging.folder, plan.spec(digest, sums))
 
 
-def _copy_documents(source: Source, target: Path) -> None:
+def _copy_documents(source: Checkpoint, target: Path) -> None:
     """Configuration and tokenizer files; those of a GGUF file are written as its metadata have them."""
     if source.documents is not None:
         for name, contents in source.documents.items():

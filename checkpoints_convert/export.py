@@ -17,7 +17,7 @@ from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import FLOATS
 from jaxdlm.checkpoint.safetensors import SafetensorsWriter, TensorInfo
-from jaxdlm.checkpoint.source import Source, open_folder
+from jaxdlm.checkpoint.source import Checkpoint, open_folder
 from jaxdlm.checkpoint.spec import SOURCE_CONFIG, TOKENIZER_FILES, write_json
 from jaxdlm.checkpoint.tensors import INDEX, SINGLE
 from jaxdlm.errors import InputError
@@ -61,17 +61,17 @@ def export(converted: Path, out: Path, *, force: bool = False, shard_bytes: int 
     return count
 
 
-def _hub_order(source: Source, manifest: dict[str, Any]) -> dict[str, list[TensorMap]]:
+def _hub_order(source: Checkpoint, manifest: dict[str, Any]) -> dict[str, list[TensorMap]]:
     """Hub name -> the maps that fill it (several for a fused tensor), layer by layer."""
     names = set(manifest["tensors"])
-    found: dict[str, list[TensorMap]] = {}
+    entries_by_name: dict[str, list[TensorMap]] = {}
     for entry in family_named(_family(source)).tensors(source.config, names):
         for name in entry.sources:
-            found.setdefault(name, []).append(entry)
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+            entries_by_name.setdefault(name, []).append(entry)
+    return dict(sorted(entries_by_name.items(), key=lambda item: _natural(item[0])))
 
 
-def _family(source: Source) -> str:
+def _family(source: Checkpoint) -> str:
     raw = strict_json.read_object(source.folder / SOURCE_CONFIG, source.folder)
     return "jaxdlm" if raw.get("model_type") == "jaxdlm" else source.config.family
 
@@ -83,7 +83,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 class Back:
     """The tensors that a converted checkpoint was made from, under the original names, in float32."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Checkpoint):
         self._source = source
         self._manifest = read_manifest(source.folder)
         self._maps = _hub_order(source, self._manifest)
@@ -97,12 +97,12 @@ class Back:
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """One tensor, or rows of it."""
-        found = _rebuild(self._source, name, self._maps[name], np.dtype(np.float32), self.infos[name].shape)
-        return found if rows is None else found[rows[0] : rows[1]]
+        tensor = _rebuild(self._source, name, self._maps[name], np.dtype(np.float32), self.infos[name].shape)
+        return tensor if rows is None else tensor[rows[0] : rows[1]]
 
 
 def _write(
-    source: Source, maps: dict[str, list[TensorMap]], manifest: dict[str, Any], folder: Path, shard_bytes: int
+    source: Checkpoint, maps: dict[str, list[TensorMap]], manifest: dict[str, Any], folder: Path, shard_bytes: int
 ) -> int:
     headers = _shards(source, maps, manifest, shard_bytes)
     single = len(headers) == 1
@@ -121,7 +121,7 @@ def _write(
 
 
 def _shards(
-    source: Source, maps: dict[str, list[TensorMap]], manifest: dict[str, Any], shard_bytes: int
+    source: Checkpoint, maps: dict[str, list[TensorMap]], manifest: dict[str, Any], shard_bytes: int
 ) -> list[Header]:
     headers: list[Header] = [{}]
     filled = 0
@@ -139,7 +139,7 @@ def _shards(
 
 
 def _rebuild(
-    source: Source, name: str, entries: Iterable[TensorMap], dtype: np.dtype, shape: tuple[int, ...]
+    source: Checkpoint, name: str, entries: Iterable[TensorMap], dtype: np.dtype, shape: tuple[int, ...]
 ) -> np.ndarray:
     """One hub tensor from the leaves that it went into."""
     out = np.empty(shape, dtype)

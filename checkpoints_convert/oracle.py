@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxdlm.checkpoint.errors import CheckpointError
 from jaxdlm.checkpoint.gguf.tensors import GgufTensors
-from jaxdlm.checkpoint.source import Source
+from jaxdlm.checkpoint.source import Checkpoint
 from jaxdlm.models.config import ModelConfig, RopeConfig
 
 CLASSES = {
@@ -67,7 +67,7 @@ GGUF_KNOWN = {
 _NOT_SETTINGS = ("model_type", "architectures", "auto_map", "torch_dtype", "dtype", "transformers_version")
 
 
-def class_name(source: Source) -> str | None:
+def class_name(source: Checkpoint) -> str | None:
     """The transformers class that equals this checkpoint's network, None where there is none."""
     config = source.config
     if config.family == "a2d":
@@ -75,7 +75,7 @@ def class_name(source: Source) -> str | None:
     return CLASSES.get(config.family)
 
 
-def build(source: Source, dtypes: Mapping[str, np.dtype]) -> Any:
+def build(source: Checkpoint, dtypes: Mapping[str, np.dtype]) -> Any:
     """The filled torch module in float32; dtypes: tensor -> the dtype that the conversion rounded it to."""
     import torch
     import transformers
@@ -102,7 +102,7 @@ def build(source: Source, dtypes: Mapping[str, np.dtype]) -> Any:
     return model
 
 
-def reads_itself(source: Source) -> bool:
+def reads_itself(source: Checkpoint) -> bool:
     """Whether the oracle reads its weights from the GGUF file by itself, so that a wrong reading cannot agree with itself.
 
     transformers knows some architectures of the format, and needs the package accelerate.
@@ -116,7 +116,7 @@ def reads_itself(source: Source) -> bool:
     )
 
 
-def _own_reading(source: Source, cls: Any, settings: Any, dtypes: Mapping[str, np.dtype]) -> Any:
+def _own_reading(source: Checkpoint, cls: Any, settings: Any, dtypes: Mapping[str, np.dtype]) -> Any:
     """transformers' own reading of a GGUF file, each tensor then rounded as the conversion rounded it."""
     import torch
 
@@ -133,7 +133,7 @@ def _own_reading(source: Source, cls: Any, settings: Any, dtypes: Mapping[str, n
     return model
 
 
-def _tensors(source: Source, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(source: Checkpoint, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[str, np.ndarray]]:
     rules = [(re.compile(old), new) for old, new in RENAMES.get(source.config.family, ())]
     for name in source.tensors.infos:
         if name in source.ignored:
@@ -151,18 +151,18 @@ def _tensors(source: Source, dtypes: Mapping[str, np.dtype]) -> Iterator[tuple[s
 
 def _locate(name: str, targets: Mapping[str, Any]) -> tuple[str, Callable[[Any], Any] | None]:
     """(parameter, view of it): experts are single tensors in files and stacked in memory."""
-    found = re.fullmatch(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight", name)
-    if found is None:
+    match = re.fullmatch(r"(.*\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight", name)
+    if match is None:
         if name not in targets:
             raise CheckpointError("has no place in the oracle", tensor=name)
         return name, None
-    stem, expert, which = found[1], int(found[2]), found[3]
+    stem, expert, which = match[1], int(match[2]), match[3]
     if which == "down":
         return f"{stem}.down_proj", lambda full: full[expert]
     return f"{stem}.gate_up_proj", lambda full: full[expert].chunk(2, 0)[0 if which == "gate" else 1]
 
 
-def _settings(source: Source) -> dict[str, Any]:
+def _settings(source: Checkpoint) -> dict[str, Any]:
     config, raw = source.config, dict(source.raw)
     if config.family in ("llada", "llada2_moe"):
         return _from_config(config)
@@ -211,7 +211,7 @@ def _from_config(config: ModelConfig) -> dict[str, Any]:
 
 
 def _rope(rope: RopeConfig, head_dim: int) -> dict[str, Any]:
-    found: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
+    settings: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
     if rope.rotary_dim is not None:
-        found["partial_rotary_factor"] = rope.rotary_dim / head_dim
-    return found
+        settings["partial_rotary_factor"] = rope.rotary_dim / head_dim
+    return settings

@@ -67,19 +67,19 @@ def load_pickle(path: Path) -> dict[str, Any]:
         raise InputError("--allow-pickle needs PyTorch; pip install torch, or convert to safetensors first") from None
     try:
         with warnings.catch_warnings(action="ignore"):  # on kinds of tensors that are refused below
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # torch raises a dozen kinds; each means that the file is not plain weights
         # its text is left out: it goes on to explain how to switch the protection off
         raise PickleRefused(
             f"is refused by torch.load(weights_only=True) ({type(error).__name__}): damaged, or more than tensors",
             file=path, hint="do not trust it; use safetensors",
         ) from None  # fmt: skip
-    plain = isinstance(found, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in found.items()
+    plain = isinstance(tensors, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in tensors.items()
     )
     if not plain:
         raise PickleRefused("is not a flat dict of tensors", file=path, hint="save model.state_dict() instead")
-    return found
+    return tensors
 
 
 def _is_zip(path: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import LeafSpec
 from jaxdlm.checkpoint.quantised import Layout
-from jaxdlm.checkpoint.source import Source, leaf_dtype
+from jaxdlm.checkpoint.source import Checkpoint, leaf_dtype
 from jaxdlm.checkpoint.spec import Quantised, Spec, StoredLeaf, itemsize
 from jaxdlm.checkpoint.store import CHUNK_BYTES
 from jaxdlm.errors import InputError
@@ -64,7 +64,7 @@ class Part:
 class Plan:
     """Groups of parts in the order in which they are written."""
 
-    source: Source
+    source: Checkpoint
     dtype: str
     groups: tuple[tuple[Part, ...], ...]
     fingerprint: str
@@ -84,10 +84,10 @@ class Plan:
 
     def leaves(self) -> tuple[StoredLeaf, ...]:
         """The leaves in the order of the parameter tree."""
-        found: dict[str, tuple[StoredLeaf, ...]] = {}
+        by_path: dict[str, tuple[StoredLeaf, ...]] = {}
         for group in self.groups:
-            found.update((part.leaf.path, part.stored) for part in group)
-        return tuple(stored for leaf in self.source.leaves for stored in found[leaf.path])
+            by_path.update((part.leaf.path, part.stored) for part in group)
+        return tuple(stored for leaf in self.source.leaves for stored in by_path[leaf.path])
 
     @property
     def layouts(self) -> dict[str, Layout]:
@@ -106,7 +106,7 @@ class Plan:
 
 
 def make_plan(
-    source: Source, dtype: str = "keep", max_leaf_bytes: int = GIB, group_bytes: int = GROUP_BYTES,
+    source: Checkpoint, dtype: str = "keep", max_leaf_bytes: int = GIB, group_bytes: int = GROUP_BYTES,
     recipe: Recipe | None = None,
 ) -> Plan:  # fmt: skip
     """Cut the leaves into parts of at most `max_leaf_bytes` where a layer axis allows, and those into groups.
@@ -127,7 +127,7 @@ def make_plan(
     return Plan(source, dtype, groups, _fingerprint(source, dtype, max_leaf_bytes, group_bytes, recipe))
 
 
-def _layouts(source: Source, recipe: Recipe, target: Mapping[str, np.dtype]) -> dict[str, Layout]:
+def _layouts(source: Checkpoint, recipe: Recipe, target: Mapping[str, np.dtype]) -> dict[str, Layout]:
     recipe.check()
     axes = {leaf.path: recipe.axes(leaf.path) for leaf in source.leaves}
     flat = {leaf.path: shape_of(leaf.shape, which) for leaf in source.leaves if (which := axes[leaf.path])}
@@ -138,15 +138,15 @@ def _layouts(source: Source, recipe: Recipe, target: Mapping[str, np.dtype]) -> 
             f"--group {recipe.group}: {uneven[0]} has {flat[uneven[0]].rows} rows, which it does not divide; {common} and "
             f"its divisors divide those of every tensor"
         )
-    found = {}
+    layouts = {}
     for leaf in source.leaves:
         if (which := axes[leaf.path]) is not None:
             how = Quantised(recipe.bits, recipe.group or flat[leaf.path].rows, recipe.kind, str(target[leaf.path]))
-            found[leaf.path] = Layout(leaf.path, leaf.shape, which, how)
-    missing = [name for name in recipe.include if name not in found]
+            layouts[leaf.path] = Layout(leaf.path, leaf.shape, which, how)
+    missing = [name for name in recipe.include if name not in layouts]
     if missing:
         raise InputError(f"--include {missing[0]}: {source.folder.name} has no such weight of its own (it is tied)")
-    return found
+    return layouts
 
 
 def _groups(
@@ -183,7 +183,7 @@ def _stored(
     return (StoredLeaf(leaf.path, leaf.shape, str(leaf.dtype), split, groups),)
 
 
-def _fingerprint(source: Source, dtype: str, max_leaf_bytes: int, room: int, recipe: Recipe | None) -> str:
+def _fingerprint(source: Checkpoint, dtype: str, max_leaf_bytes: int, room: int, recipe: Recipe | None) -> str:
     """Changes whenever a finished group of an interrupted run could not be used."""
     files = {}
     for name in source.tensors.infos:
@@ -206,7 +206,7 @@ def check_space(plan: Plan, free: int, done: int, out: object) -> None:
         )  # fmt: skip
 
 
-def words(layout: Layout) -> str:
+def kind_of(layout: Layout) -> str:
     """ "int4 (power, groups of 64)"."""
     how = layout.how
     scales = "one scale per column" if how.group == layout.flat.rows else f"groups of {how.group}"
@@ -223,7 +223,7 @@ def describe(plan: Plan) -> Iterator[str]:
                 more = sum(len(piece.sources) for piece in part.leaf.pieces) - 1
                 tail = f" (+{more})" if more else ""
                 cut = f" in {part.leaf.shape[0]} parts" if part.split else ""
-                kind = part.stored[0].dtype if part.layout is None else words(part.layout)
+                kind = part.stored[0].dtype if part.layout is None else kind_of(part.layout)
                 yield f"{part.leaf.path}  {list(part.leaf.shape)} {kind}{cut}  <-  {first[0]}{tail}"
     for name, rule in source.ignored.items():
         yield f"ignored  {name}  ({rule})"

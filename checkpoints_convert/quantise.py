@@ -50,7 +50,7 @@ class Quantiser:
     def streams(self) -> dict[str, store.Stream]:
         """The arrays by name, codes first: a scale is known when the codes of its columns have been made."""
         reads = {CODES: self._codes, SCALE: self._scales, ROOT: self._roots}
-        found = {}
+        streams = {}
         for name, (shape, dtype) in self.layout.arrays.items():
             shape, kind = (shape[1:] if self.split else shape), np.dtype(dtype)
             axes = tuple(range(len(shape)))
@@ -58,8 +58,8 @@ class Quantiser:
                 chunk, order = self._chunk(shape), (*axes[:-2], axes[-1], axes[-2])
             else:
                 chunk, order = store.chunk_of(shape, kind.itemsize, axes), axes
-            found[name] = store.Stream(shape, kind, chunk, order, reads[name])
-        return found
+            streams[name] = store.Stream(shape, kind, chunk, order, reads[name])
+        return streams
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: the exponent of each layer, and the two sums of which ||W - Ŵ|| / ||W|| is the root's ratio."""
@@ -91,16 +91,16 @@ class Quantiser:
         restored -= matrix
         self.error += float(np.vdot(restored, restored))
         self.square += float(np.vdot(matrix, matrix))
-        found = (quant.pack(codes) if self.per == 2 else codes)[(None,) * len(at)]
-        return self._count(found)
+        packed = (quant.pack(codes) if self.per == 2 else codes)[(None,) * len(at)]
+        return self._count(packed)
 
     def _scales(self, index: store.Index) -> np.ndarray:
         return self._count(np.ascontiguousarray(self.scale[index]))
 
     def _roots(self, index: store.Index) -> np.ndarray:
         layers = range(index[0].start, index[0].stop) if self.layered else (0,)
-        found = np.asarray([1 / self._exponent((layer, *[0] * (len(self.lead) - 1))) for layer in layers])
-        return self._count(found.astype(np.float32).reshape(-1, 1) if self.layered else found.astype(np.float32))
+        roots = np.asarray([1 / self._exponent((layer, *[0] * (len(self.lead) - 1))) for layer in layers])
+        return self._count(roots.astype(np.float32).reshape(-1, 1) if self.layered else roots.astype(np.float32))
 
     def _count(self, array: np.ndarray) -> np.ndarray:
         if self.progress:
@@ -135,15 +135,15 @@ class Quantiser:
         inner = math.prod(self.layout.flat.tail[axis] for axis in rest)
         begin, end = columns.start // inner, -(-columns.stop // inner)
         tail[first] = slice(begin, end)
-        found = leaf.read((*(slice(number, number + 1) for number in at), *tail))
-        found = found.reshape(found.shape[len(at) :]).astype(np.float32)
-        if not np.isfinite(found).all():
+        matrix = leaf.read((*(slice(number, number + 1) for number in at), *tail))
+        matrix = matrix.reshape(matrix.shape[len(at) :]).astype(np.float32)
+        if not np.isfinite(matrix).all():
             name = self._source(at)
             raise ValuesInvalid(
                 "holds NaN or infinite values, which have no codes", file=self.leaf.tensors.file(name), tensor=name,
                 hint="download it again, or convert without --quantise",
             )  # fmt: skip
-        flat = found.T if self.layout.axes[-1] == -1 else found.reshape(self.layout.flat.rows, -1)
+        flat = matrix.T if self.layout.axes[-1] == -1 else matrix.reshape(self.layout.flat.rows, -1)
         return contiguous(flat[:, columns.start - begin * inner : columns.stop - begin * inner])
 
     def _source(self, at: Sequence[int]) -> str:

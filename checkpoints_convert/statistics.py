@@ -65,9 +65,9 @@ class Measure:
 
         min to rms are over finite values, None where there are none.
         """
-        found: dict[str, Any] = {"dtype": str(dtype), "shape": list(shape), "crc32": self.crc}
+        facts: dict[str, Any] = {"dtype": str(dtype), "shape": list(shape), "crc32": self.crc}
         count = self.count - self.bad
-        found |= {
+        facts |= {
             "min": self.low if count else None,
             "max": self.high if count else None,
             "mean": self.total / count if count else None,
@@ -75,8 +75,8 @@ class Measure:
             "nonfinite": self.bad,
         }
         if self.target is not None and self.target != dtype:
-            found["cast_relative_error"] = self.error
-        return found
+            facts["cast_relative_error"] = self.error
+        return facts
 
 
 def _cast_error(wide: np.ndarray, target: np.dtype) -> float:

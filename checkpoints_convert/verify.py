@@ -70,11 +70,11 @@ def verify_source(out: Path, tensors: Tensors) -> int:
             raise ChecksumMismatch(
                 "is gone", file=out / MANIFEST, tensor=name, hint="give the source that was converted"
             )
-        found = _checksum(tensors, name)
-        if found != facts["crc32"]:
+        checksum = _checksum(tensors, name)
+        if checksum != facts["crc32"]:
             raise ChecksumMismatch(
                 "changed since the conversion", file=tensors.file(name), tensor=name,
-                expected=f"crc32 {facts['crc32']:08x}", got=f"{found:08x}", hint="download the shard again",
+                expected=f"crc32 {facts['crc32']:08x}", got=f"{checksum:08x}", hint="download the shard again",
             )  # fmt: skip
     return len(manifest["tensors"])
 

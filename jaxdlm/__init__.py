@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from jaxdlm import caches, methods, policies, rules, speculative, steppers, viz
     from jaxdlm._decode import Output, decode, stream
     from jaxdlm._load import LM, load
-    from jaxdlm.core.carry import Draft, Row, Status
+    from jaxdlm.core.carry import Row, Status, Update
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
     from jaxdlm.speculative import drafters
 
@@ -22,7 +22,7 @@ __version__ = distribution.VERSION
 _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "_decode", "decode": "_decode", "stream": "_decode",
-    "Draft": "core.carry", "Row": "core.carry", "Status": "core.carry",
+    "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip
 _PACKAGES = {

@@ -34,7 +34,7 @@ MOST_ROWS = 2**16  # of a program
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Output:
-    """What `decode` returns; arrays are NumPy, one row per prompt.
+    """The result of `decode`; arrays are NumPy, one row per prompt.
 
     Attributes:
         text: cut at the end-of-text token, control tokens removed; None without a tokenizer.
@@ -191,7 +191,7 @@ def prepare(
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
-    argument.word(save, "save", SAVES)
+    argument.check_choice(save, "save", SAVES)
     size = argument.whole(1, MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
@@ -441,13 +441,13 @@ def resolve_cache(cache: Any) -> Cache:
 def check(lm: Any, policy: Rule, cache: Cache) -> None:
     """Refuses combinations that mean nothing."""
     config = lm.config
-    parts = list(compose.parts(policy))
+    parts = list(compose.walk_rules(policy))
     if config.noise == "uniform":
         if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
             raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
         if isinstance(policy, Stepper):
             raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
-        if not cache.always and getattr(cache, "attention", "") != config.attention:
+        if not cache.recomputes_all and getattr(cache, "attention", "") != config.attention:
             raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
     elif any(getattr(part, "noise", "mask") == "uniform" for part in parts):
         raise InputError(
@@ -484,7 +484,7 @@ def has_blocks(policy: Any) -> bool:
 
 def check_continuation(cache: Cache, block: int | None) -> None:
     """Refuses what means nothing to an autoregressive model."""
-    if not cache.always:
+    if not cache.recomputes_all:
         raise InputError(
             f"{type(cache).__name__}: an autoregressive model always keeps its keys and values: leave cache out"
         )

@@ -24,7 +24,7 @@ from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from jaxdlm.checkpoint.source import Source
+    from jaxdlm.checkpoint.source import Checkpoint
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
 EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
@@ -71,8 +71,8 @@ class LM:
     def logits(self, token_ids: Sequence[Sequence[int]] | Array) -> Float32[Array, "B L V"]:
         """Raw rows for whole sequences: row i is what the model says at token i (unshifted, whatever it predicts).
 
-        Rows may have any lengths; the shorter ones are padded on the right to the longest, and nobody attends to pads
-        (rows of pads are meaningless). The attention is the family's own: full, causal or block-causal.
+        Rows may have any lengths; the shorter ones are padded on the right to the longest, and no column attends to
+        pads (rows of pads are meaningless). The attention is the family's own: full, causal or block-causal.
         Raises InputError for an empty list or row, an id outside the vocabulary, or a row longer than the model reads.
         """
         tokens, valid = self._rectangle(token_ids)
@@ -153,7 +153,7 @@ def load(
     name = str(name_or_path)
     programs.keep()
     _check_dtype(dtype)
-    argument.word(family, "family", ("auto", *FAMILIES))
+    argument.check_choice(family, "family", ("auto", *FAMILIES))
     block_size = argument.whole(1, BLOCK, none=True)(block_size, "block_size")
     if mesh is not None and not isinstance(mesh, jax.sharding.Mesh):
         argument.refuse(mesh, "mesh", "a mesh, as jaxdlm.sharding.make_mesh makes")
@@ -192,8 +192,8 @@ def packaged(name: str) -> pathlib.Path:
     The package's own dependencies are compiled on installation and of no use here, hence two ways.
     """
     package, file, pinned = PACKAGED[name]
-    found = importlib.util.find_spec(package)
-    for folder in (found.submodule_search_locations or ()) if found else ():
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (pathlib.Path(folder) / file).exists():
             return pathlib.Path(folder) / file
     raise InputError(
@@ -259,7 +259,7 @@ def describe(name: str) -> LM:
 
 def _described(
     folder: pathlib.Path, name: str, dtype: str | None, family: str, block_size: int | None, canvas_window: int | None
-) -> tuple["Source", LM]:
+) -> tuple["Checkpoint", LM]:
     """Where the weights of a folder are, and the model without them."""
     from jaxdlm.checkpoint.source import generation, open_folder
     from jaxdlm.checkpoint.spec import SPEC
@@ -328,10 +328,10 @@ def _stated(config: ModelConfig, dtype: str | None, canvas_window: int | None) -
 
 def _check_dtype(dtype: str | None) -> None:
     if dtype is not None:
-        argument.word(dtype, "dtype", DTYPES)
+        argument.check_choice(dtype, "dtype", DTYPES)
 
 
-def _check_finite(params: PyTree, source: "Source") -> None:
+def _check_finite(params: PyTree, source: "Checkpoint") -> None:
     """InputError that names the first tensor with a NaN or an infinity; one pass over the weights, on their device."""
     from jaxdlm.models.params import path_name
 

@@ -19,7 +19,7 @@ FLOAT32 = 3.4028234e38  # and the largest number that is finite there
 COLUMNS = 2**20  # of prompt and answer: no released model reads more
 STEPS = 2**16  # forwards that a schedule may spread its commits over: with more than columns, most of them are idle
 COLDEST = 1e-8  # below it a draw is the best token but for exact ties, which then go to the lowest id: T counts as 0
-HOTTEST = 1e30  # the law is uniform long before; 1 / T is still a normal number, so that a banned id's -inf / T is -inf
+HOTTEST = 1e30  # softmax is uniform long before; 1 / T is still a normal number, so that a banned id's -inf / T is -inf
 
 Kind = Callable[[Any, str], Any]
 
@@ -111,7 +111,7 @@ def steps(value: Any, name: str = "steps", *, none: bool = True) -> Any:
 
 
 def temperature(value: Any, name: str = "temperature", *, none: bool = False) -> Any:
-    """A temperature T from 0 to 1e30, where a law is uniform long since; a plain number below 1e-8 becomes 0."""
+    """A temperature T from 0 to 1e30, where softmax is uniform long since; a plain number below 1e-8 becomes 0."""
     value = number(value, name, low=0, high=HOTTEST, none=none)
     return 0.0 if isinstance(value, float) and value < COLDEST else value
 
@@ -140,17 +140,17 @@ def path(value: Any, name: str) -> pathlib.Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         refuse(value, name, "a path")
     try:
-        found = pathlib.Path(os.fsdecode(value)).expanduser()
+        expanded = pathlib.Path(os.fsdecode(value)).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            found.stat()
+            expanded.stat()
     except (OSError, RuntimeError, ValueError) as error:  # too long, a user that is not known, a null byte
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise InputError(f"{name}={shown(value)}: must be a path that can be looked up ({reason})") from None
-    return found
+    return expanded
 
 
-def word(value: Any, name: str, known: Iterable[str]) -> str:
-    """One of the known words."""
+def check_choice(value: Any, name: str, known: Iterable[str]) -> str:
+    """The value, one of the known words; InputError, with the nearest one, for any other."""
     known = list(known)
     if not isinstance(value, str) or value not in known:
         hint = did_you_mean(value, known) if isinstance(value, str) else ""
@@ -160,7 +160,7 @@ def word(value: Any, name: str, known: Iterable[str]) -> str:
 
 def one_of(*known: str) -> Kind:
     """One of these words."""
-    return functools.partial(word, known=known)
+    return functools.partial(check_choice, known=known)
 
 
 def items(value: Any, name: str, kind: Kind, *, most: int = 10**6) -> tuple[Any, ...]:
@@ -192,13 +192,13 @@ def record(
     Fields that the schema does not know stay as they are: files carry more than is read. `dot` stands between the
     object's name and the field's.
     """
-    found = dict(table(value, name))
+    fields = dict(table(value, name))
     for key, kind in schema.items():
-        if found.get(key) is not None:
-            found[key] = kind(found[key], f"{name}{dot}{key}")
+        if fields.get(key) is not None:
+            fields[key] = kind(fields[key], f"{name}{dot}{key}")
         elif required:
             raise InputError(f"{name} has no {key}: add it")
-    return found
+    return fields
 
 
 def unused(why: str, **given: tuple[Any, Any]) -> None:

@@ -98,7 +98,7 @@ def prepare() -> None:
 
 
 def _renderer() -> Child:
-    """The process that renders, started anew where the last one was ended."""
+    """The process that renders, started again where the last one was ended."""
     global _child
     if _child is None or not _child.alive():
         _end()

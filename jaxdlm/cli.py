@@ -128,29 +128,29 @@ def generate(
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
     page = None if html is None else argument.path(html, "--html")
-    heat = {} if temperature is None else {"temperature": argument.temperature(temperature)}
-    method = None if policy is None else read(policy, heat)
+    stated = {} if temperature is None else {"temperature": argument.temperature(temperature)}
+    method = None if policy is None else read(policy, stated)
     if model.startswith(SHAPE):
         raise InputError(f"{model} has random weights and no tokenizer: it is for benchmarks and jaxdlm plan")
     lm = jd.load(model)
     if lm.tokenizer is None:
         advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
         raise InputError(f"model {model!r} has no tokenizer: {advice}")
-    method = read(default(lm.config), heat) if method is None else method
+    method = read(default(lm.config), stated) if method is None else method
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
     if block is None and has_blocks(method):
         block = lm.defaults.get("block_length")  # None: decode's default for this model
     ids, refused = _readable(lm, prompts, raw)
     if not ids:
         return BAD_INPUT
-    kept = [prompts[index] for index in ids]
+    texts = [prompts[index] for index in ids]
     begin = time.perf_counter()
     decode = functools.partial(_followed, as_json) if watch else jd.decode
     out = decode(
-        lm, kept, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program
+        lm, texts, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program
     )
     seconds = time.perf_counter() - begin
-    _report(lm, kept, ids, out, seconds, as_json, watch, page)
+    _report(lm, texts, ids, out, seconds, as_json, watch, page)
     broken = [index for index, status in zip(ids, out.status, strict=True) if status is Status.NONFINITE]
     for index in broken:
         print(f"jaxdlm: prompt {index} has no whole answer: {NONFINITE}", file=sys.stderr)

@@ -104,7 +104,7 @@ class Controls:
         """Text of the checkpoint: its control literals, and pieces of one at its ends, as private characters."""
         there = [literal for literal in self._longest_first if literal in text]
         if there:  # the longest first, as the tokenizer itself would match
-            text = re.sub("|".join(map(re.escape, there)), lambda found: self.aliases[found.group()], text)
+            text = re.sub("|".join(map(re.escape, there)), lambda match: self.aliases[match.group()], text)
         before, _, after = self._pieces
         opening = next((piece for piece in before if piece and text.endswith(piece)), "")
         text = text.removesuffix(opening) + before.get(opening, "")
@@ -112,7 +112,8 @@ class Controls:
         return after.get(closing, "") + text.removeprefix(closing)
 
     def mark(self, names: Mapping[str, Any]) -> dict[str, Any]:
-        """What a template is given, with the checkpoint's special tokens and the known roles of messages as `Own`."""
+        """The variables of a template, with the checkpoint's special tokens and the known roles of messages as
+        `Own`."""
         roles = self._pieces[1]
         messages = [
             message | {"role": Own(message["role"], roles)} if message["role"] in ROLES else message
@@ -149,20 +150,20 @@ class Controls:
         """
         if not self._joints:
             return rendered
-        text = self._joined.sub(lambda found: self.aliases[self._joints[found.group()]], rendered)
-        for found in self._around.finditer(text):
-            literal = self.spell(found.group())
+        text = self._joined.sub(lambda match: self.aliases[self._joints[match.group()]], rendered)
+        for match in self._around.finditer(text):
+            literal = self.spell(match.group())
             if literal in self.aliases:
                 raise InputError(
-                    f"the chat template makes the control token {literal:.60} of {found.group(1)!r:.60}, which is no "
+                    f"the chat template makes the control token {literal:.60} of {match.group(1)!r:.60}, which is no "
                     f"role that is known ({', '.join(ROLES)}): write another one, or pass raw=True"
                 )
-        return PRIVATE.sub(lambda found: self._letters.get(found.group(), found.group()), text)
+        return PRIVATE.sub(lambda match: self._letters.get(match.group(), match.group()), text)
 
     def spell(self, text: str) -> str:
         """Text with private characters as the letters that they stand for, for messages."""
         every = self._letters | {alias: literal for literal, alias in self.aliases.items()}
-        return PRIVATE.sub(lambda found: every.get(found.group(), ""), text)
+        return PRIVATE.sub(lambda match: every.get(match.group(), ""), text)
 
     @functools.cached_property
     def _longest_first(self) -> list[str]:

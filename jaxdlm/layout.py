@@ -162,7 +162,7 @@ def arrange(
         pending[row, first : bucket + stop[row]] = tokens[row, first : bucket + stop[row]] == _mask(config)
     count = np.zeros(len(texts), np.int32)
     rows = Rows(
-        tokens=tokens, pending=pending, given=~pending, pads=bucket + tails - lengths, stop=stop,
+        tokens=tokens, pending=pending, prefilled=~pending, pads=bucket + tails - lengths, stop=stop,
         key=_keys(seed, ids, len(texts)), done=np.zeros(len(texts), bool), status=count, block=count, forwards=count,
         step=count, tick=count, policy=(), ends=packed(stops),
     )  # fmt: skip
@@ -199,12 +199,12 @@ def listed(prompts: Any) -> list[Any]:
     if isinstance(prompts, str):
         return [prompts]
     try:
-        found = list(prompts)
+        listed_prompts = list(prompts)
     except TypeError:
-        found = []
-    if not found or isinstance(prompts, dict):
+        listed_prompts = []
+    if not listed_prompts or isinstance(prompts, dict):
         raise InputError("prompts must be a string or a list with at least one prompt: decode(lm, ['...'])")
-    return found
+    return listed_prompts
 
 
 def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:
@@ -279,14 +279,14 @@ def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[A
     heads, rests = [], []
     for index, prompt in enumerate(prompts):
         ids = _integers(prompt)
-        found = np.array([]) if ids is None else np.flatnonzero(ids == _mask(lm.config))
-        if ids is None or not found.size or found[0] == 0:
+        masks = np.array([]) if ids is None else np.flatnonzero(ids == _mask(lm.config))
+        if ids is None or not masks.size or masks[0] == 0:
             raise InputError(
                 f"prompt {index}: infill=True needs token ids that hold the mask id {_mask(lm.config)} after at least "
                 "one known token"
             )
-        heads.append(ids[: found[0]])
-        rests.append(ids[found[0] :])
+        heads.append(ids[: masks[0]])
+        rests.append(ids[masks[0] :])
     return heads, rests, max((len(rest) for rest in rests), default=1)
 
 

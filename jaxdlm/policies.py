@@ -16,7 +16,7 @@ ALL = tuple(name for name, entry in registry.caches().items() if "block" in entr
 
 
 def default(config: ModelConfig) -> str:
-    """The name of the policy that decodes a model where nobody asks for another.
+    """The name of the policy that decodes a model by default.
 
     "threshold" where the model writes over masks, "entropy_bound" over uniform noise, "autoregressive" where it only
     continues a text.

@@ -252,12 +252,12 @@ def sample_columns(matrices: int, rows: int, columns: int) -> list[tuple[int, sl
         return [(at, slice(0, columns)) for at in range(matrices)]
     runs = min(SEARCH_RUNS, wanted)
     width = min(wanted // runs, columns)
-    found = []
+    samples = []
     for run in range(runs):
         at, middle = divmod((2 * run + 1) * matrices * columns // (2 * runs), columns)
         start = min(max(middle - width // 2, 0), columns - width)
-        found.append((at, slice(start, start + width)))
-    return found
+        samples.append((at, slice(start, start + width)))
+    return samples
 
 
 def search_exponent(unit: np.ndarray, scale: np.ndarray, top: int) -> float:

@@ -91,7 +91,7 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
 
     The head's vocabulary is in as many stripes as devices share it, so that each reads its own part of every tile
     (`core.model.Tiling`); `alone` where all lies on one device; `spread` says which rows and heads each of several has.
-    columns: those that the head speaks for in a forward, all rows together. On a GPU, where a tile is copied out of the
+    columns: those whose logits a forward computes, all rows together. On a GPU, where a tile is copied out of the
     head before its product, it is read whole if their logits take at most `WHOLE` bytes; 0: not known, in tiles.
     """
     if not isinstance(model, Backbone):

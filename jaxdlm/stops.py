@@ -1,4 +1,4 @@
-"""What ends an answer: the model's own end-of-text ids, and ids or strings that a caller adds."""
+"""The ends of an answer: the model's own end-of-text ids, and ids or strings that a caller adds."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -31,24 +31,24 @@ class Stops(NamedTuple):
 
     def before(self, tokens: Iterable[int]) -> list[int]:
         """Generated ids up to the first id that ends the text, not included."""
-        kept: list[int] = []
+        text_ids: list[int] = []
         for token in map(int, tokens):
             if token in self.ids:
                 break
-            kept.append(token)
-        return kept
+            text_ids.append(token)
+        return text_ids
 
     def ended(self, tokenizer: Any, tokens: Sequence[int]) -> bool:
         """Whether the text ends before the canvas does."""
-        kept = self.before(tokens)
-        if len(kept) < len(tokens) or not self.strings:
-            return len(kept) < len(tokens)
-        text = tokenizer.decode(kept)
+        text_ids = self.before(tokens)
+        if len(text_ids) < len(tokens) or not self.strings:
+            return len(text_ids) < len(tokens)
+        text = tokenizer.decode(text_ids)
         return any(word in text for word in self.strings)
 
 
 def read_stops(lm: Any, stop: Any) -> Stops:
-    """What `stop=` means for a model: True, its own ends; False, none; strings and ids, these and its own.
+    """The ends that `stop=` means for a model: True, its own ends; False, none; strings and ids, these and its own.
 
     A string that is a control token (`<|im_end|>`) is its id. Any other string ends a row where it is written by the
     tokens that spell it alone or after other text; spelled otherwise, it only cuts the text. Raises InputError.
@@ -61,18 +61,18 @@ def read_stops(lm: Any, stop: Any) -> Stops:
     more = [] if stop is True or stop is None else [stop] if isinstance(stop, str | int | np.integer) else stop
     if not isinstance(more, Sequence | np.ndarray | set | frozenset) or len(more) > MOST:
         raise InputError(f"stop={stop!r:.80}: must be True, False, or at most {MOST} strings and token ids")
-    ids, strings, found = list(ends), [], []
+    ids, strings, sequences = list(ends), [], []
     for item in more:
         if isinstance(item, str):
             one = control_id(lm.tokenizer, item)
             if one is None:
                 strings.append(item)
-                found += spellings(lm, item)
+                sequences += spellings(lm, item)
             else:
                 ids.append(one)
         else:
             ids.append(_id(lm, item))
-    every = dict.fromkeys([(number,) for number in ids] + found)
+    every = dict.fromkeys([(number,) for number in ids] + sequences)
     return Stops(tuple(every), frozenset(ids), tuple(strings))
 
 

@@ -141,34 +141,36 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids up to the first end-of-text id (not included), without control tokens."""
-        kept: list[int] = []
+        text_ids: list[int] = []
         for token in map(int, ids):
             if token in self.eos:
                 break
             if token not in self.control:
-                kept.append(token)
+                text_ids.append(token)
         if self.join_words:
-            return join(word for word in map(self.backend.id_to_token, kept) if word is not None)
-        return self.backend.decode(kept, skip_special_tokens=False)
+            return join(word for word in map(self.backend.id_to_token, text_ids) if word is not None)
+        return self.backend.decode(text_ids, skip_special_tokens=False)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """What each id adds to the text; a control token shows as its literal, an id without letters as nothing.
+        """The text that each id adds; a control token shows as its literal, an id without letters as nothing.
 
         The pieces of ordinary ids joined are their decoded text. A character spelled by several ids stands whole at the
         last of them.
         """
         named = {self.backend.token_to_id(alias): literal for literal, alias in self.aliases.items()}
         shown: list[str] = []
-        kept: list[int] = []
+        text_ids: list[int] = []
         before = ""
         for token in map(int, ids):
             if token in named:
                 shown.append(named[token])
                 continue
-            kept.append(token)
-            words = (self.backend.id_to_token(each) for each in kept)
+            text_ids.append(token)
+            words = (self.backend.id_to_token(each) for each in text_ids)
             text = (
-                join(filter(None, words)) if self.join_words else self.backend.decode(kept, skip_special_tokens=False)
+                join(filter(None, words))
+                if self.join_words
+                else self.backend.decode(text_ids, skip_special_tokens=False)
             )
             complete = text.rstrip("\ufffd")
             shown.append(complete[len(before) :])
@@ -182,7 +184,7 @@ class Tokenizer:
 
     @functools.cached_property
     def controls(self) -> Controls:
-        """What tells the template's control tokens from the words of messages."""
+        """The marks by which the template's control tokens differ from the words of messages."""
         return Controls(self.aliases)
 
     def literal(self, token: int) -> str | None:
@@ -328,11 +330,11 @@ def _turn_end(tokenizer: Tokenizer) -> list[int]:
         whole = tokenizer.render([asked, {"role": "assistant", "content": "answer"}], opened=False)
     except InputError:
         return []
-    head, found, tail = whole.rpartition("answer")
+    head, answer, tail = whole.rpartition("answer")
     end = tail.lstrip()[:1]
     _, asked_too, between = head.partition("question")
     opens = before.rstrip().endswith(end) and between.lstrip()[:1] != end
-    if not found or not asked_too or opens:
+    if not answer or not asked_too or opens:
         return []
     return [tokenizer.backend.token_to_id(end)] if end in tokenizer.aliases.values() else []
 

@@ -1,4 +1,4 @@
-"""What the parts of a tokenizer's files say, as data: special tokens, our own settings, control tokens renamed."""
+"""The contents of a tokenizer's files, as data: special tokens, our own settings, control tokens renamed."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -40,12 +40,12 @@ def is_word(literal: str) -> bool:
 
 def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of tokenizer_config.json that are this library's own; InputError for one that means nothing."""
-    found = record(settings, "tokenizer_config.json", OWN, dot=": ")
+    own = record(settings, "tokenizer_config.json", OWN, dot=": ")
     for key in settings:
         if key.startswith("jaxdlm_") and key not in OWN:
             known = f"one of {', '.join(OWN)}{did_you_mean(key, OWN)}"
             raise InputError(f"tokenizer_config.json: {key[:60]} is no setting: must be {known}")
-    lengths, join, examples = (found.get(key) for key in OWN)
+    lengths, join, examples = (own.get(key) for key in OWN)
     return {"prompt_lengths": tuple(lengths or ()), "join_words": join == "words", "examples": tuple(examples or ())}
 
 

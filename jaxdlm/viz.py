@@ -327,7 +327,7 @@ def write_html(paths: Sequence[Path], file: str | pathlib.Path, *, title: str = 
     filled = {"%TITLE%": html.escape(title), "%ROWS%": data}  # at once: what is filled in may look like a marker
     target = pathlib.Path(file)
     try:
-        target.write_text(re.sub("%(TITLE|ROWS)%", lambda found: filled[found.group()], page), encoding="utf-8")
+        target.write_text(re.sub("%(TITLE|ROWS)%", lambda match: filled[match.group()], page), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file} cannot be written ({error.strerror}): choose another file") from None
     return target

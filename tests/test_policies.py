@@ -15,7 +15,7 @@ import jaxdlm as jd
 from jaxdlm import InputError, Rule, chain, load, policies
 from jaxdlm._decode import check
 from jaxdlm.core.carry import Geometry
-from jaxdlm.core.compose import parts
+from jaxdlm.core.compose import walk_rules
 from jaxdlm.rules import sample, select_above, stop_at_eos
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import filter_weights, model, parameters
@@ -191,7 +191,7 @@ def test_every_cache_constructs(cache):
 def serves(rule: Rule, cache) -> bool:
     """Whether `decode` lets a policy have a cache; block_exact wants another model, which is not the policy's affair."""
     try:
-        uniform = any(getattr(part, "noise", "mask") == "uniform" for part in parts(rule))
+        uniform = any(getattr(part, "noise", "mask") == "uniform" for part in walk_rules(rule))
         attention = getattr(cache, "attention", "prefix_canvas" if uniform else "full")
         check(Toy(attention), rule, cache)
     except InputError:

@@ -88,10 +88,10 @@ def programs() -> dict[str, list[tuple[str, str]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compiles every recipe for a small slice of TPUs.")
     parser.add_argument("kinds", nargs="*", default=list(programs()), metavar="kind", help=", ".join(programs()))
-    given = parser.parse_args()
+    args = parser.parse_args()
     prepare()
     mesh, compiled = slice_mesh(TOPOLOGY, {"data": -1}), {}
-    for recipe, cache in [program for kind in given.kinds for program in programs()[kind]]:
+    for recipe, cache in [program for kind in args.kinds for program in programs()[kind]]:
         begin = time.process_time()  # the compiler's threads included
         traced = trace(recipe, cache, mesh) if cache else trace_pair(recipe, mesh)
         lowered = traced.lower()

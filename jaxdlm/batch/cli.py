@@ -85,17 +85,17 @@ def batch(
                 raise InputError(f"{name} {value} means nothing without --distributed: leave it out, or add that")
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
     policy = methods.default(describe(model).config) if policy is None else policy
-    policies, kept = read_policies(policy), _decode.resolve_cache(cache)
+    policies, resolved = read_policies(policy), _decode.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
     rows = scan(input)
     shape = {"max_new": max_new, "block": block}
-    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, kept, rows, shape, **rest)
+    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
         input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, **rest,
         **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
-    status = run.job(options, lm, policies, kept, devices, rows).run()
+    status = run.job(options, lm, policies, resolved, devices, rows).run()
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()

@@ -52,7 +52,7 @@ class Feed(Protocol):
 
 @dataclasses.dataclass
 class Counts:
-    """What the device has done."""
+    """Counts of the device's work."""
 
     trips: int = 0  # forwards of one replica's slots
     busy: int = 0  # row forwards
@@ -84,7 +84,7 @@ class Group(NamedTuple):
     ends: tuple[int, int] | None  # sides of the sequences that end its rows
 
 
-class Slots:
+class SlotEngine:
     """Runs rows through `jaxdlm.batch.slots`; see `run`."""
 
     def __init__(
@@ -123,7 +123,7 @@ class Slots:
         return geometry_of(self.lm.config, np.array([length]), doubled(self.max_new, max_new), self.block)
 
     def _program(self, group: Group) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """What a group's program is compiled of: (weights, rule, cache), and the static rest."""
+        """The parts of which a group's program is compiled: (weights, rule, cache), and the static rest."""
         rule = getattr(self.policies, group.form)
         rule = per_row(rule) if group.form == "heated" else rule
         columns = self.slots * loop.width(rule, group.geometry)
@@ -296,21 +296,21 @@ class Chunks:
                     ends,
                 )
                 groups.setdefault(group, []).append(request)
-            for (columns, heat, *_), requests in groups.items():
+            for (columns, temperature, *_), requests in groups.items():
                 for begin in range(0, len(requests), self.slots):
                     if stopped():
                         return
-                    self._chunk(requests[begin : begin + self.slots], columns, heat, sink)
+                    self._chunk(requests[begin : begin + self.slots], columns, temperature, sink)
 
-    def _chunk(self, requests: Sequence[Request], columns: int, heat: float | None, sink: Sink) -> None:
+    def _chunk(self, requests: Sequence[Request], columns: int, temperature: float | None, sink: Sink) -> None:
         try:
-            out = self._prepared(requests, columns, heat).run()
+            out = self._prepared(requests, columns, temperature).run()
         except InputError as error:  # of one of them: alone and in its own columns, each is told its own
             for request in requests:
                 if (len(requests), columns) == (1, request.max_new):
                     sink(request, request.refused(str(error)))
                 else:
-                    self._chunk([request], request.max_new, heat, sink)
+                    self._chunk([request], request.max_new, temperature, sink)
             return
         except jax.errors.JaxRuntimeError as error:
             if not exhausted(error):
@@ -324,10 +324,10 @@ class Chunks:
             tokens = out.tokens[index, : request.max_new]
             sink(request, Result(tokens, int(out.forwards[index]), str(out.status[index])))
 
-    def _prepared(self, requests: Sequence[Request], columns: int, heat: float | None) -> Any:
+    def _prepared(self, requests: Sequence[Request], columns: int, temperature: float | None) -> Any:
         """A decode of the rows in so many columns, of which each has its own number, seed and ends."""
-        policy = getattr(self.policies, self.policies.form(heat))
-        policy = with_number(policy, "temperature", np.float32(heat)) if heat else policy
+        policy = getattr(self.policies, self.policies.form(temperature))
+        policy = with_number(policy, "temperature", np.float32(temperature)) if temperature else policy
         rows = [*requests, *[requests[0]] * (self.slots - len(requests))]  # one shape, one program
         whole = prepare(
             self.lm, [row.tokens for row in rows], policy, self.cache, columns, self.block, save="none", stop=False
@@ -353,10 +353,10 @@ def doubled(columns: int, least: int) -> int:
 
 def make_engine(
     lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
-) -> Slots | Chunks:
+) -> SlotEngine | Chunks:
     """Slots for rules, whole batches for everything else. Raises InputError for what no row could be decoded with."""
-    make: Any = Chunks if isinstance(policies.plain, Speculation) else Slots
-    if make is Slots:
+    make: Any = Chunks if isinstance(policies.plain, Speculation) else SlotEngine
+    if make is SlotEngine:
         check(lm, policies.plain, cache)
     else:
         check_continuation(cache, block)

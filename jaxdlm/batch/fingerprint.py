@@ -1,4 +1,4 @@
-"""What decides the bytes of a job's output, as JSON that two runs can be compared by."""
+"""Fingerprints of all that decides the bytes of a job's output, as JSON that two runs can be compared by."""
 
 import hashlib
 import json

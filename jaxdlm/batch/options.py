@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What `jaxdlm batch` was asked for; the help of its options says what each of them means."""
+    """The options of `jaxdlm batch`; its --help has the meaning of each."""
 
     input: str
     output: str

@@ -16,7 +16,7 @@ from jaxdlm.errors import InputError, Unfinished
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What an actor needs to build its engine; plain values, since it is sent to other machines."""
+    """The settings by which an actor builds its engine; plain values, since it is sent to other machines."""
 
     model: str = "tiny"
     policy: str | None = None
@@ -56,13 +56,13 @@ class Actor:
         from jaxdlm.batch.rows import Raw, Refusal, Request, read
 
         count = len(next(iter(batch.values())))
-        found: list[tuple[Any, Any, str, int, str]] = [(None, None, "error", 0, "")] * count
+        results: list[tuple[Any, Any, str, int, str]] = [(None, None, "error", 0, "")] * count
         window: list[Request] = []
         for row in range(count):
             value = {name: _plain(column[row]) for name, column in batch.items()}
             request = read(Raw(row, row, {k: v for k, v in value.items() if v is not None}), self.lm, self.defaults, {})
             if isinstance(request, Refusal):
-                found[row] = (None, None, "error", 0, request.message)
+                results[row] = (None, None, "error", 0, request.message)
             else:
                 window.append(request)
 
@@ -70,23 +70,24 @@ class Actor:
             if result is None:
                 raise Unfinished(f"row {request.id!r} needs more memory than a device has: use fewer slots")
             if isinstance(result, Refusal):
-                found[request.row] = (None, None, "error", 0, result.message)
+                results[request.row] = (None, None, "error", 0, result.message)
                 return
             text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, result.tokens.tolist())
-            found[request.row] = (text, result.tokens.tolist(), result.status, result.forwards, "")
+            results[request.row] = (text, result.tokens.tolist(), result.status, result.forwards, "")
 
         feed: queue.Queue[list[Request] | None] = queue.Queue()
         feed.put(sorted(window, key=lambda request: (-request.max_new, -len(request.tokens), request.row)))
         feed.put(None)
         self.engine.run(feed, sink, lambda: False)
-        columns = dict(zip(("text", "tokens", "status", "forwards", "error"), zip(*found)))
+        columns = dict(zip(("text", "tokens", "status", "forwards", "error"), zip(*results)))
         tokens = np.empty(count, object)
         tokens[:] = [np.asarray(row if row is not None else [], np.int32) for row in columns["tokens"]]
         return {**batch, **{name: np.asarray(column, object) for name, column in columns.items()}, "tokens": tokens}
 
 
 def _plain(value: Any) -> Any:
-    """What JSON would hold. In a column with holes Ray makes floats of whole numbers and NaN of the holes."""
+    """The value as JSON would hold it. In a column with holes Ray makes floats of whole numbers and NaN of the
+    holes."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     value = value.item() if isinstance(value, np.generic) else value

@@ -45,7 +45,7 @@ class Request:
     chat: bool = True  # of the OpenAI schema: chat or plain completion
 
     def refused(self, reason: str) -> "Refusal":
-        """What becomes of the row when only the program that it asks for shows why it cannot be decoded."""
+        """The row's result if it turns out only in its program that it cannot be decoded."""
         return Refusal(self.row, self.line, self.id, f"line {self.line} (max_new={self.max_new}): {reason}")
 
 
@@ -61,7 +61,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a row gets that does not say."""
+    """The values of a row that states none of its own."""
 
     max_new: int
     seed: int
@@ -100,12 +100,12 @@ def parse(raw: Raw) -> Mapping[str, Any]:
 
 
 def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise InputError(f"line {line}: the key {twice!r:.60} stands there twice: keep one")
-    return found
+    return fields
 
 
 def _short(error: BaseException) -> str:
@@ -115,35 +115,35 @@ def _short(error: BaseException) -> str:
 def identity(value: Mapping[str, Any], raw: Raw) -> Any:
     """The row's id: `custom_id`, `id`, or its number. Raises InputError."""
     name = "custom_id" if openai.is_request(value) else "id"
-    found = value.get(name)
-    if found is None:
+    id_ = value.get(name)
+    if id_ is None:
         return raw.row
-    if isinstance(found, bool) or not isinstance(found, str | int):
-        raise InputError(f"line {raw.line}: {name} {found!r:.60} is neither a string nor a whole number")
-    if isinstance(found, str) and any("\ud800" <= letter <= "\udfff" for letter in found):
-        raise InputError(f"line {raw.line}: {name} {found!a:.60} holds half of a surrogate pair: it is no text")
-    return found
+    if isinstance(id_, bool) or not isinstance(id_, str | int):
+        raise InputError(f"line {raw.line}: {name} {id_!r:.60} is neither a string nor a whole number")
+    if isinstance(id_, str) and any("\ud800" <= letter <= "\udfff" for letter in id_):
+        raise InputError(f"line {raw.line}: {name} {id_!a:.60} holds half of a surrogate pair: it is no text")
+    return id_
 
 
 def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -> Request | Refusal:
     """A request ready to decode, or why not. duplicates: row -> line that had its id first."""
-    found: Any = raw.row
+    id_: Any = raw.row
     try:
         value = parse(raw)
-        found = identity(value, raw)
+        id_ = identity(value, raw)
         if raw.row in duplicates:
             raise InputError(
-                f"line {raw.line}: id {found!r:.60} stands on line {duplicates[raw.row]} already: rename one"
+                f"line {raw.line}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one"
             )
-        return _request(value, found, raw, lm, defaults)
+        return _request(value, id_, raw, lm, defaults)
     except InputError as error:
         message = str(error).replace(f"prompt {raw.row}", f"line {raw.line}: the prompt", 1)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         message = f"line {raw.line}: the row does not read ({_short(error)})"
-    return Refusal(raw.row, raw.line, found, " ".join(message.split())[:SHOWN])
+    return Refusal(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
 
 
-def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: Defaults) -> Request:
+def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: Defaults) -> Request:
     where = f"line {raw.line}"
     chat, plain = True, defaults.raw
     if openai.is_request(value):
@@ -165,14 +165,16 @@ def _request(value: Mapping[str, Any], found: Any, raw: Raw, lm: Any, defaults: 
         raise InputError(f"{where}: tokens holds a truth value: token ids are whole numbers")
     max_new = _whole(value, "max_new", defaults.max_new, 1, where)
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
-    heat = _temperature(value.get("temperature"), defaults, where)
+    temperature = _temperature(value.get("temperature"), defaults, where)
     tokens = encode(lm, prompt, raw.row, max_new, plain)
     stops = _stops(value.get("stop"), lm, defaults, where)
-    return Request(raw.row, raw.line, found, randomness_key(found), tokens, max_new, seed & LARGEST, heat, stops, chat)
+    return Request(
+        raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat
+    )
 
 
 def _stops(stop: Any, lm: Any, defaults: Defaults, where: str) -> Stops:
-    """What ends the row: what it says itself, else what the job says."""
+    """The row's stops: its own, else those of the job."""
     try:
         return read_stops(lm, defaults.stop if stop is None else stop)
     except InputError as error:

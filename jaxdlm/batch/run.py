@@ -39,7 +39,7 @@ class Job:
     # --------------------------------------------------------------------------------------------- fingerprint
 
     def record(self, shard_rows: int) -> dict[str, Any]:
-        """What job.json says; another run with this output must say the same."""
+        """The contents of job.json; those of another run with this output must be equal."""
         from jaxdlm import __version__
 
         options = self.options

@@ -50,7 +50,7 @@ def exclusive(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Shards:
-    """What is finished and what is committed, for any number of threads."""
+    """The rows finished and the shards committed, for any number of threads."""
 
     def __init__(self, store: Store, rows: int, size: int, stamp: str, writer: str) -> None:
         self.store, self.rows, self.size, self.stamp, self.writer = store, rows, size, stamp, writer

@@ -20,7 +20,8 @@ from jaxdlm.core.ending import ANY
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule
-from jaxdlm.rules.per_row import Own
+from jaxdlm.core.select import select_rows
+from jaxdlm.rules.per_row import PerRowState
 from jaxdlm.sharding import RULES
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
@@ -43,7 +44,7 @@ class Queue(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """What stays on the device from one queue to the next."""
+    """The state that stays on the device from one queue to the next."""
 
     rows: Rows
     cache: PyTree
@@ -74,19 +75,14 @@ def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Row
     pending = (column >= queue.first[:, None]) & (column < queue.stop[:, None])
     zero = jnp.zeros_like(queue.pads)
     rows = Rows(
-        tokens=queue.tokens, pending=pending, given=~pending, pads=queue.pads, stop=queue.stop,
+        tokens=queue.tokens, pending=pending, prefilled=~pending, pads=queue.pads, stop=queue.stop,
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
         tick=zero, policy=(), ends=queue.ends,
     )  # fmt: skip
     rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
     if queue.number is None:
         return rows
-    return rows._replace(policy=Own(queue.number, rows.policy.state))
-
-
-def pick(where: Bool[Array, "S"], new: Any, old: Any) -> Any:
-    """New where asked for, else old, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(where.reshape(-1, *(1,) * (b.ndim - 1)), a, b), new, old)
+    return rows._replace(policy=PerRowState(queue.number, rows.policy.state))
 
 
 def admit(pool: Pool, head: Array, count: Array, queue: Queue, ready: Rows) -> tuple[Pool, Int32[Array, ""]]:
@@ -95,7 +91,7 @@ def admit(pool: Pool, head: Array, count: Array, queue: Queue, ready: Rows) -> t
     index = head + jnp.cumsum(free.astype(jnp.int32)) - 1
     take = free & (index < count)
     index = jnp.clip(index, 0, queue.owner.shape[0] - 1)
-    rows = pick(take, jax.tree.map(lambda x: x[index], ready), pool.rows)
+    rows = select_rows(take, jax.tree.map(lambda x: x[index], ready), pool.rows)
     owner = jnp.where(take, queue.owner[index], pool.owner)
     return pool._replace(rows=rows, owner=owner), head + jnp.sum(take, dtype=jnp.int32)
 
@@ -105,7 +101,7 @@ def collect(pool: Pool, harvest: Harvest, geometry: Geometry) -> tuple[Pool, Har
     finished = pool.rows.done & (pool.owner != FREE)
     place = harvest.count + jnp.cumsum(finished.astype(jnp.int32)) - 1
     place = jnp.where(finished, place, harvest.owner.shape[0])
-    put = lambda kept, new: kept.at[place].set(new, mode="drop")  # noqa: E731
+    put = lambda old, new: old.at[place].set(new, mode="drop")  # noqa: E731
     harvest = harvest._replace(
         owner=put(harvest.owner, pool.owner),
         tokens=put(harvest.tokens, pool.rows.tokens[:, geometry.prompt :]),
@@ -140,11 +136,13 @@ def serve(
         pool, head = jax.lax.cond(
             room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
         )
-        kept = state.pool.cache
+        stored = state.pool.cache
         if cache.admits:
             came = pool.owner != state.pool.owner
-            kept = jax.lax.cond(room, lambda c: loop.welcome(pool.rows, came, c, **fixed), lambda c: c, kept)
-        new = loop.step(Carry(pool.rows, kept, NOTHING, zero), **fixed)
+            stored = jax.lax.cond(
+                room, lambda c: loop.prefill_admitted(pool.rows, came, c, **fixed), lambda c: c, stored
+            )
+        new = loop.step(Carry(pool.rows, stored, NOTHING, zero), **fixed)
         busy = jnp.sum(new.rows.forwards) - jnp.sum(pool.rows.forwards)
         harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
         pool, harvest = jax.lax.cond(
@@ -171,13 +169,13 @@ def empty(
         zero + 1, zero, zero.astype(jnp.uint32), zero, None, None if ends is None else jnp.full((slots, *ends), ANY, jnp.int32),
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
-    both = loop.doubled(rows, model, geometry)[0] if policy.uncond else rows
+    both = loop.with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
     state = cache.init(Context(model, params, geometry, loop.width(policy, geometry)), both)
     return Pool(rows._replace(done=zero == 0), state, zero + FREE)
 
 
 def lie(pool: Pool, model: Model, mesh: Mesh) -> Pool:
-    """The pool with what is stored of columns split by heads over the devices that share them, and all else whole: a pool
+    """The pool with stored keys and values split by heads over the devices that share them, and all else whole: a pool
     that lay otherwise before a queue than after it would be moved, and its program compiled twice."""
     axis = RULES["kv_heads"]
     heads = {model.config.attention_shape(kind)[0] for kind in model.config.kinds}

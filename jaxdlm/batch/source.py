@@ -26,7 +26,7 @@ DAMAGED = (EOFError, zlib.error, LZMAError, zipfile.BadZipFile, NotImplementedEr
 
 @dataclass(frozen=True)
 class Index:
-    """What one pass over the input finds; `longest`: the row of most bytes."""
+    """The result of one pass over the input; `longest`: the row of most bytes."""
 
     rows: int
     sha256: str
@@ -63,17 +63,17 @@ def lines(file: Any, digest: Any = None) -> Iterator[tuple[bytes, int, bool]]:
 
     digest: takes in every byte.
     """
-    kept, size = b"", 0
+    line, size = b"", 0
     while piece := file.read(STEP):
         if digest is not None:
             digest.update(piece)
         *ended, rest = piece.split(b"\n")
         for part in ended:
-            yield kept + part[: LONGEST - len(kept)], size + len(part), True
-            kept, size = b"", 0
-        kept, size = kept + rest[: LONGEST - len(kept)], size + len(rest)
+            yield line + part[: LONGEST - len(line)], size + len(part), True
+            line, size = b"", 0
+        line, size = line + rest[: LONGEST - len(line)], size + len(rest)
     if size:
-        yield kept, size, False
+        yield line, size, False
 
 
 class JsonLines:

@@ -110,8 +110,8 @@ class Folder:
         (self.root / name).unlink(missing_ok=True)
 
     def names(self) -> set[str]:
-        found = (path for path in self.root.rglob("*") if not path.name.startswith(".") and path.is_file())
-        return {path.relative_to(self.root).as_posix() for path in found}
+        files = (path for path in self.root.rglob("*") if not path.name.startswith(".") and path.is_file())
+        return {path.relative_to(self.root).as_posix() for path in files}
 
     def tidy(self) -> None:
         """Removes what a killed writer left half written; call it only when nobody else writes here."""
@@ -157,8 +157,8 @@ class Bucket:
 
     def names(self) -> set[str]:
         self._fs.invalidate_cache()
-        found: Any = self._fs.find(self._root)
-        return {path.removeprefix(f"{self._root}/") for path in found}
+        files: Any = self._fs.find(self._root)
+        return {path.removeprefix(f"{self._root}/") for path in files}
 
 
 def store(where: str) -> Store:

@@ -87,7 +87,7 @@ class Threads:
         broken = max(len(self.broken), self.total.get("nonfinite", 0))
         if not broken:
             return DONE
-        named = ", ".join(repr(found) for found in self.broken[:NAMED]) + ", ..." * (broken > len(self.broken[:NAMED]))
+        named = ", ".join(repr(id_) for id_ in self.broken[:NAMED]) + ", ..." * (broken > len(self.broken[:NAMED]))
         rows = counted(broken, "row") + f" (id {named})" * bool(self.broken)
         print(f'jaxdlm: {rows} ended with status "{Status.NONFINITE}": {NONFINITE}', file=sys.stderr, flush=True)
         return FAILED
@@ -151,11 +151,11 @@ class Threads:
 
     def _sort(self, raw: Raw, window: list[Request]) -> None:
         """A row into the window, or straight to the writer."""
-        found = self.understand(raw)
-        if isinstance(found, Refusal):
-            self.finished.put((found, None))
+        request = self.understand(raw)
+        if isinstance(request, Refusal):
+            self.finished.put((request, None))
         else:
-            window.append(found)
+            window.append(request)
             self.asked += 1
 
     def _hand_over(self, window: list[Request]) -> None:
@@ -267,7 +267,7 @@ class Feed:
 
 
 class Reader:
-    """Rows by number; goes on where it stands, and begins anew to go back."""
+    """Rows by number; goes on where it stands, and begins again to go back."""
 
     def __init__(self, path: str) -> None:
         self._source = source(path)
@@ -279,8 +279,8 @@ class Reader:
         for row in wanted:
             if self._next is None or row < self._next:
                 self._rows, self._next = self._source.rows(row), row
-            found = next(itertools.dropwhile(lambda raw, row=row: raw.row < row, self._rows), None)
-            if found is None:
+            raw_row = next(itertools.dropwhile(lambda raw, row=row: raw.row < row, self._rows), None)
+            if raw_row is None:
                 raise InputError("the input became shorter while it was read: run the same command again")
             self._next = row + 1
-            yield found
+            yield raw_row

@@ -10,14 +10,15 @@ from jaxdlm.caches import stored
 from jaxdlm.caches.interval import interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import KV, Around, Layer, Past, gather
+from jaxdlm.core.model import KV, Layer, LayerHook, Past, gather
+from jaxdlm.core.select import select_rows
 from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 STILL = 1e-6  # a column whose values turned less, 0.08 degrees, has not changed: rounding alone stays below 1e-12
 
 
-class Kept(NamedTuple):
+class LayerFeatures(NamedTuple):
     """Of one layer. The response is the canvas, and with `next` prediction the column before it."""
 
     k: Array  # [B, L, K, H]
@@ -38,12 +39,12 @@ class AdaptiveCache(Refreshing):
     first layer, and in the others rho · G tokens and the value projection of G. State: keys and values of L columns
     and two hidden rows per layer for each of G, so 2 · layers · D · bytes more per column.
 
-    Clocks count a row's forwards and do not start anew with a block. Defaults are those of LLaDA on GSM8K with
+    Clocks count a row's forwards and are not reset by a new block. Defaults are those of LLaDA on GSM8K with
     the paper's rho; the paper's K_p is 25 to 100 and K_r 1 to 8, by task.
     Departures from official code: the guidance residual is computed in every forward; rows keep clocks of their own.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = False
     prompt_every: Any = 50
@@ -62,11 +63,11 @@ class AdaptiveCache(Refreshing):
 
     def init(self, context: Context, rows: Rows) -> PyTree:
         stored.layered(context)
-        blank, size = stored.blank(context, rows), context.geometry.canvas + context.lead
+        blank, size = stored.blank(context, rows), context.geometry.canvas + context.shift
 
-        def one(k: Array, v: Array) -> Kept:
+        def one(k: Array, v: Array) -> LayerFeatures:
             features = jnp.zeros((k.shape[0], *blank.hidden[:, :size].shape), blank.hidden.dtype)
-            return Kept(k, v, features, features)
+            return LayerFeatures(k, v, features, features)
 
         return tuple(tuple(one(*pair) for pair in segment) for segment in stored.pairs(blank.kv))
 
@@ -83,13 +84,13 @@ class AdaptiveCache(Refreshing):
         return self.read_response(context, rows, start, state, whole=False)
 
     def read_all(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
-        """Queries of all L columns; what is kept of the result each row's clocks say."""
+        """Queries of all L columns; each row's clocks say which results are stored."""
         position, exists = context.columns(rows)
-        first = context.geometry.prompt - context.lead
+        first = context.geometry.prompt - context.shift
         prompt, response = self.clocks(rows)
         behind = jnp.arange(position.shape[1]) >= first
 
-        def run(layer: Layer, x: Array, side: PyTree, old: Kept) -> tuple[Array, PyTree, Kept]:
+        def run(layer: Layer, x: Array, side: PyTree, old: LayerFeatures) -> tuple[Array, PyTree, LayerFeatures]:
             q, k, v = layer.project(x, None)
             turned = turn(v[:, first:], old.v[:, first:], exists[:, first:])
             index, forced = self.most(turned), layer.number == 0
@@ -103,10 +104,10 @@ class AdaptiveCache(Refreshing):
             x = x + add.at[:, first:].set(mixed)
             add = layer.feed(x)
             fed = jnp.where(moved[:, :, None], add[:, first:], old.fed)
-            return x + add.at[:, first:].set(fed), side, Kept(keys, values, mixed, fed)
+            return x + add.at[:, first:].set(fed), side, LayerFeatures(keys, values, mixed, fed)
 
         model = stored.layered(context)
-        out = model.through(context.params, rows.tokens, position, exists, None, Around(run, (), state))
+        out = model.apply_with_hook(context.params, rows.tokens, position, exists, None, LayerHook(run, (), state))
         return Window(context.select(out.hidden, 0, start), out.memory)
 
     def read_response(
@@ -114,20 +115,20 @@ class AdaptiveCache(Refreshing):
     ) -> Window:
         """Queries of the response alone: of all its columns, or in all layers but the first of those that turned."""
         position, exists = context.columns(rows)
-        first = context.geometry.prompt - context.lead
+        first = context.geometry.prompt - context.shift
         length = position.shape[1]
         own = exists[:, first:]
-        # a row that waits for its refresh keeps what it has
+        # a row that waits for its refresh keeps its state
         waits = jnp.zeros_like(rows.done) if whole else self.due(rows)
 
-        def everything(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
+        def everything(layer: Layer, x: Array, old: LayerFeatures) -> tuple[Array, LayerFeatures]:
             q, k, v = layer.project(x, None)
             keys, values = old.k.at[:, first:].set(k), old.v.at[:, first:].set(v)
             mixed = layer.mix(q, keys, values, layer.allow[:, :, :length])
             fed = layer.feed(x + mixed)
-            return x + mixed + fed, Kept(keys, values, mixed, fed)
+            return x + mixed + fed, LayerFeatures(keys, values, mixed, fed)
 
-        def turned(layer: Layer, x: Array, old: Kept) -> tuple[Array, Kept]:
+        def turned(layer: Layer, x: Array, old: LayerFeatures) -> tuple[Array, LayerFeatures]:
             v = layer.project(x, None)[2]
             index = self.most(turn(v, old.v[:, first:], own))
             q, k = layer.project(gather(x, index), index)[:2]
@@ -136,23 +137,19 @@ class AdaptiveCache(Refreshing):
             mixed = stored.scatter(old.mixed, index, layer.mix(q, keys, values, allow))
             x = x + mixed
             fed = stored.scatter(old.fed, index, layer.feed(gather(x, index)))
-            return x + fed, Kept(keys, values, mixed, fed)
+            return x + fed, LayerFeatures(keys, values, mixed, fed)
 
-        def run(layer: Layer, x: Array, side: PyTree, old: Kept) -> tuple[Array, PyTree, Kept]:
+        def run(layer: Layer, x: Array, side: PyTree, old: LayerFeatures) -> tuple[Array, PyTree, LayerFeatures]:
             if whole:
                 x, new = everything(layer, x, old)
                 return x, side, new
             x, new = jax.lax.cond(layer.number == 0, lambda: everything(layer, x, old), lambda: turned(layer, x, old))
-            return (
-                x,
-                side,
-                jax.tree.map(lambda a, b: jnp.where(waits.reshape(-1, *(1,) * (a.ndim - 1)), a, b), old, new),
-            )
+            return x, side, select_rows(~waits, new, old)
 
         past = Past(KV((), ()), position, exists)  # the layers hold their keys themselves
         model = stored.layered(context)
         tokens, at = rows.tokens[:, first:], position[:, first:]
-        out = model.through(context.params, tokens, at, own, past, Around(run, (), state))
+        out = model.apply_with_hook(context.params, tokens, at, own, past, LayerHook(run, (), state))
         return Window(context.select(out.hidden, first, start), out.memory)
 
     def most(self, turned: Float32[Array, "B G"]) -> Int32[Array, "B M"]:

@@ -27,13 +27,13 @@ class BlockExactCache:
     Stale: nothing. A column sees its own and earlier blocks only, so the keys of a finished block are final. A step
     costs K tokens (K + 1 with `next` prediction). The first forward of a block costs 2 K: it also reads the block
     before, whose last commits came after its last forward, and stores it; two more blocks are read, 2 K tokens a time,
-    for every two that were given and skipped (infilling). The prompt is read once, before the first forward.
+    for every two that were prefilled and skipped (infilling). The prompt is read once, before the first forward.
 
     Departure from official code: SDAR stores a finished block with a forward of its own; here that is folded into the
     next block's first forward, so `forwards` counts denoising forwards alone.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = True
     admits: ClassVar[bool] = True
@@ -63,12 +63,12 @@ class BlockExactCache:
             return Window(context.select(out.hidden, first, start), read), jnp.any(~rows.done & (at < own - 1))
 
         blank = Window(stored.blank(context, rows).hidden[:, : context.width], state)
-        # one trip, but for rows that skipped blocks; a row that waits for others reads the same again
+        # one trip, but for rows that skipped blocks; a row that waits for others reads the same columns again
         return jax.lax.while_loop(lambda x: x[1], lambda x: pair(x[0]), (blank, jnp.bool_(True)))[0]
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Stored) -> Window:
-        count = context.width + context.lead
-        first = jnp.minimum(start - context.lead, context.geometry.length - count)
+        count = context.width + context.shift
+        first = jnp.minimum(start - context.shift, context.geometry.length - count)
         fresh = stored.span(context, first, count)
         out = stored.some(context, rows, state.kv, first, count, fresh)
         return Window(context.select(out.hidden, first, start), state)

@@ -19,14 +19,14 @@ class DualCache(Refreshing):
     """Keys and values outside the row's block come from the block's first forward (arXiv 2505.22618).
 
     Stale: columns [0, lo) and [hi, L), the latter all masks. Fresh: the block [lo, hi). A step costs K tokens (K + 1
-    with `next` prediction, whose column lo - 1 speaks for lo). The first forward of a block reads all L columns and
-    commits as well.
+    with `next` prediction, whose column lo - 1 holds the logits of lo). The first forward of a block reads all L
+    columns and commits as well.
 
     refresh_every: also read all columns whenever forwards-since-the-block-began is a multiple of it; default never,
     1: in every forward. Departure from official code: as for the prefix cache.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = True
     refresh_every: Any = None
@@ -42,9 +42,9 @@ class DualCache(Refreshing):
         return Window(context.select(out.hidden, 0, start), out.kv)
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
-        length, count = context.geometry.length, context.width + context.lead
+        length, count = context.geometry.length, context.width + context.shift
         # a finished row's block lies behind the canvas; what it computes is thrown away
-        first = jnp.minimum(start - context.lead, length - count)
+        first = jnp.minimum(start - context.shift, length - count)
         fresh = stored.span(context, first, count)
         out = stored.some(context, rows, state, first, count, fresh)
         return Window(context.select(out.hidden, first, start), state)

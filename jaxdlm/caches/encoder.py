@@ -23,7 +23,7 @@ class EncoderCache(Refreshing):
     prompt is read once, before the first forward.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class EncoderCache(Refreshing):
         return rows.tick == 0
 
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
-        # a row in its first canvas stores that one: columns that nobody sees before they are stored anew
+        # a row in its first canvas stores that one: no query sees these columns before they are stored again
         first = jnp.maximum(start - context.width, context.geometry.prompt)
         model: Any = context.model
         out = model.prefix(

@@ -1,4 +1,4 @@
-"""When a cache reads everything anew: at the start of a block, and every n-th forward after it."""
+"""When a cache reads all columns again: at the start of a block, and every n-th forward after it."""
 
 from typing import Any
 

@@ -11,7 +11,7 @@ from jaxdlm.caches import stored
 from jaxdlm.caches.interval import count, interval
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import Around, Layer, gather
+from jaxdlm.core.model import Layer, LayerHook, gather
 from jaxdlm.errors import InputError
 from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
@@ -38,7 +38,7 @@ class LayerReuseCache(Refreshing):
     keys: key steps, in forwards since the row's block began; 0 always is one. depth 0 is no cache.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = False
     keys: Any = KEY_STEPS
@@ -86,8 +86,8 @@ class LayerReuseCache(Refreshing):
     def read(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Lower, run: Any) -> Window:
         position, exists = context.columns(rows)
         model = stored.layered(context)
-        around = Around(run, state.hidden, state.memory)
-        out = model.through(context.params, rows.tokens, position, exists, None, around)
+        hook = LayerHook(run, state.hidden, state.memory)
+        out = model.apply_with_hook(context.params, rows.tokens, position, exists, None, hook)
         return Window(context.select(out.hidden, 0, start), Lower(out.memory, out.side, rows.tokens))
 
 

@@ -8,7 +8,7 @@ from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
-from jaxdlm.core.model import Narrow
+from jaxdlm.core.model import SupportsApplyAt
 from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
@@ -18,7 +18,7 @@ from jaxdlm.typing import Array, Bool, Int32, PyTree
 class NoCache(Refreshing):
     """All L columns in every forward, so nothing is ever stale; L tokens per forward."""
 
-    always: ClassVar[bool] = True
+    recomputes_all: ClassVar[bool] = True
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = True
 
@@ -30,9 +30,9 @@ class NoCache(Refreshing):
 
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: PyTree) -> Window:
         model, (position, exists) = context.model, context.columns(rows)
-        if isinstance(model, Narrow) and model.config.attention != "prefix_canvas":
-            at = context.speakers(rows.tokens.shape[1], 0, start)
-            return Window(model.narrow(context.params, rows.tokens, position, exists, at), state)
+        if isinstance(model, SupportsApplyAt) and model.config.attention != "prefix_canvas":
+            at = context.logit_index(rows.tokens.shape[1], 0, start)
+            return Window(model.apply_at(context.params, rows.tokens, position, exists, at), state)
         out = model.apply(context.params, rows.tokens, position, exists)
         if model.config.attention == "prefix_canvas":
             # a finished row's canvas lies behind the last one; what it computes is thrown away

@@ -24,10 +24,10 @@ class PrefixCache(Refreshing):
 
     refresh_every: also read all columns whenever forwards-since-the-block-began is a multiple of it; default never,
     1: in every forward. Departure from official code: with `next` prediction (Dream) the column lo - 1 is fresh, too,
-    because it speaks for column lo; the released code commits lo from the full forward and lets it speak for itself.
+    because its row holds the logits of lo; the released code commits lo from the full forward, then reads lo's own row.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = True
     refresh_every: Any = None
@@ -43,7 +43,7 @@ class PrefixCache(Refreshing):
         return Window(context.select(out.hidden, 0, start), out.kv)
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
-        geometry, left = context.geometry, context.lead
+        geometry, left = context.geometry, context.shift
         column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :]
         fresh = column >= (geometry.prompt + geometry.block * rows.block - left)[:, None]
         first = geometry.prompt - left

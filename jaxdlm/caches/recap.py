@@ -29,17 +29,17 @@ class RecapCache(Refreshing):
 
     S = the `targets` surest open columns of the block at the full forward (None: all of them), sure by the largest
     probability. Columns outside S keep their hidden rows, so a rule may still choose them, as it would have then.
-    Stale: everything but S. A step costs |S| tokens (as many again with `next` prediction, whose left neighbours speak
-    for them). State: keys and values of L columns, and W hidden rows. With `targets` a full forward reads the head
+    Stale: everything but S. A step costs |S| tokens (as many again with `next` prediction, whose left neighbours hold
+    their logits). State: keys and values of L columns, and W hidden rows. With `targets` a full forward reads the head
     once more, tile by tile.
 
     local: u, local forwards per full one (1 in the paper); 0 is no cache. warmup: full forwards at the beginning of a
     row (`pre_full`: about a third of all for MaskGIT, half for MAR; default 0).
     Departure from official code: there the host's noisy ranking fixes S and the order of its commits; here the policy
-    decides anew in each local forward.
+    decides again in each local forward.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = False
     local: Any = 1
@@ -69,9 +69,9 @@ class RecapCache(Refreshing):
         if self.targets is None or self.targets >= geometry.block:
             return chosen
         # the largest probability is 1 / (1 + rest)
-        found = jax.vmap(lambda h: summarise(Readout(h, None, context.params, context.model)))(hidden)
+        summary = jax.vmap(lambda h: summarise(Readout(h, None, context.params, context.model)))(hidden)
         doubt = jax.vmap(lambda x, at: jax.lax.dynamic_update_slice_in_dim(jnp.zeros(geometry.length), x, at, 0))(
-            found.rest, start
+            summary.rest, start
         )
         place = jnp.argsort(jnp.argsort(jnp.where(chosen, doubt, jnp.inf), axis=1, stable=True), axis=1)
         return chosen & (place < self.targets)
@@ -79,8 +79,8 @@ class RecapCache(Refreshing):
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Group) -> Window:
         block = context.geometry.block
         most = block if self.targets is None else min(self.targets, block)
-        fresh = stored.speaking(context, state.target)
-        size = min(most * (1 + context.lead), block + context.lead)
+        fresh = stored.with_logit_columns(context, state.target)
+        size = min(most * (1 + context.shift), block + context.shift)
         out, index = stored.picked(context, rows, state.kv, fresh, size)
         return Window(stored.renew(context, state.hidden, out.hidden, index, start), state)
 

@@ -29,7 +29,7 @@ class RefreshCache(Refreshing):
     that is the next forward. It warms up a batch at a time; here each row does.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = True
     every: Any = None
@@ -48,7 +48,7 @@ class RefreshCache(Refreshing):
         return Window(context.select(out.hidden, 0, start), out.kv)
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
-        length, left = context.geometry.length, max(self.before, context.lead)
+        length, left = context.geometry.length, max(self.before, context.shift)
         queries = min(left + context.width + self.after, length)
         # at the edges the queries are shifted inwards; what lies outside the vicinity stays stale all the same
         first = jnp.clip(start - left, 0, length - queries)

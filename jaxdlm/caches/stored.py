@@ -19,7 +19,7 @@ def empty(context: Context, rows: Rows) -> KV:
 
 
 def blank(context: Context, rows: Rows) -> ModelOutput:
-    """Zeros in place of what a forward over all L columns returns."""
+    """Zeros of the shapes that a forward over all L columns returns."""
     position, exists = context.columns(rows)
     out = jax.eval_shape(context.model.apply, context.params, rows.tokens, position, exists)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), out)
@@ -32,8 +32,8 @@ def prompts(context: Context, rows: Rows, kv: KV, new: Bool[Array, "B"]) -> KV:
     out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
 
     def put(old: Array, fresh: Array) -> Array:
-        kept = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
-        return jax.lax.dynamic_update_slice_in_dim(old, kept, 0, 2)
+        merged = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
+        return jax.lax.dynamic_update_slice_in_dim(old, merged, 0, 2)
 
     return jax.tree.map(put, kv, out.kv)
 
@@ -97,9 +97,9 @@ def picked(
     return ModelOutput(out.hidden, written), index
 
 
-def speaking(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
-    """The chosen columns, and with `next` prediction the ones that speak for them."""
-    if not context.lead:
+def with_logit_columns(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
+    """The chosen columns, and with `next` prediction their left neighbours, whose rows hold their logits."""
+    if not context.shift:
         return chosen
     return chosen | jnp.pad(chosen[:, 1:], ((0, 0), (0, 1)))
 
@@ -118,8 +118,8 @@ def renew(
     index: Int32[Array, "B M"],
     start: Int32[Array, "B"],
 ) -> Float[Array, "B W D"]:
-    """Window rows with those replaced whose speaking columns `index` were read."""
-    at = index - (start - context.lead)[:, None]
+    """The window's hidden rows with those replaced whose logits the columns `index`, just read, hold."""
+    at = index - (start - context.shift)[:, None]
     at = jnp.where((at >= 0) & (at < context.width), at, context.width)  # a negative index would count from the end
     row = jnp.arange(window.shape[0])[:, None]
     return window.at[row, at].set(hidden.astype(window.dtype), mode="drop")
@@ -136,7 +136,7 @@ def layered(context: Context) -> Layered:
 
 
 def pairs(kv: KV) -> PyTree:
-    """(keys, values) of each layer, as an `Around` remembers them."""
+    """(keys, values) of each layer, as a `LayerHook` remembers them."""
     return tuple(tuple(zip(k, v, strict=True)) for k, v in zip(kv.k, kv.v, strict=True))
 
 
@@ -182,14 +182,15 @@ def columns(context: Context, rows: Rows, first: Int32[Array, "B"]) -> tuple[Arr
 
 
 def before(context: Context, rows: Rows, kv: KV, first: Int32[Array, "B"]) -> Past:
-    """What stands before column `first` of each row."""
+    """The stored columns before column `first` of each row."""
     position, exists = context.columns(rows)
     column = jnp.arange(context.geometry.length, dtype=jnp.int32)[None, :]
     return Past(kv, position, exists & (column < first[:, None]))
 
 
 def canvas(context: Context, rows: Rows, start: Int32[Array, "B"], kv: KV) -> Array:
-    """Hidden rows of a canvas that sees itself and the prefix; at its first forward nothing conditions it yet."""
+    """Hidden rows of a canvas that sees itself and the prefix; in its first forward it has no probabilities to be
+    conditioned on."""
     model: Any = context.model
     soft = None
     if context.model.config.self_conditioning:

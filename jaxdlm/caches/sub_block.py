@@ -19,7 +19,7 @@ from jaxdlm.typing import Array, Bool, Float, Int32
 EXACT = BlockExactCache()
 
 
-class Kept(NamedTuple):
+class SubBlockState(NamedTuple):
     blocks: Stored  # of the current block: as its last forward as a whole found it
     hidden: Float[Array, "B W D"]  # each row from the last forward that read its column
 
@@ -38,41 +38,41 @@ class SubBlockCache:
 
     size: S, 8 (of K = 32); a block of no more than that is one sub-block.
     Departure from official code: a row's forward is whole or partial by the row's own columns, not those of the batch;
-    a block starts anew, where one released version goes on with the columns of the block before.
+    a block starts afresh, where one released version goes on with the columns of the block before.
     """
 
-    always: ClassVar[bool] = False
+    recomputes_all: ClassVar[bool] = False
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
     attention: ClassVar[str] = "block_causal"
     size: int = struct.field(pytree_node=False, default=8)
 
-    def init(self, context: Context, rows: Rows) -> Kept:
+    def init(self, context: Context, rows: Rows) -> SubBlockState:
         self.columns(context)
-        return Kept(EXACT.init(context, rows), stored.blank(context, rows).hidden[:, : context.width])
+        return SubBlockState(EXACT.init(context, rows), stored.blank(context, rows).hidden[:, : context.width])
 
-    def admit(self, context: Context, rows: Rows, state: Kept, new: Bool[Array, "B"]) -> Kept:
+    def admit(self, context: Context, rows: Rows, state: SubBlockState, new: Bool[Array, "B"]) -> SubBlockState:
         return state._replace(blocks=EXACT.admit(context, rows, state.blocks, new))
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         return EXACT.due(rows)
 
-    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
+    def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: SubBlockState) -> Window:
         window = EXACT.refresh(context, rows, start, state.blocks)
-        return Window(window.hidden, Kept(window.state, window.hidden))
+        return Window(window.hidden, SubBlockState(window.state, window.hidden))
 
-    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept) -> Window:
+    def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: SubBlockState) -> Window:
         first, whole = self.current(context, rows, start)
-        begin = jnp.minimum(start - context.lead, context.geometry.length - context.width - context.lead)
+        begin = jnp.minimum(start - context.shift, context.geometry.length - context.width - context.shift)
         # the branches give the block's keys, and the store is written after them: as a result of both it would be copied
-        old = stored.take(state.blocks.kv, begin, context.width + context.lead)
+        old = stored.take(state.blocks.kv, begin, context.width + context.shift)
         new, hidden = jax.lax.cond(
             jnp.any(whole & ~rows.done),
             lambda: self.block(context, rows, start, state, first, whole, begin, old),
             lambda: (old, self.part(context, rows, start, state, first)),
         )
-        return Window(hidden, Kept(state.blocks._replace(kv=stored.put(state.blocks.kv, new, begin)), hidden))
+        return Window(hidden, SubBlockState(state.blocks._replace(kv=stored.put(state.blocks.kv, new, begin)), hidden))
 
     def columns(self, context: Context) -> int:
         """S, or InputError where the block is no multiple of it."""
@@ -90,16 +90,16 @@ class SubBlockCache:
         # a finished row's block lies behind the canvas; what it computes is thrown away
         start = jnp.minimum(start, context.geometry.length - block)
 
-        def one(pending: Array, given: Array, tick: Array, start: Array) -> tuple[Array, Array]:
+        def one(pending: Array, prefilled: Array, tick: Array, start: Array) -> tuple[Array, Array]:
             left = jax.lax.dynamic_slice_in_dim(pending, start, block)
             begin = jnp.argmax(left).astype(jnp.int32) // size * size
-            second = (tick == 1) & ~given[start]
+            second = (tick == 1) & ~prefilled[start]
             return start + begin, left[begin] | second | ~jnp.any(left)
 
-        return jax.vmap(one)(rows.pending, rows.given, rows.tick, start)
+        return jax.vmap(one)(rows.pending, rows.prefilled, rows.tick, start)
 
     def part(
-        self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Kept, first: Int32[Array, "B"]
+        self, context: Context, rows: Rows, start: Int32[Array, "B"], state: SubBlockState, first: Int32[Array, "B"]
     ) -> Float[Array, "B W D"]:
         """Hidden rows with those of the sub-block renewed."""
         size = self.columns(context)
@@ -113,18 +113,18 @@ class SubBlockCache:
         context: Context,
         rows: Rows,
         start: Int32[Array, "B"],
-        state: Kept,
+        state: SubBlockState,
         first: Int32[Array, "B"],
         whole: Bool[Array, "B"],
         begin: Int32[Array, "B"],
         old: KV,
     ) -> tuple[KV, Float[Array, "B W D"]]:
         """The block's columns read as a whole; of rows that need a part only, nothing but the part is read or kept."""
-        width, lead, size = context.width, context.lead, self.columns(context)
-        fresh = jnp.where(whole[:, None], stored.span(context, begin, width + lead), stored.span(context, first, size))
-        out = stored.some(context, rows, state.blocks.kv, begin, width + lead, fresh)
-        speaks = (start - lead)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
-        renewed = whole[:, None] | ((speaks >= first[:, None]) & (speaks < (first + size)[:, None]))
+        width, shift, size = context.width, context.shift, self.columns(context)
+        fresh = jnp.where(whole[:, None], stored.span(context, begin, width + shift), stored.span(context, first, size))
+        out = stored.some(context, rows, state.blocks.kv, begin, width + shift, fresh)
+        column = (start - shift)[:, None] + jnp.arange(width, dtype=jnp.int32)[None, :]
+        renewed = whole[:, None] | ((column >= first[:, None]) & (column < (first + size)[:, None]))
         hidden = jnp.where(renewed[..., None], context.select(out.hidden, begin, start), state.hidden)
         chosen = whole[None, :, None, None, None]
         return jax.tree.map(lambda old, new: jnp.where(chosen, new.astype(old.dtype), old), old, out.kv), hidden

@@ -4,4 +4,4 @@ from jaxdlm.checkpoint.errors import CheckpointError
 from jaxdlm.checkpoint.leaf import LeafSpec
 from jaxdlm.checkpoint.placement import random_params, shardings
 from jaxdlm.checkpoint.restore import load_params
-from jaxdlm.checkpoint.source import Source, open_folder
+from jaxdlm.checkpoint.source import Checkpoint, open_folder

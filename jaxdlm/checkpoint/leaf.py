@@ -114,8 +114,8 @@ class LeafSpec:
         return out
 
     def _one(self, name: str, op: Op, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray:
-        found = self._covering(name, op, shape, bounds)
-        return op.forward([self.tensors.read(name)])[tuple(bounds)] if found is None else found
+        part = self._covering(name, op, shape, bounds)
+        return op.forward([self.tensors.read(name)])[tuple(bounds)] if part is None else part
 
     def _covering(self, name: str, op: Op, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray | None:
         """The slice, read from the smallest run of source rows that holds it; None where the op is no mere view.

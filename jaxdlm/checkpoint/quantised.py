@@ -49,11 +49,11 @@ class Layout:
         """Shape and dtype of each array, by name."""
         lead, _, rows, columns = self.flat
         half = self.how.bits == 4
-        found = {
+        arrays = {
             CODES: ((*lead, rows, -(-columns // 2) if half else columns), "uint8" if half else "int8"),
             SCALE: ((*lead, rows // self.how.group, columns), "float32"),
         }
-        return found | ({ROOT: ((*lead[:1], 1), "float32")} if self.how.kind == "power" else {})
+        return arrays | ({ROOT: ((*lead[:1], 1), "float32")} if self.how.kind == "power" else {})
 
     def stored(self, split: bool, groups: tuple[int, ...]) -> tuple[StoredLeaf, ...]:
         """The arrays as entries of spec.json."""
@@ -73,8 +73,8 @@ class Layout:
         rows, columns = (self._joined(axes, which) for which in (self.axes, inner))
         groups = self.flat.rows // self.how.group
         whole = rows if rows is not None and groups % mesh.shape[rows] == 0 else None
-        found = {CODES: (*lead, rows, columns), SCALE: (*lead, whole, columns)}
-        return {name: NamedSharding(mesh, PartitionSpec(*entries)) for name, entries in found.items()}
+        axes_of = {CODES: (*lead, rows, columns), SCALE: (*lead, whole, columns)}
+        return {name: NamedSharding(mesh, PartitionSpec(*entries)) for name, entries in axes_of.items()}
 
     def _joined(self, axes: list[Any], which: Sequence[int]) -> Any:
         """The mesh axis of adjacent dimensions that become one: that of the first, if the others are whole."""
@@ -155,8 +155,8 @@ class Dequantised:
             codes = quant.unpack_host(codes, columns)
         roots = arrays[ROOT].reshape(-1) if ROOT in arrays else np.ones(1, np.float32)
         values = quant.restore(codes, arrays[SCALE], roots if layered else roots[0], self.layout.how.bits)
-        found = quant.unflatten(values, tail, self.layout.axes)
-        return found if lead or rows is None else found[rows[0] : rows[1]]
+        weight = quant.unflatten(values, tail, self.layout.axes)
+        return weight if lead or rows is None else weight[rows[0] : rows[1]]
 
     def _array(self, name: str, key: str) -> str:
         """codes of "embed": "embed.codes"; of layer 3 of a split leaf: "segments.0.0.wq.codes.0003"."""

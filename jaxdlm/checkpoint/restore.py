@@ -18,7 +18,7 @@ from jaxdlm.checkpoint import store
 from jaxdlm.checkpoint.leaf import STORED, LeafSpec, contiguous, unflatten
 from jaxdlm.checkpoint.placement import shardings, stacked_zeros
 from jaxdlm.checkpoint.quantised import CODES, ROOT, SCALE, Dequantised, Layout, weight_dtype
-from jaxdlm.checkpoint.source import Source, leaf_dtype, open_folder
+from jaxdlm.checkpoint.source import Checkpoint, leaf_dtype, open_folder
 from jaxdlm.checkpoint.spec import Spec, StoredLeaf, itemsize, read_spec
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import named_specs
@@ -27,7 +27,10 @@ Progress = Callable[[str, int], None]  # (leaf, bytes just loaded)
 
 
 def load_params(
-    source: Source | str | Path, mesh: Mesh | None = None, dtype: str | None = None, progress: Progress | None = None
+    source: Checkpoint | str | Path,
+    mesh: Mesh | None = None,
+    dtype: str | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """The parameter tree of an opened folder (or of a path), on the default device or sharded over a mesh.
 
@@ -36,7 +39,7 @@ def load_params(
     is held on the host is one device's part of one leaf. What is read of a converted checkpoint is compared with its
     checksums. Raises CheckpointError.
     """
-    opened = source if isinstance(source, Source) else open_folder(source)
+    opened = source if isinstance(source, Checkpoint) else open_folder(source)
     places: Mapping[str, Any] = (
         dict.fromkeys((leaf.path for leaf in opened.leaves), SingleDeviceSharding(jax.devices()[0]))
         if mesh is None
@@ -58,7 +61,7 @@ def _place(leaf: LeafSpec, sharding: Any) -> jax.Array:
     return jax.block_until_ready(array)
 
 
-def _load_converted(opened: Source, places: Mapping[str, Any], dtype: str | None, progress: Progress | None) -> Any:
+def _load_converted(opened: Checkpoint, places: Mapping[str, Any], dtype: str | None, progress: Progress | None) -> Any:
     spec = read_spec(opened.folder)
     layouts = {
         leaf.path: leaf.tensors.layout for leaf in opened.leaves if isinstance(leaf.tensors, Dequantised)
@@ -94,13 +97,13 @@ def _exponents(roots: list[np.ndarray] | None) -> np.ndarray | None:
 
 def _with_arrays(places: Mapping[str, Any], layouts: Mapping[str, Layout], config: ModelConfig) -> Mapping[str, Any]:
     """Places by path, those of the arrays of quantised leaves among them."""
-    found, specs = dict(places), dict(named_specs(config))
+    merged, specs = dict(places), dict(named_specs(config))
     for path, layout in layouts.items():
         where = places[path]
         spread = isinstance(where, NamedSharding)
         arrays = layout.places(specs[path], where.mesh) if spread else dict.fromkeys(layout.arrays, where)
-        found |= {f"{path}/{name}": place for name, place in arrays.items()}
-    return found
+        merged |= {f"{path}/{name}": place for name, place in arrays.items()}
+    return merged
 
 
 def by_group(spec: Spec) -> dict[int, list[tuple[StoredLeaf, int]]]:
@@ -112,7 +115,7 @@ def by_group(spec: Spec) -> dict[int, list[tuple[StoredLeaf, int]]]:
     return dict(sorted(groups.items()))
 
 
-def _target(opened: Source, leaf: StoredLeaf, sharding: Any, dtype: str | None) -> jax.ShapeDtypeStruct:
+def _target(opened: Checkpoint, leaf: StoredLeaf, sharding: Any, dtype: str | None) -> jax.ShapeDtypeStruct:
     kind, where = STORED[leaf.dtype], _of_part(leaf, sharding)
     if leaf.path in (spec.path for spec in opened.leaves):
         kind = leaf_dtype(opened.config, leaf.path, kind, dtype)

@@ -34,13 +34,13 @@ from jaxdlm.models.table import Family, TensorMap
 
 
 @dataclass(frozen=True)
-class Source:
+class Checkpoint:
     """An opened checkpoint.
 
     folder: of gguf the file; kind: "hub", "gguf", "native" or "converted"; family: the table used (hub and gguf);
     ignored: tensor -> rule that ignored it; notes: defaults applied, conflicts and dropped tied heads, for the manifest;
     documents: name -> contents of the JSON files that a folder would have, None where there is a folder; dtype: what the
-    leaves are loaded as where nobody says, None for each as it is stored.
+    leaves are loaded in by default, None for each as it is stored.
     """
 
     folder: Path
@@ -86,7 +86,7 @@ class StoredTensors:
 def open_folder(
     path: str | Path, *, family: str = "auto", mask: int | None = None, block_size: int | None = None,
     attention: str | None = None, tensors: Tensors | None = None, tokenizer: Mapping[str, Any] | None = None,
-) -> Source:  # fmt: skip
+) -> Checkpoint:  # fmt: skip
     """Open a checkpoint: a folder, or a GGUF file.
 
     Args: family: a family name where config.json does not tell; mask, block_size, attention: facts that some
@@ -111,23 +111,23 @@ def open_folder(
         _agree(family=(None if family in ("auto", "jaxdlm") else family, own.family))
         config = _as_stated(own, mask=mask, block_size=block_size, attention=attention)
         return dataclasses.replace(source, config=config)
-    found = read_vocabulary(folder, tokenizer)
+    vocabulary = read_vocabulary(folder, tokenizer)
     hints = Hints(
         source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=generation(folder),
-        added_tokens=found.added, tokenizer_size=found.size,
+        added_tokens=vocabulary.added, tokenizer_size=vocabulary.size,
     )  # fmt: skip
     table = _family(raw, family, folder / "config.json")
     config = _as_stated(table.read_config(raw, hints), mask=mask, block_size=block_size, attention=attention)
-    hints.notes.extend(beyond(found, config.vocab_size))
+    hints.notes.extend(beyond(vocabulary, config.vocab_size))
     hints.notes.extend(note for note in [without_table(folder)] if note)
     return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
 
 
-def _gguf(path: Path, family: str, hints: Hints) -> Source:
+def _gguf(path: Path, family: str, hints: Hints) -> Checkpoint:
     file = read_gguf(path)
     raw = file.documents["config.json"]
-    found = vocabulary_of(file.documents.get("tokenizer.json", {}), path)
-    hints = dataclasses.replace(hints, added_tokens=found.added, tokenizer_size=found.size)
+    vocabulary = vocabulary_of(file.documents.get("tokenizer.json", {}), path)
+    hints = dataclasses.replace(hints, added_tokens=vocabulary.added, tokenizer_size=vocabulary.size)
     table = _family(raw, family, path)
     try:
         config = table.read_config(raw, hints)
@@ -197,7 +197,7 @@ def generation(folder: Path) -> Mapping[str, Any]:
 
 def _hub(
     folder: Path, raw: Mapping[str, Any], family: Family, config: ModelConfig, hints: Hints, tensors: Tensors
-) -> Source:
+) -> Checkpoint:
     present = set(tensors.infos)
     skipped = ignored(present, family.ignore)
     maps = tuple(family.tensors(config, present))
@@ -216,7 +216,7 @@ def _hub(
     notes = (*hints.notes, *getattr(tensors, "warnings", ()))
     leaves = tuple(_leaves(config, maps, tensors))
     config = dataclasses.replace(config, param_dtype=_param_dtype(leaves))
-    return Source(folder, "hub", config, leaves, tensors, raw, family, maps, skipped, notes)
+    return Checkpoint(folder, "hub", config, leaves, tensors, raw, family, maps, skipped, notes)
 
 
 def _second_names(
@@ -269,8 +269,8 @@ def _check_equal(second: str, first: str, tensors: Tensors, tie_key: str) -> Non
 
 
 def _some(names: Iterable[str]) -> str:
-    found = sorted(names)
-    return ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else "")
+    ordered = sorted(names)
+    return ", ".join(ordered[:SHOWN]) + (f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else "")
 
 
 def _check_sources(maps: Iterable[TensorMap], tensors: Tensors) -> None:
@@ -325,7 +325,7 @@ def _config_of(values: object, path: Path) -> ModelConfig:
         raise InputError(f"{path}: {error}") from None
 
 
-def _native(folder: Path, raw: Mapping[str, Any]) -> Source:
+def _native(folder: Path, raw: Mapping[str, Any]) -> Checkpoint:
     config = _config_of(raw.get("jaxdlm"), folder / "config.json")
     tensors = open_tensors(folder, slashes=True)
     specs = _specs(config)
@@ -345,10 +345,10 @@ def _native(folder: Path, raw: Mapping[str, Any]) -> Source:
             LeafSpec(path, spec.shape, leaf_dtype(config, path, kind, None), (Piece((path,), AsIs()),), False, tensors)
         )
     config = dataclasses.replace(config, param_dtype=_param_dtype(leaves))
-    return Source(folder, "native", config, tuple(leaves), tensors, raw)
+    return Checkpoint(folder, "native", config, tuple(leaves), tensors, raw)
 
 
-def _converted(folder: Path) -> Source:
+def _converted(folder: Path) -> Checkpoint:
     spec = read_spec(folder)
     tensors = stored_tensors(folder, spec)
     specs, stored = _specs(spec.config), {leaf.path: leaf for leaf in spec.leaves}
@@ -368,7 +368,7 @@ def _converted(folder: Path) -> Source:
             )  # fmt: skip
         pieces = tuple(Piece((leaf.name(number),), AsIs()) for number in range(len(leaf.groups)))
         leaves.append(LeafSpec(leaf.path, leaf.shape, FLOATS[leaf.dtype], pieces, leaf.split, tensors))
-    return Source(folder, "converted", spec.config, tuple(leaves), tensors, {})
+    return Checkpoint(folder, "converted", spec.config, tuple(leaves), tensors, {})
 
 
 def _quantised_leaf(layout: Layout, codes: StoredLeaf, tensors: Tensors) -> LeafSpec:

@@ -149,10 +149,10 @@ def _quantised(value: Any, name: str) -> dict[str, Quantised]:
 
 def _exactly(value: Any, name: str, schema: Mapping[str, Kind]) -> dict[str, Any]:
     """The fields of a record that the checksum covers: one more than these would say how the arrays are to be read."""
-    found = record(value, name, schema, required=True)
-    if unknown := sorted(found.keys() - schema.keys()):
+    fields = record(value, name, schema, required=True)
+    if unknown := sorted(fields.keys() - schema.keys()):
         raise InputError(f"{name} has {unknown[0]!r:.60}, which this version does not know")
-    return found
+    return fields
 
 
 LEAF: dict[str, Kind] = {

@@ -174,15 +174,15 @@ def _reading(stored: Stored) -> Iterator[Any]:
 
 def grid(stored: Stored) -> tuple[int, ...]:
     """The shape of an array's chunks by its metadata, once these are what a conversion writes for such an array."""
-    found = strict_json.parse(_metadata(stored), stored.where / METADATA)
-    chunk = _at(found, "chunk_grid", "configuration", "chunk_shape")
+    zarr = strict_json.parse(_metadata(stored), stored.where / METADATA)
+    chunk = _at(zarr, "chunk_grid", "configuration", "chunk_shape")
     if not isinstance(chunk, list) or not all(type(size) is int and size > 0 for size in chunk):
         raise stored.wrong("has metadata without a chunk shape")
     expected = metadata(stored.shape, stored.dtype, chunk) | {"zarr_format": 3, "node_type": "array"}
     for key, value in expected.items():
-        if _at(found, key) != value:
-            raise stored.wrong(f"has metadata with another {key}", expected=value, got=str(_at(found, key))[:80])
-    if _at(found, "chunk_key_encoding") not in KEYS or _at(found, "storage_transformers"):
+        if _at(zarr, key) != value:
+            raise stored.wrong(f"has metadata with another {key}", expected=value, got=str(_at(zarr, key))[:80])
+    if _at(zarr, "chunk_key_encoding") not in KEYS or _at(zarr, "storage_transformers"):
         raise stored.wrong("has metadata that a conversion does not write")
     size, count = math.prod(chunk) * stored.dtype.itemsize, math.prod(map(len, _steps(stored.shape, chunk)))
     if len(chunk) != len(stored.shape) or size > CHUNK_BYTES or count > MOST_CHUNKS:
@@ -198,7 +198,7 @@ def _metadata(stored: Stored) -> bytes:
 
 
 def _at(value: Any, *keys: str) -> Any:
-    """What stands under nested keys; None where there is nothing."""
+    """The value under nested keys; None where there is none."""
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value
@@ -232,11 +232,11 @@ def seal(stored: Stored) -> int:
 def check_seal(stored: Stored, expected: int) -> None:
     """ChecksumMismatch unless the array's files are those that were written. Nothing larger than a chunk is allocated."""
     _check_group(stored.folder, stored.root)
-    found = seal(stored)
-    if found != expected:
+    actual = seal(stored)
+    if actual != expected:
         raise stored.wrong(
             "has other files than were written (one is missing, cut, damaged or from elsewhere)",
-            expected=f"crc32 {expected:08x}", got=f"{found:08x}",
+            expected=f"crc32 {expected:08x}", got=f"{actual:08x}",
         )  # fmt: skip
 
 
@@ -244,13 +244,13 @@ def _check_group(folder: Path, root: Path) -> None:
     """What Orbax itself keeps beside the arrays of a group are a few small files, in the checkpoint."""
     arrays = {path.parent.name for path in folder.glob(f"*/{METADATA}")}
     seen = 0
-    for where, names, found in os.walk(folder):
+    for where, names, entries in os.walk(folder):
         if Path(where) == folder:
             names[:] = [name for name in names if name not in arrays]
-        seen += len(found)
+        seen += len(entries)
         if seen > OTHERS:
             raise ChecksumMismatch(f"has more than {OTHERS} files beside its arrays", file=folder, hint=AGAIN)
-        for name in found:
+        for name in entries:
             if files.size_of(Path(where, name), root) > files.MAX_BYTES:
                 raise ChecksumMismatch("is larger than anything that belongs here", file=Path(where, name), hint=AGAIN)
 
@@ -265,7 +265,7 @@ def _where(folder: Path) -> dict[str, Any]:
 
 
 def metadata(shape: Sequence[int], dtype: np.dtype, chunk: Sequence[int]) -> dict[str, Any]:
-    """What an array's zarr.json says about it."""
+    """The fields of zarr.json for an array of this shape, dtype and chunk."""
     order = {"configuration": {"endian": "little"}} if dtype.itemsize > 1 else {}  # of bytes there is none
     return {
         "shape": list(shape),

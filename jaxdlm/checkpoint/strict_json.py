@@ -17,14 +17,14 @@ def parse(text: str | bytes, file: object) -> Any:
     """Decode JSON; HeaderInvalid on a duplicate key, a NaN literal, bad UTF-8 or bad syntax."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        fields = dict(pairs)
+        if len(fields) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
             raise HeaderInvalid(
                 f"the key {twice!r} appears twice", file=file, tensor=twice, hint="write the file again"
             )
-        return found
+        return fields
 
     def constant(name: str) -> Any:
         raise HeaderInvalid(f"{name} is not JSON", file=file, hint="write the file again")

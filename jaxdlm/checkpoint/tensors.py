@@ -52,17 +52,17 @@ class ShardedTensors:
 
         safetensors' `save_model` writes it for every name that it drops; other entries of the metadata say nothing.
         """
-        found: dict[str, str] = {}
+        twins: dict[str, str] = {}
         for file in self.files:
-            for name, kept in file.metadata.items():
-                if kept not in file.tensors or name in self.infos:
+            for name, twin in file.metadata.items():
+                if twin not in file.tensors or name in self.infos:
                     continue
-                if found.setdefault(name, kept) != kept:
+                if twins.setdefault(name, twin) != twin:
                     raise DuplicateTensor(
-                        f"was dropped for {found[name]} and for {kept}", file=file.path, tensor=name,
+                        f"was dropped for {twins[name]} and for {twin}", file=file.path, tensor=name,
                         hint="save the checkpoint again",
                     )  # fmt: skip
-        return found
+        return twins
 
     def file(self, name: str) -> Path:
         """The shard that holds a tensor."""
@@ -89,7 +89,7 @@ class SharedTensors:
     @functools.cached_property
     def infos(self) -> Mapping[str, TensorInfo]:
         """The stored ones, and each second name with the header of its tensor."""
-        return {**self.inner.infos, **{name: self.inner.infos[kept] for name, kept in self.shared.items()}}
+        return {**self.inner.infos, **{name: self.inner.infos[twin] for name, twin in self.shared.items()}}
 
     def file(self, name: str) -> Path:
         """The file that holds a tensor."""
@@ -114,18 +114,20 @@ def open_tensors(folder: Path, slashes: bool = False) -> ShardedTensors:
     """
     index = folder / INDEX
     if index.exists() or index.is_symlink():
-        found = _indexed(folder, index)
+        tensors = _indexed(folder, index)
     elif (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
-        found = _collect(folder, [open_safetensors(folder / SINGLE, folder)], ())
+        tensors = _collect(folder, [open_safetensors(folder / SINGLE, folder)], ())
     else:
         shards = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
         if not shards:
             raise no_tensors(folder)
-        found = _collect(folder, [open_safetensors(path, folder) for path in shards], ())
-    for name in () if slashes else found.infos:
+        tensors = _collect(folder, [open_safetensors(path, folder) for path in shards], ())
+    for name in () if slashes else tensors.infos:
         if "/" in name:
-            raise UnsafePath("is not a safe tensor name", file=found.file(name), tensor=name, hint="rename the tensor")
-    return found
+            raise UnsafePath(
+                "is not a safe tensor name", file=tensors.file(name), tensor=name, hint="rename the tensor"
+            )
+    return tensors
 
 
 def no_tensors(folder: Path) -> Exception:

@@ -32,8 +32,8 @@ def added(value: Any, name: str) -> dict[str, Any]:
     for key in table(value, name):
         if not (key.isascii() and key.isdigit() and len(key) < 8 and int(key) < WORDS):
             refuse(key, f"{name}: a key", f"an id from 0 to {WORDS - 1}")
-    found = {key: record(item, f"{name}.{key}", {"content": text}, required=True) for key, item in value.items()}
-    return {key: record(item, f"{name}.{key}", FLAGS) for key, item in found.items()}
+    tokens = {key: record(item, f"{name}.{key}", {"content": text}, required=True) for key, item in value.items()}
+    return {key: record(item, f"{name}.{key}", FLAGS) for key, item in tokens.items()}
 
 
 def template(value: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""What a tokenizer's files say about ids, read as data: no tokenizer is built."""
+"""The ids in a tokenizer's files, read as data: no tokenizer is built."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def read_vocabulary(folder: Path, table: Mapping[str, Any] | None = None) -> Voc
     added: dict[str, int] = {}
     for number, token in (read_settings(folder).get("added_tokens_decoder") or {}).items():
         added[token["content"]] = int(number)
-    found = vocabulary_of(read_table(folder) if table is None else table, folder / "tokenizer.json")
-    added |= found.added
-    return Vocabulary(None if found.size is None else max(found.size, 1 + max(added.values(), default=-1)), added)
+    vocabulary = vocabulary_of(read_table(folder) if table is None else table, folder / "tokenizer.json")
+    added |= vocabulary.added
+    return Vocabulary(
+        None if vocabulary.size is None else max(vocabulary.size, 1 + max(added.values(), default=-1)), added
+    )
 
 
 def vocabulary_of(table: Mapping[str, Any], path: Path) -> Vocabulary:
@@ -76,8 +78,10 @@ def without_table(folder: Path) -> str | None:
     return SENTENCEPIECE.replace("FOLDER", shlex.quote(str(folder))) if alone else None
 
 
-def beyond(found: Vocabulary, rows: int) -> list[str]:
+def beyond(vocabulary: Vocabulary, rows: int) -> list[str]:
     """A note where a tokenizer has ids for which the embedding has no row: prompts that use one are refused."""
-    if found.size is None or found.size <= rows:
+    if vocabulary.size is None or vocabulary.size <= rows:
         return []
-    return [f"the tokenizer has ids up to {found.size - 1}, the embedding {rows} rows: prompts with others are refused"]
+    return [
+        f"the tokenizer has ids up to {vocabulary.size - 1}, the embedding {rows} rows: prompts with others are refused"
+    ]

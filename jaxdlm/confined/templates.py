@@ -116,7 +116,7 @@ meter = Meter()
 
 
 class Turns:
-    """What a loop runs over, each turn paid for; its length, where it has one, is for `loop.length`."""
+    """The items of a loop, each turn paid for; its length, where it has one, is for `loop.length`."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
@@ -261,7 +261,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 @jinja2.pass_context  # so that nothing is printed while a template is compiled
 def printed(context: Any, value: Any) -> Any:
-    """What `{{ value }}` turns into text, paid for."""
+    """The text of `{{ value }}`, paid for."""
     if not meter.weigh_whole(value):
         raise TemplateError(f"it prints a {type(value).__name__}, which is no text")
     return value

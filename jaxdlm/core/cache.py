@@ -1,4 +1,4 @@
-"""What a cache decides: which columns a forward recomputes. The loop decides when, per row, from `due`."""
+"""The protocol of caches, which decide the columns that a forward recomputes; the loop asks `due` when, row by row."""
 
 from typing import Any, ClassVar, Protocol
 
@@ -11,7 +11,7 @@ from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
 class Context:
-    """What a cache may use: the model with its weights, the static columns, and the columns that are asked for.
+    """What a cache may use: the model with its weights, the geometry of the batch, and the width of a window.
 
     versions: rows come in groups of so many that differ in tokens alone and share one state.
     """
@@ -27,31 +27,35 @@ class Context:
         return jnp.maximum(column - pads, 0), (column >= pads) & (column < self.geometry.prompt + stop)
 
     @property
-    def lead(self) -> int:
-        """Columns that a window needs on its left: 1 with `next` prediction, where row i - 1 speaks for column i."""
+    def shift(self) -> int:
+        """Columns needed left of a window: 1 with `next` prediction, where row i - 1 holds the logits of column i, else
+        0."""
         return 1 if self.model.config.prediction == "next" else 0
 
     def select(
         self, hidden: Float[Array, "B T D"], first: Int32[Array, "B"] | int, start: Int32[Array, "B"]
     ) -> Float[Array, "B W D"]:
-        """Rows that speak for columns start .. start + W, out of the rows of columns first .. first + T."""
-        return gather(hidden, self.speakers(hidden.shape[1], first, start))
+        """Hidden rows with the logits of columns start .. start + W, out of those of columns first .. first + T."""
+        return gather(hidden, self.logit_index(hidden.shape[1], first, start))
 
-    def speakers(self, columns: int, first: Int32[Array, "B"] | int, start: Int32[Array, "B"]) -> Int32[Array, "B W"]:
-        """Where these rows are; with `lead` the one place that knows `next` prediction."""
-        index = (start - first - self.lead)[:, None] + jnp.arange(self.width, dtype=jnp.int32)[None, :]
+    def logit_index(
+        self, columns: int, first: Int32[Array, "B"] | int, start: Int32[Array, "B"]
+    ) -> Int32[Array, "B W"]:
+        """The index of these rows. Nothing but this and `shift` knows about `next` prediction."""
+        index = (start - first - self.shift)[:, None] + jnp.arange(self.width, dtype=jnp.int32)[None, :]
         return jnp.clip(index, 0, columns - 1)
 
 
 class Cache(Protocol):
     """Rows of hidden states for a window, with or without stored keys and values.
 
-    always: every forward recomputes everything (there is no `step`). window: "block" or "canvas", the widest view of
-    rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a row.
+    recomputes_all: every forward recomputes everything (there is no `step`). window: "block" or "canvas", the widest
+    view of rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a
+    row.
     admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
     """
 
-    always: ClassVar[bool]
+    recomputes_all: ClassVar[bool]
     window: ClassVar[str]
     versions: ClassVar[bool]
     admits: ClassVar[bool]
@@ -71,8 +75,8 @@ class Refreshing:
     """Default of a cache that is due at tick 0 and whose `refresh` then reads nothing of a row's old state.
 
     A new row may take the place of a finished one at any time: it starts at tick 0, so whatever the old row left in the
-    state is overwritten before it is read. A cache that keeps more (block_exact: the prompt's keys) says in `admit`
-    how the rows `new` get it.
+    state is overwritten before it is read. A cache that keeps more (block_exact: the prompt's keys) reads
+    it in `admit` for the rows `new`.
     """
 
     admits: ClassVar[bool] = False
@@ -93,15 +97,15 @@ def forward(
 
     A row that is due for a refresh waits until every live row is due, so that one refresh serves all; the others step
     on. When a row refreshes depends on its own clock alone, so its tokens do not depend on its neighbours.
-    With `versions` of the tokens, the hidden rows of each stand side by side, B N in all; a refresh reads the rows as
-    they are, and all versions get what it found.
+    With `versions` of the tokens, the hidden rows of each stand side by side, B N in all; a refresh reads the rows'
+    own tokens alone, and all versions share its result.
     """
     live = ~rows.done
     many, starts = rows, start
     if versions is not None:
         context = Context(context.model, context.params, context.geometry, context.width, versions.shape[1])
         many, starts = spread(rows, versions), jnp.repeat(start, versions.shape[1])
-    if cache.always:
+    if cache.recomputes_all:
         return cache.refresh(context, many, starts, state), live
     due = cache.due(rows) & live
     rebuild = jnp.all(due == live)
@@ -116,7 +120,7 @@ def forward(
 
 
 def spread(rows: Rows, versions: Int32[Array, "B N L"]) -> Rows:
-    """One row for each version of each row; what a cache does not read stays behind."""
+    """B N rows, one for each version of each row, without the fields that no cache reads."""
     count = versions.shape[1]
     many = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), rows._replace(policy=(), key=()))
     return many._replace(tokens=versions.reshape(-1, versions.shape[2]))

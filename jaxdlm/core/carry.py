@@ -1,4 +1,5 @@
-"""What the loop carries: one record per row, what a rule sees of it, and what rules hand along a chain."""
+"""The records of the loop: the state of the rows, a rule's view of one, and the update that rules pass along a
+chain."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -24,11 +25,11 @@ class Status(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-class Reach(IntEnum):
-    """How much a rule wants of the logits that come in: what is cheap to give goes with the largest of a chain."""
+class LogitsAccess(IntEnum):
+    """How much of the incoming logits a rule reads; the access that a chain needs is the largest of its members'."""
 
     NOTHING = 0
-    SUMMARY = 1  # `summarise` of them as they are, which all rules of a step share
+    SUMMARY = 1  # `summarise` of them before any rule has changed them: one pass for all rules of a step
     TILES = 2  # a pass of its own over tiles of the vocabulary
     WHOLE = 3
 
@@ -55,7 +56,7 @@ class Rows(NamedTuple):
 
     tokens: Int32[Array, "B L"]
     pending: Bool[Array, "B L"]  # still to be written
-    given: Bool[Array, "B L"]  # known before decoding began: prompt, pads, prefilled canvas
+    prefilled: Bool[Array, "B L"]  # known before decoding began: prompt, pads, prefilled canvas
     pads: Int32[Array, "B"]  # left padding; true position = column - pads
     stop: Int32[Array, "B"]  # canvas columns from here on do not exist for this row
     key: Key[Array, "B"]
@@ -67,7 +68,7 @@ class Rows(NamedTuple):
     tick: Int32[Array, "B"]  # steps since its block began
     policy: PyTree
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
-    condition: PyTree = ()  # [B, W, D], what the last forward tells a self-conditioned model in the next one
+    condition: PyTree = ()  # [B, W, D]: the last probabilities as embeddings, which a self-conditioned model reads next
 
 
 class Row(NamedTuple):
@@ -77,7 +78,7 @@ class Row(NamedTuple):
     open: Bool[Array, "W"]  # may be written now: pending, and inside the row's block
     pending: Bool[Array, "W"]
     active: Bool[Array, "W"]  # inside the row's block and its canvas, written or not
-    given: Bool[Array, "W"]
+    prefilled: Bool[Array, "W"]
     column: Int32[Array, "W"]  # canvas column, 0 = first after the prompt bucket
     position: Int32[Array, "W"]  # true position: column minus pads
     exists: Bool[Array, "W"]  # inside this row's canvas
@@ -86,11 +87,11 @@ class Row(NamedTuple):
     block: Int32[Array, ""]
     blocks: int
     ids: "TokenIds"
-    shifted: bool = False  # the model predicts the next token: what speaks for a column is its left neighbour's row
+    shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
 
 
-class Draft(NamedTuple):
-    """What rules pass along the chain, for one row. None: not decided yet."""
+class Update(NamedTuple):
+    """The record that rules pass along the chain, for one row. None: not decided yet."""
 
     logits: Float32[Array, "W V"]
     uncond: Float32[Array, "W V"] | None = None  # logits without the prompt, where a rule asks for them
@@ -105,13 +106,13 @@ class Draft(NamedTuple):
     condition: Float32[Array, "W V"] | None = None  # probabilities that a self-conditioned model reads next
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
-    finite: Bool[Array, ""] | None = None  # what the rule that made `token` found of its logits: see `proposable`
+    finite: Bool[Array, ""] | None = None  # `proposable` of the logits that `token` was made of
 
 
 class Trace(NamedTuple):
-    """What is recorded; None where it was not asked for."""
+    """The record of a decode; None where it was not asked for."""
 
-    commit_step: Int32[Array, "B C"] | None  # forward at which a column got its token; -1: never, or given
+    commit_step: Int32[Array, "B C"] | None  # forward at which a column got its token; -1: never, or prefilled
     score: Float32[Array, "B C"] | None
     tokens: Int32[Array, "B T C"] | None  # the canvas after each forward of the row
 
@@ -124,7 +125,7 @@ class Carry(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What a cache returns: final hidden rows, aligned so that row i speaks for column start + i."""
+    """The result of a cache: final hidden rows, aligned so that row i holds the logits of column start + i."""
 
     hidden: Float[Array, "B W D"]
     state: PyTree

@@ -1,4 +1,4 @@
-"""Where a row's text ends: sequences of token ids, found in what can no longer change."""
+"""Where a row's text ends: sequences of token ids, looked for in columns that can no longer change."""
 
 from collections.abc import Sequence
 
@@ -39,8 +39,8 @@ def ends_here(tokens: Int32[Array, "C"], own: Bool[Array, "C"], ends: Int32[Arra
 
 
 def columns_to_end(
-    tokens: Int32[Array, "C"], own: Bool[Array, "C"], settled: Bool[Array, "C"], ends: Int32[Array, "N K"]
+    tokens: Int32[Array, "C"], own: Bool[Array, "C"], final: Bool[Array, "C"], ends: Int32[Array, "N K"]
 ) -> Int32[Array, ""]:
-    """Columns up to and with the first end that has nothing unsettled before it; C + 1 where there is none."""
-    found = ends_here(tokens, own, ends) & (jnp.cumsum(~settled) == 0)
-    return jnp.where(found.any(), jnp.argmax(found).astype(jnp.int32) + 1, tokens.shape[0] + 1)
+    """Columns up to and with the first end before which all columns are final; C + 1 where there is none."""
+    ended = ends_here(tokens, own, ends) & (jnp.cumsum(~final) == 0)
+    return jnp.where(ended.any(), jnp.argmax(ended).astype(jnp.int32) + 1, tokens.shape[0] + 1)

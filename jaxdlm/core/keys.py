@@ -16,7 +16,7 @@ def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]
 def column_gumbel(
     key: Key[Array, ""], position: Int32[Array, "W"], vocab: int | Int32[Array, "V"]
 ) -> Float32[Array, "W V"]:
-    """Standard Gumbel noise of the ids 0..vocab-1, or of the given ids: each a hash of key, true position and id.
+    """Standard Gumbel noise of the ids 0..vocab-1, or of an array of ids: each a hash of key, true position and id.
 
     Independent of window, bucket, cache, and of which other ids are asked for in the same call, so that a pass over
     tiles of the vocabulary draws the same noise as one over all of it. -log(-log1p(-u)) with 46 bits of u below 1/2: a

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache, Context, forward
-from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row, Rows, Status, Trace
+from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
-from jaxdlm.core.readout import Given, Readout, Summary, ban, proposable, summarise, text_ids
+from jaxdlm.core.readout import DenseLogits, Readout, Summary, mask_invalid, proposable, summarise, text_ids
 from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.core.select import select_rows
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 BEFORE = 2**31 - 1  # the step whose noise fills a canvas before the first forward
@@ -30,7 +31,7 @@ def init(
     """The carry before the first forward."""
     batch, columns = rows.tokens.shape[0], width(policy, geometry)
     rows = enter(rows, model=model, policy=policy, geometry=geometry)
-    both = doubled(rows, model, geometry)[0] if policy.uncond else rows
+    both = with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
     blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
     trace = Trace(
         commit_step=None if save == "none" else blank,
@@ -64,8 +65,10 @@ def admit(
     `rows` as `init` takes them, laid out for the same geometry; where not `new` they are not read. Between two calls of
     `run`, at any trip: rows that go on keep every bit of theirs, and new ones get the tokens that they get alone.
     """
-    rows = freeze(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
-    state = welcome(rows, new, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry)
+    rows = select_rows(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
+    state = prefill_admitted(
+        rows, new, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry
+    )
     trace, row = carry.trace, new[:, None]
     trace = Trace(
         commit_step=None if trace.commit_step is None else jnp.where(row, -1, trace.commit_step),
@@ -75,12 +78,12 @@ def admit(
     return Carry(rows, state, trace, carry.loops)
 
 
-def welcome(
+def prefill_admitted(
     rows: Rows, new: Bool[Array, "B"], state: PyTree, *, model: Model, params: PyTree, policy: Rule, cache: Cache,
     geometry: Geometry,
 ) -> PyTree:  # fmt: skip
-    """The state of a cache once rows have come in where `new`; see `Cache.admit`."""
-    both, which = (doubled(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
+    """The state of the cache with the rows `new` admitted; see `Cache.admit`."""
+    both, which = (with_unconditional(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
     return cache.admit(Context(model, params, geometry, width(policy, geometry)), both, state, which)
 
 
@@ -104,80 +107,87 @@ def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
 
 
 def step(carry: Carry, **fixed: Any) -> Carry:
-    """One forward and what comes of it; rows that do not take part keep every bit."""
+    """The carry after one forward and the steps made of it; rows that take no part keep every bit."""
     policy = fixed["policy"]
     return policy.advance(carry, **fixed) if isinstance(policy, Stepper) else single(carry, **fixed)
 
 
 def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
-    """One forward, one step of the policy."""
+    """The carry after one forward and one step of the policy."""
     rows, fixed = carry.rows, {"model": model, "params": params, "policy": policy, "geometry": geometry}
     start = window_start(rows, policy, geometry)
     hidden, state, active = window_hidden(rows, start, carry.cache, cache=cache, **fixed)
-    new, trace = settle(rows, carry.trace, start, hidden, active, **fixed)
+    new, trace = apply_policy(rows, carry.trace, start, hidden, active, **fixed)
     return Carry(new, state, trace, carry.loops + 1)
 
 
-def settle(
+def apply_policy(
     rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], *, model: Model,
     params: PyTree, policy: Rule, geometry: Geometry,
 ) -> tuple[Rows, Trace]:  # fmt: skip
-    """What comes of a forward: the rows after the policy's step on its hidden rows, and the record."""
-    said = read(hidden, Reach.TILES, model=model, params=params, policy=policy)
-    new, changed, score = decide(rows, said, start, params=params, model=model, policy=policy, geometry=geometry)
-    new = freeze(active, new._replace(forwards=rows.forwards + 1), rows)
+    """(rows after the policy's step on the hidden rows of a forward, the trace with that step)."""
+    head_output = read_head(hidden, LogitsAccess.TILES, model=model, params=params, policy=policy)
+    new, changed, score = decide(rows, head_output, start, params=params, model=model, policy=policy, geometry=geometry)
+    new = select_rows(active, new._replace(forwards=rows.forwards + 1), rows)
     return new, record(trace, rows, new, active, changed, score, start, geometry)
 
 
-class Read(NamedTuple):
-    """What the head says of each row's window. What no rule asks for is never computed: nothing depends on it."""
+class HeadOutput(NamedTuple):
+    """The head's output for each row's window. A field that no rule reads is never computed: nothing depends on it."""
 
     logits: Float32[Array, "B W V"]
     uncond: Float32[Array, "B W V"] | None
-    plain: Summary  # of the logits, [B, W]: one pass for all rules, and for all steps on the same logits
+    raw_summary: Summary  # of the logits, [B, W]: one pass for all rules, and for all steps on the same logits
     hidden: Float[Array, "B W D"] | None  # for rules that read tiles; None: they take them from the logits
 
 
-def read(hidden: Float[Array, "B W D"], upto: Reach, *, model: Model, params: PyTree, policy: Rule) -> Read:
-    """What the head says of hidden rows. Tiles come from the head itself, and no row of the vocabulary is ever held,
-    where the policy wants no more than `upto`, so that the head is read once."""
-    logits, uncond = heads(hidden, model=model, params=params, policy=policy)
-    tiled = not policy.uncond and model.tiling.count > 1 and compose.reach(policy) <= upto
+def read_head(
+    hidden: Float[Array, "B W D"], upto: LogitsAccess, *, model: Model, params: PyTree, policy: Rule
+) -> HeadOutput:
+    """The head's output for hidden rows. Where the policy needs no more of the logits than `upto`, the head is read
+    once, tile by tile, and no row of the vocabulary is ever held."""
+    logits, uncond = lm_head_logits(hidden, model=model, params=params, policy=policy)
+    tiled = not policy.uncond and model.tiling.count > 1 and compose.logits_access(policy) <= upto
 
     def one(logits: Array, hidden: Array | None) -> Summary:
-        return summarise(source(logits, hidden, None, params, model))
+        return summarise(logits_source(logits, hidden, None, params, model))
 
     parts = hidden if tiled else None
-    return Read(logits, uncond, jax.vmap(one)(logits, parts), parts)
+    return HeadOutput(logits, uncond, jax.vmap(one)(logits, parts), parts)
 
 
-def source(logits: Array, hidden: Array | None, plain: Summary | None, params: PyTree, model: Model) -> Readout | Given:
-    """One row's logits, to be read tile by tile."""
-    return Given(logits, model.tiling, plain) if hidden is None else Readout(hidden, logits, params, model, plain)
+def logits_source(
+    logits: Array, hidden: Array | None, raw_summary: Summary | None, params: PyTree, model: Model
+) -> Readout | DenseLogits:
+    """One row's logits as a source of tiles: the head itself where `hidden` is there to be read, else the array."""
+    if hidden is None:
+        return DenseLogits(logits, model.tiling, raw_summary)
+    return Readout(hidden, logits, params, model, raw_summary)
 
 
 def decide(
-    rows: Rows, said: Read, start: Array, *, params: PyTree, model: Model, policy: Rule, geometry: Geometry
+    rows: Rows, head_output: HeadOutput, start: Array, *, params: PyTree, model: Model, policy: Rule, geometry: Geometry
 ) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
-    """The policy on each row and what the head says of its window: (rows after the step, columns written, their scores)."""
+    """(rows after one step of the policy on the head's output, columns written, their scores)."""
     limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
 
-    def one(row: Rows, said: Read, start: Array) -> tuple[Rows, Array, Array]:
-        logits = said.logits
-        view = look(row, start, logits.shape[0], geometry, model)
-        draft = Draft(logits, said.uncond, readout=source(logits, said.hidden, said.plain, params, model))
-        draft, kept = policy.apply(draft, row.policy, view, jax.random.fold_in(row.key, row.step))
-        if draft.condition is not None and model.config.self_conditioning:
+    def one(row: Rows, head_output: HeadOutput, start: Array) -> tuple[Rows, Array, Array]:
+        logits = head_output.logits
+        view = window_of(row, start, logits.shape[0], geometry, model)
+        readout = logits_source(logits, head_output.hidden, head_output.raw_summary, params, model)
+        update = Update(logits, head_output.uncond, readout=readout)
+        update, state = policy.apply(update, row.policy, view, jax.random.fold_in(row.key, row.step))
+        if update.condition is not None and model.config.self_conditioning:
             soft: Any = model
-            row = row._replace(condition=soft.soften(params, draft.condition).astype(row.condition.dtype))
-        fine = draft.finite
+            row = row._replace(condition=soft.expected_embedding(params, update.condition).astype(row.condition.dtype))
+        fine = update.finite
         if fine is None:
             fine = proposable(jnp.max(logits, axis=1), view.pending & view.exists)
-        bad = ~(fine & sayable(draft, view, model))
-        new, *wrote = write(row._replace(policy=kept), draft, view, start, bad, limit, geometry, model)
+        bad = ~(fine & is_valid_update(update, view, model))
+        new, *wrote = write(row._replace(policy=state), update, view, start, bad, limit, geometry, model)
         return end(new, policy, geometry, model), *wrote
 
-    return jax.vmap(one)(rows, said, start)
+    return jax.vmap(one)(rows, head_output, start)
 
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
@@ -199,54 +209,55 @@ def window_hidden(
     cache: Cache,
     geometry: Geometry,
 ) -> tuple[Float[Array, "B W D"], PyTree, Bool[Array, "B"]]:
-    """Hidden rows of the window, and who takes part in this forward.
+    """(hidden rows of the window, the state of the cache, the rows that take part in this forward).
 
-    With `versions` of the rows' tokens there are B N rows, the versions of a row side by side; where the policy wants
-    unconditional logits, as many again without the prompt.
+    With `versions` of the rows' tokens there are B N hidden rows, the versions of a row side by side; where the policy
+    needs unconditional logits, as many again without the prompt.
     """
     context = Context(model, params, geometry, width(policy, geometry))
     if policy.uncond:
-        rows, versions = doubled(rows, model, geometry, versions)
+        rows, versions = with_unconditional(rows, model, geometry, versions)
         start = jnp.concatenate([start, start])
     window, active = forward(cache, context, rows, start, state, versions)
     return window.hidden, window.state, active[: active.shape[0] // 2] if policy.uncond else active
 
 
-def heads(
+def lm_head_logits(
     hidden: Float[Array, "B W D"], *, model: Model, params: PyTree, policy: Rule
 ) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None]:
-    """Logits of hidden rows, the ids that may not be proposed at -inf; and the unconditional ones."""
-    logits = ban(model.head(params, hidden), model)
+    """(logits of hidden rows, unconditional ones or None); ids that may not be proposed are at -inf."""
+    logits = mask_invalid(model.head(params, hidden), model)
     if not policy.uncond:
         return logits, None
-    given, uncond = jnp.split(logits, 2)
-    return given, uncond
+    cond_logits, uncond = jnp.split(logits, 2)
+    return cond_logits, uncond
 
 
-def doubled(
+def with_unconditional(
     rows: Rows, model: Model, geometry: Geometry, versions: Int32[Array, "B N L"] | None = None
 ) -> tuple[Rows, Int32[Array, "B N L"] | None]:
-    """The rows, then the same rows with everything that was given replaced by the mask token; versions likewise."""
+    """The rows, then the same rows with every prefilled token replaced by the mask token; versions likewise."""
     column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :]
-    given = rows.given & (column >= rows.pads[:, None])
-    hidden = jnp.where(given, model.config.tokens.mask, rows.tokens)
+    prefilled = rows.prefilled & (column >= rows.pads[:, None])
+    hidden = jnp.where(prefilled, model.config.tokens.mask, rows.tokens)
     twice = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), rows, rows._replace(tokens=hidden))
     if versions is None:
         return twice, None
-    return twice, jnp.concatenate([versions, jnp.where(given[:, None], model.config.tokens.mask, versions)])
+    return twice, jnp.concatenate([versions, jnp.where(prefilled[:, None], model.config.tokens.mask, versions)])
 
 
-def sayable(draft: Draft, view: Row, model: Model) -> Bool[Array, ""]:
-    """Whether what is to be written are words, with scores that are numbers: neither the mask nor an id without a word."""
-    if draft.commit is None or draft.token is None:
+def is_valid_update(update: Update, view: Row, model: Model) -> Bool[Array, ""]:
+    """Whether every token to be written is text, neither the mask nor an id beyond the tokenizer, and no score is
+    NaN."""
+    if update.commit is None or update.token is None:
         return jnp.asarray(True)
-    odd = ~text_ids(model, draft.token)
-    if draft.score is not None:
-        odd = odd | jnp.isnan(draft.score)
-    return ~jnp.any(draft.commit & view.pending & view.exists & odd)
+    odd = ~text_ids(model, update.token)
+    if update.score is not None:
+        odd = odd | jnp.isnan(update.score)
+    return ~jnp.any(update.commit & view.pending & view.exists & odd)
 
 
-def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model) -> Row:
+def window_of(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model) -> Row:
     """The window of one row (leaves of `row` have no batch axis here)."""
     at = start + jnp.arange(columns, dtype=jnp.int32)
     canvas = at - geometry.prompt
@@ -255,7 +266,7 @@ def look(row: Rows, start: Array, columns: int, geometry: Geometry, model: Model
     take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns)  # noqa: E731
     pending = take(row.pending)
     return Row(
-        tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, given=take(row.given),
+        tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, prefilled=take(row.prefilled),
         column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
         blocks=geometry.blocks, ids=model.config.tokens, shifted=model.config.prediction == "next",
     )  # fmt: skip
@@ -268,31 +279,33 @@ def first_open(rows: Rows, geometry: Geometry) -> Int32[Array, "B"]:
 
 
 def write(
-    row: Rows, draft: Draft, view: Row, start: Array, bad: Array, limit: Array, geometry: Geometry, model: Model
+    row: Rows, update: Update, view: Row, start: Array, bad: Array, limit: Array, geometry: Geometry, model: Model
 ) -> tuple[Rows, Bool[Array, "W"], Float32[Array, "W"]]:
-    """Applies a draft to one row: commit, fill, reopen, cut, close the block, end the row."""
-    commit = (draft.commit if draft.commit is not None else jnp.zeros_like(view.open)) & view.pending & view.exists
+    """(one row with the update applied, columns written, their scores): commit, fill, reopen, cut, close the block,
+    end."""
+    commit = (update.commit if update.commit is not None else jnp.zeros_like(view.open)) & view.pending & view.exists
     commit = commit & ~bad
-    text = view.tokens if draft.fill is None else jnp.where(view.exists & ~view.given & ~bad, draft.fill, view.tokens)
-    text = text if draft.token is None else jnp.where(commit, draft.token, text)
+    text, own = view.tokens, view.exists & ~view.prefilled
+    text = text if update.fill is None else jnp.where(own & ~bad, update.fill, text)
+    text = text if update.token is None else jnp.where(commit, update.token, text)
     pending = view.pending & ~commit
-    if draft.reopen is not None:
-        again = draft.reopen & view.exists & ~view.given
+    if update.reopen is not None:
+        again = update.reopen & own
         text, pending = jnp.where(again, model.config.tokens.mask, text), pending | again
     put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)  # noqa: E731
     row = row._replace(tokens=put(row.tokens, text), pending=put(row.pending, pending))
-    if draft.cut is not None:
-        cut = jnp.where(draft.cut <= commit.shape[0], start + draft.cut - geometry.prompt, row.stop)
+    if update.cut is not None:
+        cut = jnp.where(update.cut <= commit.shape[0], start + update.cut - geometry.prompt, row.stop)
         row = shorten(row, cut, geometry, model)
-    halt = jnp.asarray(draft.halt, bool) | bad
-    hold = jnp.asarray(draft.hold, bool)
+    halt = jnp.asarray(update.halt, bool) | bad
+    hold = jnp.asarray(update.hold, bool)
     left = row.pending[geometry.prompt :].reshape(geometry.blocks, geometry.block).any(1)
     closed = ~hold & ~(left & (jnp.arange(geometry.blocks) <= row.block)).any()
     following = jnp.where(left.any(), jnp.argmax(left), geometry.blocks).astype(jnp.int32)
     complete = ~left.any() & ~hold
     spent = row.step + 1 >= limit
     status = jnp.where(complete, int(Status.FINISHED), jnp.where(spent, int(Status.STEP_LIMIT), row.status))
-    status = jnp.where(halt, jnp.asarray(draft.status, jnp.int32), status)
+    status = jnp.where(halt, jnp.asarray(update.status, jnp.int32), status)
     row = row._replace(
         block=jnp.where(closed, following, row.block),
         tick=jnp.where(closed, 0, row.tick + 1),
@@ -300,24 +313,24 @@ def write(
         done=complete | halt | spent,
         status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
     )
-    score = jnp.zeros(commit.shape, jnp.float32) if draft.score is None else draft.score.astype(jnp.float32)
+    score = jnp.zeros(commit.shape, jnp.float32) if update.score is None else update.score.astype(jnp.float32)
     return row, commit | ((text != view.tokens) & ~pending), score
 
 
 def end(row: Rows, policy: Rule, geometry: Geometry, model: Model) -> Rows:
-    """Ends the row at the first of its `ends` that nothing can change any more.
+    """The row, ended at the first of its `ends` that nothing can change any more.
 
     Every column before it is written, and lies in a finished block where the policy rewrites what is written. A policy
-    that may rewrite any column, and text that was given behind the end, keep a row going.
+    that may rewrite any column, and prefilled text behind the end, keep a row going.
     """
     rewrites = compose.rewrites(policy)
     if row.ends is None or (rewrites and policy.view == "canvas"):
         return row
     place = jnp.arange(geometry.canvas, dtype=jnp.int32)
     exists, pending = place < row.stop, row.pending[geometry.prompt :]
-    own = exists & ~jnp.flip(jnp.cumsum(jnp.flip(exists & row.given[geometry.prompt :])) > 0)
-    settled = ~pending & (row.done | (place // geometry.block < row.block)) if rewrites else ~pending
-    stop = columns_to_end(row.tokens[geometry.prompt :], own, settled, row.ends)
+    own = exists & ~jnp.flip(jnp.cumsum(jnp.flip(exists & row.prefilled[geometry.prompt :])) > 0)
+    final = ~pending & (row.done | (place // geometry.block < row.block)) if rewrites else ~pending
+    stop = columns_to_end(row.tokens[geometry.prompt :], own, final, row.ends)
     other = (row.status == int(Status.EXIT)) | (row.status == int(Status.NONFINITE))  # how it ended already
     ended = (stop <= row.stop) & ~other
     row = shorten(row, jnp.where(ended, stop, row.stop), geometry, model)
@@ -325,7 +338,7 @@ def end(row: Rows, policy: Rule, geometry: Geometry, model: Model) -> Rows:
 
 
 def shorten(row: Rows, stop: Int32[Array, ""], geometry: Geometry, model: Model) -> Rows:
-    """Takes canvas columns from `stop` on out of the canvas; they read end-of-text."""
+    """The row without its canvas columns from `stop` on, which hold end-of-text."""
     stop = jnp.clip(stop, 0, row.stop).astype(jnp.int32)
     gone = jnp.arange(geometry.length, dtype=jnp.int32) >= geometry.prompt + stop
     gone = gone & (stop < row.stop)
@@ -337,7 +350,7 @@ def shorten(row: Rows, stop: Int32[Array, ""], geometry: Geometry, model: Model)
 def record(
     trace: Trace, old: Rows, new: Rows, active: Array, changed: Array, score: Array, start: Array, geometry: Geometry
 ) -> Trace:
-    """Writes by index; rows that did not take part write nowhere."""
+    """The trace with this step, written by index; rows that took no part write nowhere."""
     if trace.commit_step is None:
         return trace
     index = jnp.arange(changed.shape[1], dtype=jnp.int32)[None, :] + start[:, None] - geometry.prompt
@@ -353,12 +366,3 @@ def record(
     slot = jnp.where(active, old.forwards, trace.tokens.shape[1])
     tokens = trace.tokens.at[row[:, 0], slot].set(new.tokens[:, geometry.prompt :], mode="drop")
     return trace._replace(tokens=tokens)
-
-
-def freeze(active: Bool[Array, "B"], new: Rows, old: Rows) -> Rows:
-    """New where the row took part, else old, leaf by leaf."""
-
-    def pick(a: Array, b: Array) -> Array:
-        return jnp.where(active.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
-
-    return jax.tree.map(pick, new, old)

@@ -1,4 +1,4 @@
-"""What decoding needs from a model: two pure functions over a parameter tree, and the shape of their results."""
+"""The protocol of models: two pure functions over a parameter tree, and the shape of their results."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +133,7 @@ class Model(Protocol):
     def head(
         self, params: PyTree, hidden: Float[Array, "... D"], first: Int32[Array, ""] | None = None
     ) -> Float32[Array, "... V"]:
-        """Logits of the given rows, always float32; with `first` those of `tiling.ids(first)` only.
+        """Logits of these hidden rows, always float32; with `first` those of `tiling.ids(first)` only.
 
         A `tiling` of one tile is never asked for a part.
         """
@@ -141,10 +141,10 @@ class Model(Protocol):
 
 
 @runtime_checkable
-class Narrow(Model, Protocol):
-    """A model that need not finish every column."""
+class SupportsApplyAt(Model, Protocol):
+    """A model that computes the hidden rows of some columns without finishing the others."""
 
-    def narrow(
+    def apply_at(
         self,
         params: PyTree,
         tokens: Int32[Array, "B T"],
@@ -170,8 +170,8 @@ class Layer(NamedTuple):
     feed: Callable[[Array], Array]
 
 
-class Around(NamedTuple):
-    """What runs in place of each layer: `run(layer, x, side, memory) -> (x, side, memory)`.
+class LayerHook(NamedTuple):
+    """A function in place of each layer: `run(layer, x, side, memory) -> (x, side, memory)`.
 
     `side` goes from layer to layer beside the hidden states. `memory` is each layer's own, shaped like the parts of a
     `KV`: a tuple over segments of a tuple over positions of a tree with leaves [R, ...]. `last` runs in place of the
@@ -185,7 +185,7 @@ class Around(NamedTuple):
 
 
 class Features(NamedTuple):
-    """`hidden` as in `ModelOutput`; what became of an `Around`'s side and memory."""
+    """`hidden` as in `ModelOutput`; `side` and `memory` as a `LayerHook` left them."""
 
     hidden: Float[Array, "B T D"]
     side: PyTree
@@ -194,16 +194,16 @@ class Features(NamedTuple):
 
 @runtime_checkable
 class Layered(Model, Protocol):
-    """A model whose layers can be run otherwise."""
+    """A model that runs a hook in place of each layer."""
 
-    def through(
+    def apply_with_hook(
         self,
         params: PyTree,
         tokens: Int32[Array, "B T"],
         position: Int32[Array, "B T"],
         valid: Bool[Array, "B T"],
         past: Past | None,
-        around: Around,
+        hook: LayerHook,
     ) -> Features:
-        """The stack over T tokens with `around` in place of each layer; `past` serves the masks alone."""
+        """The stack over T tokens with `hook` in place of each layer; `past` serves the masks alone."""
         ...

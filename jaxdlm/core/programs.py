@@ -32,7 +32,7 @@ def keep() -> str | None:
         name = str(folder)
     else:
         if stated:
-            warnings.warn(f"{VARIABLE}={stated} cannot be written to: programs are compiled anew", stacklevel=2)
+            warnings.warn(f"{VARIABLE}={stated} cannot be written to: programs are compiled again", stacklevel=2)
         return None
     jax.config.update("jax_compilation_cache_dir", name)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:

@@ -1,4 +1,4 @@
-"""Reading the head tile by tile: what a rule needs of the logits, without ever holding a row of the vocabulary whole.
+"""Reading the head tile by tile: statistics of the logits, without ever holding a row of the vocabulary whole.
 
 Per column, with l the logits, v* the first of the best and m = l[v*]:
 
@@ -16,20 +16,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
-from jaxdlm.core.carry import Draft
-from jaxdlm.core.heat import below
+from jaxdlm.core.carry import Update
 from jaxdlm.core.model import Model, Tiling, take_tile
+from jaxdlm.core.temperature import below
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 FOLDS = 16  # parts of the vocabulary that an arg-max of noisy logits compares side by side on a CPU
-LONG = 128  # words; for fewer it is XLA's own, a quarter of a toy decode's equations less
+LONG = 128  # ids; for fewer it is XLA's own, a quarter of a toy decode's equations less
 
 
 class Summary(NamedTuple):
-    """What one pass leaves per column: the proposed token, its logit, and statistics of all logits."""
+    """Per column, from one pass: the proposed token, its logit, and statistics of all logits."""
 
     token: Int32[Array, "... W"]  # the best, or the one that was drawn; ties: the lowest id
-    rank: Float32[Array, "... W"]  # the best's logit, or what was drawn by, as in `Drawn`
+    rank: Float32[Array, "... W"]  # the best's logit, or that with noise, as in `Drawn`
     own: Float32[Array, "... W"]  # the token's logit
     top: Float32[Array, "... W"]
     second: Float32[Array, "... W"]
@@ -43,21 +43,21 @@ class Drawn(NamedTuple):
     A pass knows m only at its end. Ranks are counted from the best of what was read so far, and moved when it rises.
     """
 
-    divisor: Float32[Array, ""]  # T, as in `core.heat`
+    divisor: Float32[Array, ""]  # T, as in `core.temperature`
     noise: Callable[[Array], Array]  # ids -> [W, T]
     tempered: bool = False  # whether `rest` and `weighted` are those of l / T
 
 
 @struct.dataclass
 class Readout:
-    """The logits of a window as hidden states and the head that reads them. `logits` is the array it stands for: once
-    a rule has put another one into the draft, the readout no longer speaks for it."""
+    """The logits of a window as hidden states and the head that reads them. `logits` is the array of the
+    same: once a rule has put another array into the update, the readout is no longer that of the update."""
 
     hidden: Float[Array, "W D"]
     logits: Float32[Array, "W V"]
     params: PyTree
     model: Model = struct.field(pytree_node=False)
-    plain: Summary | None = None  # `summarise` of it, where that is at hand
+    raw_summary: Summary | None = None  # `summarise` of it, where that is known
 
     @property
     def tiling(self) -> Tiling:
@@ -68,16 +68,16 @@ class Readout:
         return self.hidden.shape[0]
 
     def tile(self, first: Int32[Array, ""]) -> Float32[Array, "W T"]:
-        return ban(self.model.head(self.params, self.hidden, first), self.model, self.tiling.ids(first))
+        return mask_invalid(self.model.head(self.params, self.hidden, first), self.model, self.tiling.ids(first))
 
 
 @struct.dataclass
-class Given:
-    """Logits that are there, read in the same tiles."""
+class DenseLogits:
+    """Logits as one array, read in the tiles of a `Readout`."""
 
     logits: Float32[Array, "W V"]
     tiling: Tiling = struct.field(pytree_node=False)
-    plain: Summary | None = None  # as in `Readout`
+    raw_summary: Summary | None = None  # as in `Readout`
 
     @property
     def window(self) -> int:
@@ -90,15 +90,15 @@ class Given:
 
 
 @struct.dataclass
-class Raised:
-    """Logits that are there, with something added to a few tokens of each column when a tile is read: the sum is no
-    second array. `logits` is that array, for readers that want it whole, as in `Readout`."""
+class BiasedLogits:
+    """A source with a bonus for a few tokens of each column, added as a tile is read, so that no second array is made.
+    `logits` is the sum as one array, computed where a rule reads it whole, as in `Readout`."""
 
-    source: "Source"
+    source: "LogitsSource"
     token: Int32[Array, "W S"]  # ids past the vocabulary: none
     bonus: Float32[Array, "W S"]
     logits: Float32[Array, "W V"]
-    plain: None = None
+    raw_summary: None = None
 
     @property
     def tiling(self) -> Tiling:
@@ -113,34 +113,34 @@ class Raised:
         place = place - first
         inside = (place >= 0) & (place < self.tiling.run) & (stripe < self.tiling.stripes)
         at = jnp.where(inside, stripe * self.tiling.run + place, self.tiling.stripes * self.tiling.run)
-        return raised(self.source.tile(first), at, self.bonus)
+        return add_bonus(self.source.tile(first), at, self.bonus)
 
 
-Source = Readout | Given | Raised
+LogitsSource = Readout | DenseLogits | BiasedLogits
 
 
-def raised(
+def add_bonus(
     logits: Float32[Array, "W T"], at: Int32[Array, "W S"], bonus: Float32[Array, "W S"]
 ) -> Float32[Array, "W T"]:
     """The logits with the bonus of column i added at at[i]; past the end: nowhere."""
     return logits.at[jnp.arange(at.shape[0])[:, None], at].add(bonus, mode="drop")
 
 
-def given(logits: Float32[Array, "W V"], tiling: Tiling | None = None) -> Given:
-    """Logits as a source; the tiles are those of a model with this vocabulary, unless others are given."""
-    return Given(logits, Tiling(logits.shape[1]) if tiling is None else tiling)
+def dense_logits(logits: Float32[Array, "W V"], tiling: Tiling | None = None) -> DenseLogits:
+    """Logits as a source; tiling: that of a model with this vocabulary by default."""
+    return DenseLogits(logits, Tiling(logits.shape[1]) if tiling is None else tiling)
 
 
-def incoming(draft: Draft) -> Source:
-    """The draft's logits to read in tiles: its readout, if they are still those that the readout stands for."""
-    own = draft.readout is not None and draft.readout.logits is draft.logits
-    return draft.readout if own else given(draft.logits)
+def incoming(update: Update) -> LogitsSource:
+    """The update's logits as a source of tiles: its readout, unless a rule has replaced the logits since."""
+    own = update.readout is not None and update.readout.logits is update.logits
+    return update.readout if own else dense_logits(update.logits)
 
 
-def summarise(source: Source, drawn: Drawn | None = None) -> Summary:
-    """One pass over the tiles; none where the source has its summary at hand. The token is the best, or drawn."""
-    if drawn is None and source.plain is not None:
-        return source.plain
+def summarise(source: LogitsSource, drawn: Drawn | None = None) -> Summary:
+    """The summary of a source: the one it has, else by one pass over its tiles. The token is the best, or drawn."""
+    if drawn is None and source.raw_summary is not None:
+        return source.raw_summary
     tiling = source.tiling
     # stripes stay apart until the end, so that devices talk once per forward and not once per tile
     apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
@@ -158,11 +158,11 @@ def summarise(source: Source, drawn: Drawn | None = None) -> Summary:
         return merge(so_far, read(begin), drawn), None
 
     if tiling.count == 1:
-        found = read(jnp.int32(0))
+        summary = read(jnp.int32(0))
     else:
         begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
-        found = jax.lax.scan(trip, _empty((source.window, tiling.stripes)), begins)[0]
-    parts = [jax.tree.map(lambda x, s=s: x[:, s], found) for s in range(tiling.stripes)]
+        summary = jax.lax.scan(trip, _empty((source.window, tiling.stripes)), begins)[0]
+    parts = [jax.tree.map(lambda x, s=s: x[:, s], summary) for s in range(tiling.stripes)]
     return functools.reduce(functools.partial(merge, drawn=drawn), parts)
 
 
@@ -208,8 +208,8 @@ def first_best(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
     XLA walks an arg-max one number after the other on a CPU, and works the noise out on the way. There, the axis is
     folded into sixteen parts first, which are compared part by part, many numbers at once.
     """
-    plain = lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32)  # noqa: E731
-    return plain(x) if x.shape[-1] < LONG else jax.lax.platform_dependent(x, cpu=_folded, default=plain)
+    direct = lambda x: jax.lax.argmax(x, x.ndim - 1, jnp.int32)  # noqa: E731
+    return direct(x) if x.shape[-1] < LONG else jax.lax.platform_dependent(x, cpu=_folded, default=direct)
 
 
 def _folded(x: Float32[Array, "... T"]) -> Int32[Array, "..."]:
@@ -251,10 +251,10 @@ def merge(a: Summary, b: Summary, drawn: Drawn | None = None) -> Summary:
     )  # fmt: skip
 
 
-def relative(found: Summary, divisor: Float32[Array, ""]) -> Summary:
-    """Logits as those of l / T, counted from the best; `rest` and `weighted` were made so on the way."""
-    scaled = lambda x: (x - found.top) / divisor  # noqa: E731
-    return found._replace(own=scaled(found.own), second=scaled(found.second), top=jnp.zeros_like(found.top))
+def relative(summary: Summary, divisor: Float32[Array, ""]) -> Summary:
+    """The summary of (l - max l) / T from one whose `rest` and `weighted` are those of l / T already."""
+    scaled = lambda x: (x - summary.top) / divisor  # noqa: E731
+    return summary._replace(own=scaled(summary.own), second=scaled(summary.second), top=jnp.zeros_like(summary.top))
 
 
 def proposable(top: Float32[Array, "W"], can: Bool[Array, "W"]) -> Bool[Array, ""]:
@@ -262,14 +262,14 @@ def proposable(top: Float32[Array, "W"], can: Bool[Array, "W"]) -> Bool[Array, "
     return jnp.all(jnp.isfinite(top) | ((top == -jnp.inf) & ~can))
 
 
-def ban(logits: Array, model: Model, ids: Int32[Array, "T"] | None = None) -> Array:
-    """-inf for the mask token and for ids that the tokenizer does not have: neither is ever text."""
+def mask_invalid(logits: Array, model: Model, ids: Int32[Array, "T"] | None = None) -> Array:
+    """The logits with -inf at the mask token and at ids that the tokenizer does not have: neither is ever text."""
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32) if ids is None else ids
     return jnp.where(text_ids(model, ids)[(None,) * (logits.ndim - 1)], logits, -jnp.inf)
 
 
 def text_ids(model: Model, ids: Int32[Array, "..."]) -> Bool[Array, "..."]:
-    """Which ids are words: neither the mask token nor beyond the tokenizer."""
+    """Which ids are text: neither the mask token nor beyond the tokenizer."""
     known = model.config.tokens
     text = jnp.ones(ids.shape, bool)
     if known.tokenizer_size is not None and known.tokenizer_size < model.config.vocab_size:

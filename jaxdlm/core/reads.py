@@ -1,4 +1,4 @@
-"""What a forward sends through a model: counted from the shapes with which caches and drafters call it; nothing is computed.
+"""Columns that a forward sends through a model, counted from the shapes with which it is called; nothing is computed.
 
 A watched model notes its calls in the traced program, so that they count as often as the program makes them: a loop over
 layers or draft tokens for every trip, one of unknown length once, and of the arms of a condition the dearest.
@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxdlm.core.cache import Cache, Context, spread
 from jaxdlm.core.carry import Geometry, Rows
-from jaxdlm.core.model import Around, Features, Layer, Layered, ModelOutput, Past
+from jaxdlm.core.model import Features, Layer, Layered, LayerHook, ModelOutput, Past
 from jaxdlm.typing import Array, PyTree
 
 
@@ -50,7 +50,7 @@ class Reads(NamedTuple):
 
     @property
     def weight(self) -> float:
-        """What arms of a condition are compared by."""
+        """The number by which arms of a condition are compared."""
         return float(self.query.sum() + self.feed.sum() + self.head)
 
 
@@ -78,7 +78,7 @@ class Watch:
         return (_Layers if isinstance(model, Layered) else _Watched)(self, name, model)
 
     def count(self, function: Callable[..., Any], *args: Any) -> dict[str, Reads]:
-        """What one run of the function sends through each watched model; `args` may be shapes."""
+        """Reads of each watched model in one run of the function; `args` may be shapes."""
         return self._total(jax.make_jaxpr(function)(*args).jaxpr)
 
     def noted(self, name: str, reads: Reads, x: Array, out: PyTree) -> PyTree:
@@ -150,7 +150,7 @@ class _Watched:
         return self.model.config.num_layers
 
     def _shape(self, method: str, *args: Any, **named: Any) -> PyTree:
-        """What a method returns; asked once for the same shapes."""
+        """Shapes of a method's result; traced once for the same arguments."""
         shapes = tuple(
             (x.shape, str(x.dtype)) if hasattr(x, "shape") else x for x in jax.tree.leaves((args[1:], named))
         )
@@ -198,16 +198,18 @@ class _Watched:
 
     exit = head
 
-    def soften(self, params: PyTree, probabilities: Array) -> Array:
+    def expected_embedding(self, params: PyTree, probabilities: Array) -> Array:
         rows = probabilities.size / probabilities.shape[-1]
-        out = self._shape("soften", params, probabilities)
+        out = self._shape("expected_embedding", params, probabilities)
         return self.watch.noted(self.name, nothing(self.layers)._replace(soft=rows), probabilities, out)
 
 
 class _Layers(_Watched):
     """One whose layers can be taken apart: each of their parts is noted."""
 
-    def through(self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, around: Around) -> Features:
+    def apply_with_hook(
+        self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, hook: LayerHook
+    ) -> Features:
         """Layers are told apart by number alone, so that the first one that is traced stands for all; where two numbers are
         treated alike, so are those between."""
         counted: dict[int, _Parts] = {}
@@ -234,24 +236,24 @@ class _Layers(_Watched):
             return one
 
         top = self.layers - 1
-        own = Around(
-            watched(around.run, 0, top if around.last is None else top - 1), around.side, around.memory,
-            None if around.last is None else watched(around.last, top, top),
+        own = LayerHook(
+            watched(hook.run, 0, top if hook.last is None else top - 1), hook.side, hook.memory,
+            None if hook.last is None else watched(hook.last, top, top),
         )  # fmt: skip
         with jax.disable_jit(False):
-            out = jax.eval_shape(lambda *a: self.model.through(params, *a, own), tokens, position, valid, past)
+            out = jax.eval_shape(lambda *a: self.model.apply_with_hook(params, *a, own), tokens, position, valid, past)
         every = [counted[number] for number in range(self.layers)]
         parts = {name: np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8]}
         reads = Reads(passes=np.ones(self.layers), **parts)  # type: ignore[arg-type]
         return self.watch.noted(self.name, reads, tokens, out)
 
-    def narrow(self, *args: Any) -> Array:
-        """As the model does it, with this one's `apply` and `through`."""
-        return type(self.model).narrow(self, *args)
+    def apply_at(self, *args: Any) -> Array:
+        """As the model does it, with this one's `apply` and `apply_with_hook`."""
+        return type(self.model).apply_at(self, *args)
 
 
 class _Parts:
-    """What one layer works on."""
+    """Columns that the parts of one layer work on."""
 
     def __init__(self) -> None:
         self.query = self.key = self.value = self.out = self.feed = self.pairs = self.stored = 0
@@ -274,7 +276,7 @@ class _Parts:
 
 
 class _Projected:
-    """Queries, keys and values; what nobody takes is not computed."""
+    """Queries, keys and values; only those that are read are counted."""
 
     def __init__(self, parts: _Parts, values: tuple[Array, Array, Array], columns: int) -> None:
         self.parts, self.values, self.columns = parts, values, columns
@@ -299,13 +301,13 @@ def of_cache(
 ) -> Reads:  # fmt: skip
     """Reads of a forward of these rows in which the cache reads everything, or of its ordinary step; pads included.
 
-    versions: of each row, as a stepper sends them; a cache that stores reads everything for one of them alone. Of the
-    ways that a cache has the dearest is meant: `delayed` with its whole canvas open, `sub_block` with its block read.
+    versions: of each row, as a stepper sends them; a cache that stores reads everything for one of them alone. Of
+    several ways to step the dearest is counted: `delayed` with its whole canvas open, `sub_block` with its block read.
     """
     watch = Watch()
     watched = watch.model("model", model)
-    refresh = refresh or cache.always
-    many = versions if cache.always or not refresh else 1
+    refresh = refresh or cache.recomputes_all
+    many = versions if cache.recomputes_all or not refresh else 1
 
     def forward(params: PyTree, rows: Rows) -> PyTree:
         state = cache.init(Context(model, params, geometry, width), rows)
@@ -316,8 +318,8 @@ def of_cache(
         run = cache.refresh if refresh else cache.step
         return run(Context(watched, params, geometry, width, many), rows, start, state)
 
-    found = watch.count(forward, params, rows)
-    return found.get("model", nothing(model.config.num_layers))
+    reads_of = watch.count(forward, params, rows)
+    return reads_of.get("model", nothing(model.config.num_layers))
 
 
 def both(
@@ -326,7 +328,9 @@ def both(
     """(reads of a forward that reads everything, of an ordinary one)."""
     fixed = {"versions": versions}
     full = of_cache(cache, model, params, rows, geometry, width, refresh=True, **fixed)
-    return full, full if cache.always else of_cache(cache, model, params, rows, geometry, width, refresh=False, **fixed)
+    return full, full if cache.recomputes_all else of_cache(
+        cache, model, params, rows, geometry, width, refresh=False, **fixed
+    )
 
 
 def forwards_cached(cache: Cache, commit_step: np.ndarray, forwards: np.ndarray, block: int) -> np.ndarray:
@@ -336,7 +340,7 @@ def forwards_cached(cache: Cache, commit_step: np.ndarray, forwards: np.ndarray,
     clock from the forwards at which columns were written. A row enters a block when the block before is written, so its
     clock at forward s is s minus the last commit before.
     """
-    if cache.always:
+    if cache.recomputes_all:
         return np.zeros_like(forwards)
     columns = commit_step.shape[1]
     ends = np.stack([commit_step[:, a : a + block].max(1) for a in range(0, columns, block)], axis=1)

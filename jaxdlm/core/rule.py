@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdlm import struct
 from jaxdlm.argument import shown
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Carry, Draft, Geometry, Reach, Row
+from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Update
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key, PyTree
 
@@ -32,7 +32,7 @@ class Rule(Protocol):
 
     def init(self, window: int, vocab: int) -> PyTree: ...
 
-    def apply(self, draft: Draft, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Draft, PyTree]: ...
+    def apply(self, update: Update, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Update, PyTree]: ...
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int: ...
 
@@ -41,7 +41,7 @@ class Rule(Protocol):
 class Stepper(Rule, Protocol):
     """A policy that decides itself what one forward is spent on; `core.loop.step` hands the carry over to it.
 
-    As a rule it is its host: `view`, `uncond`, `init` and `forwards` say what the loop must provide.
+    `view`, `uncond`, `init` and `forwards` are those of the policy inside: they say what the loop must provide.
     """
 
     def advance(self, carry: Carry, **fixed: Any) -> Carry: ...
@@ -52,9 +52,9 @@ class Stage:
 
     view: "block" (the window is the row's block) or "canvas" (all generated columns).
     forwards: an upper bound on the forwards that a row may need; large numbers meet in `plus` and `times`.
-    reads, writes: fields of the draft; None: not said, so `chain` cannot check. A field in both is changed, one that is
-    only written is replaced. makes, expects: what the score is, where the rule makes or compares it.
-    reach: how much of the logits it wants; it gets right ones whatever it says, only dearer.
+    reads, writes: fields of the update; None: not declared, so `chain` cannot check. A field in both is changed, one
+    that is only written is replaced. makes, expects: the kind of score that the rule makes, or compares with a number.
+    logits_access: how much of the logits it reads. A hint: a wrong value costs time, never correctness.
     """
 
     view: ClassVar[str] = "block"
@@ -65,8 +65,8 @@ class Stage:
     expects: ClassVar[str | None] = None
 
     @property
-    def reach(self) -> Reach:
-        return Reach.WHOLE if self.writes is None or "logits" in self.reads else Reach.NOTHING
+    def logits_access(self) -> LogitsAccess:
+        return LogitsAccess.WHOLE if self.writes is None or "logits" in self.reads else LogitsAccess.NOTHING
 
     def init(self, window: int, vocab: int) -> PyTree:
         return ()
@@ -75,32 +75,32 @@ class Stage:
         return geometry.canvas  # one column per forward
 
 
-class Hosting(Stage):
-    """Defaults of a rule around a whole policy, its `host`: what it does not say itself is what the host says."""
+class PolicyWrapper(Stage):
+    """Defaults of a rule around a whole policy, `inner`: what it does not define itself is that of `inner`."""
 
-    host: Any
+    inner: Any
 
     @property
     def view(self) -> str:  # type: ignore[override]
-        return self.host.view
+        return self.inner.view
 
     @property
     def uncond(self) -> bool:  # type: ignore[override]
-        return self.host.uncond
+        return self.inner.uncond
 
     @property
     def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        return self.host.writes
+        return self.inner.writes
 
     @property
-    def reach(self) -> Reach:  # type: ignore[override]
-        return compose.reach(self.host)
+    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
+        return compose.logits_access(self.inner)
 
     def init(self, window: int, vocab: int) -> PyTree:
-        return self.host.init(window, vocab)
+        return self.inner.init(window, vocab)
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        return self.host.forwards(geometry)
+        return self.inner.forwards(geometry)
 
 
 @struct.dataclass
@@ -119,8 +119,8 @@ class Chain(Stage):
         return any(rule.uncond for rule in self.rules)
 
     @property
-    def reach(self) -> Reach:  # type: ignore[override]
-        return max(compose.reach(rule) for rule in self.rules)
+    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
+        return max(compose.logits_access(rule) for rule in self.rules)
 
     @property
     def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
@@ -130,12 +130,12 @@ class Chain(Stage):
     def init(self, window: int, vocab: int) -> PyTree:
         return tuple(rule.init(window, vocab) for rule in self.rules)
 
-    def apply(self, draft: Draft, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Draft, PyTree]:
+    def apply(self, update: Update, state: PyTree, row: Row, key: Key[Array, ""]) -> tuple[Update, PyTree]:
         states = []
         for index, (rule, old) in enumerate(zip(self.rules, state, strict=True)):
-            draft, new = rule.apply(draft, old, row, jax.random.fold_in(key, index))
+            update, new = rule.apply(update, old, row, jax.random.fold_in(key, index))
             states.append(new)
-        return draft, tuple(states)
+        return update, tuple(states)
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         bounds = [jnp.asarray(rule.forwards(geometry), jnp.int32) for rule in self.rules]
@@ -189,9 +189,9 @@ def times(count: int, each: Any) -> Int32[Array, ""]:
     return jnp.where(each > MOST // count, MOST, jnp.minimum(each, MOST // count) * count)
 
 
-def need(draft: Draft, *fields: str, rule: str) -> None:
+def need(update: Update, *fields: str, rule: str) -> None:
     """Raises InputError at trace time when an earlier rule of the chain did not set a field."""
     for field in fields:
-        if getattr(draft, field) is None:
+        if getattr(update, field) is None:
             maker = compose.MAKERS.get(field, "a rule that sets it")
-            raise InputError(f"{rule} needs draft.{field}: put {maker} before it in the chain")
+            raise InputError(f"{rule} needs update.{field}: put {maker} before it in the chain")

@@ -35,10 +35,10 @@ def read(folder: str, methods: Sequence[Choice], caches: Sequence[Choice]) -> Ch
         )
     path = pathlib.Path(folder) / "summary.json"
     try:
-        found = json.loads(path.read_text())
-        split, model = found["meta"]["split"], found["meta"]["model_hash"]
-        points = {(p["label"], p["cache"]): p["settings"] for p in found["points"] if p["task"] == POOLED}
-        curves = {(c["policy"], c["cache"]): c["no_loss"] for c in found["curves"] if c["task"] == POOLED}
+        summary = json.loads(path.read_text())
+        split, model = summary["meta"]["split"], summary["meta"]["model_hash"]
+        points = {(p["label"], p["cache"]): p["settings"] for p in summary["points"] if p["task"] == POOLED}
+        curves = {(c["policy"], c["cache"]): c["no_loss"] for c in summary["curves"] if c["task"] == POOLED}
         settings = {key: as_given(points[best["label"], best["cache"]]) for key, best in curves.items() if best}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"--chosen {folder}: {path} cannot be read; give the --output of a validation run") from error
@@ -61,7 +61,7 @@ def as_given(settings: Settings) -> Settings:
 
 def units(claims: Claims, tasks: Sequence[str]) -> list[Unit]:
     """The claims on every task, after the baseline that they are compared with."""
-    found = [baseline(task) for task in tasks]
+    units_ = [baseline(task) for task in tasks]
     for (policy, _), claim in claims.items():
-        found += [Unit(policy, claim["settings"], *cache_of(claim["cache"]), task) for task in tasks]
-    return list({unit.key: unit for unit in found}.values())
+        units_ += [Unit(policy, claim["settings"], *cache_of(claim["cache"]), task) for task in tasks]
+    return list({unit.key: unit for unit in units_}.values())

@@ -1,4 +1,4 @@
-"""What an ideal model reaches when columns are committed in parallel: exact laws of the benchmark's tasks.
+"""What an ideal model reaches when columns are committed in parallel: exact distributions of the benchmark's tasks.
 
 Total correlation C(Y) = Σ_j H(y_j) - H(Y) in bits is the KL error of one fully parallel step (arXiv 2510.04767,
 Theorem 1). n is the number of one-token items. Functions named after a task give its C; `*_all_at_once` the
@@ -22,13 +22,13 @@ def entropy(probabilities: np.ndarray) -> float:
 
 def marginals(answers: np.ndarray, weights: np.ndarray | None = None) -> list[dict[int, float]]:
     """Per column: token -> probability."""
-    answers, weights = _law(answers, weights)
+    answers, weights = _distribution(answers, weights)
     return [{int(token): float(weights[column == token].sum()) for token in np.unique(column)} for column in answers.T]
 
 
 def total_correlation(answers: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """C(Y) in bits of a law given as answers [R, G] (repeats add up) and weights [R]."""
-    answers, weights = _law(answers, weights)
+    """C(Y) in bits of a distribution given as answers [R, G] (repeats add up) and weights [R]."""
+    answers, weights = _distribution(answers, weights)
     _, inverse = np.unique(answers, axis=0, return_inverse=True)
     joint = np.bincount(inverse.reshape(-1), weights)
     return sum(entropy(np.array(list(column.values()))) for column in marginals(answers, weights)) - entropy(joint)
@@ -40,7 +40,7 @@ def all_at_once(answers: np.ndarray, weights: np.ndarray | None = None) -> float
     return float(sum(math.prod(columns[j][int(v)] for j, v in enumerate(row)) for row in np.unique(answers, axis=0)))
 
 
-def _law(answers: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _distribution(answers: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     answers = np.asarray(answers)
     weights = np.ones(len(answers)) if weights is None else np.asarray(weights, np.float64)
     return answers, weights / weights.sum()

@@ -23,14 +23,14 @@ def masked(
     begin = time.perf_counter()
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
-        found = _run_all(bench, methods, caches, tasks, only_learned, claimed, file, done)
-    made = summary.summarise(head, found.rows, claimed.claims, skipped=found.skipped)
+        result = _run_all(bench, methods, caches, tasks, only_learned, claimed, file, done)
+    made = summary.summarise(head, result.rows, claimed.claims, skipped=result.skipped)
     if batches:
         learned = [name for name, gate in made["gates"].items() if gate["learned"]] or list(tasks)
         made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
-    write(folder, made, found.rows)
+    write(folder, made, result.rows)
     seconds = time.perf_counter() - begin
-    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(found.rows)} rows) after {seconds:.0f} s")
+    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(result.rows)} rows) after {seconds:.0f} s")
 
 
 def draft_and_target(
@@ -38,17 +38,17 @@ def draft_and_target(
 ) -> None:  # fmt: skip
     """An autoregressive model: rows of the table are methods, the chart is tokens per target forward of each task."""
     begin = time.perf_counter()
-    found = pairs.contest(pooled, methods, draft)
-    for name, why in found.skipped.items():
+    contest = pairs.contest(pooled, methods, draft)
+    for name, why in contest.skipped.items():
         _say(f"left out: {name}: {why}")
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
-        for new in pairs.run(pooled, found, batches, done):
+        for new in pairs.run(pooled, contest, batches, done):
             rows.append(file, new)
             done += new
             _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
     lines = pairs.summarise(done)
-    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": found.skipped}
+    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
     (folder / "tokens.svg").write_text(report.pairs_chart(made))
@@ -57,7 +57,7 @@ def draft_and_target(
     _say(f"wrote {folder / 'report.html'}, tokens.svg, summary.json, rows.jsonl ({len(done)} rows)")
 
 
-class Found:
+class Results:
     """Rows of this run, old and new, and what was left out."""
 
     def __init__(self, done: Sequence[rows.Line]) -> None:
@@ -91,34 +91,34 @@ def _run_all(
     claimed: chosen.Chosen,
     file: Any,
     done: Any,
-) -> Found:
-    found = Found(done)
+) -> Results:
+    result = Results(done)
     at_once = 1 if claimed.claims else run.threads()  # a claim's seconds are its own
-    _side_by_side(bench, [run.baseline(name) for name in tasks], found, file, at_once)
+    _side_by_side(bench, [run.baseline(name) for name in tasks], result, file, at_once)
     if only_learned:
-        tasks = [name for name in tasks if _accuracy(found.rows, name) >= TASKS[name].gate]
+        tasks = [name for name in tasks if _accuracy(result.rows, name) >= TASKS[name].gate]
         _say(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
     if claimed.claims:
-        found.skipped |= claimed.skipped
-        _side_by_side(bench, chosen.units(claimed.claims, tasks), found, file, at_once)
-        return found
+        result.skipped |= claimed.skipped
+        _side_by_side(bench, chosen.units(claimed.claims, tasks), result, file, at_once)
+        return result
     grid = run.grid(methods, caches, tasks, bench.canvas)
-    found.skipped |= grid.skipped
-    _side_by_side(bench, grid.units, found, file, at_once)
-    return found
+    result.skipped |= grid.skipped
+    _side_by_side(bench, grid.units, result, file, at_once)
+    return result
 
 
-def _side_by_side(bench: run.Bench, units: Sequence[run.Unit], found: Found, file: Any, at_once: int) -> None:
+def _side_by_side(bench: run.Bench, units: Sequence[run.Unit], result: Results, file: Any, at_once: int) -> None:
     """Every unit, `at_once` at a time; rows are written in the order of the units, as by one after the other."""
     begin = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
-        waiting = [pool.submit(_new_rows, bench, unit, frozenset(found.ids[unit.key])) for unit in units]
+        waiting = [pool.submit(_new_rows, bench, unit, frozenset(result.ids[unit.key])) for unit in units]
         try:
             for index, (unit, future) in enumerate(zip(units, waiting)):
                 try:
-                    found.add(future.result(), file)
+                    result.add(future.result(), file)
                 except InputError as error:
-                    found.leave_out(f"{unit.policy} with {unit.cache}", str(error))
+                    result.leave_out(f"{unit.policy} with {unit.cache}", str(error))
                 if index % 20 == 19:
                     _say(f"{index + 1} of {len(units)} settings, {time.perf_counter() - begin:.0f} s")
         finally:
@@ -129,8 +129,8 @@ def _new_rows(bench: run.Bench, unit: run.Unit, skip: frozenset[str]) -> list[ro
     return list(run.run(bench, unit, skip))
 
 
-def _accuracy(found: Sequence[rows.Line], name: str) -> float:
-    right = [row["correct"] for row in found if key_of(row) == run.baseline(name).key]
+def _accuracy(lines: Sequence[rows.Line], name: str) -> float:
+    right = [row["correct"] for row in lines if key_of(row) == run.baseline(name).key]
     return sum(right) / max(1, len(right))
 
 
@@ -139,18 +139,18 @@ def _timed(bench: run.Bench, units: Sequence[run.Unit], tasks: Sequence[str], ba
     return list(timing.measure(bench, units, tasks, batches))
 
 
-def write(folder: pathlib.Path, made: dict[str, Any], found: Sequence[rows.Line]) -> None:
+def write(folder: pathlib.Path, made: dict[str, Any], lines: Sequence[rows.Line]) -> None:
     """summary.json, report.html and curves.svg."""
-    made["bounds"] = bounds_of(made, found)
+    made["bounds"] = bounds_of(made, lines)
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.page(made))
     names = report.policies_of(made)
     (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(made, summary.POOLED, names), names, legend=True))
 
 
-def bounds_of(made: dict[str, Any], found: Sequence[rows.Line]) -> dict[str, Any]:
+def bounds_of(made: dict[str, Any], lines: Sequence[rows.Line]) -> dict[str, Any]:
     """Task, or the pooled ones -> what an ideal model reaches on the baseline's rows, and its saving of forwards."""
-    slow = [row for row in found if key_of(row) == run.baseline(row["task"]).key]
+    slow = [row for row in lines if key_of(row) == run.baseline(row["task"]).key]
     groups = {name: [row for row in slow if row["task"] == name] for name in dict.fromkeys(row["task"] for row in slow)}
     learned = [name for name, gate in made["gates"].items() if gate["learned"]]
     groups[summary.POOLED] = [row for row in slow if row["task"] in learned]

@@ -101,10 +101,10 @@ class Adapter:
 
     def _prefix(self) -> int:
         tokens = self.lm.config.tokens
-        found = next((i for i in (self.tokenizer.bos, tokens.bos, *tokens.eos) if i is not None), None)
-        if found is None:
+        first_id = next((i for i in (self.tokenizer.bos, tokens.bos, *tokens.eos) if i is not None), None)
+        if first_id is None:
             raise InputError(f"{self.lm.name} has no token that begins or ends a text, so an empty context is none")
-        return found
+        return first_id
 
     def pair(self, context: str, continuation: str) -> likelihood.Pair:
         """Ids of both, which are those of the two texts together, cut where they leave those of the context alone.
@@ -127,10 +127,10 @@ class Adapter:
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """[(log-likelihood, or its bound; whether it is what greedy decoding writes)]."""
         pairs = [self.pair(*request.args) for request in requests]
-        found = self._score(pairs)
-        self.errors = [estimate.se for estimate in found]
+        estimates = self._score(pairs)
+        self.errors = [estimate.se for estimate in estimates]
         is_greedy = self._is_greedy(pairs) if self.greedy else [False] * len(pairs)
-        return [(estimate.value, same) for estimate, same in zip(found, is_greedy)]
+        return [(estimate.value, same) for estimate, same in zip(estimates, is_greedy)]
 
     def _score(self, pairs: Sequence[likelihood.Pair]) -> list[likelihood.Estimate]:
         """An answer without a token is certain."""
@@ -140,13 +140,13 @@ class Adapter:
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """Whole texts in disjoint windows, each after the beginning-of-text token."""
-        found = []
+        estimates = []
         for request in requests:
             ids = self.tokenizer.encode_inside(request.args[0])
             options = {"draws": self.mc_num, "seed": self.seed, "batch": self.batch, "cfg": self.cfg}
-            found.append(likelihood.rolling(self.lm, ids, self._prefix(), self.max_length, **options))
-        self.errors = [estimate.se for estimate in found]
-        return [estimate.value for estimate in found]
+            estimates.append(likelihood.rolling(self.lm, ids, self._prefix(), self.max_length, **options))
+        self.errors = [estimate.se for estimate in estimates]
+        return [estimate.value for estimate in estimates]
 
     def _is_greedy(self, pairs: Sequence[likelihood.Pair]) -> list[bool]:
         """One token per forward, the surest first, in one block of the answer's length."""
@@ -178,12 +178,12 @@ class Adapter:
         for index, request in enumerate(requests):
             context, options = request.args
             columns = self._columns(options)
-            heat = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
+            temperature = float(options.get("temperature") or 0.0) if options.get("do_sample") else 0.0
             ids = self.prompt_ids(context)[-(self.max_length - columns) :]
-            groups[columns, heat, bucket_of(len(ids))].append((index, ids))
-        for (columns, heat, _), members in sorted(groups.items()):
+            groups[columns, temperature, bucket_of(len(ids))].append((index, ids))
+        for (columns, temperature, _), members in sorted(groups.items()):
             for part in _parts(members, self.batch):
-                for (index, _), text in zip(part, self._generate([ids for _, ids in part], columns, heat)):
+                for (index, _), text in zip(part, self._generate([ids for _, ids in part], columns, temperature)):
                     answers[index] = cut(text, requests[index].args[1].get("until"))
         return answers
 
@@ -198,14 +198,14 @@ class Adapter:
             )
         return columns
 
-    def _generate(self, prompts: list[list[int]], columns: int, heat: float) -> list[str]:
+    def _generate(self, prompts: list[list[int]], columns: int, temperature: float) -> list[str]:
         """Texts of a batch that is filled up to the batch size, so that one program serves all."""
         import jaxdlm as jd
         from jaxdlm._decode import has_blocks
 
         filled = prompts + [prompts[-1]] * (self.batch - len(prompts))
         ids = [likelihood.Pair(tuple(prompt), (0,)).number for prompt in filled]
-        policy = _policy(self.policy, heat)
+        policy = _policy(self.policy, temperature)
         block = min(self.block, columns) if has_blocks(policy) else None
         out = jd.decode(
             self.lm, filled, policy=policy, cache=self.cache, max_new=columns, block=block, seed=self.seed, ids=ids,
@@ -230,8 +230,8 @@ def _parts(members: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [members[first : first + size] for first in range(0, len(members), size)]
 
 
-def _policy(words: str, heat: float) -> Any:
-    return read(words, {"temperature": heat} if heat else {})
+def _policy(words: str, temperature: float) -> Any:
+    return read(words, {"temperature": temperature} if temperature else {})
 
 
 def cut(text: str, until: Any) -> str:

@@ -33,7 +33,7 @@ class Bound(NamedTuple):
 
 
 def bound(rows: Sequence[Mapping[str, Any]]) -> Bound | None:
-    """Of rows of any tasks (task, knobs and answer are read); None where the law of one is not known here."""
+    """Of rows of any tasks (task, knobs and answer are read); None where the distribution of one is not known here."""
     if not rows or any(row["task"] not in (*ONE_ANSWER, *ENUMERATED) for row in rows):
         return None
     tokens = float(np.mean([len(vocab.words(row["answer"])) + 1 for row in rows]))
@@ -55,19 +55,19 @@ def answers(task: str, n: int, g: int) -> np.ndarray:
     """int[R, G]: every right answer for items 0..n-1 (n: the new item), each as likely."""
     items = list(range(n))
     if task == "shuffle":
-        found = [list(p) for p in itertools.permutations(items)]
+        lists = [list(p) for p in itertools.permutations(items)]
     elif task == "gshuffle":
         groups = [list(itertools.permutations(items[i : i + g])) for i in range(0, n, g)]
-        found = [[x for part in parts for x in part] for parts in itertools.product(*groups)]
+        lists = [[x for part in parts for x in part] for parts in itertools.product(*groups)]
     elif task == "rotate_any":
-        found = [items[r:] + items[:r] for r in range(n)]
+        lists = [items[r:] + items[:r] for r in range(n)]
     elif task == "replace_random":
-        found = [[*items[:i], n, *items[i + 1 :]] for i in range(n)]
+        lists = [[*items[:i], n, *items[i + 1 :]] for i in range(n)]
     elif task == "insert_random":
-        found = [[*items[:i], n, *items[i:]] for i in range(n + 1)]
+        lists = [[*items[:i], n, *items[i:]] for i in range(n + 1)]
     else:
-        found = [items[:i] + items[i + 1 :] for i in range(n)]
-    return np.array(found)
+        lists = [items[:i] + items[i + 1 :] for i in range(n)]
+    return np.array(lists)
 
 
 @functools.cache

@@ -177,7 +177,7 @@ def _cross_entropy(
 
 
 def _rows(model: Model, params: PyTree, tokens: Array, valid: Array) -> Array:
-    """Logits that speak for column i in row i; with `next` prediction the model's row i - 1 does."""
+    """Logits that predict column i in row i; with `next` prediction the model's row i - 1 does."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
     hidden = model.apply(params, tokens, position, valid).hidden
     if model.config.prediction == "next":
@@ -189,5 +189,5 @@ def rolling(lm: Any, ids: Sequence[int], prefix: int, max_length: int, **options
     """log p of a whole text: disjoint windows of `max_length` tokens, each after `prefix` alone, summed."""
     size = max_length - 1
     windows = [Pair((prefix,), tuple(ids[first : first + size])) for first in range(0, len(ids), size)]
-    found = score(lm, windows, **options)
-    return Estimate(sum(x.value for x in found), float(np.sqrt(sum(x.se**2 for x in found))))
+    estimates = score(lm, windows, **options)
+    return Estimate(sum(x.value for x in estimates), float(np.sqrt(sum(x.se**2 for x in estimates))))

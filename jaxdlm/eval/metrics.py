@@ -95,16 +95,16 @@ def aup(rho: Sequence[float], y: Sequence[float], y_max: float, alpha: float = 3
     y_max: best accuracy of any method on the task. Departure: the official function fails when the last point is one
     to be left out; here it is left out like any other. Raises InputError without points.
     """
-    kept = _sorted(rho, y)
-    kept = [(r, v) for r, v in kept if v >= kept[0][1] - drop]
-    return _area(kept, y_max, alpha)
+    points = _sorted(rho, y)
+    points = [(r, v) for r, v in points if v >= points[0][1] - drop]
+    return _area(points, y_max, alpha)
 
 
 def aup_self(rho: Sequence[float], y: Sequence[float], alpha: float = 3.0, drop: float = 5.0) -> float:
     """AUP that depends on nobody else: y_max = y_1, and the curve ends before the first point below y_1 - drop."""
-    kept = _sorted(rho, y)
-    end = next((i for i, (_, v) in enumerate(kept) if v < kept[0][1] - drop), len(kept))
-    return _area(kept[:end], kept[0][1], alpha)
+    points = _sorted(rho, y)
+    end = next((i for i, (_, v) in enumerate(points) if v < points[0][1] - drop), len(points))
+    return _area(points[:end], points[0][1], alpha)
 
 
 def _sorted(rho: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:

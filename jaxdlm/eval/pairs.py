@@ -138,7 +138,7 @@ def _policy(method: Method, draft: Any, takes: bool, target: str) -> Any:
     return made
 
 
-def run(pooled: Pool, found: Contest, batches: Sequence[int], done: Sequence[Line]) -> Iterator[list[Line]]:
+def run(pooled: Pool, contest: Contest, batches: Sequence[int], done: Sequence[Line]) -> Iterator[list[Line]]:
     """New rows, those of one method on one batch at a time; the baseline and all methods take turns on every batch.
 
     A batch that a method has rows of already is not decoded by it again; the baseline is, where any other is: it has to
@@ -147,7 +147,7 @@ def run(pooled: Pool, found: Contest, batches: Sequence[int], done: Sequence[Lin
     ids: dict[Key, set[str]] = defaultdict(set)
     for row in done:
         ids[key_of(row)].add(row["id"])
-    (slow, plain), *others = found.entered
+    (slow, plain), *others = contest.entered
     beside = 0.0
     for size in batches:
         for first in range(0, len(pooled.questions), size):
@@ -197,12 +197,12 @@ def _rows(
     return lines
 
 
-def summarise(found: Sequence[Line]) -> list[dict[str, Any]]:
+def summarise(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Per method and batch size, from rows alone; equality is with the baseline's rows at the smallest batch size."""
     groups: dict[Key, list[Line]] = defaultdict(list)
-    for row in found:
+    for row in lines:
         groups[key_of(row)].append(row)
-    slow = sorted((row for row in found if row["policy"] == BASELINE), key=lambda row: -row["batch"])
+    slow = sorted((row for row in lines if row["policy"] == BASELINE), key=lambda row: -row["batch"])
     reference = {row["id"]: row["tokens"] for row in slow}
     return [_line(members, reference) for members in groups.values()]
 

@@ -36,7 +36,7 @@ SCHEMA = {"id": argument.text, "kind": argument.one_of(*KINDS), "messages": argu
 def read(lines: Sequence[str]) -> list[Prompt]:
     """The prompts of such a file. Raises InputError that names the line and the field: a kind or role that is not known,
     turns that do not alternate from user to user, an id that was there before."""
-    found: dict[str, Prompt] = {}
+    prompts: dict[str, Prompt] = {}
     for number, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
@@ -48,10 +48,10 @@ def read(lines: Sequence[str]) -> list[Prompt]:
             raise InputError(f"line {number}.messages: user and assistant must take turns, the user first")
         if len(prompt.messages) % 2 == 0:
             raise InputError(f"line {number}.messages must end with the user's: it is what waits for an answer")
-        if prompt.id in found:
-            raise InputError(f"line {number}.id={argument.shown(prompt.id)} was there before: name it anew")
-        found[prompt.id] = prompt
-    return list(found.values())
+        if prompt.id in prompts:
+            raise InputError(f"line {number}.id={argument.shown(prompt.id)} was there before: give it another name")
+        prompts[prompt.id] = prompt
+    return list(prompts.values())
 
 
 def of_each(count: int = EACH) -> list[Prompt]:

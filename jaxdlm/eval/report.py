@@ -133,16 +133,16 @@ def headline(summary: Summary, names: Sequence[str]) -> str:
     rows = []
     for name in (name for name in names if name in by_name):
         c = by_name[name]
-        found = c.get("claim") if claimed else c["no_loss"]
+        claim = c.get("claim") if claimed else c["no_loss"]
         shown = ["<span class=no>none</span>", *[""] * (7 if claimed else 5)]
-        if found:
+        if claim:
             shown = [
-                f"<code>{_e(found['label'])}</code>", f"{found['speedup_forwards']:.2f}", f"{found['tpf']:.2f}",
-                f"{100 * found['accuracy']:.1f}", f"{100 * found['delta']:+.2f}", f"{100 * found['delta_lower']:+.2f}",
+                f"<code>{_e(claim['label'])}</code>", f"{claim['speedup_forwards']:.2f}", f"{claim['tpf']:.2f}",
+                f"{100 * claim['accuracy']:.1f}", f"{100 * claim['delta']:+.2f}", f"{100 * claim['delta_lower']:+.2f}",
             ]  # fmt: skip
             if claimed:
-                verdict = "yes" if found["holds"] else "<span class=no>not shown</span>"
-                shown += [f"{100 * found['worst_template']:+.2f}", verdict]
+                verdict = "yes" if claim["holds"] else "<span class=no>not shown</span>"
+                shown += [f"{100 * claim['worst_template']:+.2f}", verdict]
         rows.append([_e(name), *shown, f"{c['aup']:.1f}", f"{c['aup_self']:.1f}"])
     where = "setting chosen on validation" if claimed else "fastest setting without loss"
     head = ["method", where, "speed-up, forwards", "TPF", "accuracy, %", "Δ, points", "lower bound"]
@@ -200,12 +200,12 @@ def pairs_chart(summary: Summary) -> str:
     """Tokens per target forward of every task, a bar per method, at the smallest batch size that it ran at."""
     lines = sorted(summary["speculative"], key=lambda line: line["batch"])
     methods = {f"{r['label']} {r['draft'] or ''}".strip(): r for r in reversed(lines) if r["policy"] != PLAIN}
-    found = defaultdict(list)
+    charts = defaultdict(list)
     for name in sorted(methods):
         for task, counts in methods[name]["tasks"].items():
-            found[task].append(Bar(name, counts["tokens_per_forward"]))
-    best = sorted(found, key=lambda task: -max(bar.value for bar in found[task]))
-    return bars("tokens per target forward", {task: found[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
+            charts[task].append(Bar(name, counts["tokens_per_forward"]))
+    best = sorted(charts, key=lambda task: -max(bar.value for bar in charts[task]))
+    return bars("tokens per target forward", {task: charts[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
 
 
 def _pairs_note() -> str:

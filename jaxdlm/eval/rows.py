@@ -81,7 +81,7 @@ def read(path: pathlib.Path) -> tuple[Line | None, list[Line]]:
     """(meta, rows) of a file; (None, []) where there is none. A half-written last line is left out."""
     if not path.exists():
         return None, []
-    head, found = None, []
+    head, lines = None, []
     for number, text in enumerate(path.read_text().splitlines()):
         try:
             line = json.loads(text)
@@ -90,15 +90,15 @@ def read(path: pathlib.Path) -> tuple[Line | None, list[Line]]:
         if number == 0 and line.get("kind") == "meta":
             head = line
         elif line.get("kind") == "row":
-            found.append(line)
+            lines.append(line)
     if head is None:
         raise InputError(f"{path} does not begin with a line of meta: choose another --output")
-    return head, found
+    return head, lines
 
 
 def open_for(path: pathlib.Path, head: Line) -> tuple[Any, list[Line]]:
     """(file to append to, rows that are there). Raises InputError where the file belongs to another run."""
-    old, found = read(path)
+    old, lines = read(path)
     if old is not None:
         for name in FIXED:
             if old.get(name) != head[name]:
@@ -111,7 +111,7 @@ def open_for(path: pathlib.Path, head: Line) -> tuple[Any, list[Line]]:
         file.write("\n")
     if old is None:
         append(file, [head])
-    return file, found
+    return file, lines
 
 
 def append(file: Any, lines: Iterable[Line]) -> None:

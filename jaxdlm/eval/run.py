@@ -55,7 +55,7 @@ def baseline(task: str) -> Unit:
 
 
 class Grid(NamedTuple):
-    """What is run, and what is left out and why."""
+    """The settings to run, and those left out, with the reason."""
 
     units: list[Unit]
     skipped: dict[str, str]
@@ -106,7 +106,8 @@ def canvas_of(task: str, canvas: int | None) -> int:
 
 
 class Bench(NamedTuple):
-    """What stays the same over a run. canvas, block None: the task's canvas, one block. stop: rows end with their text."""
+    """The settings that stay the same over a run. canvas, block None: the task's canvas, one block. stop: rows end with
+    their text."""
 
     lm: Any
     students: Mapping[str, Any]  # policy -> the model that was trained for it
@@ -281,14 +282,14 @@ def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
     columns, block = bench.geometry(unit.task)
     lm, policy = bench.model(unit.policy), policies.RECIPES[unit.policy](**unit.settings)
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
-    if cache.always:
+    if cache.recomputes_all:
         length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * versions(policy)
         return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
-    found = reads.both(
+    counted = reads.both(
         cache, lm.model, lm.params, batch.rows, batch.geometry, loop.width(policy, batch.geometry), versions(policy)
     )
-    return found[0].widest, found[1].widest
+    return counted[0].widest, counted[1].widest
 
 
 def _number(name: str) -> int:

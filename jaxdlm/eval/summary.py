@@ -52,8 +52,8 @@ class Block:
         """(mean Kendall τ-b of commit steps, counted tokens committed at forward 0, 1, ...)."""
         width = max(len(row["commit_step"]) for row in self.rows)
         steps = np.array([row["commit_step"] + [-1] * (width - len(row["commit_step"])) for row in self.rows])
-        found = [tau for tau in metrics.kendall(steps, self.tokens) if tau is not None]
-        return (float(np.mean(found)) if found else None), metrics.committed(steps, self.tokens)
+        taus = [tau for tau in metrics.kendall(steps, self.tokens) if tau is not None]
+        return (float(np.mean(taus)) if taus else None), metrics.committed(steps, self.tokens)
 
 
 def pool(blocks: Sequence[Block]) -> Block:
@@ -71,21 +71,21 @@ def summarise(
     Task "learned" is all tasks that reached their gate at one token per step, "all" every task. `extra` is added as
     it is (timings, what was skipped).
     """
-    found: dict[str, dict[Key, Block]] = _blocks(rows)
+    by_task: dict[str, dict[Key, Block]] = _blocks(rows)
     gates = {
         task: {"accuracy": _round(float(blocks[_base(blocks)].correct.mean())), "gate": TASKS[task].gate}
-        for task, blocks in found.items()
+        for task, blocks in by_task.items()
         if _base(blocks) is not None
     }
     for gate in gates.values():
         gate["learned"] = gate["accuracy"] >= gate["gate"]
-    tasks = list(found)
+    tasks = list(by_task)
     learned = [task for task in tasks if gates.get(task, {}).get("learned")]
-    pooled = {POOLED: _pooled(found, learned)} | ({} if learned == tasks else {"all": _pooled(found, tasks)})
-    found |= pooled
+    pooled = {POOLED: _pooled(by_task, learned)} | ({} if learned == tasks else {"all": _pooled(by_task, tasks)})
+    by_task |= pooled
     points: list[Point] = []
     curves: list[dict[str, Any]] = []
-    for task, blocks in found.items():
+    for task, blocks in by_task.items():
         base = blocks.get(_base(blocks))
         made = {key: point(block, base, task) for key, block in blocks.items()}
         points += made.values()
@@ -109,12 +109,12 @@ def _blocks(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[Key, Block]]:
     return {task: {key: Block(list(ids.values())) for key, ids in keys.items()} for task, keys in grouped.items()}
 
 
-def _pooled(found: Mapping[str, Mapping[Key, Block]], tasks: Sequence[str]) -> dict[Key, Block]:
+def _pooled(by_task: Mapping[str, Mapping[Key, Block]], tasks: Sequence[str]) -> dict[Key, Block]:
     """Settings that ran on every one of the tasks."""
     if not tasks:
         return {}
-    keys = [key for key in found[tasks[0]] if all(key in found[task] for task in tasks)]
-    return {key: pool([found[task][key] for task in tasks]) for key in keys}
+    keys = [key for key in by_task[tasks[0]] if all(key in by_task[task] for task in tasks)]
+    return {key: pool([by_task[task][key] for task in tasks]) for key in keys}
 
 
 def _common(blocks: Mapping[Key, Block]) -> dict[Key, Block]:
@@ -164,7 +164,7 @@ def point(block: Block, base: Block | None, task: str) -> Point:
 
 
 def _against(block: Block, base: Block, task: str) -> Point:
-    found = metrics.paired(base.correct, block.correct)
+    test = metrics.paired(base.correct, block.correct)
     margin = MARGINS.get(task, TASK_MARGIN)
     templates = {}
     for template in sorted(set(block.template.tolist())):
@@ -178,11 +178,11 @@ def _against(block: Block, base: Block, task: str) -> Point:
         "speedup_forwards": _round(float(base.forwards.sum() / max(1, block.forwards.sum()))),
         "compute_ratio": _round(float(block.positions.sum() / max(1, base.positions.sum()))),
         "speedup_batch_wall": _round(float(base.seconds.sum() / max(1e-9, block.seconds.sum()))),
-        "delta": _round(found.delta), "delta_interval": [_round(x) for x in found.interval],
-        "delta_lower": _round(found.lower), "b": found.b, "c": found.c, "mcnemar_p": _round(found.mcnemar_p),
+        "delta": _round(test.delta), "delta_interval": [_round(x) for x in test.interval],
+        "delta_lower": _round(test.lower), "b": test.b, "c": test.c, "mcnemar_p": _round(test.mcnemar_p),
         "equal": sum(a["tokens"] == b["tokens"] for a, b in zip(base.rows, block.rows)),
-        "margin": margin, "noninferior": {str(m): found.noninferior(m) for m in (0.005, 0.01, 0.02, 0.05)},
-        "p_inferior": found.p_inferior(margin), "templates": templates,
+        "margin": margin, "noninferior": {str(m): test.noninferior(m) for m in (0.005, 0.01, 0.02, 0.05)},
+        "p_inferior": test.p_inferior(margin), "templates": templates,
     }  # fmt: skip
 
 
@@ -208,12 +208,12 @@ def curve(
         "max_tpf_at": {str(bar): _fastest(points, bar) for bar in BARS},
     }  # fmt: skip
     if base is not None and all(block.ids == base.ids for block in blocks):
-        found = metrics.oracle(*(np.stack([getattr(b, x) for b in blocks]) for x in ("correct", "tokens", "forwards")))
+        oracle = metrics.oracle(*(np.stack([getattr(b, x) for b in blocks]) for x in ("correct", "tokens", "forwards")))
         equal = [b.tpf for b in blocks if b.correct.mean() >= base.correct.mean()]
         made["oracle"] = {
-            "accuracy": _round(found.accuracy),
-            "tpf": _round(found.tpf),
-            "gap": _round(found.tpf / max(equal)) if equal else None,
+            "accuracy": _round(oracle.accuracy),
+            "tpf": _round(oracle.tpf),
+            "gap": _round(oracle.tpf / max(equal)) if equal else None,
         }
     if all("steps" in p["settings"] for p in points) and len(points) > 1:
         made["parallelizability"] = metrics.parallelizability(
@@ -223,15 +223,15 @@ def curve(
 
 
 def claim(chosen: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any] | None:
-    """What a setting that was chosen elsewhere reaches here; None where it was not run."""
-    found = next((p for p in points if (p["label"], p["cache"]) == (chosen["label"], chosen["cache"])), None)
-    if found is None or "noninferior" not in found:
+    """The figures of a setting that was chosen elsewhere; None where it was not run."""
+    point = next((p for p in points if (p["label"], p["cache"]) == (chosen["label"], chosen["cache"])), None)
+    if point is None or "noninferior" not in point:
         return None
-    worst = min(part["delta"] for part in found["templates"].values())
+    worst = min(part["delta"] for part in point["templates"].values())
     return {
-        **{k: found[k] for k in CLAIM},
+        **{k: point[k] for k in CLAIM},
         "worst_template": worst,
-        "holds": found["noninferior"][str(found["margin"])],
+        "holds": point["noninferior"][str(point["margin"])],
     }
 
 
@@ -251,7 +251,8 @@ def _round(x: float) -> float:
 
 
 def compact(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What documents quote: pooled points without histograms, and per task [accuracy, TPF, speed-up, delta] by label."""
+    """The figures that documents quote: pooled points without histograms, and per task [accuracy, TPF, speed-up, delta]
+    by label."""
     keep = (
         "label", "policy", "settings", "cache", "task", "n", "accuracy", "interval", "valid", "tpf", "tpf_window",
         "speedup_forwards", "compute_ratio", "delta", "delta_lower", "b", "c", "equal", "noninferior", "kendall",

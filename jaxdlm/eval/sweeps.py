@@ -126,17 +126,17 @@ def choices(words: str, known: Mapping[str, Any], thing: str) -> list[Choice]:
     A part with `=` belongs to the name before it, as in --policy; a list is several settings, several lists are all
     their combinations. `all` is every known name. Raises InputError for an unknown name or argument.
     """
-    found: list[Choice] = []
+    chosen: list[Choice] = []
     for group in _groups(split(words)):
         name, arguments = parse_policy(",".join(group))
         if name == "all" and not arguments:
-            found += [Choice(each, None) for each in known]
+            chosen += [Choice(each, None) for each in known]
             continue
         if name not in known:
             raise InputError(f"unknown {thing} {name!r}{did_you_mean(name, known)}: one of {', '.join(known)}")
         _check_arguments(name, arguments, known[name], thing)
-        found.append(Choice(name, _combinations(arguments) if arguments else None))
-    return list(dict.fromkeys(found)) if all(c.settings is None for c in found) else found
+        chosen.append(Choice(name, _combinations(arguments) if arguments else None))
+    return list(dict.fromkeys(chosen)) if all(c.settings is None for c in chosen) else chosen
 
 
 def _groups(parts: Sequence[str]) -> list[list[str]]:

@@ -11,8 +11,8 @@ from jaxdlm.rules.sample import log_prob, neg_entropy, sample
 def by_coherence(
     mode: str, steps: Any, depth: int, top_v: int, eps: Any, expand_ratio: Any, confidence: str, *, dynamic: bool
 ) -> Rule:
-    argument.word(mode, "mode", ("paper", "release"))
-    argument.word(confidence, "confidence", ("entropy", "probability"))
+    argument.check_choice(mode, "mode", ("paper", "release"))
+    argument.check_choice(confidence, "confidence", ("entropy", "probability"))
     released = select_stable(steps, dynamic=dynamic, expand_ratio=expand_ratio)
     published = select_coherent(steps, dynamic=dynamic, depth=depth, top_v=top_v, eps=eps)
     if mode == "release":

@@ -4,11 +4,11 @@ from typing import Any
 
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
-from jaxdlm.speculative.pair import source
+from jaxdlm.speculative.pair import draft_info
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
 
 def equal(lm: Any, k: int, official: bool, slots: int) -> Speculation:
     drafter = DraftModel(lm.params, warp(), lm.model, 1, k, bonus=not official)
-    return Speculation(drafter, warp(), verify.greedy, source(lm), slots)
+    return Speculation(drafter, warp(), verify.greedy, draft_info(lm), slots)

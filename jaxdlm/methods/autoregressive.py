@@ -25,5 +25,5 @@ def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None)
     temperature: 0 (default): the best token; else softmax(l / T), then top_k, then top_p. Raises InputError for values
     out of range.
     """
-    law = warp(temperature, top_k, top_p)
-    return Speculation(Nothing(), law, acceptance(law, verify.rejection))
+    sampling = warp(temperature, top_k, top_p)
+    return Speculation(Nothing(), sampling, acceptance(sampling, verify.rejection))

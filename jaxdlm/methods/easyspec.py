@@ -9,7 +9,7 @@ from jaxdlm.models.segments import segments
 from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
-from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -33,16 +33,16 @@ def easyspec(
     again with the exact draft at the start of every round (the paper's setting). Needs a draft whose layers are all
     alike. Raises InputError for values out of range or a mixed stack.
     """
-    k, group, law = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p)
+    k, group, sampling = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p)
     calibrate = argument.flag(calibrate, "calibrate")
-    accept = acceptance(law, verify.rejection)
+    accept = acceptance(sampling, verify.rejection)
 
     def build(lm: Any) -> Speculation:
         runs = segments(lm.config)
         if len(runs) > 1 or runs[0].period > 1 or lm.config.layer_scalar:
             raise InputError(f"easyspec groups equal layers, those of {lm.name} differ: use speculative instead")
         rough = dataclasses.replace(lm.model, group=group)
-        drafter = DraftModel(lm.params, law, lm.model, 1, k, rough=rough, calibrate=calibrate)
-        return Speculation(drafter, law, accept, source(lm))
+        drafter = DraftModel(lm.params, sampling, lm.model, 1, k, rough=rough, calibrate=calibrate)
+        return Speculation(drafter, sampling, accept, draft_info(lm))
 
     return with_draft(draft, build)

@@ -20,7 +20,8 @@ from jaxdlm.rules.sample import neg_entropy, sample
 def entropy_bound(
     gamma: Any = 0.1, steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8, kappa: Any = 0.005, history: int = 1
 ) -> Rule:
-    """DiffusionGemma: columns of low joint entropy are kept, all others drawn anew, until the canvas settles (2505.24857).
+    """DiffusionGemma: columns of low joint entropy are kept, all others drawn again, until the canvas settles
+    (2505.24857).
 
     steps: forwards per canvas at most. Decodes models with uniform noise; block = the canvas's length.
     """

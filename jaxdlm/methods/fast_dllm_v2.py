@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxdlm import argument
-from jaxdlm.core.heat import cold
 from jaxdlm.core.rule import Rule, chain
+from jaxdlm.core.temperature import is_cold
 from jaxdlm.registry import method
 from jaxdlm.rules.block_diffusion import select_scheduled
 from jaxdlm.rules.eos import stop_at_eos
@@ -29,10 +29,10 @@ def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top
     temperature > 0 it is drawn like all others, where the release takes the arg-max.
     """
     argument.probability(top_p, "top_p", none=True)
-    heat = argument.temperature(temperature)
-    if argument.greedy(heat):
-        proposal = sample(heat)
+    temperature = argument.temperature(temperature)
+    if argument.greedy(temperature):
+        proposal = sample(temperature)
     else:
-        kept = None if top_p is None else jnp.where(cold(heat), 1.0, top_p)
-        proposal = sample(heat, top_p=kept, tempered=True)
+        kept = None if top_p is None else jnp.where(is_cold(temperature), 1.0, top_p)
+        proposal = sample(temperature, top_p=kept, tempered=True)
     return chain(sub_blocks(chain(proposal, select_scheduled(None, tau)), sub_block), stop_at_eos())

@@ -27,5 +27,5 @@ def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None
     rejection sampling, hence lossless. Raises InputError for values out of range.
     """
     k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
-    law = warp(temperature, top_k, top_p)
-    return Speculation(Lookup(k, ngram), law, acceptance(law, verify.rejection))
+    sampling = warp(temperature, top_k, top_p)
+    return Speculation(Lookup(k, ngram), sampling, acceptance(sampling, verify.rejection))

@@ -5,7 +5,7 @@ from typing import Any
 from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.pearl import Pearl
-from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -28,6 +28,8 @@ def pearl(
     on one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. Raises InputError for values out
     of range.
     """
-    chunk, law = count(chunk, "chunk"), warp(temperature, top_k, top_p)
-    accept = acceptance(law, verify.rejection)
-    return with_draft(draft, lambda lm: Speculation(Pearl(lm.params, law, lm.model, chunk), law, accept, source(lm)))
+    chunk, sampling = count(chunk, "chunk"), warp(temperature, top_k, top_p)
+    accept = acceptance(sampling, verify.rejection)
+    return with_draft(
+        draft, lambda lm: Speculation(Pearl(lm.params, sampling, lm.model, chunk), sampling, accept, draft_info(lm))
+    )

@@ -7,7 +7,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.s2d import Exits, read_exits, shipped_exits
-from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -32,10 +32,10 @@ def s2d(
     draft: a loaded model, or its name. k: draft tokens per target forward (released code: 5, then by a heuristic).
     thresholds: one number for all exits but the last, or one each; 0.5 (released code). weights: a file of
     scripts/train.py --recipe s2d; default the one shipped with an embedded draft. A departure from released code: above
-    temperature 0 tokens are drawn from the law of their exit, so verification is lossless. Raises InputError for values
-    out of range, and for exits that were trained for another draft.
+    temperature 0 tokens are drawn from the distribution of their exit, so verification is lossless. Raises InputError
+    for values out of range, and for exits that were trained for another draft.
     """
-    k, law = count(k, "k"), warp(temperature, top_k, top_p)
+    k, sampling = count(k, "k"), warp(temperature, top_k, top_p)
     if isinstance(thresholds, list | tuple):
         stated = argument.items(thresholds, "thresholds", argument.probability)
     else:
@@ -49,7 +49,7 @@ def s2d(
             raise InputError(
                 f"thresholds has {len(taus)} numbers: must be one, or one for each of {len(exits) - 1} exits"
             )
-        drafter = Exits(params, law, taus, lm.model, exits, k)
-        return Speculation(drafter, law, acceptance(law, verify.rejection), source(lm))
+        drafter = Exits(params, sampling, taus, lm.model, exits, k)
+        return Speculation(drafter, sampling, acceptance(sampling, verify.rejection), draft_info(lm))
 
     return with_draft(draft, build)

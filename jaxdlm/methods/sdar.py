@@ -34,7 +34,7 @@ def sdar(
         "sequential": select_scheduled(steps, None, order="position"),
         "entropy_bounded": select_within_entropy(gamma),
     }
-    argument.word(strategy, "strategy", rules)
+    argument.check_choice(strategy, "strategy", rules)
     idle = {"tau": (tau, 0.85), "gamma": (gamma, 0.1), "steps": (steps, None)}
     for name in READ_BY[strategy]:
         del idle[name]

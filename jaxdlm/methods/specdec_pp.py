@@ -8,7 +8,7 @@ from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.drafters.specdec_pp import Head, SpecDecPP, read_head, shipped_head
-from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -32,18 +32,18 @@ def specdec_pp(
     Stops behind Y_k once 1 - Π_{i<k} P(Y_i accepted) > threshold, between k_min and k_max tokens, or at end of text.
     draft: a loaded model, or its name. threshold: h; 0.7 (paper). k_min, k_max: 2 and 10 (paper: 2 and 20, for texts of
     hundreds of tokens). head: a file of scripts/train.py --recipe specdec_pp, or a Head; default the one that is
-    shipped with an embedded draft. Verified as `speculative`, hence lossless whatever the head says. Raises InputError
-    for values out of range and for a head that was trained for another draft.
+    shipped with an embedded draft. Verified as `speculative`, hence lossless whatever the head predicts. Raises
+    InputError for values out of range and for a head that was trained for another draft.
     """
     k_max = count(k_max, "k_max")
     k_min = argument.whole(1, k_max)(k_min, "k_min")
-    threshold, law = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p)
+    threshold, sampling = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p)
     trained = head if head is None or isinstance(head, Head) else argument.path(head, "head")
 
     def build(lm: Any) -> Speculation:
-        base = DraftModel(lm.params, law, lm.model, 1, k_max)
+        base = DraftModel(lm.params, sampling, lm.model, 1, k_max)
         drafter = SpecDecPP(base, _head(trained, lm), threshold, k_min, lm.config.tokens.eos)
-        return Speculation(drafter, law, acceptance(law, verify.rejection), source(lm))
+        return Speculation(drafter, sampling, acceptance(sampling, verify.rejection), draft_info(lm))
 
     return with_draft(draft, build)
 

@@ -6,7 +6,7 @@ from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
-from jaxdlm.speculative.pair import MOST, acceptance, source, with_draft
+from jaxdlm.speculative.pair import MOST, acceptance, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -31,9 +31,12 @@ def spectr(
     """
     width = argument.whole(1, 16)(width, "width")
     depth = argument.whole(1, MOST // width)(depth, "depth")
-    law = warp(temperature, top_k, top_p)
-    width = 1 if law.greedy else width
-    accept = acceptance(law, verify.k_sequence)
+    sampling = warp(temperature, top_k, top_p)
+    width = 1 if sampling.greedy else width
+    accept = acceptance(sampling, verify.k_sequence)
     return with_draft(
-        draft, lambda lm: Speculation(DraftModel(lm.params, law, lm.model, width, depth), law, accept, source(lm))
+        draft,
+        lambda lm: Speculation(
+            DraftModel(lm.params, sampling, lm.model, width, depth), sampling, accept, draft_info(lm)
+        ),
     )

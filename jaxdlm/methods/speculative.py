@@ -6,7 +6,7 @@ from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
-from jaxdlm.speculative.pair import acceptance, count, source, with_draft
+from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
@@ -30,8 +30,8 @@ def speculative(
     10; 4). temperature, top_k, top_p: of target and draft. typical: accept what is likely enough instead (lossy,
     arXiv 2401.10774). Raises InputError for values out of range.
     """
-    k, law = count(k, "k"), warp(temperature, top_k, top_p)
-    accept = verify.typical if argument.flag(typical, "typical") else acceptance(law, verify.rejection)
+    k, sampling = count(k, "k"), warp(temperature, top_k, top_p)
+    accept = verify.typical if argument.flag(typical, "typical") else acceptance(sampling, verify.rejection)
     return with_draft(
-        draft, lambda lm: Speculation(DraftModel(lm.params, law, lm.model, 1, k), law, accept, source(lm))
+        draft, lambda lm: Speculation(DraftModel(lm.params, sampling, lm.model, 1, k), sampling, accept, draft_info(lm))
     )

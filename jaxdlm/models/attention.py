@@ -41,7 +41,7 @@ def choose(kind: str, alone: bool, spread: Spread | None = None) -> Attend:
     bits, heads of at most 128, from 128 queries on, keys in one part). A TPU: the kernel, where the plain form would
     have to go in chunks, shapes allow and it is known how devices share the work: the program is for one (`alone`), or
     `spread` says which rows and heads each has. Everything else, CPUs too: plain. All of them take any mask, so that
-    pads are seen by nobody. Raises InputError for another kind.
+    no query sees a pad. Raises InputError for another kind.
     """
     if kind not in KINDS:
         raise InputError(f"attention={kind!r}: must be one of {', '.join(KINDS)}")
@@ -139,8 +139,8 @@ def _forward(q: Array, k: Array, v: Array, allow: Array, scale: float) -> tuple[
     return _kernel(q, k, v, allow, scale), (q, k, v, allow)
 
 
-def _backward(scale: float, kept: tuple[Array, ...], change: Array) -> tuple[Array | None, ...]:
-    q, k, v, allow = kept
+def _backward(scale: float, residuals: tuple[Array, ...], change: Array) -> tuple[Array | None, ...]:
+    q, k, v, allow = residuals
     return *jax.vjp(lambda q, k, v: attend(q, k, v, allow, scale), q, k, v)[1](change), None
 
 

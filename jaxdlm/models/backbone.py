@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import KV, Around, Features, ModelOutput, Past, Tiling, gather
+from jaxdlm.core.model import KV, Features, LayerHook, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
@@ -26,7 +26,7 @@ SHALLOW = range(3, 9)
 
 @dataclass(frozen=True)
 class Backbone:
-    """Implements `jaxdlm.core.model.Model`, `Narrow` and `Layered`, for every decoder family.
+    """Implements `jaxdlm.core.model.Model`, `SupportsApplyAt` and `Layered`, for every decoder family.
 
     A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
     `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
@@ -90,38 +90,39 @@ class Backbone:
     ) -> ModelOutput:
         """A canvas that sees itself whole and the prefix.
 
-        `self_cond` are the probabilities of the step before, `soft` is what `soften` makes of them: either, or neither.
+        `self_cond` are the probabilities of the step before, `soft` is what `expected_embedding` makes of them: either,
+        or neither.
         """
         x = self._embed(params, tokens)
         if self.config.self_conditioning:
-            x = self._condition(params, x, soft if self_cond is None else self.soften(params, self_cond))
+            x = self._condition(params, x, soft if self_cond is None else self.expected_embedding(params, self_cond))
         allow = canvas_masks(self.config, position, valid, past, mask)
         return self._stack(params, x, position, allow, past, "canvas")
 
-    def through(
+    def apply_with_hook(
         self,
         params: PyTree,
         tokens: Int32[Array, "B T"],
         position: Int32[Array, "B T"],
         valid: Bool[Array, "B T"],
         past: Past | None,
-        around: Around,
+        hook: LayerHook,
     ) -> Features:
-        """The pass with the family's own mask, and `around` in place of each layer; see `Layered.through`."""
-        config, side, memory = self.config, around.side, []
+        """The pass with the family's own mask, and `hook` in place of each layer; see `Layered.apply_with_hook`."""
+        config, side, memory = self.config, hook.side, []
         x, turns = self._embed(params, tokens), _rotations(config, position)
         allow = attention_masks(config, position, valid, past, None)
         runs = segments(config)
         for number, segment in enumerate(runs):
-            one = Around(around.run, side, around.memory[number], around.last if segment is runs[-1] else None)
+            one = LayerHook(hook.run, side, hook.memory[number], hook.last if segment is runs[-1] else None)
             scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
-            x, side, kept = _run(
+            x, side, remembered = _run(
                 config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend
             )
-            memory.append(kept)
+            memory.append(remembered)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
 
-    def narrow(
+    def apply_at(
         self,
         params: PyTree,
         tokens: Int32[Array, "B T"],
@@ -129,12 +130,13 @@ class Backbone:
         valid: Bool[Array, "B T"],
         at: Int32[Array, "B W"],
     ) -> Float[Array, "B W D"]:
-        """See `Narrow.narrow`; in a shallow stack the last layer computes nothing but keys and values elsewhere."""
+        """See `SupportsApplyAt.apply_at`; in a shallow stack the last layer computes nothing but keys and values
+        elsewhere."""
         if self.group > 1 or self.config.num_layers not in SHALLOW:
             return gather(self.apply(params, tokens, position, valid).hidden, at)
         nothing = tuple((None,) * segment.period for segment in segments(self.config))
-        around = Around(layer, (), nothing, functools.partial(layer_at, at))
-        return self.through(params, tokens, position, valid, None, around).hidden
+        hook = LayerHook(layer, (), nothing, functools.partial(layer_at, at))
+        return self.apply_with_hook(params, tokens, position, valid, None, hook).hidden
 
     @property
     def _attend(self) -> Attend:
@@ -173,7 +175,7 @@ class Backbone:
         # rounded to the weight dtype first, as the released implementations do (sqrt(1152) is 34.0 in bfloat16)
         return jnp.asarray(self.config.embed_scale, dtype)
 
-    def soften(self, params: PyTree, probabilities: Float[Array, "... V"]) -> Float[Array, "... D"]:
+    def expected_embedding(self, params: PyTree, probabilities: Float[Array, "... V"]) -> Float[Array, "... D"]:
         """The mean embedding, scaled: p · embed · scale."""
         dtype = params["embed"].dtype
         soft = product("...v,vd->...d", probabilities.astype(dtype), read(params["embed"], dtype))
@@ -210,9 +212,9 @@ class Backbone:
         allow = attention_masks(config, position, valid, past, None)
         stored = [None] if past is None else [(past.kv.k[0][0], past.kv.v[0][0])]
         (segment,) = segments(config)
-        around = Around(layer, (), stored)
+        hook = LayerHook(layer, (), stored)
         x, _, ((k, v),) = _run(
-            config, segment, leaves, x, _rotations(config, position), allow, around, None, self._attend
+            config, segment, leaves, x, _rotations(config, position), allow, hook, None, self._attend
         )
         return x, KV(((k,),), ((v,),))
 
@@ -236,9 +238,9 @@ class Backbone:
                 stored = [None] * segment.period if cached is None else list(zip(*cached, strict=True))
                 placed = None if past is None else past.place
                 run = layer if placed is None else functools.partial(layer_in_place, placed)
-                around = Around(run, (), stored)
-                x, _, kept = _run(config, segment, leaves, x, turns, allow, around, scalars, self._attend)
-                k, v = zip(*kept, strict=True)
+                hook = LayerHook(run, (), stored)
+                x, _, pairs = _run(config, segment, leaves, x, turns, allow, hook, scalars, self._attend)
+                k, v = zip(*pairs, strict=True)
             keys.append(k)
             values.append(v)
         return ModelOutput(rms_norm(x, params["final_norm"], config), KV(tuple(keys), tuple(values)))
@@ -260,13 +262,13 @@ def _run(
     x: Array,
     turns: dict[str, Rotation],
     allow: Allow,
-    around: Around,
+    hook: LayerHook,
     scalars: Array | None,
     chosen: Attend,
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period.
 
-    With `around.last` for its last layer, the last round stands behind the scan, and nothing is remembered.
+    With `hook.last` for its last layer, the last round stands behind the scan, and nothing is remembered.
     """
     kinds = [tuple(config.kinds[layer] for layer in segment.layers(p)) for p in range(segment.period)]
     local = tuple(jnp.asarray([kind == "local" for kind in column]) for column in kinds)
@@ -274,31 +276,31 @@ def _run(
     if scalars is not None:
         scalars = scalars[segment.start : segment.stop].reshape(segment.repeats, segment.period)
 
-    def body(carry: tuple[Array, PyTree], round_: Any, last: Any = around.run) -> tuple[tuple[Array, PyTree], Any]:
+    def body(carry: tuple[Array, PyTree], round_: Any, last: Any = hook.run) -> tuple[tuple[Array, PyTree], Any]:
         x, side = carry
         leaves, local, numbers, memory, scalar = round_
-        kept = []
+        memories = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
             one = parts(config, shape, leaves[p], numbers[p], turn, seen, chosen)
-            run = last if p == segment.period - 1 else around.run
+            run = last if p == segment.period - 1 else hook.run
             x, side, remembered = run(one, x, side, memory[p])
             if scalar is not None:
                 x = x * scalar[p].astype(x.dtype)
-            kept.append(remembered)
-        return (x, side), tuple(kept)
+            memories.append(remembered)
+        return (x, side), tuple(memories)
 
-    rounds = (leaves, local, numbers, tuple(around.memory), scalars)
-    if around.last is None:
-        (x, side), kept = jax.lax.scan(body, (x, around.side), rounds, length=segment.repeats)
-        return x, side, kept
+    rounds = (leaves, local, numbers, tuple(hook.memory), scalars)
+    if hook.last is None:
+        (x, side), memories = jax.lax.scan(body, (x, hook.side), rounds, length=segment.repeats)
+        return x, side, memories
 
     def numbered(carry: tuple[Array, PyTree], number: Array) -> tuple[tuple[Array, PyTree], None]:
         # by number, since a scan over all rounds but one would copy them
         return body(carry, jax.tree.map(lambda leaf: leaf[number], rounds))[0], None
 
-    carry, _ = jax.lax.scan(numbered, (x, around.side), jnp.arange(segment.repeats - 1, dtype=jnp.int32))
-    (x, side), _ = body(carry, jax.tree.map(lambda leaf: leaf[-1], rounds), around.last)
+    carry, _ = jax.lax.scan(numbered, (x, hook.side), jnp.arange(segment.repeats - 1, dtype=jnp.int32))
+    (x, side), _ = body(carry, jax.tree.map(lambda leaf: leaf[-1], rounds), hook.last)
     return x, side, None
 
 

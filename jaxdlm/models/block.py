@@ -69,7 +69,7 @@ def parts(
 def mix(
     config: ModelConfig, leaves: dict[str, Any], x: Array, turn: Rotation, allow: Array, past: Stored | None
 ) -> tuple[Array, Stored]:
-    """What attention adds to x, and the keys and values of its tokens."""
+    """(the attention's addend to x, keys and values of its tokens)."""
     mixed, kv = attention(leaves, rms_norm(x, leaves["attn_norm"], config), turn, allow, past, config)
     return rms_norm(mixed, leaves["post_attn_norm"], config) if config.sandwich_norm else mixed, kv
 
@@ -80,7 +80,7 @@ def feed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Arra
 
 
 def fed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Array) -> Array:
-    """What the feed-forward adds to x."""
+    """The feed-forward's addend to x."""
     h = rms_norm(x, leaves["mlp_norm"], config)
     if shape.ffn == "dense":
         y = mlp(leaves, h, config)

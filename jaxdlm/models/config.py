@@ -40,13 +40,13 @@ def check_fields(config: Any) -> None:
 @functools.cache
 def _kinds(cls: type) -> dict[str, tuple[Kind, bool]]:
     """Name -> (kind, whether it may be None) of the fields whose annotation has one."""
-    found = {}
+    kinds = {}
     for name, hint in get_type_hints(cls, include_extras=True).items():
         parts = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
         kind = next((part.__metadata__[0] for part in parts if hasattr(part, "__metadata__")), None)
         if kind is not None:
-            found[name] = (kind, type(None) in parts)
-    return found
+            kinds[name] = (kind, type(None) in parts)
+    return kinds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
-"""What a family's configuration class fills in where config.json is silent, one table per architecture.
+"""Values that a family's configuration class fills in where config.json has none, one table per architecture.
 
 A release may rely on it: the `text_config` of Gemma-3 4B states eight keys of some twenty. For classes of transformers and
 their heirs (Dream and Fast-dLLM v2 of Qwen2, SDAR of Qwen3, A2D of all three) the table is the class's, key by key, and a
 test compares the two. LLaDA, LLaDA-MoE and LLaDA2 bring classes of their own; there the table holds the numbers of the class
-in their repository. Not filled in, since a default would only say that the file is of another network, which its tensors
-say as well: LLaDA's choice of block, norm and activation, LLaDA2's biases; and LLaDA-MoE's sizes, -1 in its class.
+in their repository. Not filled in, since a default would only show that the file is of another network, which its
+tensors
+show as well: LLaDA's choice of block, norm and activation, LLaDA2's biases; and LLaDA-MoE's sizes, -1 in its class.
 
 None: the class leaves it to be derived (heads from hidden_size, key/value heads from the heads). Keys that are not listed
 must be stated. Ids of special tokens are each family's own, since a vocabulary decides what they mean.

@@ -1,4 +1,4 @@
-"""The exact denoiser: a model whose conditionals are those of a stated law over answers, without any training.
+"""The exact denoiser: a model whose conditionals are those of a stated distribution over answers, without any training.
 
 Policies are tested on it against closed forms. p(column j = v | revealed) = Σ_r w_r [table[r, j] = v] over the rows r
 that agree with every revealed column, normalised; where no row agrees (the decode has already failed), over all rows.
@@ -41,7 +41,7 @@ class TableDenoiser:
         *,
         mask: Bool[Array, "B T S_T"] | None = None,
     ) -> ModelOutput:
-        """Conditionals given all revealed columns among past and tokens; `mask` is not supported (InputError)."""
+        """Conditionals on all revealed columns among past and tokens; `mask` is not supported (InputError)."""
         if mask is not None:
             raise InputError("the exact denoiser has no attention to mask: call it without mask")
         seen, where, counts = tokens, position, valid
@@ -50,11 +50,11 @@ class TableDenoiser:
             seen = jnp.concatenate([stored, tokens], axis=1)
             where = jnp.concatenate([past.position, position], axis=1)
             counts = jnp.concatenate([past.valid, valid], axis=1)
-        law = self._law(params, seen, where, counts)  # [B, G, V]
+        distribution = self._distribution(params, seen, where, counts)  # [B, G, V]
         width = params["table"].shape[1]
         column = position - params["start"]
         inside = (column >= 0) & (column < width)
-        rows = jnp.take_along_axis(law, jnp.clip(column, 0, width - 1)[..., None], axis=1)
+        rows = jnp.take_along_axis(distribution, jnp.clip(column, 0, width - 1)[..., None], axis=1)
         uniform = jnp.float32(-np.log(self.config.vocab_size))
         hidden = jnp.where(inside[..., None], rows, uniform)
         # [R=1, B, T, K=1, H=2], the shape that the config promises
@@ -71,7 +71,7 @@ class TableDenoiser:
         """The rows themselves."""
         return hidden if first is None else jnp.take(hidden, self.tiling.ids(first), axis=-1)
 
-    def _law(self, params: PyTree, tokens: Array, position: Array, valid: Array) -> Float32[Array, "B G V"]:
+    def _distribution(self, params: PyTree, tokens: Array, position: Array, valid: Array) -> Float32[Array, "B G V"]:
         table, weight = params["table"], params["weight"]
         width = table.shape[1]
         column = position - params["start"]
@@ -82,8 +82,10 @@ class TableDenoiser:
         mass = jnp.where(agree, weight[None], jnp.float32(0))
         mass = mass / jnp.sum(mass, axis=1, keepdims=True)
         answers = jax.nn.one_hot(table, self.config.vocab_size, dtype=jnp.float32)
-        law = jnp.einsum("br,rgv->bgv", mass, answers, precision=jax.lax.Precision.HIGHEST)
-        return jnp.where(law > 0, jnp.log(jnp.where(law > 0, law, jnp.float32(1))), jnp.float32(LOG_ZERO))
+        distribution = jnp.einsum("br,rgv->bgv", mass, answers, precision=jax.lax.Precision.HIGHEST)
+        return jnp.where(
+            distribution > 0, jnp.log(jnp.where(distribution > 0, distribution, jnp.float32(1))), jnp.float32(LOG_ZERO)
+        )
 
 
 def table_denoiser(
@@ -95,7 +97,7 @@ def table_denoiser(
     eos: int = -1,
     start: int = 1,
 ) -> tuple[TableDenoiser, PyTree]:
-    """(model, params) of a law over answers int[R, G], equally likely unless weights float[R] are given.
+    """(model, params) of a distribution over answers int[R, G], equally likely unless weights float[R] are given.
 
     start: position of the first answer column, the length of the prompt. Raises InputError for ids outside the
     vocabulary, an answer that holds the mask, or weights that are not positive.

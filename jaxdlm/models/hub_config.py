@@ -44,7 +44,7 @@ def _ids(value: Any, name: str, numbers: Sequence[Any], wanted: str) -> Any:
 IDS: dict[str, Kind] = {
     "mask_token_id": one_id, "pad_token_id": one_id, "bos_token_id": one_id, "eos_token_id": ids,
 }  # fmt: skip
-# Every key of config.json that is read, in whichever family and at whichever depth. 0 stands for "as another one says"
+# Every key of config.json that is read, in whichever family and at whichever depth. 0 means "as another key has it"
 # where a release or its configuration class has it so.
 CONFIG: dict[str, Kind] = IDS | {
     "architectures": listed(text), "model_type": text, "torch_dtype": text, "dtype": text,
@@ -88,7 +88,7 @@ def read_generation(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known besides config.json. `mask`, `block_size` and `attention` are the caller's word and win.
+    """Facts known besides config.json. `mask`, `block_size` and `attention` are the caller's word and win.
 
     source: hub id or folder name; generation: generation_config.json; added_tokens: content -> id of the tokenizer;
     notes collects one line per default applied and per conflict found, for the manifest.
@@ -190,8 +190,8 @@ class Fields:
     def _object(self, key: str, part: str | None = None) -> dict[str, Any]:
         """The object under a key, or a part of it; its own keys are held against the schema, too."""
         where = f"config.json: {self.where}{key}"
-        found = record(self.get(key, {}), where, CONFIG)
-        return found if part is None else record(found.get(part) or {}, f"{where}.{part}", CONFIG)
+        value = record(self.get(key, {}), where, CONFIG)
+        return value if part is None else record(value.get(part) or {}, f"{where}.{part}", CONFIG)
 
     def _rope(self, values: Mapping[str, Any], head_dim: int, key: str) -> RopeConfig:
         kind = values.get("rope_type") or values.get("type") or "default"
@@ -270,12 +270,12 @@ class Fields:
         )
 
     def _ids(self, key: str, default: Any, size: int | None) -> tuple[int, ...]:
-        """What generation_config.json and then config.json say of a key, each id once; the default if neither does.
+        """The ids of a key in generation_config.json and then in config.json, each once; the default if neither has it.
 
         An id below 0 says that there is none, as -1 does for the pad of some releases; so does one of `size` or more:
         the embedding has no row for it.
         """
-        found: dict[str, tuple[int, ...]] = {}
+        by_file: dict[str, tuple[int, ...]] = {}
         for file, values in (("generation_config.json", self.hints.generation), ("config.json", self.values)):
             numbers = special_ids(values, key, file)
             missing = [number for number in numbers if number < 0 or (size is not None and number >= size)]
@@ -283,8 +283,8 @@ class Fields:
                 self.hints.notes.append(
                     f"{file}: {key} {shown(missing)} is no id of this model and means that there is none"
                 )
-            found[file] = tuple(number for number in numbers if number not in missing)
-        told, written = found.values()
+            by_file[file] = tuple(number for number in numbers if number not in missing)
+        told, written = by_file.values()
         if told and written and set(told) != set(written):
             rule = "both end a text" if key == "eos_token_id" else "the first wins"
             one, two = (list(ids) if len(ids) > 1 else ids[0] for ids in (told, written))
@@ -299,5 +299,5 @@ class Fields:
 def special_ids(values: Mapping[str, Any], key: str, file: str) -> tuple[int, ...]:
     """The ids under a key: one, a list of them for the ends of a text, or none. Raises InputError for anything else."""
     value = values.get(key)
-    found = [] if value is None else IDS[key](value, f"{file}: {key}")
-    return tuple(found) if isinstance(found, list | tuple) else (found,)
+    ids = [] if value is None else IDS[key](value, f"{file}: {key}")
+    return tuple(ids) if isinstance(ids, list | tuple) else (ids,)

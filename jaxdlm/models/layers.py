@@ -51,7 +51,8 @@ def wide_product(form: str, x: Float[Array, "..."], weight: Array) -> Float32[Ar
 
 
 def columns(leaf: Any, axis: int, first: Int32[Array, ""], tiling: Tiling) -> Any:
-    """The part of a weight [D, V] or [V, D] that speaks for the ids of a tile; `axis` is that of the vocabulary."""
+    """The part of a weight [D, V] or [V, D] that the logits of a tile's ids are made of; `axis` is that of the
+    vocabulary."""
     if hasattr(leaf, "dequantize"):
         return leaf.outputs(first, tiling)
     return take_tile(leaf, axis, first, tiling)

@@ -70,8 +70,8 @@ def _router(x: Float[Array, "M D"], weight: Array, dtype: Any) -> Float32[Array,
 def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[Array, "M E"]:
     grouped = rearrange(select, "M (G e) -> M G e", G=config.n_group)
     strength = jnp.sum(jax.lax.top_k(grouped, min(2, grouped.shape[-1]))[0], axis=-1)
-    kept = jax.lax.top_k(strength, config.topk_group)[1]
-    keep = jnp.any(jax.nn.one_hot(kept, config.n_group, dtype=bool), axis=1)
+    groups = jax.lax.top_k(strength, config.topk_group)[1]
+    keep = jnp.any(jax.nn.one_hot(groups, config.n_group, dtype=bool), axis=1)
     # -inf, not 0: a bias can make every kept selection score negative
     return rearrange(jnp.where(keep[:, :, None], grouped, -jnp.inf), "M G e -> M (G e)")
 

@@ -37,13 +37,13 @@ def grouped(
     inner = max(total - 2, 0)
     whole = inner // group
     cuts = sorted({0, min(1, total), 1 + whole * group, total - 1, total} & set(range(total + 1)))
-    kept = []
+    caches = []
     for first, stop in zip(cuts[:-1], cuts[1:], strict=True):
         size = group if (first, stop) == (1, 1 + whole * group) else stop - first
         part = jax.tree.map(lambda leaf: leaf[first:stop].reshape(-1, size, *leaf.shape[1:]), layers)
         x, kv = jax.lax.scan(lambda x, one: at_once(config, shape, one, x, see), x, part)
-        kept.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kv))
-    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kept)
+        caches.append(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), kv))
+    return x, jax.tree.map(lambda *parts: jnp.concatenate(parts), *caches)
 
 
 def at_once(config: ModelConfig, shape: LayerShape, layers: Any, x: Array, see: See) -> tuple[Array, Stored]:

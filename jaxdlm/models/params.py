@@ -149,7 +149,7 @@ def init_leaf(
     if init == "loud":
         if spec.kind == "layer_scalar":
             return jax.random.uniform(key, spec.shape, kind, 1.0, 1.2)
-        center, spread = loud_law(config, spec)
+        center, spread = loud_distribution(config, spec)
         return _normal(key, spec.shape, kind, spread, center)
     if spec.kind in ("norm", "scale", "layer_scalar"):
         return jax.device_put(np.full(spec.shape, _neutral(config, spec), kind))  # jnp.full compiles for each shape
@@ -177,7 +177,7 @@ def _neutral(config: ModelConfig, spec: ParamSpec) -> float:
     return 0.0 if spec.kind == "norm" and config.norm_plus_one else 1.0
 
 
-def loud_law(config: ModelConfig, spec: ParamSpec) -> tuple[float, float]:
+def loud_distribution(config: ModelConfig, spec: ParamSpec) -> tuple[float, float]:
     """Mean and deviation of a leaf far from neutral."""
     known = {"norm": (_neutral(config, spec), 0.3), "scale": (1.0, 0.2), "router_bias": (0.0, 0.05)}
     return known.get(spec.kind, (0.0, 0.15))
@@ -218,7 +218,8 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def fingerprint(params: PyTree) -> str:
-    """What a part trained for these weights is bound to: a hash of every leaf's path, shape and up to 64 values.
+    """The fingerprint of these weights, to which parts trained for them are bound: a hash of every leaf's path, shape
+    and up to 64 values.
 
     Values are rounded to bfloat16, so that a model loaded in float32 and in bfloat16 has one fingerprint.
     """

@@ -8,7 +8,8 @@ MAX_PERIOD = 8
 
 
 class LayerShape(NamedTuple):
-    """What must be equal for two layers to share a scan body: attention head shapes and the kind of feed-forward."""
+    """The properties that must be equal for two layers to share a scan body: attention head shapes and the kind of
+    feed-forward."""
 
     attention: str  # "global" or "local"; always "global" where both have the same shapes
     ffn: str  # dense, moe or parallel

@@ -38,7 +38,7 @@ from jaxdlm.typing import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is decoded: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
+    """The shape of a decode: `prompt` columns (rounded up to a bucket) and `max_new` more, for `batch` rows at once.
 
     model: a released one, one that loads by its name, a folder or a GGUF file, or a configuration. A draft that the
     policy names is looked up the same way; of both there are shapes alone.
@@ -308,14 +308,14 @@ def bytes_per_chip(tree: PyTree) -> int:
 
 
 def overflow(message: str) -> DoesNotFit | None:
-    """What the compiler says about memory that is too small; None where its complaint is another."""
+    """The error for a compiler's message about too little memory; None for another message."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
-    found = re.search(r"\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)", message)
-    found = found or re.search(r"Used ([\d.]+)G of ([\d.]+)G", message)
-    if found is None:
+    match = re.search(r"\(([\d.]+)G\) exceeds available \w+ \(([\d.]+)G\)", message)
+    match = match or re.search(r"Used ([\d.]+)G of ([\d.]+)G", message)
+    if match is None:
         return DoesNotFit(None, None)
-    needed, available = (int(float(size) * GIB) for size in found.groups())
+    needed, available = (int(float(size) * GIB) for size in match.groups())
     return DoesNotFit(needed, available)
 
 

@@ -13,7 +13,7 @@ from jaxdlm.errors import InputError
 
 if TYPE_CHECKING:
     from jaxdlm.plan.aot import Job
-    from jaxdlm.plan.search import Found, Largest
+    from jaxdlm.plan.search import Largest, Trial
 
 GIB, MIB = 2**30, 2**20
 
@@ -77,15 +77,15 @@ def plan(
         print(f"# {line}", file=sys.stderr, flush=True)
 
     if axes is None:
-        found = choose(job, meshes(topology, batch), batch, chip.hbm, report)
+        best = choose(job, meshes(topology, batch), batch, chip.hbm, report)
     else:
-        found = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
-    largest = None if no_search else largest_batch(found, chip.hbm, report)
+        best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
+    largest = None if no_search else largest_batch(best, chip.hbm, report)
     rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
-    result = summary(topology, policy, found, largest, rates)
-    if hlo and found.fits:
+    result = summary(topology, policy, best, largest, rates)
+    if hlo and best.fits:
         with open(hlo, "w") as file:
-            file.write(found.outcome.text)  # type: ignore[union-attr]
+            file.write(best.outcome.text)  # type: ignore[union-attr]
     if as_json:
         print(json.dumps(result))
     else:
@@ -106,7 +106,7 @@ def read_job(
         raise InputError(f"--max-new {max_new}: must lie between 1 and --length {length} less one prompt column")
     if length > 2**20:
         raise InputError(f"--length {length}: no released model reads more than {2**20} columns")
-    argument.word(dtype, "--dtype", DTYPES)
+    argument.check_choice(dtype, "--dtype", DTYPES)
     method = read(policy)
     if not _decode.has_blocks(method):
         _decode.check_continuation(_decode.resolve_cache(cache), block)
@@ -117,18 +117,18 @@ def read_job(
 
 
 def summary(
-    topology: str, policy: str, found: "Found", largest: "Largest | None", rates: dict[str, Any]
+    topology: str, policy: str, best: "Trial", largest: "Largest | None", rates: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that is known about the job, as plain values. rates: tokens per forward, tokens, price."""
     from jaxdlm.plan.aot import Compiled, weights_per_chip
     from jaxdlm.plan.chips import chip_of
 
-    job, chip, (prompt, columns) = found.job, chip_of(topology), found.job.columns
+    job, chip, (prompt, columns) = best.job, chip_of(topology), best.job.columns
     result: dict[str, Any] = {
         "model": job.lm.name,
         "topology": topology,
-        "chips": found.mesh.size,
-        "mesh": dict(found.mesh.shape),
+        "chips": best.mesh.size,
+        "mesh": dict(best.mesh.shape),
         "batch": job.batch,
         "prompt": prompt,
         "max_new": job.max_new,
@@ -136,21 +136,21 @@ def summary(
         "policy": policy,
         "cache": None if job.autoregressive else job.cache,
         "dtype": job.dtype,
-        "command": command_line(topology, policy, found),
-        "fits": found.fits,
+        "command": command_line(topology, policy, best),
+        "fits": best.fits,
         "bytes_available": chip.hbm,
         "largest_batch": None if largest is None else dataclasses.asdict(largest),
     }
-    if not isinstance(found.outcome, Compiled):
-        needed = {"weights": weights_per_chip(job, found.mesh), "total": found.outcome.needed}
+    if not isinstance(best.outcome, Compiled):
+        needed = {"weights": weights_per_chip(job, best.mesh), "total": best.outcome.needed}
         return result | {"bytes": needed}
-    memory = found.outcome.memory
+    memory = best.outcome.memory
     result["bytes"] = dataclasses.asdict(memory) | {"total": memory.total}
-    result["compile_seconds"] = found.outcome.seconds
-    return result | speed(topology, rates, found)
+    result["compile_seconds"] = best.outcome.seconds
+    return result | speed(topology, rates, best)
 
 
-def command_line(topology: str, policy: str, found: "Found") -> str | None:
+def command_line(topology: str, policy: str, best: "Trial") -> str | None:
     """The job as `jaxdlm batch` runs it on each host; None where a copy of the weights spans hosts, which it never does.
 
     A released size stands as random weights of it: in its place goes the folder or the Hub id of the real ones.
@@ -163,8 +163,8 @@ def command_line(topology: str, policy: str, found: "Found") -> str | None:
     from jaxdlm.plan.search import groups
     from jaxdlm.policy_words import split
 
-    job, sizes = found.job, dict(found.mesh.shape)
-    copy, chips = found.mesh.size // sizes["data"], host_chips(topology)
+    job, sizes = best.job, dict(best.mesh.shape)
+    copy, chips = best.mesh.size // sizes["data"], host_chips(topology)
     if chips % copy:
         return None
 
@@ -176,30 +176,30 @@ def command_line(topology: str, policy: str, found: "Found") -> str | None:
     drafts = [f"draft={loadable(part.partition('=')[2])}" if part.startswith("draft=") else part for part in parts]
     words = {
         "--model": loadable(job.lm.name), "--policy": ",".join(drafts),
-        "--max-new": str(job.max_new), "--slots": str(job.batch // groups(found.mesh)),
+        "--max-new": str(job.max_new), "--slots": str(job.batch // groups(best.mesh)),
         "--mesh": ",".join(f"{axis}={size}" for axis, size in (sizes | {"data": chips // copy}).items()),
     }  # fmt: skip
     if not job.autoregressive:
         words |= {"--cache": str(job.cache), "--block": str(job.columns[1])}
     rest = shlex.join(word for pair in words.items() for word in pair)
-    return f"jaxdlm batch INPUT --output DIR {rest}" + (" --distributed" if chips < found.mesh.size else "")
+    return f"jaxdlm batch INPUT --output DIR {rest}" + (" --distributed" if chips < best.mesh.size else "")
 
 
-def speed(topology: str, rates: dict[str, Any], found: "Found") -> dict[str, Any]:
+def speed(topology: str, rates: dict[str, Any], best: "Trial") -> dict[str, Any]:
     """Collectives, times and cost of a job that fits."""
     from jaxdlm.plan import collectives, cost
     from jaxdlm.plan.chips import chip_of
 
-    job, chip, text = found.job, chip_of(topology), found.outcome.text  # type: ignore[union-attr]
+    job, chip, text = best.job, chip_of(topology), best.outcome.text  # type: ignore[union-attr]
     kinds = cost.kinds(job, rates["tokens_per_forward"])
     counted = {kind: collectives.count(text, int(kind != "other")) for kind in kinds}  # arms of the cache's condition
-    worked = {kind: cost.work(job, found.mesh, refresh=kind != "other") for kind in kinds}
+    worked = {kind: cost.work(job, best.mesh, refresh=kind != "other") for kind in kinds}
     times = {kind: cost.time(worked[kind], counted[kind], chip) for kind in kinds}
 
     def average(part: str) -> float:
         return cost.mean({kind: getattr(times[kind], part) for kind in kinds}, kinds)
 
-    bill = cost.bill(average("predicted"), batch=job.batch, chips=found.mesh.size, **rates)
+    bill = cost.bill(average("predicted"), batch=job.batch, chips=best.mesh.size, **rates)
     return {
         "forwards": {
             kind: {"share": kinds[kind]}
@@ -241,7 +241,7 @@ def show(result: dict[str, Any]) -> None:
 
 KINDS = {
     "every": "every forward is like every other",
-    "first": "a forward in which the cache reads everything anew: the first of a block, and whenever it is due",
+    "first": "a forward in which the cache reads everything again: the first of a block, and whenever it is due",
     "other": "a forward that reads what a step of the cache reads",
 }
 

@@ -45,8 +45,8 @@ class Program:
             if header := _HEADER.match(line):
                 current = self.computations.setdefault(header.group(2), {})
                 self.entry = header.group(2) if header.group(1) else self.entry
-            elif found := _INSTRUCTION.match(line):
-                current[found.group(1)] = _Instruction(*found.groups()[1:])
+            elif match := _INSTRUCTION.match(line):
+                current[match.group(1)] = _Instruction(*match.groups()[1:])
 
     def decode_loop(self) -> _Instruction | None:
         """The first `while` on the way down from the entry whose number of trips the program does not state."""
@@ -78,8 +78,8 @@ class Program:
         conditionals further inside take their first arm (that of a false condition)."""
         total: dict[tuple[str, int], tuple[int, float]] = {}
 
-        def add(found: dict[tuple[str, int], tuple[int, float]], times: int = 1) -> None:
-            for key, (count, size) in found.items():
+        def add(collectives: dict[tuple[str, int], tuple[int, float]], times: int = 1) -> None:
+            for key, (count, size) in collectives.items():
                 have = total.get(key, (0, 0.0))
                 total[key] = (have[0] + times * count, have[1] + times * size)
 
@@ -122,19 +122,19 @@ def count(text: str, branch: int) -> list[Collective]:
         for key, (number, size) in program.collectives(_named(loop.rest, part) or "", branch).items():
             have = total.get(key, (0, 0.0))
             total[key] = (have[0] + number, have[1] + size)
-    found = [Collective(kind, group, number, round(size)) for (kind, group), (number, size) in total.items()]
-    return sorted(found, key=lambda one: -one.bytes)
+    collectives = [Collective(kind, group, number, round(size)) for (kind, group), (number, size) in total.items()]
+    return sorted(collectives, key=lambda one: -one.bytes)
 
 
 def group_size(rest: str) -> int:
     """Chips that take part in one collective, in any of the forms in which HLO writes its groups."""
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", found.group(1)))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", found.group(2)) if axis in sizes)
-    if found := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
-        return int(found.group(2))
-    if found := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
-        return len(found.group(1).split(","))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match.group(1)))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match.group(2)) if axis in sizes)
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", rest):
+        return int(match.group(2))
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(match.group(1).split(","))
     return 2 if "source_target_pairs" in rest else 1
 
 
@@ -148,8 +148,8 @@ def _result_bytes(instruction: _Instruction) -> float:
 
 
 def _named(rest: str, key: str) -> str | None:
-    found = re.search(rf"\b{key}=%?([\w.\-]+)", rest)
-    return found.group(1) if found else None
+    match = re.search(rf"\b{key}=%?([\w.\-]+)", rest)
+    return match.group(1) if match else None
 
 
 def _called(instruction: _Instruction) -> list[str]:
@@ -160,6 +160,6 @@ def _called(instruction: _Instruction) -> list[str]:
 
 
 def _arms(instruction: _Instruction) -> list[str]:
-    if found := re.search(r"branch_computations=\{([^}]*)\}", instruction.rest):
-        return [name.strip().lstrip("%") for name in found.group(1).split(",")]
+    if match := re.search(r"branch_computations=\{([^}]*)\}", instruction.rest):
+        return [name.strip().lstrip("%") for name in match.group(1).split(",")]
     return [_named(instruction.rest, f"{arm}_computation") or "" for arm in ("false", "true")]

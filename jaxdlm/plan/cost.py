@@ -82,10 +82,10 @@ def _seconds(one: Collective, chip: Chip) -> float:
 def kinds(job: Job, tokens_per_forward: float) -> dict[str, float]:
     """The kinds of forwards of a row and their shares, at so many tokens per forward, block after block.
 
-    "every": all are alike. "first": the cache reads everything anew (the first of a block, and what its clock says
+    "every": all are alike. "first": the cache reads everything again (the first of a block, and what its clock says
     besides); "other": it reads what its step reads.
     """
-    if job.autoregressive or job.kept.always:
+    if job.autoregressive or job.kept.recomputes_all:
         return {"every": 1.0}
     geometry = job.layout.geometry
     each = math.ceil(geometry.block / tokens_per_forward)
@@ -121,7 +121,7 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
     policy, geometry = job.method, job.layout.geometry
     both = 2 if policy.uncond else 1
     versions, width = getattr(policy, "draft_steps", 1), loop.width(policy, geometry)
-    found = reads.of_cache(
+    counted = reads.of_cache(
         job.kept,
         job.decoder,
         abstract_params(job.config),
@@ -132,9 +132,9 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
         versions=versions,
     )
     soft = width if job.config.self_conditioning else 0
-    many = versions if job.kept.always or not refresh else 1
-    found = found._replace(head=found.head + width * many, heads=found.heads + 1, soft=found.soft + soft)
-    return _work(job.config, mesh, found, rows * both)
+    many = versions if job.kept.recomputes_all or not refresh else 1
+    counted = counted._replace(head=counted.head + width * many, heads=counted.heads + 1, soft=counted.soft + soft)
+    return _work(job.config, mesh, counted, rows * both)
 
 
 def one_row(job: Job) -> Any:
@@ -155,7 +155,7 @@ def draft_config(job: Job) -> Any:
 
 
 def pair_reads(job: Job) -> dict[str, reads.Reads]:
-    """What a round of one row sends through the target ("model") and the draft."""
+    """Reads of the target ("model") and of the draft in a round of one row."""
     watch, policy = reads.Watch(), job.method
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), job.pair[0])
     fixed: dict[str, Any] = {"prompt": job.pair[1], "max_new": job.max_new, "save": "none"}
@@ -188,7 +188,7 @@ def _watched(drafter: Any, watch: reads.Watch) -> Any:
 THROUGH = {"wq": "query", "wk": "key", "wv": "value", "wo": "out"}  # of a layer; everything else is its feed-forward
 
 
-def _work(config: Any, mesh: Any, found: reads.Reads, rows: float) -> Work:
+def _work(config: Any, mesh: Any, counted: reads.Reads, rows: float) -> Work:
     """Work per chip of what `rows` rows of a chip, each like the counted one, send through a model."""
     flops = weight_bytes = cache_bytes = 0.0
     runs = segments(config)
@@ -196,17 +196,17 @@ def _work(config: Any, mesh: Any, found: reads.Reads, rows: float) -> Work:
         name, held = path.split("/")[-1], _share(spec, mesh)
         if path in ("embed", "lm_head"):
             head = path == "lm_head" or config.tie_embeddings
-            columns, passes = (found.head, found.heads) if head else (0.0, 0.0)
-            columns += found.soft if path == "embed" else 0.0
+            columns, passes = (counted.head, counted.heads) if head else (0.0, 0.0)
+            columns += counted.soft if path == "embed" else 0.0
             passes = max(passes, float(columns > 0))
         elif spec.kind not in ("matrix", "output"):
             continue  # norms, biases, and rows looked up in a table
         elif path.startswith("segments/"):
             layers = list(runs[int(path.split("/")[1])].layers(int(path.split("/")[2])))
-            columns = getattr(found, THROUGH.get(name, "feed"))[layers].mean()
-            passes = found.passes[layers].mean()
+            columns = getattr(counted, THROUGH.get(name, "feed"))[layers].mean()
+            passes = counted.passes[layers].mean()
         else:
-            columns, passes = found.soft, float(found.soft > 0)
+            columns, passes = counted.soft, float(counted.soft > 0)
         expert = name.startswith("e_")
         used = config.top_k / config.num_experts if expert else 1.0
         touched = 1 - (1 - used) ** (rows * columns / max(passes, 1.0)) if expert else 1.0
@@ -216,9 +216,9 @@ def _work(config: Any, mesh: Any, found: reads.Reads, rows: float) -> Work:
     heads = config.num_heads / (tensor if config.num_heads % tensor == 0 else 1)
     for layer, kind in enumerate(config.kinds):
         kv, size = config.attention_shape(kind)
-        flops += 4 * heads * size * rows * found.pairs[layer]
+        flops += 4 * heads * size * rows * counted.pairs[layer]
         column = 2 * kv / (tensor if kv % tensor == 0 else 1) * size * jax.numpy.dtype(config.param_dtype).itemsize
-        cache_bytes += column * rows * found.stored[layer]
+        cache_bytes += column * rows * counted.stored[layer]
     return Work(float(flops), float(weight_bytes), float(cache_bytes))
 
 
@@ -235,7 +235,7 @@ def _share(spec: Any, mesh: Mesh) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Bill:
-    """What `tokens` cost with every row busy: rows/s and lengths are the user's to judge."""
+    """The cost of `tokens` with every row busy: rows/s and lengths are the user's to judge."""
 
     tokens_per_second: float
     chip_hours: float

@@ -21,7 +21,7 @@ Report = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Trial:
     """A mesh, the job on it, and its program or the reason why there is none."""
 
     job: Job
@@ -59,7 +59,7 @@ def read_mesh(words: str, topology: str) -> dict[str, int]:
 
 def on_mesh(
     job: Job, mesh: Mesh, rows: int | None, limit: int, report: Report, *, each: int = ROWS, text: bool = True
-) -> Found:
+) -> Trial:
     """The job compiled for a mesh of chips with `limit` bytes each; `rows`: the user's batch, default `each` per group.
 
     Where the weights alone do not fit, nothing is compiled. text: whether the program is kept to be read. Raises
@@ -74,17 +74,17 @@ def on_mesh(
         )
     job = dataclasses.replace(job, batch=batch)
     if weights_per_chip(job, mesh) > limit:
-        return Found(job, mesh, DoesNotFit(None, limit))
+        return Trial(job, mesh, DoesNotFit(None, limit))
     report(f"compiling {job.lm.name} for {mesh.size} chips, {named(mesh)}, {batch} rows")
     try:
         compiled = compile_decode(job, mesh, text=text)
     except DoesNotFit as error:
-        return Found(job, mesh, error)
+        return Trial(job, mesh, error)
     need = compiled.memory.total  # a compiler that knows no limit refuses nothing
-    return Found(job, mesh, compiled if need <= limit else DoesNotFit(need, limit))
+    return Trial(job, mesh, compiled if need <= limit else DoesNotFit(need, limit))
 
 
-def choose(job: Job, meshes: Iterable[Mesh], rows: int | None, limit: int, report: Report, **more: Any) -> Found:
+def choose(job: Job, meshes: Iterable[Mesh], rows: int | None, limit: int, report: Report, **more: Any) -> Trial:
     """The first mesh that fits; `more` goes to `on_mesh`. Where none fits, the last one.
 
     One whose weights leave less than a twentieth of the memory is passed over without compiling.
@@ -93,10 +93,10 @@ def choose(job: Job, meshes: Iterable[Mesh], rows: int | None, limit: int, repor
     for mesh in meshes:
         if weights_per_chip(job, mesh) > ROOM * limit and mesh is not meshes[-1]:
             continue
-        found = on_mesh(job, mesh, rows, limit, report, **more)
-        if found.fits:
+        fit = on_mesh(job, mesh, rows, limit, report, **more)
+        if fit.fits:
             break
-    return found
+    return fit
 
 
 def meshes(topology: str, rows: int | None) -> Iterator[Mesh]:
@@ -111,7 +111,7 @@ def meshes(topology: str, rows: int | None) -> Iterator[Mesh]:
 def fitting(job: Job, devices: list[Any], each: int, report: Report) -> Mesh:
     """The mesh of devices that are here with the fewest of them per copy of the weights that fits, `each` rows per copy.
 
-    Nothing is compiled for one device, nor where nobody says how much memory there is (a CPU): then every device has a
+    Nothing is compiled for one device, nor where the memory is not known (a CPU): then every device has a
     copy. Raises InputError where no mesh fits.
     """
     ways = [{"data": len(devices) // tensor, "tensor": tensor, "expert": 1} for tensor in _divisors(len(devices))]
@@ -119,13 +119,13 @@ def fitting(job: Job, devices: list[Any], each: int, report: Report) -> Mesh:
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     if len(devices) == 1 or not limit:
         return options[0]
-    found = choose(job, options, None, limit, report, each=each, text=False)
-    if not found.fits:
+    best = choose(job, options, None, limit, report, each=each, text=False)
+    if not best.fits:
         raise InputError(
             f"{job.lm.name} with {each} rows of {sum(job.columns[:1]) + job.max_new} columns does not fit {len(devices)} "
             f"devices of {limit / 2**30:.2f} GiB: lower --slots or --max-new, or take more devices per host"
         )
-    return found.mesh
+    return best.mesh
 
 
 def _divisors(count: int) -> list[int]:
@@ -146,24 +146,24 @@ class Largest:
     compilations: int
 
 
-def largest_batch(found: Found, limit: int, report: Report) -> Largest:
+def largest_batch(best: Trial, limit: int, report: Report) -> Largest:
     """Rows that fit into `limit` bytes per chip: a secant on (batch, bytes), each guess compiled, at most `PROBES`.
 
     Guesses are rounded down to an eighth of a power of two groups, so the answer may be up to an eighth too small.
     """
-    unit = groups(found.mesh)
-    if weights_per_chip(found.job, found.mesh) > limit:
+    unit = groups(best.mesh)
+    if weights_per_chip(best.job, best.mesh) > limit:
         return Largest(None, None, 0)
-    base = weights_per_chip(found.job, found.mesh)
-    good, bad = (found.job.batch, None) if found.fits else (None, found.job.batch)
-    points = {0: float(base), found.job.batch: float(_needed(found.outcome, limit))}
+    base = weights_per_chip(best.job, best.mesh)
+    good, bad = (best.job.batch, None) if best.fits else (None, best.job.batch)
+    points = {0: float(base), best.job.batch: float(_needed(best.outcome, limit))}
     probes = 0
     while probes < PROBES:
         guess = next_batch(points, limit, unit, good, bad)
         if guess is None:
             break
         probes += 1
-        tried = on_mesh(found.job, found.mesh, guess, limit, report)
+        tried = on_mesh(best.job, best.mesh, guess, limit, report)
         points[guess] = float(_needed(tried.outcome, limit))
         good, bad = (guess, bad) if tried.fits else (good, guess)
     return Largest(good, bad, probes)

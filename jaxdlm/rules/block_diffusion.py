@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row, Status
+from jaxdlm.core.carry import Row, Status, Update
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.eos import text_after
@@ -31,14 +31,14 @@ class SelectScheduled(Stage):
     def expects(self) -> str | None:  # type: ignore[override]
         return None if self.tau is None else LOG_PROB
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_scheduled")
-        score = draft.score if self.order == "score" else -row.column.astype(jnp.float32)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_scheduled")
+        score = update.score if self.order == "score" else -row.column.astype(jnp.float32)
         chosen = best_columns(score, row.open, self.count(row))
         if self.tau is None:
-            return draft._replace(commit=chosen), state
-        sure = row.open & (jnp.exp(draft.score) > self.tau)
-        return draft._replace(commit=jnp.where(jnp.sum(sure) >= self.count(row), sure, chosen)), state
+            return update._replace(commit=chosen), state
+        sure = row.open & (jnp.exp(update.score) > self.tau)
+        return update._replace(commit=jnp.where(jnp.sum(sure) >= self.count(row), sure, chosen)), state
 
     def count(self, row: Row) -> Int32[Array, ""]:
         """k_i, at least 1 so that every forward commits."""
@@ -66,7 +66,7 @@ def select_scheduled(
     """
     least = argument.number(minimal_topk, "minimal_topk", low=1, high=argument.COLUMNS, whole=True)
     tau = argument.probability(tau, "tau", none=True)
-    return SelectScheduled(argument.steps(steps), tau, least, argument.word(order, "order", ORDERS))
+    return SelectScheduled(argument.steps(steps), tau, least, argument.check_choice(order, "order", ORDERS))
 
 
 @struct.dataclass
@@ -79,12 +79,12 @@ class SelectWithinEntropy(Stage):
 
     gamma: Any
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_within_entropy")
-        place = jnp.where(row.open, ranks(draft.score, row.open), row.open.shape[0])
-        entropy = jnp.where(row.open, -jnp.asarray(draft.score), 0.0)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_within_entropy")
+        place = jnp.where(row.open, ranks(update.score, row.open), row.open.shape[0])
+        entropy = jnp.where(row.open, -jnp.asarray(update.score), 0.0)
         before = jnp.sum(jnp.where(place[None, :] < place[:, None], entropy[None, :], 0.0), axis=1)
-        return draft._replace(commit=row.open & ((before <= self.gamma) | (place == 0))), state
+        return update._replace(commit=row.open & ((before <= self.gamma) | (place == 0))), state
 
 
 def select_within_entropy(gamma: Any = 0.1) -> SelectWithinEntropy:
@@ -104,18 +104,18 @@ class StopAfterBlock(Stage):
     reads: ClassVar[tuple[str, ...]] = ("token", "commit", "cut", "halt", "status")
     writes: ClassVar[tuple[str, ...] | None] = ("cut", "halt", "status")
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "commit", rule="stop_after_block")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "commit", rule="stop_after_block")
         if not row.ids.eos:
-            return draft, state
-        commit = jnp.asarray(draft.commit, bool)
-        finished = ~jnp.any(row.active & row.pending & ~commit) & ~jnp.asarray(draft.hold, bool)
-        ends = row.active & ~row.given & jnp.isin(text_after(draft, row), jnp.asarray(row.ids.eos, jnp.int32))
-        found = finished & jnp.any(ends)
-        cut = jnp.where(found, jnp.argmax(ends) + 1, row.tokens.shape[0] + 1).astype(jnp.int32)
-        cut = cut if draft.cut is None else jnp.minimum(cut, draft.cut)
-        status = jnp.where(found, int(Status.EOS), jnp.asarray(draft.status, jnp.int32))
-        return draft._replace(cut=cut, halt=found | jnp.asarray(draft.halt, bool), status=status), state
+            return update, state
+        commit = jnp.asarray(update.commit, bool)
+        finished = ~jnp.any(row.active & row.pending & ~commit) & ~jnp.asarray(update.hold, bool)
+        ends = row.active & ~row.prefilled & jnp.isin(text_after(update, row), jnp.asarray(row.ids.eos, jnp.int32))
+        over = finished & jnp.any(ends)
+        cut = jnp.where(over, jnp.argmax(ends) + 1, row.tokens.shape[0] + 1).astype(jnp.int32)
+        cut = cut if update.cut is None else jnp.minimum(cut, update.cut)
+        status = jnp.where(over, int(Status.EOS), jnp.asarray(update.status, jnp.int32))
+        return update._replace(cut=cut, halt=over | jnp.asarray(update.halt, bool), status=status), state
 
 
 def stop_after_block() -> StopAfterBlock:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
@@ -45,15 +45,15 @@ class SelectCoherent(Stage):
     token_source: str = struct.field(pytree_node=False, default="pbar")
 
     def init(self, window: int, vocab: int) -> History:
-        kept = min(self.top_v, window)
-        column = jnp.full((self.depth, kept), -1, jnp.int32)
-        return History(column, jnp.zeros((self.depth, kept, vocab), jnp.float32))
+        columns = min(self.top_v, window)
+        column = jnp.full((self.depth, columns), -1, jnp.int32)
+        return History(column, jnp.zeros((self.depth, columns, vocab), jnp.float32))
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="ccd")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="ccd")
         past = jnp.where(row.tick == 0, -1, state.column)  # a new block is a new window: old columns mean nothing
-        at, valid = leaders(draft.score, row.open, past.shape[1])
-        now = jax.nn.softmax(draft.logits[at].astype(jnp.float32), axis=1)
+        at, valid = leaders(update.score, row.open, past.shape[1])
+        now = jax.nn.softmax(update.logits[at].astype(jnp.float32), axis=1)
         hit = (at[:, None, None] == past[None]) & valid[:, None, None]  # [V, d, V]
         rows = hit.any(2)
         weight = hit.astype(jnp.float32)
@@ -65,28 +65,28 @@ class SelectCoherent(Stage):
             coherent = coherent & rows.all(1)
         if self.eps is not None:
             coherent = coherent & (entropy <= self.eps)
-        commit = self.choose(draft, row, at, coherent, entropy)
-        token = jnp.asarray(draft.token)
+        commit = self.choose(update, row, at, coherent, entropy)
+        token = jnp.asarray(update.token)
         if self.token_source == "pbar":
-            settled = jnp.where(coherent, jax.lax.argmax(mean, 1, jnp.int32), token[at])
-            token = token.at[at].set(settled)
-        kept, still = leaders(draft.score, row.open & ~commit, past.shape[1])
-        new = jax.nn.softmax(draft.logits[kept].astype(jnp.float32), axis=1)
-        column = jnp.concatenate([jnp.where(still, kept, -1)[None], past])[: self.depth]
-        return draft._replace(token=token, commit=commit), History(
+            smoothed = jnp.where(coherent, jax.lax.argmax(mean, 1, jnp.int32), token[at])
+            token = token.at[at].set(smoothed)
+        ranked, still = leaders(update.score, row.open & ~commit, past.shape[1])
+        new = jax.nn.softmax(update.logits[ranked].astype(jnp.float32), axis=1)
+        column = jnp.concatenate([jnp.where(still, ranked, -1)[None], past])[: self.depth]
+        return update._replace(token=token, commit=commit), History(
             column, jnp.concatenate([new[None], state.p])[: self.depth]
         )
 
     def choose(
-        self, draft: Draft, row: Row, at: Int32[Array, "V"], coherent: Bool[Array, "V"], entropy: Float32[Array, "V"]
+        self, update: Update, row: Row, at: Int32[Array, "V"], coherent: Bool[Array, "V"], entropy: Float32[Array, "V"]
     ) -> Bool[Array, "W"]:
         """The coherent columns, or `budget` of them; plain confidence fills what is missing."""
         inside = jnp.zeros_like(row.open).at[at].set(coherent)
         size = budget(row, self.steps)
         if self.dynamic:
-            return jnp.where(inside.any(), inside, best_columns(draft.score, row.open, size))
+            return jnp.where(inside.any(), inside, best_columns(update.score, row.open, size))
         surest = best_columns(jnp.full(row.open.shape, -jnp.inf).at[at].set(-entropy), inside, size)
-        return surest | best_columns(draft.score, row.open & ~inside, size - jnp.sum(surest).astype(jnp.int32))
+        return surest | best_columns(update.score, row.open & ~inside, size - jnp.sum(surest).astype(jnp.int32))
 
 
 def leaders(score: Float32[Array, "W"], eligible: Bool[Array, "W"], k: int) -> tuple[Int32[Array, "k"], Array]:
@@ -120,14 +120,14 @@ def select_coherent(
     depth outside 0..64, eps < 0, or an unknown word.
     """
     depth, top_v = argument.whole(0, DEEPEST)(depth, "depth"), argument.whole(1, WIDEST)(top_v, "top_v")
-    argument.word(history_rule, "history_rule", ("any", "all"))
-    argument.word(token_source, "token_source", ("pbar", "current"))
+    argument.check_choice(history_rule, "history_rule", ("any", "all"))
+    argument.check_choice(token_source, "token_source", ("pbar", "current"))
     eps, dynamic = argument.nats(eps, "eps", none=True), argument.flag(dynamic, "dynamic")
     return SelectCoherent(argument.steps(steps), eps, dynamic, depth, top_v, history_rule, token_source)
 
 
 class Saved(NamedTuple):
-    """What the previous forward left behind."""
+    """The best columns of the previous forward, and its proposals."""
 
     column: Bool[Array, "W"]  # its best columns that stayed open
     token: Int32[Array, "W"]  # its proposals
@@ -148,8 +148,8 @@ class SelectStable(Stage):
     def init(self, window: int, vocab: int) -> Saved:
         return Saved(jnp.zeros(window, bool), jnp.full(window, -1, jnp.int32), jnp.int32(1))
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="ccd")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="ccd")
         at, size = row.tick, budget(row, self.steps)
         columns = jnp.sum(row.active).astype(jnp.int32)
         largest = size + jnp.floor(size.astype(jnp.float32) * self.expand_ratio).astype(jnp.int32)
@@ -157,13 +157,13 @@ class SelectStable(Stage):
         late = 10 * jnp.sum(row.open) <= columns
         wide = jnp.where(at < 4, 1, jnp.where(late, jnp.minimum(2, largest), wide)).astype(jnp.int32)
         last = columns if self.steps is None else jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
-        top = best_columns(draft.score, row.open, size)
+        top = best_columns(update.score, row.open, size)
         known = (at >= 5) & (at < last - 1) & jnp.any(top & state.column)
-        same = best_columns(draft.score, row.open, wide) & state.column & (draft.token == state.token)
-        chosen = same if self.dynamic else best_columns(draft.score, same, size)
+        same = best_columns(update.score, row.open, wide) & state.column & (update.token == state.token)
+        chosen = same if self.dynamic else best_columns(update.score, same, size)
         commit = jnp.where(known & (jnp.sum(same) >= size), chosen, top)
-        saved = best_columns(draft.score, row.open & ~commit, wide) & (at >= 3)
-        return draft._replace(commit=commit), Saved(saved, draft.token, wide)
+        saved = best_columns(update.score, row.open & ~commit, wide) & (at >= 3)
+        return update._replace(commit=commit), Saved(saved, update.token, wide)
 
 
 def select_stable(steps: Any = None, *, dynamic: bool = False, expand_ratio: Any = 4.0) -> SelectStable:

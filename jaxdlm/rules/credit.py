@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compose import LOG_PROB
-from jaxdlm.core.readout import Raised, Source, incoming, raised, summarise
+from jaxdlm.core.readout import BiasedLogits, LogitsSource, add_bonus, incoming, summarise
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
@@ -35,55 +35,58 @@ class AddCredit(Stage):
             return empty(window)
         return jnp.zeros((window, vocab), jnp.float32)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         alpha, beta, gamma = self.alpha, self.beta, self.gamma
         if self.adaptive:
-            asked = jnp.maximum(jnp.sum(row.active & ~row.given), 1).astype(jnp.float32)
+            asked = jnp.maximum(jnp.sum(row.active & ~row.prefilled), 1).astype(jnp.float32)
             alpha = beta = 1.0 - jnp.sum(row.open).astype(jnp.float32) / asked
             gamma = 1.0
-        read = incoming(draft)
-        found = summarise(read)
+        read = incoming(update)
+        summary = summarise(read)
         gain = jnp.where(
-            row.open, (1 / (1 + found.rest)) ** gamma, 0.0
+            row.open, (1 / (1 + summary.rest)) ** gamma, 0.0
         )  # p of the best is 1 / (1 + the others' ratios)
         if self.sparse:
-            return self._slots(draft, read, state, row, (found.token, gain, alpha, beta))
+            return self._slots(update, read, state, row, (summary.token, gain, alpha, beta))
         old = jnp.where(row.tick == 0, 0.0, state)  # a block begins without credit, so nothing leaks into it
-        earned = (beta * old).at[jnp.arange(gain.shape[0]), found.token].add(gain)
-        return draft._replace(logits=draft.logits + alpha * jnp.log1p(earned)), earned
+        earned = (beta * old).at[jnp.arange(gain.shape[0]), summary.token].add(gain)
+        return update._replace(logits=update.logits + alpha * jnp.log1p(earned)), earned
 
     def _slots(
-        self, draft: Draft, read: Source, state: "Slots", row: Row, won: tuple[Array, Array, Any, Any]
-    ) -> tuple[Draft, "Slots"]:
-        """The same from slots: what is added goes into the tiles that later rules read, not into a second array."""
+        self, update: Update, read: LogitsSource, state: "SparseCredit", row: Row, won: tuple[Array, Array, Any, Any]
+    ) -> tuple[Update, "SparseCredit"]:
+        """As `apply`, from slots: the bonus is added to the tiles that later rules read, so that no second array is
+        made."""
         top, gain, alpha, beta = won
         new = jax.tree.map(lambda a, b: jnp.where(row.tick == 0, a, b), empty(top.shape[0]), state)
         new = earn(new, beta, top, gain, row.open)
-        token = jnp.where(new.token < 0, draft.logits.shape[1], new.token)  # past the vocabulary: nowhere
+        token = jnp.where(new.token < 0, update.logits.shape[1], new.token)  # past the vocabulary: nowhere
         bonus = alpha * jnp.log1p(new.value)
-        logits = raised(draft.logits, token, bonus)
-        return draft._replace(logits=logits, readout=Raised(read, token, bonus, logits)), new
+        logits = add_bonus(update.logits, token, bonus)
+        return update._replace(logits=logits, readout=BiasedLogits(read, token, bonus, logits)), new
 
 
-class Slots(NamedTuple):
+class SparseCredit(NamedTuple):
     """Credit of the tokens that were ever the best of a column in its block: at most one new one per forward."""
 
     token: Int32[Array, "W W"]  # -1: free
     value: Float32[Array, "W W"]
 
 
-def empty(window: int) -> Slots:
-    return Slots(jnp.full((window, window), -1, jnp.int32), jnp.zeros((window, window), jnp.float32))
+def empty(window: int) -> SparseCredit:
+    return SparseCredit(jnp.full((window, window), -1, jnp.int32), jnp.zeros((window, window), jnp.float32))
 
 
-def earn(slots: Slots, beta: Any, top: Int32[Array, "W"], gain: Float32[Array, "W"], can: Bool[Array, "W"]) -> Slots:
+def earn(
+    slots: SparseCredit, beta: Any, top: Int32[Array, "W"], gain: Float32[Array, "W"], can: Bool[Array, "W"]
+) -> SparseCredit:
     """C <- beta C, then C_i,top += gain where `can`; a token without a slot takes a free one, else the poorest."""
     value, mine, free = beta * slots.value, slots.token == top[:, None], slots.token < 0
     other = jnp.where(free.any(1), jnp.argmax(free, 1), jnp.argmin(value, 1))
     slot = jnp.where(mine.any(1), jnp.argmax(mine, 1), other)
     hit = (jnp.arange(value.shape[1])[None, :] == slot[:, None]) & can[:, None]
     value = jnp.where(hit, jnp.where(mine, value, 0.0) + gain[:, None], value)
-    return Slots(jnp.where(hit, top[:, None], slots.token), value)
+    return SparseCredit(jnp.where(hit, top[:, None], slots.token), value)
 
 
 def add_credit(
@@ -118,13 +121,13 @@ class SelectAboveOrTied(Stage):
 
     tau: Any
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_above_or_tied")
-        p = jnp.exp(draft.score)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_above_or_tied")
+        p = jnp.exp(update.score)
         peak = jnp.max(jnp.where(row.open, p, 0.0))
         bar = jnp.minimum(peak - SLACK, jnp.asarray(self.tau, jnp.float32))
-        sure = (p >= bar) | best_columns(draft.score, row.open, 1)
-        return draft._replace(commit=row.open & sure), state
+        sure = (p >= bar) | best_columns(update.score, row.open, 1)
+        return update._replace(commit=row.open & sure), state
 
 
 def select_above_or_tied(tau: Any = 0.9) -> SelectAboveOrTied:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
@@ -32,11 +32,11 @@ class SelectBelowEntropy(Stage):
     threshold: Any
     strict: bool = struct.field(pytree_node=False, default=False)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_below_entropy")
-        entropy = jnp.negative(draft.score)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_below_entropy")
+        entropy = jnp.negative(update.score)
         sure = entropy < self.threshold if self.strict else entropy <= self.threshold
-        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
+        return update._replace(commit=row.open & (sure | best_columns(update.score, row.open, 1))), state
 
 
 def select_below_entropy(threshold: Any = 0.5, *, strict: bool = False) -> SelectBelowEntropy:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.carry import Geometry, Row, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need, plus, times
 from jaxdlm.rules.rank import best_columns
@@ -28,22 +28,22 @@ class Edit(Stage):
     def init(self, window: int, vocab: int) -> Int32[Array, ""]:
         return jnp.int32(0)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="edit")
-        p, token = jnp.exp(draft.score), jnp.asarray(draft.token)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="edit")
+        p, token = jnp.exp(update.score), jnp.asarray(update.token)
         sure = row.open & (p > self.tau_mask)
         least = jnp.asarray(self.num_to_transfer, jnp.int32)
-        commit = jnp.where(jnp.sum(sure) >= least, sure, best_columns(draft.score, row.open, least))
-        written = row.active & ~row.pending & ~row.given
+        commit = jnp.where(jnp.sum(sure) >= least, sure, best_columns(update.score, row.open, least))
+        written = row.active & ~row.pending & ~row.prefilled
         change = written & (p > self.tau_edit) & (token != row.tokens)
         whole = ~row.open.any()
         post = jnp.where(row.tick == 0, 0, state) + whole.astype(jnp.int32)
         # one more forward, unless this one found nothing to do, or the budget after the last mask is spent
         complete = ~(row.open & ~commit).any()
-        settled = whole & ~change.any()
+        unchanged = whole & ~change.any()
         spent = complete & (post + 1 > jnp.asarray(self.max_post_steps, jnp.int32))
-        hold = row.active.any() & ~settled & ~spent
-        return draft._replace(commit=commit, fill=jnp.where(change, token, row.tokens), hold=hold), post
+        hold = row.active.any() & ~unchanged & ~spent
+        return update._replace(commit=commit, fill=jnp.where(change, token, row.tokens), hold=hold), post
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         per_forward = jnp.asarray(self.num_to_transfer, jnp.int32)
@@ -56,7 +56,7 @@ def edit(tau_mask: Any = 0.7, tau_edit: Any = 0.5, max_post_steps: Any = 16, num
 
     v_i is the proposal, p_i its probability; x_i is the column's token. A block stays open until a forward that began
     without masks changes nothing, at most max_post_steps forwards after its last mask: K / n + max_post_steps + 1 in
-    all, even where the model wavers. Columns that were given, and finished blocks, are never rewritten.
+    all, even where the model wavers. Prefilled columns, and finished blocks, are never rewritten.
     Args:
         tau_mask, tau_edit: 0.7 and 0.5, the released Quality preset of LLaDA2.1; 0.5 and 0 are Speed; tau_edit = 1:
             no edits. max_post_steps: 16. num_to_transfer: n = 1. Both as released.

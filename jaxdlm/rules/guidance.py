@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.rule import Stage
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Key
@@ -21,11 +21,11 @@ class Guidance(Stage):
     scale: Any
     uncond: ClassVar[bool] = True
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        if draft.uncond is None:
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        if update.uncond is None:
             raise InputError("guidance needs logits without the prompt: decode with jaxdlm.decode, which makes them")
-        mixed = draft.uncond + (self.scale + 1.0) * (draft.logits - draft.uncond)
-        return draft._replace(logits=jnp.where(jnp.isneginf(draft.logits), -jnp.inf, mixed)), state
+        mixed = update.uncond + (self.scale + 1.0) * (update.logits - update.uncond)
+        return update._replace(logits=jnp.where(jnp.isneginf(update.logits), -jnp.inf, mixed)), state
 
 
 def guidance(scale: Any) -> Guidance:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.carry import Geometry, Row, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need, times
 from jaxdlm.rules.rank import best_columns
@@ -50,49 +50,49 @@ class Indel(Stage):
         none = jnp.full((window + self.max_post_steps + 1, window), -1, jnp.int32)
         return History(jnp.zeros(window, bool), jnp.int32(0), jnp.int32(0), none, none)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="indel")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="indel")
         begun = self.init(row.open.shape[0], 1)._replace(first=row.open)
         state = jax.tree.map(lambda new, old: jnp.where(row.tick == 0, new, old), begun, state)
-        own = row.active & ~row.given
-        # a column before one that was given stays where it is
-        last = jnp.max(jnp.where(row.active & row.given, row.column, -1))
+        own = row.active & ~row.prefilled
+        # a column before a prefilled one stays where it is
+        last = jnp.max(jnp.where(row.active & row.prefilled, row.column, -1))
         free = own & (row.column > last)
-        token, p = self.proposal(draft, own & ~free)
-        choice, count, post = self.choose(draft, token, p, state, row, own)
+        token, p = self.proposal(update, own & ~free)
+        choice, count, post = self.choose(update, token, p, state, row, own)
         block = jnp.where(row.active, row.tokens, -1)
         again = jnp.any(jnp.all(state.seen == block[None], axis=1)) & ~choice.final
-        token = self.other(draft, choice, p, state, row, again & choice.write.any(), free)
+        token = self.other(update, choice, p, state, row, again & choice.write.any(), free)
         at = jnp.minimum(state.count, state.seen.shape[0] - 1)
         seen = state.seen.at[at].set(block)
         tried = state.tried.at[at].set(jnp.where(choice.write, token, -1))
         moved, source = self.move(token, choice.write, row, free)
         first = moved.known & state.first[source]
         hold = row.active.any() & choice.write.any() & ~choice.final
-        return draft._replace(
+        return update._replace(
             token=moved.token, fill=moved.token, commit=row.open & ~moved.pending, reopen=moved.pending, hold=hold
         ), History(first, post, count, seen, tried)
 
     def editing(self, token: Int32[Array, "..."]) -> Bool[Array, "..."]:
         return (token == self.delete) | (token == self.insert)
 
-    def plain(self, draft: Draft) -> Int32[Array, "W"]:
+    def plain(self, update: Update) -> Int32[Array, "W"]:
         """The best token that neither deletes nor inserts."""
-        ids = jnp.arange(draft.logits.shape[1], dtype=jnp.int32)
-        return jax.lax.argmax(jnp.where(self.editing(ids)[None], -jnp.inf, draft.logits), 1, jnp.int32)
+        ids = jnp.arange(update.logits.shape[1], dtype=jnp.int32)
+        return jax.lax.argmax(jnp.where(self.editing(ids)[None], -jnp.inf, update.logits), 1, jnp.int32)
 
-    def proposal(self, draft: Draft, still: Bool[Array, "W"]) -> tuple[Int32[Array, "W"], Float32[Array, "W"]]:
+    def proposal(self, update: Update, still: Bool[Array, "W"]) -> tuple[Int32[Array, "W"], Float32[Array, "W"]]:
         """The proposals and their probabilities; where nothing may move, of tokens that move nothing."""
-        token, score = jnp.asarray(draft.token), jnp.asarray(draft.score)
-        swap, instead = still & self.editing(token), self.plain(draft)
-        of = lambda ids: jnp.take_along_axis(draft.logits, ids[:, None], axis=1)[:, 0]  # noqa: E731
+        token, score = jnp.asarray(update.token), jnp.asarray(update.score)
+        swap, instead = still & self.editing(token), self.plain(update)
+        of = lambda ids: jnp.take_along_axis(update.logits, ids[:, None], axis=1)[:, 0]  # noqa: E731
         score = jnp.where(swap, score + of(instead) - of(token), score)
         return jnp.where(swap, instead, token), jnp.exp(score)
 
     def choose(
-        self, draft: Draft, token: Array, p: Array, state: History, row: Row, own: Bool[Array, "W"]
+        self, update: Update, token: Array, p: Array, state: History, row: Row, own: Bool[Array, "W"]
     ) -> tuple[Choice, Int32[Array, ""], Int32[Array, ""]]:
-        """What is written, whether the block ends with it, forwards of the block, and those without a first mask."""
+        """(the choice of this forward, forwards of the block, those without a first mask)."""
         masks, size = row.open, jnp.sum(row.active).astype(jnp.int32)
         standing = state.first & masks
         left, added = jnp.sum(standing), jnp.sum(masks & ~standing)
@@ -109,23 +109,23 @@ class Indel(Stage):
             write = jnp.where(final, masks, write)
         change = own & ~row.pending & (p > self.tau_edit) & (token != row.tokens)
         write = write | change
-        token = jnp.where(final & write & self.editing(token), self.plain(draft), token)
+        token = jnp.where(final & write & self.editing(token), self.plain(update), token)
         return Choice(token, write, final), count, post
 
     def other(
-        self, draft: Draft, choice: Choice, p: Array, state: History, row: Row, again: Array, free: Array
+        self, update: Update, choice: Choice, p: Array, state: History, row: Row, again: Array, free: Array
     ) -> Int32[Array, "W"]:
         """In a block that was seen before: at the least sure column that changes, the best token not tried there."""
         changes = choice.write & (choice.token != row.tokens)
         at = jnp.argmin(jnp.where(changes, p, jnp.inf))
-        ids = jnp.arange(draft.logits.shape[1], dtype=jnp.int32)
+        ids = jnp.arange(update.logits.shape[1], dtype=jnp.int32)
         tried = (
             jnp.zeros(ids.shape, bool)
             .at[jnp.where(state.tried[:, at] < 0, ids.shape[0], state.tried[:, at])]
             .set(True, mode="drop")
         )
         barred = tried | (self.editing(ids) & ~free[at])
-        fresh = jnp.argmax(jnp.where(barred, -jnp.inf, draft.logits[at])).astype(jnp.int32)
+        fresh = jnp.argmax(jnp.where(barred, -jnp.inf, update.logits[at])).astype(jnp.int32)
         return choice.token.at[at].set(jnp.where(again & changes.any(), fresh, choice.token[at]))
 
     def move(self, token: Array, write: Array, row: Row, free: Array) -> tuple["Moved", Int32[Array, "W"]]:
@@ -138,10 +138,10 @@ class Indel(Stage):
         inside = ~cut & (~free | (place < begin + jnp.sum(free)))
         hit = inside[None, :] & (place[None, :] == jnp.arange(free.shape[0], dtype=jnp.int32)[:, None])  # [to, from]
         source, known = jnp.argmax(hit, axis=1).astype(jnp.int32), hit.any(1)
-        kept = jnp.where(write & ~split, token, row.tokens)
+        text = jnp.where(write & ~split, token, row.tokens)
         open_still = row.open & ~(write & ~split)
         pending = free & (~known | open_still[source]) | (~free & open_still)
-        return Moved(jnp.where(known, kept[source], row.tokens), pending, known), source
+        return Moved(jnp.where(known, text[source], row.tokens), pending, known), source
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         return times(geometry.blocks, geometry.block + self.max_post_steps + 1)
@@ -163,7 +163,8 @@ def indel(
         edits    {i written : p_i > tau_edit, v_i != x_i}
         delete   column i goes, what follows it moves left, a mask comes after the end of the block
         insert   a mask stands where i stood, x_i and what follows it move right, the last column is lost
-    A block that was there before gets, at the least sure column that changes, the best token not yet chosen there. It
+    A block that equals an earlier one gets, at the least sure column that changes, the best token not yet chosen there.
+    It
     ends with a forward that changes nothing, or with its last one: forward max_post_steps of those that found no
     first mask, or forward K + max_post_steps + 1 of all. The last one writes every mask and neither deletes nor inserts.
     Args:
@@ -172,7 +173,7 @@ def indel(
         delete, insert: the ids of the two instructions, 156930 and 156931 in LLaDA2.2. A model without them decodes as
             with `edit`.
     State: 8 W (W + max_post_steps) bytes. Departures from released code: the mask token is never proposed; blocks are
-    compared whole and not by a hash; columns before a given one (infilling) never move; a shorter last block has
+    compared whole and not by a hash; columns before a prefilled one (infilling) never move; a shorter last block has
     fewer forwards. Raises InputError for probabilities outside [0, 1], negative ids, or max_post_steps outside 0..1024.
     """
     return Indel(

@@ -1,4 +1,4 @@
-"""A trained filter says which proposals are final, and the canvas ends with the text (arXiv 2509.25188)."""
+"""A trained filter judges which proposals are final, and the canvas ends with the text (arXiv 2509.25188)."""
 
 import functools
 import pathlib
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
@@ -64,18 +64,18 @@ class SelectByFilter(Stage):
     tau: Any
     made_for: str | None = struct.field(pytree_node=False, default=None)  # whose shipped filter stands in for `weights`
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_by_filter")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_by_filter")
         weights = shipped_filter(self.made_for or "tiny") if self.weights is None else self.weights
         width, trained = row.open.shape[0], weights.b1.shape[0]
         if width > trained or (width < trained and row.blocks > 1):
             raise InputError(
                 f"block={width}: this filter was trained for blocks of {trained}: decode with block={trained}"
             )
-        c = jnp.where(row.exists, jnp.exp(draft.score), 0.0)  # written columns too: training saw them
+        c = jnp.where(row.exists, jnp.exp(update.score), 0.0)  # written columns too: training saw them
         c = jnp.pad(c, (0, trained - width))  # a canvas shorter than the block is a block that was cut
         yes = (jax.nn.sigmoid(answers_of(weights, c)) > self.tau)[:width]
-        return draft._replace(commit=row.open & (yes | best_columns(draft.score, row.open, 1))), state
+        return update._replace(commit=row.open & (yes | best_columns(update.score, row.open, 1))), state
 
 
 def select_by_filter(weights: Any, tau: Any = 0.96) -> SelectByFilter:
@@ -114,26 +114,26 @@ class EndAtText(Stage):
 
     aggressive: bool = struct.field(pytree_node=False, default=False)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", "commit", rule="end_at_text")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", "commit", rule="end_at_text")
         if not row.ids.eos:
             raise InputError("the model names no end-of-text token, so no text ends there: leave end_at_text out")
         ends = jnp.asarray(row.ids.eos, jnp.int32)
-        new = jnp.asarray(draft.commit, bool) & row.pending & row.exists
-        says = jnp.isin(draft.token, ends)
+        new = jnp.asarray(update.commit, bool) & row.pending & row.exists
+        proposed = jnp.isin(update.token, ends)
         if self.aggressive:
-            found, at = first(new & says)
-            guess = row.open & says
-            surest = jnp.argmax(best_columns(draft.score, guess, 1)).astype(jnp.int32)
+            found, at = first(new & proposed)
+            guess = row.open & proposed
+            surest = jnp.argmax(best_columns(update.score, guess, 1)).astype(jnp.int32)
             found, at = found | guess.any(), jnp.where(found, at, surest)
         else:
             left = row.exists & row.pending & ~new
-            text = jnp.where(new, draft.token, row.tokens)
-            ended = row.exists & ~left & ~row.given & jnp.isin(text, ends)
+            text = jnp.where(new, update.token, row.tokens)
+            ended = row.exists & ~left & ~row.prefilled & jnp.isin(text, ends)
             found, at = first(ended & (jnp.cumsum(left) == 0))
         width = row.tokens.shape[0]
-        none = jnp.asarray(width + 1 if draft.cut is None else draft.cut, jnp.int32)  # past the window: no cut
-        return draft._replace(cut=jnp.where(found, jnp.minimum(at + 1, none), none).astype(jnp.int32)), state
+        none = jnp.asarray(width + 1 if update.cut is None else update.cut, jnp.int32)  # past the window: no cut
+        return update._replace(cut=jnp.where(found, jnp.minimum(at + 1, none), none).astype(jnp.int32)), state
 
 
 def first(mark: Bool[Array, "W"]) -> tuple[Bool[Array, ""], Array]:

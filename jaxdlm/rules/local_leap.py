@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
@@ -35,12 +35,12 @@ class SelectNearAnchors(Stage):
     tau: Any
     radius: Any
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_near_anchors")
-        p = jnp.exp(draft.score)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_near_anchors")
+        p = jnp.exp(update.score)
         close = near(row.open & (p >= self.kappa), self.radius)
         sure = p >= jnp.where(close, self.tau, self.kappa)
-        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
+        return update._replace(commit=row.open & (sure | best_columns(update.score, row.open, 1))), state
 
 
 def select_near_anchors(kappa: Any = 0.9, tau: Any = 0.75, radius: Any = 4) -> SelectNearAnchors:

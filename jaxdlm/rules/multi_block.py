@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row, Status
+from jaxdlm.core.carry import Row, Status, Update
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
@@ -37,16 +37,16 @@ class MultiBlock(Stage):
     def init(self, window: int, vocab: int) -> Progress:
         return Progress(jnp.int32(1), jnp.zeros(window, bool))
 
-    def apply(self, draft: Draft, state: Progress, row: Row, key: Key[Array, ""]) -> tuple[Draft, Progress]:
-        need(draft, "token", "score", rule="multi_block")
+    def apply(self, update: Update, state: Progress, row: Row, key: Key[Array, ""]) -> tuple[Update, Progress]:
+        need(update, "token", "score", rule="multi_block")
         block = row.column // (row.column.shape[0] // row.blocks)
         left = row.pending & row.exists
         blocks = self.opened(state.blocks, left, block, row)
-        commit = self.chosen(draft.score, left & (block < blocks), state.filled, block, row)
+        commit = self.chosen(update.score, left & (block < blocks), state.filled, block, row)
         if not (self.official and self.early_stop):
-            return draft._replace(commit=commit), state._replace(blocks=blocks)
-        draft, filled = ended(draft, commit, left, state.filled, row)
-        return draft, Progress(blocks, filled)
+            return update._replace(commit=commit), state._replace(blocks=blocks)
+        update, filled = ended(update, commit, left, state.filled, row)
+        return update, Progress(blocks, filled)
 
     def chosen(
         self, score: Array | None, mine: Bool[Array, "W"], filled: Bool[Array, "W"], block: Int32[Array, "W"], row: Row
@@ -74,34 +74,34 @@ class MultiBlock(Stage):
 
 def at_end(tokens: Int32[Array, "W"], row: Row, ends: tuple[int, ...]) -> Bool[Array, "W"]:
     """Columns of the row's own text that hold one of the tokens `ends`."""
-    return jnp.isin(tokens, jnp.asarray(ends or (-1,), jnp.int32)) & row.exists & ~row.given
+    return jnp.isin(tokens, jnp.asarray(ends or (-1,), jnp.int32)) & row.exists & ~row.prefilled
 
 
 def ended(
-    draft: Draft, commit: Bool[Array, "W"], left: Bool[Array, "W"], filled: Bool[Array, "W"], row: Row
-) -> tuple[Draft, Bool[Array, "W"]]:
-    """(the draft with end of text in every column behind the first one, the open columns that this fills).
+    update: Update, commit: Bool[Array, "W"], left: Bool[Array, "W"], filled: Bool[Array, "W"], row: Row
+) -> tuple[Update, Bool[Array, "W"]]:
+    """(the update with end of text in every column behind the first one, the open columns that this fills).
 
     Written tokens there are replaced. In a forward that leaves nothing open none of this happens, and columns that the
-    forward before has filled keep what the model says of them now.
+    forward before has filled take what the model proposes for them now.
     """
     written = commit & left
     rest = left & ~written
     going = jnp.any(rest)
-    text = jnp.where(written, draft.token, row.tokens)
+    text = jnp.where(written, update.token, row.tokens)
     ends = (at_end(text, row, row.ids.eos[:1]) & ~rest).astype(jnp.int32)  # the release knows one
-    behind = (jnp.cumsum(ends) > ends) & row.exists & ~row.given & going
+    behind = (jnp.cumsum(ends) > ends) & row.exists & ~row.prefilled & going
     over = going & ~jnp.any(rest & ~behind)
     end = jnp.int32(row.ids.eos[0] if row.ids.eos else row.ids.pad)
-    said = jnp.where(commit & filled & ~going, draft.token, row.tokens)
-    draft = draft._replace(
-        token=jnp.where(behind, end, draft.token),
+    refilled = jnp.where(commit & filled & ~going, update.token, row.tokens)
+    update = update._replace(
+        token=jnp.where(behind, end, update.token),
         commit=written | (rest & behind),
-        fill=jnp.where(behind, end, said),
+        fill=jnp.where(behind, end, refilled),
         halt=over,
-        status=jnp.where(over, int(Status.EOS), jnp.asarray(draft.status, jnp.int32)),
+        status=jnp.where(over, int(Status.EOS), jnp.asarray(update.status, jnp.int32)),
     )
-    return draft, rest & behind
+    return update, rest & behind
 
 
 def multi_block(tau: Any = 0.5, add: Any = 0.1, *, early_stop: bool = True, official: bool = False) -> MultiBlock:

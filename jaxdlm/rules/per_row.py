@@ -1,4 +1,4 @@
-"""A number of a policy that differs from row to row: it travels in the row's state, so no value compiles anew."""
+"""A number of a policy that differs from row to row: it travels in the row's state, so that no value compiles again."""
 
 from typing import Any, NamedTuple
 
@@ -6,30 +6,30 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
-from jaxdlm.core.carry import Draft, Row
-from jaxdlm.core.rule import Hosting
+from jaxdlm.core.carry import Row, Update
+from jaxdlm.core.rule import PolicyWrapper
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Float32, Key, PyTree
 
 
-class Own(NamedTuple):
+class PerRowState(NamedTuple):
     number: Float32[Array, ""]  # the row's own value; whoever lays out the rows sets it
     state: PyTree  # of the rule inside
 
 
 @struct.dataclass
-class PerRow(Hosting):
+class PerRow(PolicyWrapper):
     """See `per_row`."""
 
-    host: Any
+    inner: Any
     name: str = struct.field(pytree_node=False)
 
-    def init(self, window: int, vocab: int) -> Own:
-        return Own(jnp.float32(0), self.host.init(window, vocab))
+    def init(self, window: int, vocab: int) -> PerRowState:
+        return PerRowState(jnp.float32(0), self.inner.init(window, vocab))
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        draft, inner = with_number(self.host, self.name, state.number).apply(draft, state.state, row, key)
-        return draft, Own(state.number, inner)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        update, after = with_number(self.inner, self.name, state.number).apply(update, state.state, row, key)
+        return update, PerRowState(state.number, after)
 
 
 def _named(path: Any, name: str) -> bool:
@@ -47,9 +47,9 @@ def with_number(rule: Any, name: str, value: Any) -> Any:
 
 
 def per_row(rule: Any, name: str = "temperature") -> PerRow:
-    """The rule, with its field `name` read from the row's state (`Own.number`, float32).
+    """The rule, with its field `name` read from the row's state (`PerRowState.number`, float32).
 
-    The field must have been given as an array: rules may take shortcuts for plain numbers (`sample(0)` draws nothing).
+    The field must be an array: rules may take shortcuts for plain numbers (`sample(0)` draws nothing).
     Raises InputError where the rule has no such field.
     """
     if not has_number(rule, name):

@@ -8,32 +8,32 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Draft, Geometry, Reach, Row, Status
+from jaxdlm.core.carry import Geometry, LogitsAccess, Row, Status, Update
 from jaxdlm.core.readout import Summary, incoming, summarise
-from jaxdlm.core.rule import Hosting, Rule, Stepper, need
+from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper, need
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 STAGES = (0.33, 0.67)  # shares of the way at which the threshold falls
 
 
-def answer_gap(found: Summary, exists: Bool[Array, "W"], start: Any, length: int) -> Float32[Array, ""]:
+def answer_gap(summary: Summary, exists: Bool[Array, "W"], start: Any, length: int) -> Float32[Array, ""]:
     """Mean gap of the two best logits over the answer's columns that exist; -inf when none does."""
     column = jnp.arange(exists.shape[0], dtype=jnp.int32)
     inside = exists & (column >= start) & (column < start + length)
     count = jnp.sum(inside)
-    total = jnp.sum(jnp.where(inside, found.top - found.second, 0.0))
+    total = jnp.sum(jnp.where(inside, summary.top - summary.second, 0.0))
     return jnp.where(count > 0, total / jnp.maximum(count, 1).astype(jnp.float32), -jnp.inf)
 
 
 @struct.dataclass
-class FinishWhenClear(Hosting):
+class FinishWhenClear(PolicyWrapper):
     """See `finish_when_clear`. State: the host's."""
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)
     writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "hold", "halt", "status")
 
-    host: Any
+    inner: Any
     thresholds: tuple[Any, Any, Any]
     steps: Any = None
     answer_start: Any = None
@@ -44,33 +44,33 @@ class FinishWhenClear(Hosting):
     view: ClassVar[str] = "canvas"
 
     @property
-    def reach(self) -> Reach:  # type: ignore[override]
-        return max(Reach.SUMMARY, compose.reach(self.host))
+    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
+        return max(LogitsAccess.SUMMARY, compose.logits_access(self.inner))
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        kept, state = self.host.apply(draft, state, row, key)
-        need(kept, "token", "commit", rule="finish_when_clear")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        usual, state = self.inner.apply(update, state, row, key)
+        need(usual, "token", "commit", rule="finish_when_clear")
         length = jnp.sum(row.exists).astype(jnp.int32)
         start = length - self.answer_length if self.answer_start is None else self.answer_start
-        found = summarise(incoming(draft))
-        gap = answer_gap(found, row.exists, start, self.answer_length)
+        summary = summarise(incoming(update))
+        gap = answer_gap(summary, row.exists, start, self.answer_length)
         way = self.way(row, length)
         early, middle, late = (jnp.asarray(x, jnp.float32) for x in self.thresholds)
         bar = jnp.where(way < STAGES[0], early, jnp.where(way < STAGES[1], middle, late))
         leave = gap >= bar
-        return kept._replace(
-            token=jnp.where(leave, found.token, kept.token),
-            commit=jnp.where(leave, row.pending & row.exists, kept.commit),
-            hold=jnp.asarray(kept.hold, bool) | self.idle(row),
-            reopen=None if kept.reopen is None else kept.reopen & ~leave,
-            halt=leave | jnp.asarray(kept.halt, bool),
-            status=jnp.where(leave, int(Status.EXIT), jnp.asarray(kept.status, jnp.int32)),
+        return usual._replace(
+            token=jnp.where(leave, summary.token, usual.token),
+            commit=jnp.where(leave, row.pending & row.exists, usual.commit),
+            hold=jnp.asarray(usual.hold, bool) | self.idle(row),
+            reopen=None if usual.reopen is None else usual.reopen & ~leave,
+            halt=leave | jnp.asarray(usual.halt, bool),
+            status=jnp.where(leave, int(Status.EXIT), jnp.asarray(usual.status, jnp.int32)),
         ), state
 
     def way(self, row: Row, length: Int32[Array, ""]) -> Float32[Array, ""]:
         """How far decoding has come, 0 to 1."""
         if self.progress == "decoded":
-            asked = jnp.sum(row.exists & ~row.given)
+            asked = jnp.sum(row.exists & ~row.prefilled)
             left = jnp.sum(row.exists & row.pending)
             return 1.0 - left.astype(jnp.float32) / jnp.maximum(asked, 1).astype(jnp.float32)
         steps = length if self.steps is None else jnp.asarray(self.steps, jnp.int32)
@@ -85,7 +85,7 @@ class FinishWhenClear(Hosting):
         return row.tick + 1 < share
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
-        bound = jnp.asarray(self.host.forwards(geometry), jnp.int32)
+        bound = jnp.asarray(self.inner.forwards(geometry), jnp.int32)
         if not self.official or self.steps is None:
             return bound
         return jnp.maximum(bound, jnp.asarray(self.steps, jnp.int32))
@@ -115,8 +115,8 @@ def finish_when_clear(
         thresholds: in units of logits, 7.5, 5.0, 2.5 (arXiv 2508.19982; 8.0, 5.0, 3.5 in its table for GSM8K).
         progress: "forwards" (the paper's s / steps) or "decoded" (share of written columns, for hosts that write many
             per forward, which the paper does not settle).
-        official: as released, the first forward counts as 1 / steps, and blocks with given columns last their full
-            share of `steps`. Blocks that are given as a whole are skipped all the same.
+        official: as released, the first forward counts as 1 / steps, and blocks with prefilled columns last their full
+            share of `steps`. Blocks that are prefilled as a whole are skipped all the same.
     Departure from released code: filled from noise-free logits without the mask token; rows leave on their own.
     Raises InputError for steps or answer_length < 1, answer_start < 0, other than three thresholds (infinite ones are
     never, or always, reached), an unknown progress, or a host that is no rule.
@@ -132,7 +132,7 @@ def finish_when_clear(
     bars = argument.items(bars, "thresholds", functools.partial(argument.number, low=-math.inf, high=math.inf))
     if len(bars) != 3:
         argument.refuse(thresholds, "thresholds", "three numbers, early, middle, late")
-    argument.word(progress, "progress", ("forwards", "decoded"))
+    argument.check_choice(progress, "progress", ("forwards", "decoded"))
     start = argument.number(answer_start, "answer_start", low=0, high=argument.COLUMNS, whole=True, none=True)
     length = argument.whole(1, argument.COLUMNS)(answer_length, "answer_length")
     official = argument.flag(official, "official")

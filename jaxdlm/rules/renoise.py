@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core import heat
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.carry import Geometry, Row, Update
 from jaxdlm.core.compose import NEG_ENTROPY
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.rule import Stage, need, times
+from jaxdlm.core.temperature import scale_logits
 from jaxdlm.typing import Array, Int32, Key
 
 
@@ -25,12 +25,12 @@ class Anneal(Stage):
     t_min: Any
     t_max: Any
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         left = 1.0 - row.tick.astype(jnp.float32) / jnp.asarray(self.steps, jnp.float32)
-        low, high = (jnp.clip(jnp.float32(t), heat.COLDEST, heat.HOTTEST) for t in (self.t_min, self.t_max))
-        shaped = heat.tempered(draft.logits, low + (high - low) * left)
+        low, high = (jnp.clip(jnp.float32(t), argument.COLDEST, argument.HOTTEST) for t in (self.t_min, self.t_max))
+        shaped = scale_logits(update.logits, low + (high - low) * left)
         ratio = jnp.exp(shaped)  # to the best, whose logit is 0
-        return draft._replace(logits=shaped, condition=ratio / jnp.sum(ratio, axis=1, keepdims=True)), state
+        return update._replace(logits=shaped, condition=ratio / jnp.sum(ratio, axis=1, keepdims=True)), state
 
 
 def anneal(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Anneal:
@@ -54,12 +54,12 @@ class Renoise(Stage):
     writes: ClassVar[tuple[str, ...] | None] = ("fill", "commit")
     noise: ClassVar[str] = "uniform"
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "commit", rule="renoise")
-        noise = column_integer(key, row.position, draft.logits.shape[1])
-        accepted = jnp.asarray(draft.commit, bool)
-        fill = jnp.where(row.open, jnp.where(accepted, draft.token, noise), row.tokens)
-        return draft._replace(fill=fill, commit=jnp.zeros_like(accepted)), state
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "commit", rule="renoise")
+        noise = column_integer(key, row.position, update.logits.shape[1])
+        accepted = jnp.asarray(update.commit, bool)
+        fill = jnp.where(row.open, jnp.where(accepted, update.token, noise), row.tokens)
+        return update._replace(fill=fill, commit=jnp.zeros_like(accepted)), state
 
 
 def renoise() -> Renoise:
@@ -85,17 +85,17 @@ class StopWhenStable(Stage):
     def init(self, window: int, vocab: int) -> Int32[Array, "H W"]:
         return jnp.full((self.history, window), -1, jnp.int32)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="stop_when_stable")
-        best = jax.lax.argmax(draft.logits, 1, jnp.int32)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="stop_when_stable")
+        best = jax.lax.argmax(update.logits, 1, jnp.int32)
         past = jnp.where(row.tick == 0, -1, state)
         stable = jnp.all((past == best[None]) | ~row.open[None])
         columns = jnp.maximum(jnp.sum(row.open), 1).astype(jnp.float32)
-        doubt = jnp.sum(jnp.where(row.open, -jnp.asarray(draft.score), 0.0)) / columns
+        doubt = jnp.sum(jnp.where(row.open, -jnp.asarray(update.score), 0.0)) / columns
         last = row.tick >= jnp.asarray(self.steps, jnp.int32) - 1
         stop = (stable & (doubt < self.kappa)) | last
-        token = jnp.where(stop, best, draft.token)
-        return draft._replace(token=token, commit=row.open & stop), jnp.concatenate([best[None], past])[: self.history]
+        token = jnp.where(stop, best, update.token)
+        return update._replace(token=token, commit=row.open & stop), jnp.concatenate([best[None], past])[: self.history]
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         return times(geometry.blocks, self.steps)

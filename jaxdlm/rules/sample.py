@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core import heat
-from jaxdlm.core.carry import Draft, Reach, Row
+from jaxdlm.core.carry import LogitsAccess, Row, Update
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
 from jaxdlm.core.keys import column_gumbel, column_uniform
-from jaxdlm.core.readout import Drawn, Summary, first_best, given, incoming, proposable, relative, summarise
+from jaxdlm.core.readout import Drawn, Summary, dense_logits, first_best, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
+from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 Measure = Callable[[Array, Array, Row, Array], Array]
@@ -25,30 +25,30 @@ def log_prob(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, 
     A probability would round to 1.0 from 1 - 6e-8 on and leave the order of sure columns to chance.
     """
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-    found = summarise(given(logits))
-    return _log_prob(found._replace(own=jnp.where(token == found.token, found.top, chosen)))
+    summary = summarise(dense_logits(logits))
+    return _log_prob(summary._replace(own=jnp.where(token == summary.token, summary.top, chosen)))
 
 
 def margin(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
     """p_(1) - p_(2)."""
-    return _margin(summarise(given(logits)))
+    return _margin(summarise(dense_logits(logits)))
 
 
 def neg_entropy(logits: Float32[Array, "W V"], token: Int32[Array, "W"], row: Row, key: Array) -> Float32[Array, "W"]:
     """sum p log p, nats."""
-    return _neg_entropy(summarise(given(logits)))
+    return _neg_entropy(summarise(dense_logits(logits)))
 
 
-def _log_prob(found: Summary) -> Float32[Array, "W"]:
-    return found.own - found.top - jnp.log1p(found.rest)
+def _log_prob(summary: Summary) -> Float32[Array, "W"]:
+    return summary.own - summary.top - jnp.log1p(summary.rest)
 
 
-def _margin(found: Summary) -> Float32[Array, "W"]:
-    return -jnp.expm1(found.second - found.top) / (1 + found.rest)
+def _margin(summary: Summary) -> Float32[Array, "W"]:
+    return -jnp.expm1(summary.second - summary.top) / (1 + summary.rest)
 
 
-def _neg_entropy(found: Summary) -> Float32[Array, "W"]:
-    return found.weighted / (1 + found.rest) - jnp.log1p(found.rest)
+def _neg_entropy(summary: Summary) -> Float32[Array, "W"]:
+    return summary.weighted / (1 + summary.rest) - jnp.log1p(summary.rest)
 
 
 # measures that one pass over the vocabulary gives: a forward that needs no more never holds its logits
@@ -82,8 +82,8 @@ def nucleus(logits: Float32[Array, "W V"], top_p: Any) -> Float32[Array, "W V"]:
     p = jax.nn.softmax(descending, axis=1)
     keep = jnp.cumsum(p, axis=1) - p <= top_p
     row = jnp.arange(logits.shape[0])[:, None]
-    kept = jnp.zeros(logits.shape, bool).at[row, order].set(keep)
-    return jnp.where(kept, logits, -jnp.inf)
+    inside = jnp.zeros(logits.shape, bool).at[row, order].set(keep)
+    return jnp.where(inside, logits, -jnp.inf)
 
 
 def highest(logits: Float32[Array, "W V"], top_k: Any) -> Float32[Array, "W V"]:
@@ -119,56 +119,56 @@ class Sample(Stage):
         return KINDS.get(self.measure)
 
     @property
-    def reach(self) -> Reach:  # type: ignore[override]
+    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
         filtered = self.top_p is not None or self.top_k is not None
         if filtered or (self.measure not in SUMMARISED and self.measure is not uniform):
-            return Reach.WHOLE
+            return LogitsAccess.WHOLE
         if self.greedy:
-            return Reach.SUMMARY
-        return Reach.TILES if self.draw is gumbel_max else Reach.WHOLE
+            return LogitsAccess.SUMMARY
+        return LogitsAccess.TILES if self.draw is gumbel_max else LogitsAccess.WHOLE
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        return (self._whole if self.reach is Reach.WHOLE else self._tiled)(draft, row, key), state
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        return (self._whole if self.logits_access is LogitsAccess.WHOLE else self._tiled)(update, row, key), state
 
-    def _whole(self, draft: Draft, row: Row, key: Array) -> Draft:
+    def _whole(self, update: Update, row: Row, key: Array) -> Update:
         """From the logits of the whole vocabulary."""
-        logits = draft.logits
-        shaped = logits if self.greedy else heat.tempered(logits, heat.divisor(self.temperature))
+        logits = update.logits
+        shaped = logits if self.greedy else scale_logits(logits, divisor_of(self.temperature))
         if self.top_p is not None:
             shaped = nucleus(shaped, self.top_p)
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
         token = jax.lax.argmax(shaped, 1, jnp.int32)
         if not self.greedy:
-            token = jnp.where(heat.cold(self.temperature), token, self.draw(shaped, row, key))
+            token = jnp.where(is_cold(self.temperature), token, self.draw(shaped, row, key))
         score = self.measure(shaped if self.tempered else logits, token, row, key)
         chosen = jnp.take_along_axis(shaped, token[:, None], axis=1)[:, 0]  # NaN where T is, and -inf if filtered out
-        return self._said(draft, token, score, row, jnp.max(logits, axis=1), chosen)
+        return self._proposed(update, token, score, row, jnp.max(logits, axis=1), chosen)
 
-    def _tiled(self, draft: Draft, row: Row, key: Array) -> Draft:
+    def _tiled(self, update: Update, row: Row, key: Array) -> Update:
         """The same in one pass over the tiles of the vocabulary, if the logits are still the model's: tiles of the head."""
         drawn = None if self.greedy else self._drawn(row, key)
-        found = summarise(incoming(draft), drawn)
-        top = found.top
+        summary = summarise(incoming(update), drawn)
+        top = summary.top
         if drawn is not None:
             top = jnp.where(jnp.isnan(drawn.divisor), jnp.nan, top)
-            found = relative(found, drawn.divisor) if self.tempered else found
+            summary = relative(summary, drawn.divisor) if self.tempered else summary
         if self.measure is uniform:
-            score = uniform(draft.logits, found.token, row, key)
+            score = uniform(update.logits, summary.token, row, key)
         else:
-            score = SUMMARISED[self.measure](found)
-        return self._said(draft, found.token, score, row, top)
+            score = SUMMARISED[self.measure](summary)
+        return self._proposed(update, summary.token, score, row, top)
 
     def _drawn(self, row: Row, key: Array) -> Drawn:
         def noise(ids: Array) -> Array:
-            return jnp.where(heat.cold(self.temperature), 0.0, column_gumbel(key, row.position, ids))
+            return jnp.where(is_cold(self.temperature), 0.0, column_gumbel(key, row.position, ids))
 
-        return Drawn(heat.divisor(self.temperature), noise, self.tempered)
+        return Drawn(divisor_of(self.temperature), noise, self.tempered)
 
-    def _said(self, draft: Draft, token: Array, score: Array, row: Row, *tops: Array) -> Draft:
-        """The draft with proposals, and whether there was something to propose."""
+    def _proposed(self, update: Update, token: Array, score: Array, row: Row, *tops: Array) -> Update:
+        """The update with proposals, their scores, and whether every open column had something to propose."""
         fine = jnp.stack([proposable(top, row.pending & row.exists) for top in tops]).all()
-        return draft._replace(token=token, score=score, finite=fine if draft.finite is None else fine & draft.finite)
+        return update._replace(token=token, score=score, finite=fine if update.finite is None else fine & update.finite)
 
 
 def sample(
@@ -186,11 +186,11 @@ def sample(
         temperature: T from 0 (LLaDA's and Dream's default) to 1e30; below 1e-8 it is 0. Of an array what lies outside
             counts as the nearest of these. top_p, top_k: filters on softmax(l / T), in this order.
         measure: log_prob (LLaDA, arXiv 2502.09992), margin or neg_entropy (Dream, arXiv 2508.15487), uniform.
-        draw: gumbel_max or inverse_cdf (the same law; one random number per column instead of V).
+        draw: gumbel_max or inverse_cdf (the same distribution; one random number per column instead of V).
         tempered: read the measure off the tempered, filtered distribution (Dream) instead of softmax(l) (LLaDA).
-    Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the law is the
-    same, and so is (l - max l) / T, which no small T overflows. Raises InputError for T outside 0..1e30, top_p outside
-    [0, 1] or top_k < 0.
+    Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the
+    distribution is the same, and so is (l - max l) / T, which no small T overflows. Raises InputError for T outside
+    0..1e30, top_p outside [0, 1] or top_k < 0.
     """
     temperature = argument.temperature(temperature)
     top_p = argument.probability(top_p, "top_p", none=True)

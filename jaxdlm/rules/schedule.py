@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core import heat
-from jaxdlm.core.carry import Draft, Geometry, Row
+from jaxdlm.core.carry import Geometry, Row, Update
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.rule import Stage, need
+from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Int32, Key
 
@@ -26,14 +26,14 @@ class SelectTopK(Stage):
     def init(self, window: int, vocab: int) -> Int32[Array, ""]:
         return jnp.int32(0)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_top_k")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_top_k")
         masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
         if self.steps is None:
-            return draft._replace(commit=best_columns(draft.score, row.open, 1)), masks
+            return update._replace(commit=best_columns(update.score, row.open, 1)), masks
         per_block = jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
         k = masks // per_block + (row.tick < masks % per_block).astype(jnp.int32)
-        return draft._replace(commit=best_columns(draft.score, row.open, jnp.maximum(k, 1))), masks
+        return update._replace(commit=best_columns(update.score, row.open, jnp.maximum(k, 1))), masks
 
 
 def select_top_k(steps: Any = None) -> SelectTopK:
@@ -61,8 +61,8 @@ class SelectOnGrid(Stage):
     def init(self, window: int, vocab: int) -> Int32[Array, ""]:
         return jnp.int32(0)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_on_grid")
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_on_grid")
         masks = jnp.where(row.tick == 0, jnp.sum(row.open), state).astype(jnp.int32)
         total = masks if self.steps is None else jnp.maximum(jnp.asarray(self.steps, jnp.int32) // row.blocks, 1)
         steps = total.astype(jnp.float32)
@@ -73,14 +73,14 @@ class SelectOnGrid(Stage):
         left = jnp.sum(row.open)
         if self.bernoulli:
             chance = jnp.where(last, 1.0, share)
-            return draft._replace(commit=row.open & (column_uniform(key, row.position) < chance)), masks
+            return update._replace(commit=row.open & (column_uniform(key, row.position) < chance)), masks
         k = jnp.where(last, left, jnp.floor(left.astype(jnp.float32) * share).astype(jnp.int32))
-        score = draft.score
+        score = update.score
         if self.alg_temp is not None:
             noise = column_gumbel(jax.random.fold_in(key, 2), row.position, 1)[:, 0]
-            drawn = heat.tempered(jnp.where(row.open, score, -jnp.inf), heat.divisor(self.alg_temp)) + noise
-            score = jnp.where(heat.cold(self.alg_temp), score, drawn)
-        return draft._replace(commit=best_columns(score, row.open, k)), masks
+            drawn = scale_logits(jnp.where(row.open, score, -jnp.inf), divisor_of(self.alg_temp)) + noise
+            score = jnp.where(is_cold(self.alg_temp), score, drawn)
+        return update._replace(commit=best_columns(score, row.open, k)), masks
 
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int:
         if self.steps is None:

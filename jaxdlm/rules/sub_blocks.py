@@ -6,22 +6,22 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Draft, Row
-from jaxdlm.core.rule import Hosting, Rule, Stepper
+from jaxdlm.core.carry import Row, Update
+from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Key
 
 
 @struct.dataclass
-class SubBlocks(Hosting):
+class SubBlocks(PolicyWrapper):
     """See `sub_blocks`. State: the host's."""
 
-    host: Any
+    inner: Any
     size: Any
     lead: bool = struct.field(pytree_node=False, default=True)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        return self.host.apply(draft, state, row._replace(open=row.open & self.current(row)), key)
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        return self.inner.apply(update, state, row._replace(open=row.open & self.current(row)), key)
 
     def current(self, row: Row) -> Bool[Array, "W"]:
         """Columns of the first sub-block with an open column; of the block's first column alone, where that leads."""

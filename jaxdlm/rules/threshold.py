@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Draft, Row
+from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns, ranks
@@ -22,10 +22,10 @@ class SelectAbove(Stage):
 
     tau: Any
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_above")
-        sure = jnp.exp(draft.score) >= self.tau
-        return draft._replace(commit=row.open & (sure | best_columns(draft.score, row.open, 1))), state
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_above")
+        sure = jnp.exp(update.score) >= self.tau
+        return update._replace(commit=row.open & (sure | best_columns(update.score, row.open, 1))), state
 
 
 def select_above(tau: Any = 0.9) -> SelectAbove:
@@ -48,10 +48,10 @@ class SelectWithinFactor(Stage):
     f: Any
     official: bool = struct.field(pytree_node=False, default=False)
 
-    def apply(self, draft: Draft, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Draft, Any]:
-        need(draft, "token", "score", rule="select_within_factor")
-        rank = ranks(draft.score, row.open)
-        doubt = -jnp.expm1(draft.score)  # 1 - p without cancellation
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "score", rule="select_within_factor")
+        rank = ranks(update.score, row.open)
+        doubt = -jnp.expm1(update.score)  # 1 - p without cancellation
         place = (rank + 1).astype(jnp.float32)
         masks = jnp.sum(row.open)
         if self.official:
@@ -62,7 +62,7 @@ class SelectWithinFactor(Stage):
         count = jnp.maximum(jnp.min(failing), 1)
         if self.official:
             count = jnp.where(count == masks - 1, masks, count)
-        return draft._replace(commit=row.open & (rank < count)), state
+        return update._replace(commit=row.open & (rank < count)), state
 
 
 def select_within_factor(f: Any = 1.0, *, official: bool = False) -> SelectWithinFactor:

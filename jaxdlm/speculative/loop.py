@@ -14,7 +14,8 @@ import numpy as np
 from jaxdlm.core.carry import Status, Trace
 from jaxdlm.core.ending import ends_here
 from jaxdlm.core.model import KV, Model
-from jaxdlm.core.readout import ban
+from jaxdlm.core.readout import mask_invalid
+from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
@@ -53,12 +54,12 @@ def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> 
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
     logits, fresh = read(carry, proposal, model=model, params=params, placed=policy.placed)
-    carry, verdict = settle(carry, proposal, logits, fresh, policy=policy)
+    carry, verdict = verify_and_commit(carry, proposal, logits, fresh, policy=policy)
     return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict))
 
 
 def bounded(proposal: Proposal, rows: Rows) -> Proposal:
-    """Nodes that could not be committed within the row's limit are not submitted."""
+    """The proposal without nodes that could not be committed within the row's limit."""
     room = (rows.stop - rows.length)[:, None]
     depth = jnp.asarray(proposal.tree.node_depth)[None, :]
     return proposal.replace(valid=proposal.valid & (depth + int(proposal.tree.bonus) <= room))
@@ -88,13 +89,13 @@ def read(
         above[1:, 1:] = tree.above[np.ix_(nodes, nodes)]
         mask = store.tree_mask(tokens.shape[0], past.position.shape[1], above)
     out = model.apply(params, tokens, position, valid, past, mask=mask)
-    return ban(model.head(params, out.hidden), model), out.kv
+    return mask_invalid(model.head(params, out.hidden), model), out.kv
 
 
-def settle(
+def verify_and_commit(
     carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, *, policy: Speculation
 ) -> tuple[Carry, Verdict]:
-    """Accepts, commits, and keeps the keys of what stays."""
+    """(the carry with the accepted tokens committed and their keys stored, the verdict)."""
     rows, tree = carry.rows, proposal.tree
     verdict = judge(logits, proposal, stage_keys(rows, ACCEPT), policy)
     # a maximum is NaN or infinite where any logit is, and -inf where there is nothing to propose
@@ -106,22 +107,23 @@ def settle(
 
 
 def judge(logits: Float32[Array, "B 1_R V"], proposal: Proposal, key: Key[Array, "B"], policy: Speculation) -> Verdict:
-    """The law of acceptance on each row; models of one tokenizer may be padded to vocabularies of different size."""
-    law = logits if policy.law_reads_logits else policy.warp.log_prob(logits)
+    """The verdict of the acceptance rule on each row; models of one tokenizer may be padded to vocabularies of
+    different size."""
+    log_probs = logits if policy.acceptance_reads_logits else policy.warp.log_prob(logits)
     if proposal.logq is not None:
-        size = max(law.shape[-1], proposal.logq.shape[-1])
-        law, proposal = fit(law, size), proposal.replace(logq=fit(proposal.logq, size))
-    return jax.vmap(policy.law)(law, proposal, key)
+        size = max(log_probs.shape[-1], proposal.logq.shape[-1])
+        log_probs, proposal = fit(log_probs, size), proposal.replace(logq=fit(proposal.logq, size))
+    return jax.vmap(policy.acceptance)(log_probs, proposal, key)
 
 
 def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:
-    """Filled with -inf up to `size` words."""
+    """The log-probabilities, filled with -inf up to `size` ids."""
     missing = size - logp.shape[-1]
     return logp if not missing else jnp.pad(logp, [(0, 0), (0, 0), (0, missing)], constant_values=-jnp.inf)
 
 
 def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
-    """Writes the keys of the root and of the accepted path; of a chain all, since what is rejected is invisible."""
+    """The cache with the keys of the root and of the accepted path; of a chain all, as rejected ones stay invisible."""
     if not tree.is_chain:
         place = np.zeros(tree.size, np.int32)
         place[tree.read] = 1 + np.arange(len(tree.read))
@@ -134,7 +136,8 @@ def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
 def commit(
     rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation
 ) -> tuple[Rows, Int32[Array, "B 1_D"], Int32[Array, "B"]]:
-    """Accepted tokens and the bonus, cut behind the first of the row's `ends` and at its limit."""
+    """(rows with the new tokens, these tokens, their count): accepted ones and the bonus, cut at an end and at the
+    limit."""
     path = store.take(proposal.token, verdict.path) if proposal.tree.size else verdict.path
     place = jnp.arange(path.shape[1] + 1, dtype=jnp.int32)[None, :]
     padded = jnp.concatenate([path, jnp.zeros_like(verdict.bonus)[:, None]], axis=1)
@@ -158,7 +161,7 @@ def commit(
         drafted=rows.drafted + jnp.sum(proposal.valid, axis=1, dtype=jnp.int32),
         accepted=rows.accepted + jnp.minimum(verdict.count, count),
     )
-    return freeze(rows.done, rows, new), tokens, count
+    return select_rows(~rows.done, new, rows), tokens, count
 
 
 def columns_to_stop(rows: Rows, tokens: Int32[Array, "B 1_D"], count: Int32[Array, "B"]) -> Int32[Array, "B"]:
@@ -177,11 +180,6 @@ def columns_to_stop(rows: Rows, tokens: Int32[Array, "B 1_D"], count: Int32[Arra
     return jax.vmap(one)(rows, tokens, count)
 
 
-def freeze(done: Bool[Array, "B"], old: Rows, new: Rows) -> Rows:
-    """Old where the row is done, else new, leaf by leaf."""
-    return jax.tree.map(lambda a, b: jnp.where(done.reshape(-1, *(1,) * (a.ndim - 1)), a, b), old, new)
-
-
 def record(
     trace: Trace, old: Rows, new: Rows, tokens: Array, count: Array, verdict: Verdict, proposal: Proposal, logits: Array
 ) -> Trace:
@@ -193,7 +191,7 @@ def record(
     column = jnp.where(place < count[:, None], (old.length - old.start)[:, None] + place, limit)
     row = jnp.arange(tokens.shape[0])[:, None]
     at = jnp.broadcast_to(old.step[:, None], column.shape)
-    score = spoken(tokens, verdict, proposal.tree, logits)
+    score = token_log_probs(tokens, verdict, proposal.tree, logits)
     trace = trace._replace(
         commit_step=trace.commit_step.at[row, column].set(at, mode="drop"),
         score=None if trace.score is None else trace.score.at[row, column].set(score, mode="drop"),
@@ -207,8 +205,10 @@ def record(
     return trace._replace(tokens=trace.tokens.at[row[:, 0], slot].set(text, mode="drop"))
 
 
-def spoken(tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree, logits: Array) -> Float32[Array, "B 1_D"]:
-    """log softmax(logits)[token], each token by the row that speaks for it: the root's, then the path's."""
+def token_log_probs(
+    tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree, logits: Array
+) -> Float32[Array, "B 1_D"]:
+    """log softmax(logits)[token], each token by the row of its parent: the root's, then the path's."""
     place = np.zeros(tree.size + 1, np.int32)
     place[1 + tree.read] = 1 + np.arange(len(tree.read))
     path = jnp.asarray(place)[1 + verdict.path] if tree.size else verdict.path

@@ -6,20 +6,20 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import verify
-from jaxdlm.speculative.policy import Source, Speculation, Unloaded
+from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
 from jaxdlm.speculative.warp import Warp
 
 MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
 count = argument.whole(1, MOST)
 
 
-def acceptance(law: Warp, sampled: verify.Law) -> verify.Law:
+def acceptance(sampling: Warp, sampled: verify.Acceptance) -> verify.Acceptance:
     """Greedy matching where the temperature is known to be 0; an array may be anything."""
-    return verify.greedy if law.greedy else sampled
+    return verify.greedy if sampling.greedy else sampled
 
 
 def with_draft(draft: Any, build: Any) -> Any:
-    """The policy, or a promise of it where the draft is a name."""
+    """The policy; where the draft is a name, an `Unloaded` one."""
     return Unloaded(draft, lambda lm: _with(lm, build)) if isinstance(draft, str) else _with(draft, build)
 
 
@@ -37,13 +37,13 @@ def _autoregressive(config: Any) -> bool:
     return config.attention == "causal" and config.prediction == "next" and config.noise == "none"
 
 
-def source(lm: Any) -> Source:
-    """What `check` compares."""
+def draft_info(lm: Any) -> DraftInfo:
+    """The facts of a draft that `check` compares with the target's."""
     config = lm.config
-    return Source(lm.name, config.vocab_size, config.max_position, words(lm))
+    return DraftInfo(lm.name, config.vocab_size, config.max_position, vocabulary_hash(lm))
 
 
-def words(lm: Any) -> int:
+def vocabulary_hash(lm: Any) -> int:
     """A hash of the tokenizer's words with their ids; 0 without a tokenizer."""
     if lm.tokenizer is None:
         return 0
@@ -61,9 +61,9 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
         )
     if draft is None:
         return
-    mine = words(lm)
-    if (draft.words and mine and draft.words != mine) or (
-        not (draft.words and mine) and draft.vocab_size != config.vocab_size
+    mine = vocabulary_hash(lm)
+    if (draft.vocabulary and mine and draft.vocabulary != mine) or (
+        not (draft.vocabulary and mine) and draft.vocab_size != config.vocab_size
     ):
         raise InputError(
             f"draft {draft.name} ({draft.vocab_size} words) and target {lm.name} ({config.vocab_size} words) have "

@@ -1,4 +1,4 @@
-"""A draft-and-target policy: a drafter, the law of acceptance, and the law that the target is sampled from."""
+"""A draft-and-target policy: a drafter, the acceptance rule, and the distribution that the target is sampled from."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,39 +8,39 @@ from jaxdlm.speculative import verify
 from jaxdlm.speculative.warp import Warp
 
 
-class Source(NamedTuple):
-    """What must agree between a draft model and its target."""
+class DraftInfo(NamedTuple):
+    """Facts of a draft model that must agree with its target."""
 
     name: str
     vocab_size: int
     max_position: int
-    words: int  # hash of the tokenizer's words with their ids; 0 without a tokenizer
+    vocabulary: int  # hash of the tokenizer's words with their ids; 0 without a tokenizer
 
 
 @struct.dataclass
 class Speculation:
-    """What `decode` runs on an autoregressive target; made by the factories of `jaxdlm.speculative`.
+    """The policy of an autoregressive target, as `decode` takes it; made by the factories of `jaxdlm.speculative`.
 
     slots: rows decoded at a time; finished ones make room for the next prompts (0: all prompts at once). placed: the
     target's new keys stand in their own columns while they are read (`Past.place`), so that it makes no difference to any
-    bit how many tokens a forward reads; `decode` says where that is so.
+    bit how many tokens a forward reads; set by `decode`.
     """
 
     drafter: Any
     warp: Warp
-    law: verify.Law = struct.field(pytree_node=False, default=verify.greedy)
-    draft: Source | None = struct.field(pytree_node=False, default=None)
+    acceptance: verify.Acceptance = struct.field(pytree_node=False, default=verify.greedy)
+    draft: DraftInfo | None = struct.field(pytree_node=False, default=None)
     slots: int = struct.field(pytree_node=False, default=0)
     placed: bool = struct.field(pytree_node=False, default=False)
 
     @property
-    def law_reads_logits(self) -> bool:
+    def acceptance_reads_logits(self) -> bool:
         """Only the best token matters, so nothing is normalised."""
-        return self.law is verify.greedy
+        return self.acceptance is verify.greedy
 
 
 class Unloaded(NamedTuple):
-    """A policy whose draft model is given by name: `build(lm)` makes it once the model is loaded."""
+    """A policy whose draft model is a name: `build(lm)` makes it once the model is loaded."""
 
     name: str
     build: Callable[[Any], Speculation]

@@ -40,7 +40,7 @@ def generate_pool(
         while fresh < total and (owner < 0).any():
             free = np.flatnonzero(owner < 0)[:turn]
             new = np.arange(fresh, min(fresh + len(free), total))
-            place = np.full(turn, slots)  # out of range: nobody
+            place = np.full(turn, slots)  # out of range: no row
             place[: len(new)] = free[: len(new)]
             batch = _take(rows, np.resize(new, turn))
             carry = _admit(carry, batch, jnp.asarray(place, jnp.int32), params, policy, **sizes)
@@ -65,7 +65,7 @@ def _begin(rows: Rows, params: PyTree, policy: Speculation, *, model: Model, **s
 def _advance(
     carry: Carry, params: PyTree, policy: Speculation, enough: Int32[Array, ""], owned: Bool[Array, "B"], model: Model
 ) -> Carry:
-    """Rounds until `enough` slots are done; slots that nobody owns count as done from the start."""
+    """Rounds until `enough` slots are done; slots without an owner count as done from the start."""
     rows = carry.rows
     carry = carry._replace(rows=rows._replace(done=rows.done | ~owned))
 
@@ -88,7 +88,7 @@ def _admit(
     model: Model,
     **sizes: Any,
 ) -> Carry:
-    """The carry with new rows in the given slots, prefilled; slots out of range take nothing."""
+    """The carry with new rows, prefilled, in these slots; slots out of range take nothing."""
     new = loop.init(rows, model=model, params=params, policy=policy, **sizes)
 
     def place(old: Any, part: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the draft-and-target loop carries, and the three records that its parts exchange."""
+"""The state of the draft-and-target loop, and the three records that its parts exchange."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -28,11 +28,12 @@ class Rows(NamedTuple):
 
 @struct.dataclass
 class Proposal:
-    """What a drafter submits to one target forward, for all rows. Number of nodes N and `tree` are static.
+    """The tokens that a drafter submits to one target forward, for all rows. Number of nodes N and `tree` are static.
 
     token: the draft tokens. valid: nodes that are submitted (fewer: the row drafted less); a node counts only where its
     parent does. logq: log-probabilities that each token was drawn from, row i for node i; None: not drawn at random
-    (the law of a node is certainty). tree: who continues whom. forwards: draft forwards of each row, where rows differ;
+    (the distribution of a node is certainty). tree: who continues whom. forwards: draft forwards of each row, where
+    rows differ;
     None: the drafter's.
     """
 
@@ -44,7 +45,7 @@ class Proposal:
 
 
 class Verdict(NamedTuple):
-    """What a law of acceptance decides, leaves per row: `count` nodes along `path` stay, then `bonus` follows.
+    """The decision of an acceptance rule, leaves per row: `count` nodes along `path` stay, then `bonus` follows.
 
     emit: whether there is a bonus (PEARL's chunks that are accepted whole have none).
     """
@@ -59,9 +60,10 @@ class Drafter(Protocol):
     """Proposes tokens for all rows at once; a `jaxdlm.struct.dataclass` whose weights are leaves.
 
     tree: of its proposals. forwards: draft forwards per `propose`. init: the state before the first round, with the
-    prompts read. propose: `key` is fresh for each row and round. observe: `rows` as they were when it proposed, and
-    what became of the proposal; brings its caches in step with the committed tokens. Whether a node is valid may depend
-    on tokens above it, never on its own token: withholding a token after looking at it changes the law.
+    prompts read. propose: `key` is fresh for each row and round. observe: the state in step
+    with the committed tokens, from the verdict and from `rows` as they were when it proposed. Whether a node is valid
+    may depend
+    on tokens above it, never on its own token: withholding a token after looking at it changes the distribution.
     """
 
     @property

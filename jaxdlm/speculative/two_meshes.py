@@ -1,9 +1,9 @@
 """PEARL on two sets of devices: the draft writes on one while the target verifies on the other.
 
 Three programs per round are dispatched without waiting. Which mode a row is in, how much was accepted and who is done
-are arrays, so the host never has to look; every few rounds it asks whether all rows are done, and rounds after that
-change nothing. Weights and caches stay where they are: between the sets go the chunk (with its laws, where it was
-sampled) and the rows.
+are arrays, so the host need not read them; every few rounds it asks whether all rows are done, and rounds after that
+change nothing. Weights and caches stay where they are: between the sets go the chunk (with its distributions, where it
+was sampled) and the rows.
 """
 
 from typing import Any
@@ -30,7 +30,8 @@ def generate_on_two(
     rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str,
     *, target: Sharding | Any, draft: Sharding | Any,
 ) -> tuple[Rows, Trace]:  # fmt: skip
-    """What `generate` returns for the same PEARL policy, with target and draft on devices (or shardings) of their own.
+    """(rows, trace) as `generate` returns them for the same PEARL policy, with target and draft on devices (or
+    shardings) of their own.
 
     params and the draft's weights are put there first. Raises InputError for another policy.
     """
@@ -95,5 +96,5 @@ def _judge(
 ) -> Carry:
     drafter, rows, state = policy.drafter, carry.rows, carry.drafter
     proposal = loop.bounded(drafter.submit(state, chunk, logq), rows)
-    carry, verdict = loop.settle(carry, proposal, logits, fresh, policy=policy)
+    carry, verdict = loop.verify_and_commit(carry, proposal, logits, fresh, policy=policy)
     return carry._replace(drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, verdict))

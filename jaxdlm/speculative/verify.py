@@ -1,7 +1,7 @@
-"""Laws of acceptance, each once: which draft tokens stay, and the token that follows them. Written for one row.
+"""Acceptance rules, each once: which draft tokens stay, and the token that follows them. Written for one row.
 
-logits or logp Float32[1 + R, V]: row 0 speaks for the children of the root, row 1 + r for those of the r-th node that
-the target read (`Tree.read`). P is the target's law, Q the law that a node was drawn from.
+logits or logp Float32[1 + R, V]: row 0 predicts the children of the root, row 1 + r those of the r-th node that
+the target read (`Tree.read`). P is the target's distribution, Q the distribution that a node was drawn from.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from jaxdlm.speculative.tree import Tree
 from jaxdlm.speculative.warp import draw
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
-Law = Callable[[Array, Proposal, Array], Verdict]
+Acceptance = Callable[[Array, Proposal, Array], Verdict]
 
 
-def speaker(tree: Tree) -> np.ndarray:
-    """int32[N]: the row of logits that speaks for each node, its parent's."""
+def logit_row(tree: Tree) -> np.ndarray:
+    """int32[N]: the row of logits that predicts each node, its parent's."""
     row = np.zeros(1 + tree.size, np.int32)
     row[1 + tree.read] = 1 + np.arange(len(tree.read))
     return row[1 + np.asarray(tree.parent, np.int32)] if tree.size else np.zeros(0, np.int32)
@@ -37,7 +37,7 @@ def longest(tree: Tree, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[
 
 
 def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
-    """The row of logits that speaks for what follows node `end` (-1: the root), and whether a token follows it now.
+    """(row of logits that predicts what follows node `end` (-1: the root), whether a token follows it now).
 
     It does where a child was refused; behind a proposal that was accepted whole only with `tree.bonus`.
     """
@@ -51,7 +51,7 @@ def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], 
 def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node stays iff it is argmax P behind its parent; then argmax P. Output = greedy decoding of the target."""
     tree, best = proposal.tree, jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
-    ok = proposal.valid & (proposal.token == best[speaker(tree)])
+    ok = proposal.valid & (proposal.token == best[logit_row(tree)])
     path, count, end = longest(tree, ok)
     row, read = after(proposal, end)
     return Verdict(path, count, best[row], read)
@@ -60,15 +60,15 @@ def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, 
 def rejection(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node x stays iff u · Q(x) < P(x), u ~ U[0, 1); then a token ~ max(0, P - Q), or ~ P behind the last node.
 
-    Chains only. The committed tokens have the target's law (arXiv 2211.17192, 2302.01318). Strict `<`: a token with
-    P(x) = 0 never stays.
+    Chains only. The committed tokens have the target's distribution (arXiv 2211.17192, 2302.01318). Strict `<`: a token
+    with P(x) = 0 never stays.
     """
     tree, (accept, bonus) = proposal.tree, jax.random.split(key)
     assert tree.is_chain, "rejection sampling walks a chain; for several chains use k_sequence"
     node = jnp.arange(tree.size, dtype=jnp.int32)
     u = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(accept, i), (), jnp.float32))(node)
     q = jnp.ones(tree.size) if proposal.logq is None else jnp.exp(proposal.logq[node, proposal.token])
-    ok = proposal.valid & (u * q < jnp.exp(logp[speaker(tree), proposal.token]))
+    ok = proposal.valid & (u * q < jnp.exp(logp[logit_row(tree), proposal.token]))
     path, count, end = longest(tree, ok)
     row, read = after(proposal, end)
     following = jnp.minimum(end + 1, max(tree.size - 1, 0))  # the node that was refused, if one was
@@ -90,7 +90,7 @@ def _residual(logp: Array, proposal: Proposal, node: Array, refused: Array) -> F
 def typical(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node x stays iff P(x) > min(0.09, 0.3 · exp(-H(P))); then a token ~ P. Lossy (Medusa, arXiv 2401.10774)."""
     tree = proposal.tree
-    row = speaker(tree)
+    row = logit_row(tree)
     p = jnp.exp(logp)
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
     bound = jnp.minimum(TYPICAL_FLOOR, TYPICAL_SCALE * jnp.exp(-entropy))
@@ -113,8 +113,8 @@ class Transport(NamedTuple):
 def transport(p: Float32[Array, "V"], q: Float32[Array, "V"], k: Float32[Array, ""]) -> Transport:
     """The smallest rho in [1, k] with 1 - (1 - beta)^k <= rho · beta, beta = sum min(q, p / rho), by bisection.
 
-    30 halvings, and the upper end: below rho the residual would be negative somewhere and the law biased; above it only
-    acceptance is lost.
+    30 halvings, and the upper end: below rho the residual would be negative somewhere and the distribution biased;
+    above it only acceptance is lost.
     """
     k = jnp.asarray(k, jnp.float32)
 
@@ -141,8 +141,8 @@ def choose(
     logp: Float32[Array, "V"], logq: Float32[Array, "V"], token: Int32[Array, "K"], alive: Bool[Array, "K"],
     key: Key[Array, ""],
 ) -> Int32[Array, ""]:  # fmt: skip
-    """One token with law P out of candidates drawn independently from Q: the first x with u · rho · Q(x) < P(x), else
-    one ~ max(0, P - min(Q, P / rho) · accept / beta) (SpecTr's K-SEQ, arXiv 2310.15141)."""
+    """One token with distribution P out of candidates drawn independently from Q: the first x with u · rho · Q(x) <
+    P(x), else one ~ max(0, P - min(Q, P / rho) · accept / beta) (SpecTr's K-SEQ, arXiv 2310.15141)."""
     p, q = jnp.exp(logp), jnp.exp(logq)
     plan = transport(p, q, jnp.sum(alive).astype(jnp.float32))
     uniform, rest = jax.random.split(key)
@@ -163,11 +163,11 @@ def k_sequence(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array
     independently; logq is needed.
     """
     tree, logq = proposal.tree, proposal.logq
-    assert logq is not None, "k_sequence needs the law that the nodes were drawn from"
+    assert logq is not None, "k_sequence needs the distribution that the nodes were drawn from"
     width = tree.parent.count(-1)
     level = proposal.token.reshape(-1, width)
     valid = proposal.valid.reshape(-1, width)
-    row = speaker(tree).reshape(-1, width)
+    row = logit_row(tree).reshape(-1, width)
 
     def descend(carry: tuple[Array, Array, Array], depth: Array) -> tuple[tuple[Array, Array, Array], Array]:
         alive, count, bonus = carry
@@ -177,11 +177,11 @@ def k_sequence(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array
         own = jnp.where(stop, -jnp.inf, 0.0) + logq[depth * width + jnp.argmax(open_)]
         here = jax.random.fold_in(key, depth)
         chosen = choose(logp[jnp.asarray(row)[depth, chain]], own, level[depth], open_, here)
-        kept = open_ & (level[depth] == chosen)
+        alive_after = open_ & (level[depth] == chosen)
         going = jnp.any(alive)  # false: an earlier depth has ended the walk
         bonus = jnp.where(going, chosen, bonus)
-        count = count + jnp.any(kept).astype(jnp.int32)
-        return (kept, count, bonus), jnp.argmax(kept).astype(jnp.int32) + depth * width
+        count = count + jnp.any(alive_after).astype(jnp.int32)
+        return (alive_after, count, bonus), jnp.argmax(alive_after).astype(jnp.int32) + depth * width
 
     begin = (jnp.ones(width, bool), jnp.int32(0), jnp.int32(0))
     (alive, count, bonus), path = jax.lax.scan(descend, begin, jnp.arange(level.shape[0], dtype=jnp.int32))

@@ -1,4 +1,4 @@
-"""From logits to the law that tokens are drawn from: temperature, then top-k, then top-p."""
+"""From logits to the distribution that tokens are drawn from: temperature, then top-k, then top-p."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core import heat
 from jaxdlm.core.readout import first_best
+from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rules.sample import highest, nucleus
 from jaxdlm.typing import Array, Float32, Int32, Key
 
@@ -28,13 +28,14 @@ class Warp:
         certain = jnp.where(jnp.arange(flat.shape[1])[None, :] == best, jnp.float32(0), -jnp.inf)
         if self.greedy:
             return certain.reshape(logits.shape)
-        shaped = heat.tempered(flat, heat.divisor(self.temperature))
+        shaped = scale_logits(flat, divisor_of(self.temperature))
         if self.top_k is not None:
             shaped = highest(shaped, self.top_k)
         if self.top_p is not None:
             shaped = nucleus(shaped, self.top_p)
-        law = shaped - jnp.log(jnp.sum(jnp.exp(shaped), axis=1, keepdims=True))  # the best, which no filter drops, is 0
-        return jnp.where(heat.cold(self.temperature), certain, law).reshape(logits.shape)
+        # the best, which no filter drops, is 0
+        log_probs = shaped - jnp.log(jnp.sum(jnp.exp(shaped), axis=1, keepdims=True))
+        return jnp.where(is_cold(self.temperature), certain, log_probs).reshape(logits.shape)
 
 
 def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:

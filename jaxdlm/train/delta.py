@@ -168,8 +168,8 @@ def _checked(
             layers = spec.shape[0]
             wanted[f"{name}/{side}/codes"] = ((layers, int(np.prod(inner)), rank), "int8")
             wanted[f"{name}/{side}/scale"] = ((layers, 1, rank), "float32")
-    found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
-    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    actual = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
+    wrong = sorted(name for name in wanted.keys() | actual.keys() if wanted.get(name) != actual.get(name))
     if wrong or not rank:
         raise InputError(
             f"{path}: {wrong[0] if wrong else 'rank'} does not fit the model's shapes: make the delta again"

@@ -16,7 +16,7 @@ INPUTS = {"wq": 1, "wk": 1, "wv": 1, "wo": 2, "gate": 1, "up": 1, "down": 1}  # 
 
 def specs(config: ModelConfig, rank: int) -> dict[str, tuple[ParamSpec, ParamSpec]]:
     """Path of every projection -> (A [R, in..., rank], B [R, rank, out...])."""
-    found = {}
+    pairs = {}
     for path, spec in named_specs(config):
         inputs = INPUTS.get(path.rsplit("/", 1)[-1])
         if inputs is None:
@@ -24,8 +24,8 @@ def specs(config: ModelConfig, rank: int) -> dict[str, tuple[ParamSpec, ParamSpe
         shape, axes, cut = spec.shape, spec.axes, 1 + inputs
         a = ParamSpec((*shape[:cut], rank), (*axes[:cut], None), "matrix", spec.fan_in, "float32")
         b = ParamSpec((shape[0], rank, *shape[cut:]), (axes[0], None, *axes[cut:]), "bias", dtype="float32")
-        found[path] = (a, b)
-    return found
+        pairs[path] = (a, b)
+    return pairs
 
 
 def init(config: ModelConfig, rank: int, key: Array, mesh: Mesh | None = None) -> dict[str, dict[str, Array]]:

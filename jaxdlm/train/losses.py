@@ -16,8 +16,8 @@ import numpy as np
 import optax
 from einops import rearrange
 
-from jaxdlm.core.model import Around, Layer, Layered, Model
-from jaxdlm.core.readout import ban
+from jaxdlm.core.model import Layer, Layered, LayerHook, Model
+from jaxdlm.core.readout import mask_invalid
 from jaxdlm.models.block import layer
 from jaxdlm.models.segments import segments
 from jaxdlm.typing import Array, Bool, Float, Float32, PyTree
@@ -84,7 +84,7 @@ def block_sees(prompt: int, canvas: int, block: int) -> Bool[np.ndarray, "T T"]:
 
 
 def block_hidden(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float[Array, "B G D"]:
-    """What the head reads for every canvas column, as decoding has it while that column is open.
+    """The hidden rows that the head reads for every canvas column, as decoding has them while that column is open.
 
     One pass over [clean P + G | view 1 | view 2]. View 1 hides `hidden`, view 2 the other open columns, so that each open
     column is hidden in one of them, and is read there. With `next` prediction the row before speaks: the same view's, or,
@@ -109,7 +109,7 @@ def block_hidden(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float
 
     nothing = tuple((None,) * segment.period for segment in segments(config))
     whole = jnp.concatenate([tokens, *views], axis=1)
-    out = model.through(params, whole, position, position >= 0, None, Around(run, (), nothing)).hidden
+    out = model.apply_with_hook(params, whole, position, position >= 0, None, LayerHook(run, (), nothing)).hidden
     first, second = jnp.split(out[:, prompt + canvas :], 2, axis=1)
     if config.prediction == "same":
         return jnp.where(hidden[..., None], first, second)
@@ -124,7 +124,7 @@ def block_losses(model: Layered, params: PyTree, batch: dict[str, Any]) -> Float
     batch: that of `block_hidden`, and weight float32[B, G].
     """
     prompt = batch["tokens"].shape[1] - batch["hidden"].shape[1]
-    logits = ban(model.head(params, block_hidden(model, params, batch)), model)
+    logits = mask_invalid(model.head(params, block_hidden(model, params, batch)), model)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, prompt:])
     return jnp.sum(jnp.where(batch["open"], batch["weight"] * loss, 0.0), axis=1)
 

@@ -134,6 +134,6 @@ def gates(table: dict[str, dict[str, dict[str, Any]]]) -> dict[str, bool]:
     """Task -> whether it reached its gate in every setting; tasks that no mixture holds have not."""
     reached = dict.fromkeys(TASKS, False)
     for name in TASKS:
-        found = [setting[name]["correct"] for setting in table.values() if name in setting]
-        reached[name] = bool(found) and min(found) >= TASKS[name].gate
+        counts = [setting[name]["correct"] for setting in table.values() if name in setting]
+        reached[name] = bool(counts) and min(counts) >= TASKS[name].gate
     return reached

@@ -21,7 +21,7 @@ def read(path: Path) -> list[str | list[int]]:
     """The "prompt" of every line of a JSONL file, a text or token ids. Raises InputError that names the line."""
     if not path.is_file():
         raise InputError(f"{path} is no file: give one JSON object per line, each with a text under 'prompt'")
-    found: list[str | list[int]] = []
+    prompts: list[str | list[int]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
@@ -29,7 +29,7 @@ def read(path: Path) -> list[str | list[int]]:
             raise InputError(f"{path}, line {number}: no JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not row["prompt"]:
             raise InputError(f"{path}, line {number}: must be an object with a text or token ids under 'prompt'")
-        found.append(row["prompt"])
-    if not found:
+        prompts.append(row["prompt"])
+    if not prompts:
         raise InputError(f"{path} holds no prompt")
-    return found
+    return prompts

@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one training run is made of.
+    """The parts of one training run.
 
     loss_fn(model, params, batch) -> scalar; batch_at(seed, step) -> batch, a pure function; optimizer: a gradient
     transformation at unit learning rate, scaled by peak_lr and the schedule (linear warm-up, cosine to 5 %).
@@ -228,7 +228,7 @@ def _resumed_curve(folder: Path, step: int) -> float:
     """Seconds that a run had taken at its checkpoint; what the curve says of steps behind it is removed."""
     curve = folder / "curve.jsonl"
     lines = curve.read_text().splitlines() if curve.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) < len(lines):
-        curve.write_text("".join(line + "\n" for line in kept))
-    return float(json.loads(kept[-1])["seconds"]) if kept else 0.0
+    earlier = [line for line in lines if json.loads(line)["step"] <= step]
+    if len(earlier) < len(lines):
+        curve.write_text("".join(line + "\n" for line in earlier))
+    return float(json.loads(earlier[-1])["seconds"]) if earlier else 0.0

@@ -30,10 +30,10 @@ def main() -> None:
     parser.add_argument("--chips", type=int, required=True, help="TPU chips of one host")
     parser.add_argument("--workers", type=int, required=True, help="hosts to use")
     parser.add_argument("arguments", nargs="+", help="of jaxdlm batch, after --")
-    given = parser.parse_args()
+    args = parser.parse_args()
     ray.init()
-    task = ray.remote(num_cpus=1, resources={"TPU": given.chips}, max_retries=-1, retry_exceptions=True)(work)
-    sys.exit(max(ray.get([task.remote(given.arguments) for _ in range(given.workers)])))
+    task = ray.remote(num_cpus=1, resources={"TPU": args.chips}, max_retries=-1, retry_exceptions=True)(work)
+    sys.exit(max(ray.get([task.remote(args.arguments) for _ in range(args.workers)])))
 
 
 if __name__ == "__main__":

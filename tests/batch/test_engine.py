@@ -11,7 +11,7 @@ from jaxdlm._decode import has_blocks, resolve_cache
 from jaxdlm._load import LM
 from jaxdlm.batch import run, slots
 from jaxdlm.batch.cli import make_mesh
-from jaxdlm.batch.engine import Policies, Slots
+from jaxdlm.batch.engine import Policies, SlotEngine
 from jaxdlm.batch.rows import Request, randomness_key
 from jaxdlm.errors import InputError, Unfinished
 from jaxdlm.layout import lay_out
@@ -108,7 +108,7 @@ def test_rows_lie_in_the_columns_that_decode_gives_them(kind):
     noise = dataclasses.replace(config, tokens=dataclasses.replace(config.tokens, mask=None))
     lm = LM(Backbone(noise), {}, None, "toy") if kind == "uniform" else model(kind)
     sizes = {"max_new": 7, "block": None if kind == "uniform" else 3}
-    engine = Slots(lm, Policies(None, None, None), None, **sizes, mesh=make_mesh("data=1"), slots=1)
+    engine = SlotEngine(lm, Policies(None, None, None), None, **sizes, mesh=make_mesh("data=1"), slots=1)
     for length in (1, 3, 4, 17):
         tokens = np.arange(1, length + 1, dtype=np.int32)
         request = Request(0, 1, "id", 5, tokens, 7, 3, None, read_stops(lm, False))
@@ -125,7 +125,7 @@ def test_rows_lie_in_the_columns_that_decode_gives_them(kind):
 
 def test_groups():
     """By powers of two from the job's own length on, and the block that the longest row of the group has alone."""
-    engine = Slots(
+    engine = SlotEngine(
         model("same"), Policies(None, None, None), None, max_new=6, block=None, mesh=make_mesh("data=1"), slots=1
     )
 

@@ -127,7 +127,8 @@ def test_temperature_length_and_seed_are_data(tmp_path):
 
 
 def test_a_pool_lies_as_queues_leave_it():
-    """Stored keys and values split by heads from the start: otherwise the second queue would compile its program anew."""
+    """Stored keys and values split by heads from the start: otherwise the second queue would compile its program
+    again."""
     mesh = make_mesh("data=2,tensor=2")
     lm, rule, dual = model("same"), policies.RECIPES["threshold"](0.05), policies.CACHES["dual"]()
     params = jax.tree.map(jax.device_put, lm.params, param_shardings(lm.config, mesh))

@@ -51,7 +51,7 @@ def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, 
     assert (carry.rows.tick[1:] > 0).all(), "they are inside a block"
     before = run._cache_size()
     carry = run(admit(carry, late.rows, carry.rows.done, **fixed), FOREVER, **fixed)
-    assert run._cache_size() == before, "admitting a row compiled the loop anew"
+    assert run._cache_size() == before, "admitting a row compiled the loop again"
     papers = read_stops(lm, False)
     got, expected = (_decode.finish(lm, c.rows, c.trace, late, GRID["max_new"], papers) for c in (carry, whole))
     same(got, expected)

@@ -41,7 +41,7 @@ def passes(model, params, prefix, count, canvas, probabilities, known):
     valid = position < count
     out = model.prefix(params, prefix[None], position, valid)
     at = count + jnp.arange(CANVAS, dtype=jnp.int32)[None]
-    soft = model.soften(params, probabilities[None]) * known
+    soft = model.expected_embedding(params, probabilities[None]) * known
     seen = Past(out.kv, position, valid)
     return model.head(
         params, model.canvas(params, canvas[None], at, jnp.ones((1, CANVAS), bool), seen, soft=soft).hidden

@@ -36,8 +36,8 @@ def reusing(cache: str):
     return policies.CACHES[cache](**REUSING[cache])
 
 
-def hot(heat: float):
-    return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(heat))
+def hot(temperature: float):
+    return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(temperature))
 
 
 @pytest.mark.parametrize(("cache", "prediction"), [pair for pair in BOTH if pair[0] != "layer_reuse"])
@@ -52,8 +52,8 @@ def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
     """With guidance, whose rows come twice, and given columns on the canvas (infilling)."""
     lm, kept = toy(2, prediction), policies.CACHES[cache](**EVERY_FORWARD[cache])
     run = {"canvas": [[MASK] * 2 + [9, MASK, 4, 4, 4, 4, MASK, 5], [], [3]], **GRID}
-    for heat in (0.0, 1.0):
-        guided = policies.chain(guidance(jnp.float32(0.5)), hot(heat))
+    for temperature in (0.0, 1.0):
+        guided = policies.chain(guidance(jnp.float32(0.5)), hot(temperature))
         same(decode(lm, PROMPTS, guided, kept, **run), decode(lm, PROMPTS, guided, **run))
 
 

@@ -135,7 +135,7 @@ def test_nothing_is_stale_in_one_layer():
 
 
 def test_nothing_is_stale_in_a_block_that_is_one_sub_block():
-    """Whatever the rule: one that goes on where nothing is open, on a model whose rows speak for their own column."""
+    """Whatever the rule: one that goes on where nothing is open, on a model whose rows predict their own column."""
     lm = toy(2, "same", "block_causal")
     same(decode(lm, ASKED, "llada21", sub_block(BLOCK), **GRID), decode(lm, ASKED, "llada21", "block_exact", **GRID))
 

@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("model", "seen"))
 def store(rows, params, cache, *, model, seen):
     """The cache's state before the first forward."""
-    both = loop.doubled(rows, model, GEOMETRY)[0] if seen.uncond else rows
+    both = loop.with_unconditional(rows, model, GEOMETRY)[0] if seen.uncond else rows
     return cache.init(Context(model, params, GEOMETRY, loop.width(seen, GEOMETRY)), both)
 
 
@@ -52,7 +52,7 @@ def read(rows, start, versions, state, params, cache, *, model, seen):
     return loop.window_hidden(rows, start, state, versions, **fixed)
 
 
-def look(rows, policy):
+def next_window(rows, policy):
     """First column of the window, and the versions of each row that a stepper has read."""
     start = loop.window_start(rows, policy, GEOMETRY)
     return start, policy.versions(rows, start) if isinstance(policy, Stepper) else None
@@ -62,19 +62,19 @@ def look(rows, policy):
 def enter(rows, policy):
     """Rows before their first forward, and where to look."""
     rows = loop.enter(rows, model=untrained("same").model, policy=policy, geometry=GEOMETRY)
-    return rows, look(rows, policy)
+    return rows, next_window(rows, policy)
 
 
 @jax.jit
-def settle(rows, trace, start, hidden, active, head, policy, cache):
+def apply_policy(rows, trace, start, hidden, active, head, policy, cache):
     """The policy's step, and where to look next. Head and token ids of all toys are alike; a stepper asks the cache when
     it is due."""
     fixed = {"model": untrained("same").model, "params": head, "geometry": GEOMETRY}
     if isinstance(policy, Stepper):
-        rows, trace = policy.settle(rows, trace, start, hidden, active, cache=cache, **fixed)
+        rows, trace = policy.apply_policy(rows, trace, start, hidden, active, cache=cache, **fixed)
     else:
-        rows, trace = loop.settle(rows, trace, start, hidden, active, policy=policy, **fixed)
-    return rows, trace, look(rows, policy)
+        rows, trace = loop.apply_policy(rows, trace, start, hidden, active, policy=policy, **fixed)
+    return rows, trace, next_window(rows, policy)
 
 
 class Ended(NamedTuple):
@@ -98,7 +98,7 @@ def one_step(
     weights = {"lm_head": lm.params["lm_head"] + head}
     due = cache if isinstance(policy, Stepper) else None
     trace = Trace(blank, jnp.zeros(blank.shape, jnp.float32), None)
-    after, _, _ = settle(rows, trace, start, jnp.asarray(states), ~rows.done, weights, policy, due)
+    after, _, _ = apply_policy(rows, trace, start, jnp.asarray(states), ~rows.done, weights, policy, due)
     return Ended(*jax.device_get((rows._replace(key=()), after._replace(key=()))))
 
 
@@ -128,6 +128,6 @@ def decode(
         if np.asarray(rows.done).all():
             break
         hidden, state, active = read(rows._replace(policy=()), start, versions, state, lm.params, cache, **fixed)
-        rows, trace, (start, versions) = settle(rows, trace, start, hidden, active, head, policy, due)
+        rows, trace, (start, versions) = apply_policy(rows, trace, start, hidden, active, head, policy, due)
     assert np.asarray(rows.done).all(), "the loop does not end"
     return jax.device_get(Outcome(rows.tokens[:, GEOMETRY.prompt :], rows.forwards, trace.commit_step, rows.status))

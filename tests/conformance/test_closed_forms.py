@@ -29,9 +29,9 @@ class Jitter(Stage):
 
     scale: Any = 1e-4
 
-    def apply(self, draft, state, row, key):
-        noise = column_gumbel(jax.random.fold_in(key, 9), row.position, draft.logits.shape[1])
-        return draft._replace(logits=draft.logits + self.scale * noise), state
+    def apply(self, update, state, row, key):
+        noise = column_gumbel(jax.random.fold_in(key, 9), row.position, update.logits.shape[1])
+        return update._replace(logits=update.logits + self.scale * noise), state
 
 
 def run(answers, *rules, weights=None):
@@ -47,8 +47,8 @@ def near(rate: float, expected: float) -> bool:
     return abs(rate - expected) <= 3 * np.sqrt(expected * (1 - expected) / ROWS) + 1e-12
 
 
-def at_once(heat):
-    return (sample(heat), select_above(0.0)) if heat else (Jitter(), sample(), select_above(0.0))
+def at_once(temperature):
+    return (sample(temperature), select_above(0.0)) if temperature else (Jitter(), sample(), select_above(0.0))
 
 
 def by(k):
@@ -59,17 +59,17 @@ def above(tau):
     return Jitter(), sample(), select_above(tau)
 
 
-@pytest.mark.parametrize("heat", [0, 1])
-def test_one_answer_comes_at_once(heat):
-    """copy, reverse, sort, sudoku: every law is 1, in one forward."""
-    rate, forwards, _ = run(ITEMS[None], *at_once(heat))
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_one_answer_comes_at_once(temperature):
+    """copy, reverse, sort, sudoku: every distribution is 1, in one forward."""
+    rate, forwards, _ = run(ITEMS[None], *at_once(temperature))
     assert rate == 1
     assert (forwards == 1).all()
 
 
-@pytest.mark.parametrize("heat", [0, 1])
-def test_shuffle_at_once(heat):
-    rate, forwards, _ = run(PERMUTATIONS, *at_once(heat))
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_shuffle_at_once(temperature):
+    rate, forwards, _ = run(PERMUTATIONS, *at_once(temperature))
     assert near(rate, closed_forms.shuffle_all_at_once(N))
     assert (forwards == 1).all()
 
@@ -119,15 +119,15 @@ def test_rotate_any_by_threshold_is_right_in_two_steps(tau):
 
 @pytest.mark.parametrize("rho", [0.5, 1.0])
 def test_couple_at_once_forgets_the_coupling(rho):
-    weights = closed_law(rho)
+    weights = closed_distribution(rho)
     kept = weights > 0
     _, _, tokens = run(COINS[kept], *at_once(1), weights=weights[kept])
     assert near((tokens.min(1) == tokens.max(1)).mean(), 2.0 ** (1 - N))
 
 
-def test_couple_one_by_one_samples_the_law():
-    """In random order: an order by confidence prefers likely draws, and the law is lost."""
-    _, forwards, tokens = run(COINS, sample(1.0, measure=uniform), select_top_k(), weights=closed_law(0.5))
+def test_couple_one_by_one_samples_the_distribution():
+    """In random order: an order by confidence prefers likely draws, and the distribution is lost."""
+    _, forwards, tokens = run(COINS, sample(1.0, measure=uniform), select_top_k(), weights=closed_distribution(0.5))
     assert near((tokens.min(1) == tokens.max(1)).mean(), closed_forms.couple_alike(N, 0.5))
     assert (forwards == N).all()
 
@@ -143,6 +143,6 @@ def test_coupled_coins_by_threshold_take_two_steps():
     assert (forwards == 2).all()
 
 
-def closed_law(rho: float) -> np.ndarray:
+def closed_distribution(rho: float) -> np.ndarray:
     """Probability of each of the 2^n answers: alike with probability rho, else independent."""
     return np.where(ALIKE, rho / 2, 0.0) + (1 - rho) * 2.0**-N

@@ -8,9 +8,9 @@ import jaxdlm
 from jaxdlm import policies
 from jaxdlm.core.carry import Status
 from tests.conformance import halves
-from tests.conformance.toys import MASK, RULES, heats, meets, model, parameters, policy
+from tests.conformance.toys import MASK, RULES, meets, model, parameters, policy, temperatures
 
-# LLaDA: full attention; Dream: rows speak for the next column, grouped heads, biases; SDAR: block-causal, grouped heads
+# LLaDA: full attention; Dream: rows predict the next column, grouped heads, biases; SDAR: block-causal, grouped heads
 # with norms; LLaDA2: block-causal, a mixture of experts
 FAMILIES = {"llada": "same", "dream": "next", "sdar": "sdar", "llada2": "llada2"}
 # small windows and periods, so that on twelve columns something lies outside and is kept
@@ -26,9 +26,9 @@ BUSY = {
 OTHERS = {"llada2": {"steps": 2}, "sdar": {"steps": 2}, "d3llm": {"tau": 3.5}, "learn2pd": {"tau": 0.3}}
 
 
-def busy(recipe: str, heat: float | None, **arguments):
+def busy(recipe: str, temperature: float | None, **arguments):
     chosen = {name: value for name, value in BUSY.items() if name in parameters(recipe)}
-    return policy(recipe, heat, **{**chosen, **OTHERS.get(recipe, {}), **arguments})
+    return policy(recipe, temperature, **{**chosen, **OTHERS.get(recipe, {}), **arguments})
 
 
 def kept(cache: str):
@@ -96,11 +96,11 @@ def test_alone_batched_and_permuted(family, recipe, caches):
     buckets: test_rows."""
     most = 0
     for cache in caches(family, recipe):
-        for heat in heats(recipe):
-            where = f"{family}, {recipe}, {cache}, temperature {heat}"
-            most = max(most, decodes_alike(family, busy(recipe, heat), cache, where))
-    for heat in heats(recipe) if family == "llada" else ():
-        ends_where_nothing_can_be_said(busy(recipe, heat), f"{recipe}, temperature {heat}")
+        for temperature in temperatures(recipe):
+            where = f"{family}, {recipe}, {cache}, temperature {temperature}"
+            most = max(most, decodes_alike(family, busy(recipe, temperature), cache, where))
+    for temperature in temperatures(recipe) if family == "llada" else ():
+        ends_where_nothing_can_be_said(busy(recipe, temperature), f"{recipe}, temperature {temperature}")
     assert most > 1, "one column per forward at the most: the bars are too high to see more"
 
 

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm import InputError, _decode, decode, layout
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Draft
-from tests.conformance.toys import EDGES, END, GRID, MASK, PAIRS, PROMPTS, heats, model, parameters, policy
+from jaxdlm.core.carry import Update
+from tests.conformance.toys import EDGES, END, GRID, MASK, PAIRS, PROMPTS, model, parameters, policy, temperatures
 from tests.rules.hand import row as hand_row
 
 FOREVER = jnp.int32(2**30)
@@ -21,10 +21,10 @@ start = jax.jit(loop.init, static_argnames=("model", "geometry", "save", "steps"
 advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
 
 
-def prepare(recipe: str, cache: str, prompts=PROMPTS, heat: float | None = 1.0):
+def prepare(recipe: str, cache: str, prompts=PROMPTS, temperature: float | None = 1.0):
     lm = model("same")
     batch = layout.lay_out(lm, prompts, seed=3, ids=None, stops=[[(END,)]] * len(prompts), **GRID)
-    rule, kept = policy(recipe, heat), _decode.resolve_cache(cache)
+    rule, kept = policy(recipe, temperature), _decode.resolve_cache(cache)
     fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
     return batch, fixed
 
@@ -57,15 +57,15 @@ def test_neither_the_mask_nor_an_id_without_a_word_nor_a_score_that_is_none_is_w
     backbone = dataclasses.replace(model("same").model, config=known)
     view = hand_row([True, True, True, False])
 
-    def sayable(token, score=(0, 0, 0, 0), commit=(True, True, False, True)):
-        draft = Draft(None, token=jnp.int32(token), score=jnp.float32(score), commit=jnp.asarray(commit))
-        return bool(loop.sayable(draft, view, backbone))
+    def is_valid_update(token, score=(0, 0, 0, 0), commit=(True, True, False, True)):
+        update = Update(None, token=jnp.int32(token), score=jnp.float32(score), commit=jnp.asarray(commit))
+        return bool(loop.is_valid_update(update, view, backbone))
 
-    assert sayable([1, 39, MASK, MASK], [0, -jnp.inf, jnp.nan, jnp.nan])
-    assert not sayable([1, MASK, 1, 1])
-    assert not sayable([40, 1, 1, 1])
-    assert not sayable([1, 1, 1, 1], [0, jnp.nan, 0, 0])
-    assert loop.sayable(Draft(None), view, backbone)
+    assert is_valid_update([1, 39, MASK, MASK], [0, -jnp.inf, jnp.nan, jnp.nan])
+    assert not is_valid_update([1, MASK, 1, 1])
+    assert not is_valid_update([40, 1, 1, 1])
+    assert not is_valid_update([1, 1, 1, 1], [0, jnp.nan, 0, 0])
+    assert loop.is_valid_update(Update(None), view, backbone)
 
 
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)
@@ -76,8 +76,8 @@ def test_the_whole_decode_is_one_while(recipe, cache):
 
 @pytest.mark.parametrize(("recipe", "cache"), PAIRS)
 def test_pieces_and_invariants(recipe, cache):
-    for heat in heats(recipe):
-        pieces_and_invariants(*prepare(recipe, cache, heat=heat))
+    for temperature in temperatures(recipe):
+        pieces_and_invariants(*prepare(recipe, cache, temperature=temperature))
 
 
 def pieces_and_invariants(batch, fixed) -> None:
@@ -88,12 +88,14 @@ def pieces_and_invariants(batch, fixed) -> None:
         pieces = advance(pieces, jnp.int32(until), **fixed)
     equal(pieces, whole)
 
-    bound, given = int(fixed["policy"].forwards(batch.geometry)), np.asarray(batch.rows.given)
+    bound, prefilled = int(fixed["policy"].forwards(batch.geometry)), np.asarray(batch.rows.prefilled)
     single = carry
     while not bool(single.rows.done.all()):
         new = advance(single, single.loops + 1, **fixed)
         old, now = plain(single.rows), plain(new.rows)
-        np.testing.assert_array_equal(now.tokens[given], plain(batch.rows).tokens[given], "a given column changed")
+        np.testing.assert_array_equal(
+            now.tokens[prefilled], plain(batch.rows).tokens[prefilled], "a given column changed"
+        )
         for row in np.flatnonzero(old.done):
             jax.tree.map(lambda a, b, row=row: np.testing.assert_array_equal(a[row], b[row]), old, now)
         assert (now.forwards - old.forwards <= 1).all() and (now.step - old.step >= now.forwards - old.forwards).all()
@@ -136,8 +138,8 @@ def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
     sharded = jax.jit(shard(lambda rows, moving: outcome(rows, static | moving), check_vma=False))
 
-    for heat in heats(recipe):
-        rule = policy(recipe, heat)
+    for temperature in temperatures(recipe):
+        rule = policy(recipe, temperature)
         moving = {"params": fixed["params"], "policy": rule, "cache": fixed["cache"]}
         # three rows at once and one alone: programs that test_rows has compiled
         ways = [decode(model("same"), prompts[at], rule, cache, seed=3, ids=range(4)[at], **GRID) for at in SPLIT]
@@ -148,7 +150,7 @@ def test_pmap_and_shard_map_over_four_devices(recipe, cache):
         }
         for name, (tokens, *others) in found.items():
             for a, b in zip((tokens[:, batch.geometry.prompt :], *others), whole, strict=True):
-                np.testing.assert_array_equal(a, b, f"{name}, temperature {heat}")
+                np.testing.assert_array_equal(a, b, f"{name}, temperature {temperature}")
 
 
 @pytest.mark.parametrize(("recipe", "cache"), EDGES)

@@ -6,7 +6,7 @@ import pytest
 
 from jaxdlm import InputError, decode
 from jaxdlm._decode import _run
-from tests.conformance.toys import CASES, EDGES, GRID, MASK, PROMPTS, REFUSED, heats, model, parameters, policy
+from tests.conformance.toys import CASES, EDGES, GRID, MASK, PROMPTS, REFUSED, model, parameters, policy, temperatures
 
 
 def same(a, row: int, b, other: int) -> None:
@@ -21,8 +21,8 @@ def same(a, row: int, b, other: int) -> None:
 def test_neighbours_and_order_do_not_matter(prediction, recipe, cache):
     """The third prompt is longer than 16 tokens, so that it stands in other columns than those beside it."""
     lm = model(prediction)
-    for heat in heats(recipe):
-        run = {"policy": policy(recipe, heat), "cache": cache, **GRID, "seed": 5}
+    for temperature in temperatures(recipe):
+        run = {"policy": policy(recipe, temperature), "cache": cache, **GRID, "seed": 5}
         batch = decode(lm, PROMPTS, **run)
         order = [2, 0, 1]
         permuted = decode(lm, [PROMPTS[i] for i in order], ids=order, **run)

@@ -17,7 +17,7 @@ BASE = ModelConfig(
 )  # fmt: skip
 GROUPED = {"n_group": 4, "topk_group": 2, "router_score": "sigmoid", "router_bias": True, "norm_topk": True}
 KINDS = {
-    "same": {},  # LLaDA: each row speaks for its own column
+    "same": {},  # LLaDA: each row predicts its own column
     "next": {"family": "dream", "num_kv_heads": 2, "qkv_bias": True, "prediction": "next"},  # for the following one
     "sdar": {"family": "sdar", "num_kv_heads": 2, "qk_norm": True, "attention": "block_causal", "block_size": 4},
     "v2": {

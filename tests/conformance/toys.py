@@ -17,7 +17,7 @@ def parameters(recipe: str) -> dict:
     return {name: item.default for name, item in inspect.signature(policies.RECIPES[recipe]).parameters.items()}
 
 
-def heats(recipe: str) -> tuple[float | None, ...]:
+def temperatures(recipe: str) -> tuple[float | None, ...]:
     """Temperatures at which a recipe is tested, by one program; none where it has no such thing."""
     return (0.0, 1.0) if "temperature" in parameters(recipe) else (None,)
 
@@ -29,10 +29,10 @@ def filter_weights(block: int = GRID["block"]) -> FilterWeights:
     return FilterWeights(w1, jnp.zeros(block), w2, jnp.ones(block))
 
 
-def policy(recipe: str, heat: float | None = None, **arguments):
-    """A recipe; `heat` is its temperature as an array, so that every temperature runs the same program."""
-    if heat is not None and "temperature" in parameters(recipe):
-        arguments["temperature"] = jnp.float32(heat)
+def policy(recipe: str, temperature: float | None = None, **arguments):
+    """A recipe; `temperature` is its temperature as an array, so that every temperature runs the same program."""
+    if temperature is not None and "temperature" in parameters(recipe):
+        arguments["temperature"] = jnp.float32(temperature)
     if recipe == "fast_dllm_v2":
         arguments = {"sub_block": 2} | arguments
     if recipe == "learn2pd":

@@ -24,8 +24,8 @@ HOST = chain(sample(), select_above())
 class Own(Stage):
     """A rule that does not say what it writes."""
 
-    def apply(self, draft, state, row, key):
-        return draft, state
+    def apply(self, update, state, row, key):
+        return update, state
 
 
 CONTRADICTIONS = [
@@ -47,7 +47,7 @@ CONTRADICTIONS = [
     (lambda: chain(draft_and_verify(HOST), stop_at_eos()), "put the chain inside it"),
     (lambda: finish_when_clear(draft_and_verify(HOST)), "put finish_when_clear inside it"),
     (lambda: draft_and_verify(draft_and_verify(HOST)), "steps on its own"),
-    (lambda: finish_when_clear(chain(select_above())), "select_above needs draft.token: put sample"),
+    (lambda: finish_when_clear(chain(select_above())), "select_above needs update.token: put sample"),
     (lambda: draft_and_verify(sample()), "freedave's host writes no column"),
     (lambda: policies.RECIPES["freedave"](host="freedave"), "must be a rule or one of"),
 ]
@@ -63,8 +63,8 @@ def test_a_contradiction_is_refused_and_explained(build, why):
 @pytest.mark.parametrize(
     ("rule", "why"),
     [
-        (chain(select_above()), "select_above needs draft.token"),
-        (chain(sample(), end_at_text()), "end_at_text needs draft.commit"),
+        (chain(select_above()), "select_above needs update.token"),
+        (chain(sample(), end_at_text()), "end_at_text needs update.commit"),
         (chain(add_credit(), sample()), "the policy writes no column"),
     ],
 )
@@ -90,11 +90,11 @@ def test_two_ends_of_text_keep_the_earlier_one():
     """The cut of the first rule is not forgotten by the second."""
     import jax.numpy as jnp
 
-    from jaxdlm.core.carry import Draft
+    from jaxdlm.core.carry import Update
     from tests.rules.hand import IDS, row
 
     tokens = jnp.asarray([1, IDS.eos[0], IDS.eos[0], 1], jnp.int32)
-    draft = Draft(jnp.zeros((4, 8)), token=tokens, commit=jnp.zeros(4, bool), cut=jnp.int32(1))
-    after, _ = stop_at_eos().apply(draft, (), row([False] * 4, tokens=tokens), None)
+    update = Update(jnp.zeros((4, 8)), token=tokens, commit=jnp.zeros(4, bool), cut=jnp.int32(1))
+    after, _ = stop_at_eos().apply(update, (), row([False] * 4, tokens=tokens), None)
     assert int(after.cut) == 1
     assert bool(after.halt)

@@ -12,10 +12,20 @@ import pytest
 from jaxdlm import chain, decode, layout
 from jaxdlm._load import LM
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Draft, Reach
+from jaxdlm.core.carry import LogitsAccess, Update
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
-from jaxdlm.core.readout import Drawn, Readout, ban, first_best, given, merge, proposable, relative, summarise
+from jaxdlm.core.readout import (
+    Drawn,
+    Readout,
+    dense_logits,
+    first_best,
+    mask_invalid,
+    merge,
+    proposable,
+    relative,
+    summarise,
+)
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.policies import CACHES, RECIPES
@@ -43,7 +53,7 @@ def raw(seed: int = 0):
 
 @functools.partial(jax.jit, static_argnums=1)
 def summary(logits, tiling=None):
-    return summarise(given(logits, tiling))
+    return summarise(dense_logits(logits, tiling))
 
 
 def oracle(logits):
@@ -109,23 +119,23 @@ def noise(ids):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def draws(logits, tiling, heat):
-    return summarise(given(logits, tiling), Drawn(heat, noise, tempered=True))
+def draws(logits, tiling, temperature):
+    return summarise(dense_logits(logits, tiling), Drawn(temperature, noise, tempered=True))
 
 
 @pytest.mark.parametrize("tiling", [Tiling(VOCAB), *TILINGS], ids=str)
-@pytest.mark.parametrize("heat", [1e-8, 1e-3, 0.7, 50.0, 1e30])
-def test_draws_in_tiles_are_those_of_all_logits_less_their_best(tiling, heat):
+@pytest.mark.parametrize("temperature", [1e-8, 1e-3, 0.7, 50.0, 1e30])
+def test_draws_in_tiles_are_those_of_all_logits_less_their_best(tiling, temperature):
     """Whatever is added to all logits: they are sixty-fourths, so that 65536 changes no bit of their differences."""
     logits = np.round(64 * raw()) / 64
-    found, moved = (draws(x.astype(np.float32), tiling, jnp.float32(heat)) for x in (logits, logits + 65536))
-    below = (logits - logits.max(1, keepdims=True)).astype(np.float64) / np.float32(heat)
+    found, moved = (draws(x.astype(np.float32), tiling, jnp.float32(temperature)) for x in (logits, logits + 65536))
+    below = (logits - logits.max(1, keepdims=True)).astype(np.float64) / np.float32(temperature)
     by = below + np.asarray(noise(VOCAB), np.float64)
     np.testing.assert_array_equal(found.token, by.argmax(1))
     np.testing.assert_allclose(found.rank, by.max(1), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(moved.token, found.token)
     np.testing.assert_array_equal(moved.rest, found.rest)
-    seen = relative(found, jnp.float32(heat))
+    seen = relative(found, jnp.float32(temperature))
     ratio = np.exp(below)
     np.testing.assert_allclose(1 + found.rest, ratio.sum(1), rtol=1e-5)
     np.testing.assert_allclose(found.weighted, (ratio * np.where(ratio > 0, below, 0)).sum(1), rtol=1e-5, atol=1e-30)
@@ -149,11 +159,11 @@ def toy():
     return config, loud_params(config, 2)
 
 
-def draft_of(config, params, tiled: bool, stripes: int = 1) -> Draft:
+def update_of(config, params, tiled: bool, stripes: int = 1) -> Update:
     backbone = Backbone(config, tile=64, stripes=stripes)
     hidden = jnp.asarray(np.random.default_rng(1).normal(0, 2, (W, config.hidden_size)), jnp.float32)
-    logits = ban(backbone.head(params, hidden), backbone)
-    return Draft(logits, readout=Readout(hidden, logits, params, backbone) if tiled else None)
+    logits = mask_invalid(backbone.head(params, hidden), backbone)
+    return Update(logits, readout=Readout(hidden, logits, params, backbone) if tiled else None)
 
 
 @pytest.mark.parametrize(("variant", "stripes"), [("capped", 1), ("tied and quantised", 4)])
@@ -165,17 +175,17 @@ def test_proposals_and_confidences_are_those_of_the_whole_logits(toy, variant, s
         config = dataclasses.replace(config, tie_embeddings=True)
         params = quantize_params(params, 8, include=("embed", "lm_head"))[0]
     rules = [
-        sample(heat, measure=measure, tempered=tempered)
-        for heat, tempered in ((0.0, False), (jnp.float32(0.7), True))
+        sample(temperature, measure=measure, tempered=tempered)
+        for temperature, tempered in ((0.0, False), (jnp.float32(0.7), True))
         for measure in (log_prob, margin, neg_entropy, uniform)
     ]
 
     @jax.jit
-    def drafts(params):
-        pair = [draft_of(config, params, tiled, stripes) for tiled in (True, False)]
-        return [[rule.apply(draft, (), VIEW, KEY)[0]._replace(readout=None) for draft in pair] for rule in rules]
+    def updates(params):
+        pair = [update_of(config, params, tiled, stripes) for tiled in (True, False)]
+        return [[rule.apply(update, (), VIEW, KEY)[0]._replace(readout=None) for update in pair] for rule in rules]
 
-    for tiled, whole in drafts(params):
+    for tiled, whole in updates(params):
         np.testing.assert_array_equal(tiled.token, whole.token)
         np.testing.assert_allclose(tiled.score, whole.score, rtol=3e-6, atol=1e-7)
         assert tiled.finite and (tiled.token < KNOWN).all() and (tiled.token != MASK).all()
@@ -184,25 +194,27 @@ def test_proposals_and_confidences_are_those_of_the_whole_logits(toy, variant, s
 def test_tiles_of_the_head_and_tiles_of_its_logits_agree_bit_for_bit(toy):
     """The reductions have one order; only the matrix product is made in parts."""
     config, params = toy
-    draft = jax.jit(lambda p: draft_of(config, p, True)._asdict())(params)
-    tiling = draft["readout"].tiling
-    head, logits = (jax.jit(summarise)(source) for source in (draft["readout"], given(draft["logits"], tiling)))
+    update = jax.jit(lambda p: update_of(config, p, True)._asdict())(params)
+    tiling = update["readout"].tiling
+    head, logits = (
+        jax.jit(summarise)(source) for source in (update["readout"], dense_logits(update["logits"], tiling))
+    )
     jax.tree.map(np.testing.assert_array_equal, head, logits)
 
 
 def test_a_rule_that_changes_the_logits_is_heard(toy):
-    """The readout speaks for the model's logits only."""
+    """The readout is that of the model's own logits alone."""
     config, params = toy
-    draft = draft_of(config, params, True)
-    changed = draft._replace(logits=draft.logits.at[:, 17].set(99.0))
+    update = update_of(config, params, True)
+    changed = update._replace(logits=update.logits.at[:, 17].set(99.0))
     np.testing.assert_array_equal(sample().apply(changed, (), VIEW, KEY)[0].token, 17)
 
 
-@pytest.mark.parametrize("heat", [0.0, 1.0])
-def test_a_decode_in_tiles_writes_the_same_text(toy, heat):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_decode_in_tiles_writes_the_same_text(toy, temperature):
     config, params = toy
     prompts = [[3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6]]
-    policy = chain(sample(jnp.float32(heat)), select_above(0.6))  # one program per tiling
+    policy = chain(sample(jnp.float32(temperature)), select_above(0.6))  # one program per tiling
     outs = [
         decode(LM(Backbone(config, tile), params, None, "toy"), prompts, policy, max_new=8, block=4, save="commit")
         for tile in (64, 8192)
@@ -223,5 +235,5 @@ def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_t
     text = jax.jit(lambda c, p: loop.step(c, params=p, **fixed)).lower(carry, params).compile().as_text()
     products = re.findall(rf"= f32\[\d+,(64|{VOCAB})\]\S* dot\(", text)
     held = set(re.findall(rf"f32\[(?:\d+,)*{VOCAB}\]", text)) - {f"f32[{config.hidden_size},{VOCAB}]"}
-    assert products == (["64"] if policy.reach is Reach.SUMMARY else [f"{VOCAB}"])
-    assert bool(held) == (policy.reach is Reach.WHOLE)
+    assert products == (["64"] if policy.logits_access is LogitsAccess.SUMMARY else [f"{VOCAB}"])
+    assert bool(held) == (policy.logits_access is LogitsAccess.WHOLE)

@@ -99,7 +99,7 @@ def test_operations_are_those_of_the_program(cache):
         def forward(params, rows, refresh=refresh):
             context = Context(one.decoder, params, geometry, geometry.block)
             state = one.kept.init(context, rows)
-            run = one.kept.refresh if refresh or one.kept.always else one.kept.step
+            run = one.kept.refresh if refresh or one.kept.recomputes_all else one.kept.step
             return run(context, rows, jax.numpy.full_like(rows.block, geometry.prompt), state).hidden
 
         def first(params, rows):

@@ -209,7 +209,9 @@ def test_prompt_and_answer_fit_in_max_length(spelling, monkeypatch, gen_length, 
     model, seen = spelling[0], []
     monkeypatch.setattr(model, "max_length", 64)
     monkeypatch.setattr(model, "gen_length", gen_length)
-    monkeypatch.setattr(model, "_generate", lambda prompts, columns, heat: seen.append((prompts, columns)) or ["x"])
+    monkeypatch.setattr(
+        model, "_generate", lambda prompts, columns, temperature: seen.append((prompts, columns)) or ["x"]
+    )
     asked = [request("generate_until", "the dog sleeps " * 40, options | {"until": []})]
     if columns is None:
         with pytest.raises(jd.InputError, match=r"leave no prompt in max_length=64: set gen_length"):

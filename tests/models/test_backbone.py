@@ -91,7 +91,7 @@ def test_some_columns_alone_are_those_of_all(name: str) -> None:
     at = jnp.asarray([[7, 8, 3], [10, 2, 9]], jnp.int32)
     params = params_of(model.config)
     whole = run(model, params, tokens, position, valid, None, None)[0].hidden
-    some = jax.jit(model.narrow)(params, tokens, position, valid, at)
+    some = jax.jit(model.apply_at)(params, tokens, position, valid, at)
     np.testing.assert_allclose(some, np.take_along_axis(whole, at[:, :, None], 1), rtol=1e-5, atol=2e-5)
 
 

@@ -1,4 +1,4 @@
-"""The exact denoiser against enumeration of its law."""
+"""The exact denoiser against enumeration of its distribution."""
 
 import functools
 import itertools
@@ -38,13 +38,13 @@ def call(model, params, tokens, past=None, first=0):
 
 
 @pytest.fixture
-def law():
+def distribution():
     table = np.array(list(itertools.permutations((1, 2, 3))) + [(1, 1, 1)])
     return table, np.arange(1, len(table) + 1, dtype=np.float64)
 
 
-def test_every_partial_reveal_equals_enumeration(law):
-    table, weights = law
+def test_every_partial_reveal_equals_enumeration(distribution):
+    table, weights = distribution
     model, params = table_denoiser(table, weights, vocab_size=V, mask=MASK, start=2)
     assert isinstance(model, Model)
     reveals = list(itertools.product((1, 2, 3, 4, MASK), repeat=3))
@@ -56,8 +56,8 @@ def test_every_partial_reveal_equals_enumeration(law):
     np.testing.assert_allclose(np.exp(logits[:, 2:]).sum(-1), 1, atol=1e-5)
 
 
-def test_cached_tokens_count_as_revealed(law):
-    table, weights = law
+def test_cached_tokens_count_as_revealed(distribution):
+    table, weights = distribution
     model, params = table_denoiser(table, weights, vocab_size=V, mask=MASK, start=1)
     tokens = np.array([[5, 2, MASK, MASK], [5, MASK, MASK, 1]])
     whole = call(model, params, tokens)
@@ -67,8 +67,8 @@ def test_cached_tokens_count_as_revealed(law):
     np.testing.assert_allclose(np.asarray(back.hidden), np.asarray(whole.hidden[:, 2:]), atol=1e-6)
 
 
-def test_tokens_that_are_not_valid_are_not_seen(law):
-    table, weights = law
+def test_tokens_that_are_not_valid_are_not_seen(distribution):
+    table, weights = distribution
     model, params = table_denoiser(table, weights, vocab_size=V, mask=MASK, start=0)
     tokens, position = np.array([[2, MASK, MASK]], np.int32), np.arange(3, dtype=np.int32)[None]
     hidden = apply(model, params, tokens, position, np.array([[False, True, True]])).hidden

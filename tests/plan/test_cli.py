@@ -115,7 +115,7 @@ def test_every_figure_is_said_once(compiler, capsys):
 
 def test_kinds_of_forwards_are_explained(compiler, capsys):
     text, _ = planned(capsys, *LLADA, "--cache", "dual")
-    assert "first: a forward in which the cache reads everything anew" in text and "(12.5 % of a row's)" in text
+    assert "first: a forward in which the cache reads everything again" in text and "(12.5 % of a row's)" in text
     assert "other: a forward that reads what a step of the cache reads (87.5 % of a row's)" in text
     text, _ = planned(capsys, *LLADA)
     assert "every: every forward is like every other (100 % of a row's)" in text and "first" not in text

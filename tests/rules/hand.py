@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import Row, chain
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.models.config import TokenIds
 
 IDS = TokenIds(mask=7, pad=0, eos=(6,))
 
 
-def row(open_columns, *, tick: int = 0, blocks: int = 1, tokens=None, given=None, exists=None) -> Row:
+def row(open_columns, *, tick: int = 0, blocks: int = 1, tokens=None, prefilled=None, exists=None) -> Row:
     """A window where `open_columns` (bools) may be written."""
     can = np.asarray(open_columns, bool)
     window = len(can)
@@ -22,7 +22,7 @@ def row(open_columns, *, tick: int = 0, blocks: int = 1, tokens=None, given=None
     full = np.ones(window, bool)
     return Row(
         tokens=tokens.astype(np.int32), open=can, pending=can, active=full,
-        given=~full if given is None else np.asarray(given), column=column, position=column + 3,
+        prefilled=~full if prefilled is None else np.asarray(prefilled), column=column, position=column + 3,
         exists=full if exists is None else np.asarray(exists), step=np.int32(tick), tick=np.int32(tick),
         block=np.int32(0), blocks=blocks, ids=IDS,
     )  # fmt: skip
@@ -37,30 +37,30 @@ def logits(confidence, vocab: int = 5, token: int = 2):
 
 
 @functools.partial(jax.jit, static_argnames=("blocks", "ids", "shifted"))
-def _call(rule, draft, state, view, key, **static):
-    draft, state = rule.apply(Draft(**draft), state, Row(**view, **static), key)
-    return draft._replace(status=jnp.int32(draft.status)), state
+def _call(rule, update, state, view, key, **static):
+    update, state = rule.apply(Update(**update), state, Row(**view, **static), key)
+    return update._replace(status=jnp.int32(update.status)), state
 
 
-def call(rule, draft: Draft, state, view: Row, key=0):
-    """(draft, state) as `rule.apply` makes them in the loop: one program."""
+def call(rule, update: Update, state, view: Row, key=0):
+    """(update, state) as `rule.apply` makes them in the loop: one program."""
     arrays, key = view._asdict(), jax.random.key(key) if isinstance(key, int) else key
     static = {name: arrays.pop(name) for name in ("blocks", "ids", "shifted")}
-    set_ = {name: x for name, x in draft._asdict().items() if x is not Draft._field_defaults.get(name)}
+    set_ = {name: x for name, x in update._asdict().items() if x is not Update._field_defaults.get(name)}
     return _call(rule, set_, state, arrays, key, **static)
 
 
-def apply(rule, raw, view: Row, state=None, key=0) -> Draft:
-    """The draft that one rule, or a chain of them, makes of logits."""
+def apply(rule, raw, view: Row, state=None, key=0) -> Update:
+    """The update that one rule, or a chain of them, makes of logits."""
     rule = chain(rule)
     state = rule.init(raw.shape[0], raw.shape[1]) if state is None else state
-    return call(rule, Draft(raw), state, view, key)[0]
+    return call(rule, Update(raw), state, view, key)[0]
 
 
 def scored(rule, score, view: Row, state=None, key=0):
     """What a selection rule commits, given log-probabilities (or other scores)."""
     score = np.asarray(score, np.float32)
-    draft = Draft(np.zeros((len(score), 5), np.float32), token=np.full(len(score), 2, np.int32), score=score)
+    update = Update(np.zeros((len(score), 5), np.float32), token=np.full(len(score), 2, np.int32), score=score)
     state = rule.init(score.shape[0], 5) if state is None else state
-    draft, kept = call(rule, draft, state, view, key)
-    return np.asarray(draft.commit), kept
+    update, kept = call(rule, update, state, view, key)
+    return np.asarray(update.commit), kept

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import neg_entropy, sample
 from jaxdlm.rules.ccd import select_coherent, select_stable
 from tests.rules.hand import row
@@ -17,16 +17,16 @@ W, VOCAB = 12, 6
 def decode(rule, draw, steps: int = W):
     """Commits per forward and the tokens, with logits draw(t) [W, V]."""
     rule = chain(sample(measure=neg_entropy), rule)
-    at = lambda draft, state, can, tick: rule.apply(  # noqa: E731
-        draft, state, row(np.ones(W))._replace(open=can, pending=can, tick=tick), jax.random.key(0)
+    at = lambda update, state, can, tick: rule.apply(  # noqa: E731
+        update, state, row(np.ones(W))._replace(open=can, pending=can, tick=tick), jax.random.key(0)
     )
     act, state = jax.jit(at), rule.init(W, VOCAB)
     can, tokens, history = np.ones(W, bool), np.full(W, -1), []
     for tick in range(steps):
-        draft, state = act(Draft(jnp.asarray(draw(tick), jnp.float32)), state, jnp.asarray(can), jnp.int32(tick))
-        commit = np.asarray(draft.commit)
+        update, state = act(Update(jnp.asarray(draw(tick), jnp.float32)), state, jnp.asarray(can), jnp.int32(tick))
+        commit = np.asarray(update.commit)
         assert (commit <= can).all() and commit.any()
-        tokens, can = np.where(commit, np.asarray(draft.token), tokens), can & ~commit
+        tokens, can = np.where(commit, np.asarray(update.token), tokens), can & ~commit
         history.append(np.flatnonzero(commit).tolist())
         if not can.any():
             break

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import add_credit, sample, select_above
 from jaxdlm.rules.credit import select_above_or_tied
 from tests.rules.hand import call, row, scored
@@ -19,8 +19,8 @@ def run(rule, distributions, can=None):
     state, seen = rule.init(window, vocab), []
     for tick, p in enumerate(distributions):
         view = row([True] * window if can is None else can[tick], tick=tick)
-        draft, state = call(rule, Draft(np.log(p).astype(np.float32)), state, view)
-        seen.append((np.asarray(draft.logits), np.asarray(state)))
+        update, state = call(rule, Update(np.log(p).astype(np.float32)), state, view)
+        seen.append((np.asarray(update.logits), np.asarray(state)))
     return seen
 
 
@@ -46,8 +46,8 @@ def test_memoryless_crossing():
     rule = chain(add_credit(beta=0.0), sample(), select_above(0.9))
     for p, expected in ((0.8535, True), (0.8520, False)):
         raw = np.log(np.float32([[p, 1 - p], [0.999, 0.001]]))
-        draft, _ = call(rule, Draft(raw), rule.init(2, 2), row([True, True]))
-        assert bool(draft.commit[0]) is expected
+        update, _ = call(rule, Update(raw), rule.init(2, 2), row([True, True]))
+        assert bool(update.commit[0]) is expected
 
 
 def test_nothing_for_written_columns_and_a_fresh_start_per_block():
@@ -57,7 +57,7 @@ def test_nothing_for_written_columns_and_a_fresh_start_per_block():
     first = 0.5**0.2
     np.testing.assert_allclose([earned[1, 0] for _, earned in seen], [first, 0.7 * first, 0.49 * first], rtol=1e-5)
     rule, dirty = add_credit(), jnp.full((2, 3), 9.0)
-    _, fresh = call(rule, Draft(np.log(p[0]).astype(np.float32)), dirty, row([True, True]))
+    _, fresh = call(rule, Update(np.log(p[0]).astype(np.float32)), dirty, row([True, True]))
     np.testing.assert_allclose(fresh, seen[0][1])
 
 
@@ -95,9 +95,9 @@ def test_slots_hold_what_the_whole_table_holds(adaptive):
     wholes = [dense.init(6, 9), sparse.init(6, 9)]
     for tick in (*range(6), 0):
         view, raw = row(can[tick], tick=tick), np.log(distributions[tick]).astype(np.float32)
-        drafts = []
+        updates = []
         for at, rule in enumerate((dense, sparse)):
-            draft, wholes[at] = call(rule, Draft(raw), wholes[at], view)
-            drafts.append(draft.logits)
-        np.testing.assert_allclose(drafts[0], drafts[1], rtol=1e-5, atol=1e-5)
+            update, wholes[at] = call(rule, Update(raw), wholes[at], view)
+            updates.append(update.logits)
+        np.testing.assert_allclose(updates[0], updates[1], rtol=1e-5, atol=1e-5)
     assert len({int(token) for token in distributions[:, 0].argmax(1)}) > 2, "one best token would test no slot"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, decode, policies
-from jaxdlm.core.carry import Draft, Geometry
+from jaxdlm.core.carry import Geometry, Update
 from jaxdlm.rules import sample
 from jaxdlm.rules.block_diffusion import select_scheduled
 from jaxdlm.rules.edit import edit
@@ -19,14 +19,14 @@ LENGTH, BLOCK = 8, 4
 def forward(rule, token, p, view, post=0):
     """(commit, fill, hold, forwards since the last mask) of one forward with these proposals."""
     score = np.log(np.float32(p))
-    draft = Draft(np.zeros((len(token), 8), np.float32), token=np.int32(token), score=score)
-    draft, state = call(rule, draft, np.int32(post), view)
-    return np.asarray(draft.commit).tolist(), np.asarray(draft.fill).tolist(), bool(draft.hold), int(state)
+    update = Update(np.zeros((len(token), 8), np.float32), token=np.int32(token), score=score)
+    update, state = call(rule, update, np.int32(post), view)
+    return np.asarray(update.commit).tolist(), np.asarray(update.fill).tolist(), bool(update.hold), int(state)
 
 
 def test_masks_and_edits_of_one_forward():
     """Column 0 is written and stays below tau_edit, 1 is rewritten, 2 and 3 are masks, 4 was given."""
-    view = row([0, 0, 1, 1, 0], tokens=[1, 1, 7, 7, 1], given=[False] * 4 + [True], tick=3)
+    view = row([0, 0, 1, 1, 0], tokens=[1, 1, 7, 7, 1], prefilled=[False] * 4 + [True], tick=3)
     commit, fill, hold, post = forward(edit(0.7, 0.5), [2, 2, 2, 2, 2], [0.5, 0.6, 0.71, 0.7, 0.99], view)
     assert commit == [False, False, True, False, False]
     assert fill == [1, 2, 7, 7, 1]
@@ -48,7 +48,7 @@ def test_a_block_closes_when_nothing_changes_or_its_budget_is_spent():
     last = row([0, 1], tokens=[1, 7], tick=2)  # the last mask is written now: edits may follow, with a budget
     assert forward(rule, [1, 2], [0.9, 0.9], last)[2]
     assert not forward(edit(max_post_steps=0), [1, 2], [0.9, 0.9], last)[2]
-    assert not forward(rule, [2], [0.9], row([0], tokens=[1], given=[True])._replace(active=jnp.zeros(1, bool)))[2]
+    assert not forward(rule, [2], [0.9], row([0], tokens=[1], prefilled=[True])._replace(active=jnp.zeros(1, bool)))[2]
 
 
 def oracle(lm, prompt, tau_mask, tau_edit, most, least):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, Status
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import stop_at_eos
 from tests.rules.hand import IDS, row
 
@@ -17,9 +17,11 @@ END, MASK = IDS.eos[0], IDS.mask
 
 def stop(tokens, proposal, commit, **view):
     tokens = np.asarray(tokens)
-    draft = Draft(jnp.zeros((len(tokens), 8)), token=jnp.asarray(proposal, jnp.int32), commit=jnp.asarray(commit, bool))
-    draft = stop_at_eos().apply(draft, (), row(tokens == MASK, tokens=tokens, **view), jax.random.key(0))[0]
-    return bool(draft.halt), int(draft.cut), int(draft.status)
+    update = Update(
+        jnp.zeros((len(tokens), 8)), token=jnp.asarray(proposal, jnp.int32), commit=jnp.asarray(commit, bool)
+    )
+    update = stop_at_eos().apply(update, (), row(tokens == MASK, tokens=tokens, **view), jax.random.key(0))[0]
+    return bool(update.halt), int(update.cut), int(update.status)
 
 
 def test_an_end_written_now_cuts_behind_itself():
@@ -40,7 +42,7 @@ def test_an_end_written_earlier_counts_once_the_gap_is_closed():
 
 
 def test_an_end_that_was_given_is_text():
-    assert stop([1, END, MASK], [0, 0, 2], [0, 0, 1], given=[False, True, False]) == (False, 4, Status.FINISHED)
+    assert stop([1, END, MASK], [0, 0, 2], [0, 0, 1], prefilled=[False, True, False]) == (False, 4, Status.FINISHED)
 
 
 def test_proposals_that_are_not_committed_do_not_end_anything():
@@ -56,13 +58,13 @@ def test_columns_past_the_canvas_do_not_count():
 
 
 def test_needs_a_selection_before_it():
-    with pytest.raises(InputError, match="stop_at_eos needs draft"):
-        stop_at_eos().apply(Draft(jnp.zeros((2, 8))), (), row([True, True]), None)
+    with pytest.raises(InputError, match="stop_at_eos needs update"):
+        stop_at_eos().apply(Update(jnp.zeros((2, 8))), (), row([True, True]), None)
 
 
 def test_needs_a_model_that_can_end():
     view = row([True, True])
     view = view._replace(ids=dataclasses.replace(view.ids, eos=()))
-    draft = Draft(jnp.zeros((2, 8)), token=jnp.zeros(2, jnp.int32), commit=jnp.ones(2, bool))
+    update = Update(jnp.zeros((2, 8)), token=jnp.zeros(2, jnp.int32), commit=jnp.ones(2, bool))
     with pytest.raises(InputError, match="leave stop_at_eos out"):
-        stop_at_eos().apply(draft, (), view, None)
+        stop_at_eos().apply(update, (), view, None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import guidance, sample
 from tests.rules.hand import row
 
@@ -15,7 +15,7 @@ FREE = jnp.float32([[0.5, 0.0, -np.inf], [0.0, 1.0, -np.inf]])
 
 
 def guided(scale):
-    return guidance(scale).apply(Draft(GIVEN, FREE), (), row([True, True]), jax.random.key(0))[0].logits
+    return guidance(scale).apply(Update(GIVEN, FREE), (), row([True, True]), jax.random.key(0))[0].logits
 
 
 def test_scale_zero_is_the_conditional_row():
@@ -29,13 +29,13 @@ def test_known_answer_and_banned_tokens_stay_banned():
 
 def test_needs_the_second_half_and_a_scale_that_is_not_negative():
     with pytest.raises(InputError, match="without the prompt"):
-        guidance(1.0).apply(Draft(GIVEN), (), row([True, True]), None)
+        guidance(1.0).apply(Update(GIVEN), (), row([True, True]), None)
     with pytest.raises(InputError, match="cfg_scale=-1"):
         guidance(-1)
 
 
-@pytest.mark.parametrize("heat", [0.0, jnp.float32(0)], ids=["greedy", "any temperature"])
-def test_sure_columns_keep_their_order(heat):
+@pytest.mark.parametrize("temperature", [0.0, jnp.float32(0)], ids=["greedy", "any temperature"])
+def test_sure_columns_keep_their_order(temperature):
     """A batch in one program with a banned token, columns sure to 1e-6 ... 1e-26: the guided logits may be worked out
     again, and rounded otherwise, for each of their readers."""
     rows, columns, vocab = 8, 8, 50
@@ -44,16 +44,16 @@ def test_sure_columns_keep_their_order(heat):
     best = rng.integers(0, vocab - 1, (rows, columns, 1))
     lift = np.linspace(8, 20, rows * columns).reshape(rows, columns, 1).astype(np.float32)
     np.put_along_axis(given, best, np.take_along_axis(given, best, 2) + lift, 2)
-    rule, view = chain(guidance(1.5), sample(heat)), row([True] * columns)
+    rule, view = chain(guidance(1.5), sample(temperature)), row([True] * columns)
 
     @jax.jit
     def scores(rule, given, free, keys):
-        ban = lambda x: jnp.where(jnp.arange(vocab)[None, None] == vocab - 1, -jnp.inf, x)  # noqa: E731
+        mask_invalid = lambda x: jnp.where(jnp.arange(vocab)[None, None] == vocab - 1, -jnp.inf, x)  # noqa: E731
 
         def one(given, free, key):
-            return rule.apply(Draft(given, free), rule.init(columns, vocab), view, key)[0].score
+            return rule.apply(Update(given, free), rule.init(columns, vocab), view, key)[0].score
 
-        return jax.vmap(one)(ban(given), ban(free), keys)
+        return jax.vmap(one)(mask_invalid(given), mask_invalid(free), keys)
 
     mixed = (np.float64(free) + 2.5 * (np.float64(given) - np.float64(free)))[..., :-1]
     ordered = np.sort(mixed, 2)

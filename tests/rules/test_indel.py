@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, decode, policies
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import sample
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.indel import indel
@@ -17,18 +17,18 @@ LENGTH, BLOCK = 8, 4
 CUT, SPLIT = 3, 4  # of the vocabulary of rows made by hand
 
 
-def forward(rule, tokens, can, proposals, p=0.9, given=None, state=None, tick=0):
+def forward(rule, tokens, can, proposals, p=0.9, prefilled=None, state=None, tick=0):
     """The row after one forward: (tokens, what is a mask, hold, state). Columns propose their token with probability p."""
-    view = row(can, tokens=tokens, given=given, tick=tick)
+    view = row(can, tokens=tokens, prefilled=prefilled, tick=tick)
     p = np.broadcast_to(np.asarray(p, np.float64), len(tokens))
     raw = np.log(np.full((len(tokens), 8), 1e-3)) + np.arange(8)[None, ::-1] * 1e-3
     raw[np.arange(len(tokens)), proposals] = np.log(p)
-    draft = Draft(raw.astype(np.float32), None, np.int32(proposals), np.log(np.float32(p)))
-    draft, state = call(rule, draft, rule.init(len(tokens), 8) if state is None else state, view)
-    commit, reopen = np.asarray(draft.commit), np.asarray(draft.reopen)
+    update = Update(raw.astype(np.float32), None, np.int32(proposals), np.log(np.float32(p)))
+    update, state = call(rule, update, rule.init(len(tokens), 8) if state is None else state, view)
+    commit, reopen = np.asarray(update.commit), np.asarray(update.reopen)
     pending = (np.asarray(can) & ~commit) | reopen
-    text = np.where(np.asarray(view.given), view.tokens, np.asarray(draft.token))
-    return np.where(pending, IDS.mask, text).tolist(), pending.tolist(), bool(draft.hold), state
+    text = np.where(np.asarray(view.prefilled), view.tokens, np.asarray(update.token))
+    return np.where(pending, IDS.mask, text).tolist(), pending.tolist(), bool(update.hold), state
 
 
 RULE = indel(0.5, 0.0, 3, delete=CUT, insert=SPLIT)
@@ -47,9 +47,9 @@ def test_a_deletion_moves_the_rest_left_and_an_insertion_right():
 
 
 def test_given_columns_never_move():
-    given = [True, True, False, False]
-    assert forward(RULE, [1, 2, 5, 1], [False] * 4, [CUT, CUT, CUT, 1], given=given)[0] == [1, 2, 1, IDS.mask]
-    found = forward(RULE, [5, 2, 5, 1], [False] * 4, [CUT, 2, SPLIT, 1], given=[False, True, False, False])[0]
+    prefilled = [True, True, False, False]
+    assert forward(RULE, [1, 2, 5, 1], [False] * 4, [CUT, CUT, CUT, 1], prefilled=prefilled)[0] == [1, 2, 1, IDS.mask]
+    found = forward(RULE, [5, 2, 5, 1], [False] * 4, [CUT, 2, SPLIT, 1], prefilled=[False, True, False, False])[0]
     assert found == [0, 2, IDS.mask, 5], "a column before a given one is rewritten, with its best plain token"
 
 

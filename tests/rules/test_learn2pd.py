@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import select_above
 from jaxdlm.rules.learn2pd import end_at_text, select_by_filter
 from tests.rules.hand import IDS, row, scored
@@ -52,11 +52,11 @@ def test_written_columns_are_heard():
 
 
 def cut(rule, token, score, commit, view) -> int:
-    draft = Draft(
+    update = Update(
         jnp.zeros((K, 8)), token=jnp.asarray(token, jnp.int32), score=jnp.asarray(score, jnp.float32),
         commit=jnp.asarray(commit, bool),
     )  # fmt: skip
-    return int(rule.apply(draft, (), view, None)[0].cut)
+    return int(rule.apply(update, (), view, None)[0].cut)
 
 
 def test_where_the_canvas_is_cut():
@@ -75,7 +75,7 @@ def test_where_the_canvas_is_cut():
 
 
 def test_a_given_end_of_text_does_not_cut():
-    view = row([False] + [True] * 5, tokens=[END] + [IDS.mask] * 5, given=[True] + [False] * 5)
+    view = row([False] + [True] * 5, tokens=[END] + [IDS.mask] * 5, prefilled=[True] + [False] * 5)
     assert cut(end_at_text(), [2] * K, np.zeros(K), [False] * K, view) == K + 1
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, decode, policies
-from jaxdlm.core.carry import Draft, Status
+from jaxdlm.core.carry import Status, Update
 from jaxdlm.rules.multi_block import multi_block
 from tests.conformance.toys import GRID, PROMPTS, model
 from tests.rules.hand import IDS, call, row, scored
@@ -71,7 +71,7 @@ def test_as_released_only_the_first_end_of_text_counts():
         view = view._replace(ids=dataclasses.replace(IDS, eos=(END, 4)))
         _, state = call(
             multi_block(0.5, 0.1, official=official),
-            Draft(
+            Update(
                 np.zeros((WIDTH, 8), np.float32), token=np.full(WIDTH, 2, np.int32), score=-np.ones(WIDTH, np.float32)
             ),
             multi_block().init(WIDTH, 8),
@@ -127,15 +127,15 @@ def test_the_released_loops(early_stop, shifted):
             left = text == MASK
             view = row(left, blocks=BLOCKS, tokens=text)
             view = view._replace(block=jnp.int32(np.argmax(left) // BLOCK), shifted=shifted)
-            draft = Draft(np.zeros((WIDTH, 8), np.float32), token=token.astype(np.int32), score=-entropy)
-            draft, state = call(rule, draft, state, view)
-            new = text if draft.fill is None else np.asarray(draft.fill)
-            new = np.where(np.asarray(draft.commit) & left, draft.token, new)
+            update = Update(np.zeros((WIDTH, 8), np.float32), token=token.astype(np.int32), score=-entropy)
+            update, state = call(rule, update, state, view)
+            new = text if update.fill is None else np.asarray(update.fill)
+            new = np.where(np.asarray(update.commit) & left, update.token, new)
             replaced += int(((text != new) & ~left).sum())
             text = new
             np.testing.assert_array_equal(text, after)
-            ended = not (text == MASK).any() and bool(draft.halt)
-            assert int(draft.status) == (Status.EOS if ended else Status.FINISHED)
+            ended = not (text == MASK).any() and bool(update.halt)
+            assert int(update.status) == (Status.EOS if ended else Status.FINISHED)
         assert not (text == MASK).any()
         kept += END in text and bool((text[np.argmax(text == END) :] != END).any())
     assert (replaced > 0) == early_stop
@@ -143,19 +143,25 @@ def test_the_released_loops(early_stop, shifted):
 
 
 def test_what_was_given_stands_behind_the_end_of_the_text():
-    left, given = np.arange(WIDTH) > 1, np.arange(WIDTH) == WIDTH - 1
-    view = row(left & ~given, blocks=BLOCKS, tokens=np.where(left & ~given, MASK, 3), given=given)
-    draft = Draft(np.zeros((WIDTH, 8), np.float32), token=np.full(WIDTH, END, np.int32), score=-np.arange(WIDTH) * 1.0)
-    draft, state = call(multi_block(0.5, 1.0, official=True), draft, multi_block(official=True).init(WIDTH, 8), view)
-    assert list(np.flatnonzero(draft.commit)) == list(range(2, WIDTH - 1)), "column 2 holds the end, the rest is filled"
-    assert draft.fill[-1] == 3 and draft.halt and int(draft.status) == Status.EOS
+    left, prefilled = np.arange(WIDTH) > 1, np.arange(WIDTH) == WIDTH - 1
+    view = row(left & ~prefilled, blocks=BLOCKS, tokens=np.where(left & ~prefilled, MASK, 3), prefilled=prefilled)
+    update = Update(
+        np.zeros((WIDTH, 8), np.float32), token=np.full(WIDTH, END, np.int32), score=-np.arange(WIDTH) * 1.0
+    )
+    update, state = call(multi_block(0.5, 1.0, official=True), update, multi_block(official=True).init(WIDTH, 8), view)
+    assert list(np.flatnonzero(update.commit)) == list(range(2, WIDTH - 1)), (
+        "column 2 holds the end, the rest is filled"
+    )
+    assert update.fill[-1] == 3 and update.halt and int(update.status) == Status.EOS
     assert list(np.flatnonzero(state.filled)) == list(range(3, WIDTH - 1))
 
 
 def test_one_block_after_the_other_is_the_decoder_of_dparallel():
-    heat = {"temperature": jnp.float32(0.0)}
-    one = decode(model("same"), PROMPTS, policies.RECIPES["d3llm"](jnp.float32(0.7), jnp.float32(1.0), **heat), **GRID)
-    other = decode(model("same"), PROMPTS, policies.RECIPES["dparallel"](jnp.float32(0.7), **heat), **GRID)
+    settings = {"temperature": jnp.float32(0.0)}
+    one = decode(
+        model("same"), PROMPTS, policies.RECIPES["d3llm"](jnp.float32(0.7), jnp.float32(1.0), **settings), **GRID
+    )
+    other = decode(model("same"), PROMPTS, policies.RECIPES["dparallel"](jnp.float32(0.7), **settings), **GRID)
     for field in ("tokens", "forwards", "commit_step"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain, policies
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import sample, select_above
-from jaxdlm.rules.per_row import Own, has_number, per_row, with_number
+from jaxdlm.rules.per_row import PerRowState, has_number, per_row, with_number
 from tests.rules.hand import call, row
 
 HEATED = policies.RECIPES["threshold"](0.3, temperature=np.float32(1))
@@ -19,13 +19,13 @@ def test_the_row_decides():
     key, view = jax.random.key(3), row([True] * 4)
     rule = per_row(HEATED)
     state = rule.init(4, 6)
-    for heat in (0.0, 0.5, 3.0):
-        draft, after = call(rule, Draft(logits), Own(np.float32(heat), state.state), view, key)
-        alone = policies.RECIPES["threshold"](0.3, temperature=np.float32(heat))
-        want, _ = call(alone, Draft(logits), alone.init(4, 6), view, key)
-        np.testing.assert_array_equal(draft.token, want.token)
-        np.testing.assert_array_equal(draft.commit, want.commit)
-        assert after.number == np.float32(heat)
+    for temperature in (0.0, 0.5, 3.0):
+        update, after = call(rule, Update(logits), PerRowState(np.float32(temperature), state.state), view, key)
+        alone = policies.RECIPES["threshold"](0.3, temperature=np.float32(temperature))
+        want, _ = call(alone, Update(logits), alone.init(4, 6), view, key)
+        np.testing.assert_array_equal(update.token, want.token)
+        np.testing.assert_array_equal(update.commit, want.commit)
+        assert after.number == np.float32(temperature)
 
 
 def test_fields_are_found_at_any_depth():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, Status, chain
-from jaxdlm.core.carry import Draft, Geometry
-from jaxdlm.core.readout import given, summarise
+from jaxdlm.core.carry import Geometry, Update
+from jaxdlm.core.readout import dense_logits, summarise
 from jaxdlm.rules import finish_when_clear, sample, select_above, select_top_k
 from jaxdlm.rules.prophet import answer_gap
 from tests.rules.hand import call, row
@@ -24,36 +24,36 @@ def raw(gap: float):
 
 
 def act(rule, gap, view):
-    return call(rule, Draft(raw(gap)[0]), rule.init(W, 5), view)[0]
+    return call(rule, Update(raw(gap)[0]), rule.init(W, 5), view)[0]
 
 
 def test_the_mean_gap_by_hand():
     logits = jnp.asarray([[3, 1, 0], [5, 4.5, 0], [1, 9, 2], [0, 0, 0]], jnp.float32)
-    found, all_exist = summarise(given(logits)), jnp.ones(4, bool)
+    found, all_exist = summarise(dense_logits(logits)), jnp.ones(4, bool)
     assert answer_gap(found, all_exist, 0, 3) == pytest.approx((2 + 0.5 + 7) / 3)
     assert answer_gap(found, all_exist, 2, 5) == pytest.approx(3.5)  # cut at the end of the window
     assert answer_gap(found, all_exist.at[2:].set(False), 1, 3) == pytest.approx(0.5)  # and of the row's canvas
     assert answer_gap(found, all_exist, 4, 2) == -np.inf
-    moved = summarise(given(logits + jnp.asarray([[1.0], [-2.0], [3.0], [4.0]])))
+    moved = summarise(dense_logits(logits + jnp.asarray([[1.0], [-2.0], [3.0], [4.0]])))
     shifted = answer_gap(moved, all_exist, 0, 3)
     assert shifted == pytest.approx(9.5 / 3)
 
 
 def test_exit_writes_every_open_column():
     can = [True, False, True, True, True, False, True, True]
-    draft = act(finish_when_clear(HOST, W, 3, 2), 8.0, row(can))
-    np.testing.assert_array_equal(draft.commit, can)
-    np.testing.assert_array_equal(np.asarray(draft.token)[can], raw(8.0)[1][can])
-    assert bool(draft.halt)
-    assert int(draft.status) == Status.EXIT
+    update = act(finish_when_clear(HOST, W, 3, 2), 8.0, row(can))
+    np.testing.assert_array_equal(update.commit, can)
+    np.testing.assert_array_equal(np.asarray(update.token)[can], raw(8.0)[1][can])
+    assert bool(update.halt)
+    assert int(update.status) == Status.EXIT
 
 
 def test_until_then_the_host_decides():
     can = [True] * W
-    draft, alone = act(finish_when_clear(HOST, W, 3, 2), 7.0, row(can)), act(HOST, 7.0, row(can))
-    np.testing.assert_array_equal(draft.commit, alone.commit)
-    np.testing.assert_array_equal(draft.token, alone.token)
-    assert not bool(draft.halt)
+    update, alone = act(finish_when_clear(HOST, W, 3, 2), 7.0, row(can)), act(HOST, 7.0, row(can))
+    np.testing.assert_array_equal(update.commit, alone.commit)
+    np.testing.assert_array_equal(update.token, alone.token)
+    assert not bool(update.halt)
     never, always = (float("inf"),) * 3, (0.0,) * 3
     assert not bool(act(finish_when_clear(HOST, W, 3, 2, never), 1e6, row(can)).halt)
     assert bool(act(finish_when_clear(HOST, W, 3, 2, always), 0.0, row(can)).halt)

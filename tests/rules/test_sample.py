@@ -1,4 +1,4 @@
-"""Proposals and confidences: known answers, NumPy in float64, and the laws of the draws."""
+"""Proposals and confidences: known answers, NumPy in float64, and the distributions of the draws."""
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ def softmax(x):
 
 
 def test_greedy_takes_the_first_of_the_best():
-    draft = apply(sample(), jnp.float32([[0, 2, 1], [5, 5, 5], [0, 1, 1], [-1, -2, -3]]), VIEW)
-    np.testing.assert_array_equal(draft.token, [1, 0, 1, 0])
+    update = apply(sample(), jnp.float32([[0, 2, 1], [5, 5, 5], [0, 1, 1], [-1, -2, -3]]), VIEW)
+    np.testing.assert_array_equal(update.token, [1, 0, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,12 @@ def test_the_smallest_temperature_that_draws_takes_a_best_token(form):
 def test_a_huge_temperature_is_uniform_over_what_is_not_banned(form, temperature):
     raw = np.full((6000, 4), -np.inf, np.float32)
     raw[:, [0, 2]] = [3e38, -3e38] if temperature == 1e30 else [9, -9]
-    draft = apply(sample(temperature, **FORMS[form]), raw, row([True] * 6000))
+    update = apply(sample(temperature, **FORMS[form]), raw, row([True] * 6000))
     expected = softmax(np.array([3e38, -3e38]) / 1e30) if temperature == 1e30 else [0.5, 0.5]
-    share = np.bincount(draft.token, minlength=4) / 6000
+    share = np.bincount(update.token, minlength=4) / 6000
     assert share[1] == share[3] == 0
     np.testing.assert_allclose(share[[0, 2]], expected, atol=4 * np.sqrt(0.25 / 6000))
-    assert draft.finite
+    assert update.finite
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -140,16 +140,16 @@ def test_where_nothing_can_be_proposed_is_said(form):
 
 def test_a_transform_that_breaks_the_logits_is_seen():
     for dense in (True, False):
-        draft = apply(chain(add_credit(jnp.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
-        assert not draft.finite
+        update = apply(chain(add_credit(jnp.float32(np.inf), sparse=not dense), sample()), RAW, VIEW)
+        assert not update.finite
 
 
-@pytest.mark.parametrize("heat", [0.5, 1.0, 2.0])
-def test_draws_follow_softmax_of_the_tempered_logits(heat):
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_softmax_of_the_tempered_logits(temperature):
     """One row of four tokens in 8000 columns: every share within four standard deviations."""
     raw, n = np.array([1.0, 0.0, -1.0, 0.5]), 8000
-    token = apply(sample(heat), jnp.asarray(np.tile(raw, (n, 1)), jnp.float32), row([True] * n)).token
-    share, p = np.bincount(token, minlength=4) / n, softmax(raw / heat)
+    token = apply(sample(temperature), jnp.asarray(np.tile(raw, (n, 1)), jnp.float32), row([True] * n)).token
+    share, p = np.bincount(token, minlength=4) / n, softmax(raw / temperature)
     assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import select_on_grid, select_top_k
 from tests.rules.hand import row, scored
 
@@ -114,9 +114,9 @@ def test_alg_temp_from_as_good_as_zero_to_uniform():
 def test_alg_temp_draws_by_the_softmax_of_the_scores():
     """One of two columns, scores log 3 apart, temperature 1: the better one three times in four (3 sigma of 800)."""
     rule, view = select_on_grid(2, eps=0.0, alg_temp=1.0), row([True, True])
-    draft = Draft(jnp.zeros((2, 5)), token=jnp.zeros(2, jnp.int32), score=jnp.log(jnp.float32([3, 1])))
+    update = Update(jnp.zeros((2, 5)), token=jnp.zeros(2, jnp.int32), score=jnp.log(jnp.float32([3, 1])))
     keys = jax.random.split(jax.random.key(0), 800)
-    drawn = np.asarray(jax.vmap(lambda key: rule.apply(draft, jnp.int32(0), view, key)[0].commit)(keys))
+    drawn = np.asarray(jax.vmap(lambda key: rule.apply(update, jnp.int32(0), view, key)[0].commit)(keys))
     assert (drawn.sum(1) == 1).all()
     assert abs(drawn[:, 0].mean() - 0.75) < 3 * np.sqrt(0.75 * 0.25 / 800)
 

@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain
-from jaxdlm.core.carry import Draft
+from jaxdlm.core.carry import Update
 from jaxdlm.rules import sample, select_above, select_within_factor
 from tests.rules.hand import apply, logits, row, scored
 
 OPEN = [True] * 4
 
 
-def apply_both(rule, confidence, can) -> Draft:
+def apply_both(rule, confidence, can) -> Update:
     return apply(chain(sample(), rule), logits(confidence), row(can))
 
 
 def test_threshold_takes_the_sure_columns():
-    draft = apply_both(select_above(0.9), [0.95, 0.5, 0.91, 0.89], OPEN)
-    np.testing.assert_array_equal(draft.commit, [True, False, True, False])
-    np.testing.assert_array_equal(draft.token, [2, 2, 2, 2])
+    update = apply_both(select_above(0.9), [0.95, 0.5, 0.91, 0.89], OPEN)
+    np.testing.assert_array_equal(update.commit, [True, False, True, False])
+    np.testing.assert_array_equal(update.token, [2, 2, 2, 2])
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_bad_arguments_and_missing_fields():
         select_within_factor(-1)
     for rule in (select_above(), select_within_factor()):
         with pytest.raises(InputError, match=r"sample\(\.\.\.\) before it"):
-            rule.apply(Draft(jnp.zeros((4, 5))), (), row(OPEN), None)
+            rule.apply(Update(jnp.zeros((4, 5))), (), row(OPEN), None)

@@ -57,10 +57,10 @@ def test_an_answer_shorter_than_the_draft():
     assert (out.forwards <= K - 1).all() and (out.drafted < K - 1).all()
 
 
-@pytest.mark.parametrize("heat", [0.0, 1.0])
-def test_a_row_does_not_depend_on_its_batch(heat):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_does_not_depend_on_its_batch(temperature):
     """Alone, permuted, beside others; bitwise the same randomness."""
-    run = {"policy": policy("near", temperature=jnp.float32(heat)), **RUN}
+    run = {"policy": policy("near", temperature=jnp.float32(temperature)), **RUN}
     batch = decode(TARGET, PROMPTS, **run)
     order = [3, 0, 4, 1, 2]
     permuted = decode(TARGET, [PROMPTS[i] for i in order], ids=order, **run)
@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_its_batch(heat):
         alone = decode(TARGET, [PROMPTS[row]], ids=[row], **run)
         np.testing.assert_array_equal(alone.tokens[0], batch.tokens[row])
         assert alone.forwards[0] == batch.forwards[row]
-    if heat:
+    if temperature:
         assert (decode(TARGET, PROMPTS, **run | {"seed": 6}).tokens != batch.tokens).any()
     else:
         np.testing.assert_array_equal(batch.tokens, expected(3))
@@ -100,7 +100,7 @@ def test_one_while_and_pieces_are_the_whole():
 
 
 def test_nothing_is_traced_again():
-    rule = lambda heat: policy("near", temperature=jnp.float32(heat))  # noqa: E731
+    rule = lambda temperature: policy("near", temperature=jnp.float32(temperature))  # noqa: E731
     decode(TARGET, PROMPTS, policy=rule(1.0), **RUN)
     before = generate._cache_size()
     decode(TARGET, [p[::-1] for p in PROMPTS], policy=rule(0.3), max_new=MAX_NEW, seed=8, ids=[9, 8, 7, 6, 5])
@@ -174,13 +174,15 @@ def test_models_and_policies_that_do_not_meet_are_refused():
         decode(TARGET, PROMPTS, policy="autoregressive", infill=True, **RUN)
 
 
-@pytest.mark.parametrize("heat", [0.0, 1.0])
-def test_rows_end_where_every_token_is_banned(heat):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_end_where_every_token_is_banned(temperature):
     tokens = dataclasses.replace(
         TARGET.config.tokens, tokenizer_size=1, mask=0
     )  # the tokenizer's only word is the mask
     mute = dataclasses.replace(TARGET.model, config=dataclasses.replace(TARGET.config, tokens=tokens))
-    out = decode(type(TARGET)(mute, TARGET.params, None, "mute"), PROMPTS, speculative.autoregressive(heat), **RUN)
+    out = decode(
+        type(TARGET)(mute, TARGET.params, None, "mute"), PROMPTS, speculative.autoregressive(temperature), **RUN
+    )
     assert out.status == [Status.NONFINITE] * len(PROMPTS)
     np.testing.assert_array_equal(out.forwards, np.ones(len(PROMPTS)))
     assert (out.commit_step == -1).all()

@@ -1,4 +1,5 @@
-"""Every method: the target's own greedy tokens, its own law at temperature 1, rows independent of their batch."""
+"""Every method: the target's own greedy tokens, its own distribution at temperature 1, rows independent of their
+batch."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import equal
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_verify import biased
-from tests.speculative.toys import MAX_NEW, PROMPTS, expected, fit, law_of, model, near, next_logits
+from tests.speculative.toys import MAX_NEW, PROMPTS, distribution_of, expected, fit, model, near, next_logits
 
 DRAFT = near(TARGET, 0.02)
 WRONG = model(8)
@@ -43,7 +44,7 @@ def test_greedy_tokens_are_those_of_plain_decoding(method, draft):
     np.testing.assert_array_equal(np.diff(out.commit_step, axis=1)[:, :3] >= 0, written[:, None] > [1, 2, 3])
 
 
-# ------------------------------------------------------------------------------------------ the law, by enumeration
+# ----------------------------------------------------------------------------------- the distribution, by enumeration
 
 WORDS, LENGTH, ROWS, START = 4, 3, 12000, [0, 2, 3, 0, 2]
 SMALL = model(11, vocab=WORDS, end=1)
@@ -60,23 +61,23 @@ SAMPLED = {
 }
 
 
-def p_value(policy, heat: float) -> float:
+def p_value(policy, temperature: float) -> float:
     out = decode(SMALL, [START] * ROWS, policy=policy, max_new=LENGTH, seed=1, save="none")
-    law = law_of(SMALL, START, LENGTH, heat)
-    assert abs(sum(law.values()) - 1) < 1e-6
-    assert set(map(tuple, out.tokens.tolist())) <= set(law)
-    return fit(out.tokens, law)
+    distribution = distribution_of(SMALL, START, LENGTH, temperature)
+    assert abs(sum(distribution.values()) - 1) < 1e-6
+    assert set(map(tuple, out.tokens.tolist())) <= set(distribution)
+    return fit(out.tokens, distribution)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", SAMPLED)
-def test_three_sampled_tokens_have_the_targets_law(method):
+def test_three_sampled_tokens_have_the_targets_distribution(method):
     assert p_value(SAMPLED[method](HOT), 1.0) > 1e-3
 
 
 @pytest.mark.slow
 def test_a_biased_sampler_fails_that_test():
-    policy = SAMPLED["speculative"](HOT).replace(law=biased)
+    policy = SAMPLED["speculative"](HOT).replace(acceptance=biased)
     assert p_value(policy, 1.0) < 1e-6
 
 
@@ -115,11 +116,11 @@ def test_pooling_depends_on_neither_slots_nor_order():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("heat", [0.0, 1.0])
-def test_pearl_on_two_devices_is_pearl_on_one(heat):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_pearl_on_two_devices_is_pearl_on_one(temperature):
     """Bit for bit: tokens, counts and steps."""
     rows, prompt = lay_out_rows(TARGET, PROMPTS, max_new=MAX_NEW, seed=5, ids=None, raw=False)
-    policy = S.pearl(DRAFT, chunk=3, temperature=jnp.float32(heat))
+    policy = S.pearl(DRAFT, chunk=3, temperature=jnp.float32(temperature))
     sizes = {"prompt": prompt, "max_new": MAX_NEW, "save": "commit"}
     one, two = jax.devices()[:2]
     apart = S.generate_on_two(rows, TARGET.model, TARGET.params, policy, target=one, draft=two, **sizes)
@@ -173,8 +174,8 @@ def test_eqspec_needs_no_realignment():
         assert out.forwards[row] == rounds
 
 
-def test_law_is_greedy_only_where_the_temperature_is_known():
-    assert S.speculative(DRAFT).law is verify.greedy
-    assert S.speculative(DRAFT, temperature=HOT).law is verify.rejection
-    assert S.spectr(DRAFT, temperature=0.5).law is verify.k_sequence
+def test_distribution_is_greedy_only_where_the_temperature_is_known():
+    assert S.speculative(DRAFT).acceptance is verify.greedy
+    assert S.speculative(DRAFT, temperature=HOT).acceptance is verify.rejection
+    assert S.spectr(DRAFT, temperature=0.5).acceptance is verify.k_sequence
     assert S.spectr(DRAFT, width=4).drafter.width == 1

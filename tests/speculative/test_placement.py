@@ -1,4 +1,4 @@
-"""Draft and target over devices, round by round, and on the embedded pair: the same tokens, the same law."""
+"""Draft and target over devices, round by round, and on the embedded pair: the same tokens, the same distribution."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from jaxdlm.speculative.decode import generate
 from tests.conformance.test_loop import plain
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import DRAFT, HOT, MAX_NEW, S, equal
-from tests.speculative.toys import PROMPTS, fit, law_of
+from tests.speculative.toys import PROMPTS, distribution_of, fit
 
 POLICIES = {
     "autoregressive": S.autoregressive(HOT),
@@ -69,8 +69,8 @@ def test_rounds_called_one_by_one_are_the_compiled_loop():
 
 
 def test_new_numbers_run_the_compiled_program():
-    def run(seed, heat, prompts=PROMPTS):
-        policy = S.speculative(DRAFT, k=3, temperature=jnp.float32(heat))
+    def run(seed, temperature, prompts=PROMPTS):
+        policy = S.speculative(DRAFT, k=3, temperature=jnp.float32(temperature))
         return jd.decode(TARGET, prompts, policy, max_new=MAX_NEW, seed=seed)
 
     run(0, 1.0)
@@ -83,21 +83,21 @@ PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 500
 
 
 @pytest.mark.slow
-def test_samples_of_the_embedded_pair_have_the_targets_law():
+def test_samples_of_the_embedded_pair_have_the_targets_distribution():
     """Three tokens behind one prompt: what the draft helped to draw, against the target's probabilities."""
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
-    # without the pads that it learnt with (half the columns) the target is unsure: a broad law
+    # without the pads that it learnt with (half the columns) the target is unsure: a broad distribution
     ids = [token for token in lm.tokenizer.encode_prompt(PROMPT) if token != lm.config.tokens.pad]
-    law = law_of(lm, ids, 3, least=5 / ROWS)
-    assert len(law) > 8
+    distribution = distribution_of(lm, ids, 3, least=5 / ROWS)
+    assert len(distribution) > 8
 
     def p_value(policy, seed):
         out = jd.decode(lm, [ids] * ROWS, policy, max_new=4, seed=seed, save="none")
-        return fit(out.tokens[:, :3], law)
+        return fit(out.tokens[:, :3], distribution)
 
     assert p_value(S.speculative(draft, k=3, temperature=HOT), 1) > 1e-3
     assert p_value(S.spectr(draft, width=2, depth=3, temperature=HOT), 2) > 1e-3
-    assert p_value(S.autoregressive(0.5 * HOT), 3) < 1e-3, "another law is seen"
+    assert p_value(S.autoregressive(0.5 * HOT), 3) < 1e-3, "another distribution is seen"
 
 
 def test_the_command_line_decodes_with_a_draft(capsys):

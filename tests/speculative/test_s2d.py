@@ -31,10 +31,10 @@ def expected() -> np.ndarray:
     return np.array([greedy_decode(TARGET, prompt) for prompt in PROMPTS])
 
 
-def policy(thresholds, lm=DRAFT, exits=EXITS, k=K, heat=None):
-    law = warp() if heat is None else warp(heat)
-    drafter = Exits(lm.params, law, tuple(jnp.float32(t) for t in thresholds), lm.model, exits, k)
-    return Speculation(drafter, law, verify.greedy if heat is None else verify.rejection)
+def policy(thresholds, lm=DRAFT, exits=EXITS, k=K, temperature=None):
+    sampling = warp() if temperature is None else warp(temperature)
+    drafter = Exits(lm.params, sampling, tuple(jnp.float32(t) for t in thresholds), lm.model, exits, k)
+    return Speculation(drafter, sampling, verify.greedy if temperature is None else verify.rejection)
 
 
 def exit_choice(lm, tokens: list[int], thresholds) -> int:
@@ -107,7 +107,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 @pytest.mark.slow
-def test_sampled_tokens_have_the_targets_law():
+def test_sampled_tokens_have_the_targets_distribution():
     draft = near(SMALL, 0.1)
     assert p_value(policy((0.4,), draft, (1, 2), 2, HOT), 1.0) > 1e-3
 

@@ -81,7 +81,7 @@ def test_a_row_does_not_depend_on_its_batch():
 
 
 @pytest.mark.slow
-def test_the_law_holds_with_a_head_that_looks_at_the_token():
+def test_the_distribution_holds_with_a_head_that_looks_at_the_token():
     head = jax.tree.map(lambda leaf: 30 * leaf, recipe.init_head(SMALL_DRAFT.config.hidden_size, 1, 5))
     policy = speculative.specdec_pp(SMALL_DRAFT, 0.5, 1, 3, head, temperature=HOT)
     assert p_value(policy, 1.0) > 1e-3

@@ -1,4 +1,5 @@
-"""Laws of acceptance against enumeration: what comes out has the target's law, and accepts as much as the theory says."""
+"""Acceptance rules against enumeration: what comes out has the target's distribution, and accepts as much as the theory
+says."""
 
 import itertools
 
@@ -17,8 +18,8 @@ Q, P = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5])
 DRAWS = 20000
 
 
-def laws(words: int, count: int, seed: int = 0):
-    """Pairs (p, q) of random laws, some with zeros."""
+def distributions(words: int, count: int, seed: int = 0):
+    """Pairs (p, q) of random distributions, some with zeros."""
     rng = np.random.default_rng(seed)
     pairs = rng.dirichlet(np.full(words, 0.7), (count, 2))
     pairs[::3, 0, 0] = 0
@@ -68,7 +69,7 @@ def test_division_factor_of_known_laws(k, rho, accept):
 def test_acceptance_lies_between_its_bounds():
     plan = jax.jit(jax.vmap(verify.transport))
     for k in (1, 2, 3, 4):
-        pairs = laws(4, 12, seed=k)
+        pairs = distributions(4, 12, seed=k)
         mine = plan(*(jnp.float32(pairs[:, i]) for i in (0, 1)), jnp.full(12, k, jnp.float32))
         for (p, q), rho, accept in zip(pairs, mine.rho, mine.accept):
             theirs = k_seq(p, q, k)
@@ -83,7 +84,7 @@ def test_acceptance_lies_between_its_bounds():
 
 
 def test_a_smaller_division_factor_would_be_biased():
-    assert min(k_seq(*pair, 3, shrink=0.8)[2].min() for pair in laws(4, 12, seed=3)) < -1e-3
+    assert min(k_seq(*pair, 3, shrink=0.8)[2].min() for pair in distributions(4, 12, seed=3)) < -1e-3
 
 
 def test_a_draft_like_the_target_is_always_accepted():
@@ -91,8 +92,9 @@ def test_a_draft_like_the_target_is_always_accepted():
         assert float(verify.transport(jnp.float32(P), jnp.float32(P), k).accept) == pytest.approx(1, abs=1e-6)
 
 
-def first_tokens(law, tree: Tree, p, q, certain: bool = False):
-    """Counts of the first committed token and the rate of acceptance over many keys; one draft law, one target law."""
+def first_tokens(acceptance, tree: Tree, p, q, certain: bool = False):
+    """Counts of the first committed token and the rate of acceptance over many keys; one draft distribution, one target
+    distribution."""
     logp = jnp.log(jnp.float32(np.broadcast_to(p, (1 + len(tree.read), len(p)))))
     logq = jnp.log(jnp.float32(np.broadcast_to(q, (tree.size, len(q)))))
 
@@ -101,7 +103,7 @@ def first_tokens(law, tree: Tree, p, q, certain: bool = False):
         token = jax.random.categorical(draft, logq).astype(jnp.int32)
         token = jnp.zeros_like(token) if certain else token
         proposal = Proposal(token, jnp.ones(tree.size, bool), None if certain else logq, tree)
-        verdict = law(logp, proposal, accept)
+        verdict = acceptance(logp, proposal, accept)
         return jnp.where(verdict.count > 0, token[verdict.path[0]], verdict.bonus), verdict.count
 
     tokens, count = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(5), DRAWS))
@@ -124,18 +126,18 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_first_token_has_the_targets_law(name):
-    law, tree, certain = CASES[name]
-    counts, accepted = first_tokens(law, tree, P, Q, certain)
+def test_the_first_token_has_the_targets_distribution(name):
+    acceptance, tree, certain = CASES[name]
+    counts, accepted = first_tokens(acceptance, tree, P, Q, certain)
     assert chisquare(counts, P * DRAWS).pvalue > 1e-3
     if name.startswith("rejection"):
         expected = np.minimum(P, Q).sum()
         assert abs((accepted > 0).mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / DRAWS)
 
 
-@pytest.mark.parametrize("law", ["biased", "typical"])
-def test_laws_that_are_not_exact_fail_that_test(law):
-    counts, _ = first_tokens({"biased": biased, "typical": verify.typical}[law], chains(1, 2), P, Q)
+@pytest.mark.parametrize("acceptance", ["biased", "typical"])
+def test_acceptance_rules_that_are_not_exact_fail_that_test(acceptance):
+    counts, _ = first_tokens({"biased": biased, "typical": verify.typical}[acceptance], chains(1, 2), P, Q)
     assert chisquare(counts, P * DRAWS).pvalue < 1e-6
 
 

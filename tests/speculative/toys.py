@@ -51,30 +51,30 @@ def next_logits(lm: LM, tokens: list[int]) -> np.ndarray:
     return np.asarray(_rows(lm.model, lm.params, jnp.asarray(padded)))[len(tokens) - 1]
 
 
-def law_of(
-    lm: LM, start: list[int], length: int, heat: float = 1.0, least: float = 0.0
+def distribution_of(
+    lm: LM, start: list[int], length: int, temperature: float = 1.0, least: float = 0.0
 ) -> dict[tuple[int, ...], float]:
     """Probability of every continuation of `length` tokens that has `least`; after the end all tokens read the end."""
     end = lm.config.tokens.eos[0]
-    law: dict[tuple[int, ...], float] = {(): 1.0}
+    distribution: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(length):
         longer: dict[tuple[int, ...], float] = {}
-        for text, mass in law.items():
+        for text, mass in distribution.items():
             if end in text:
                 longer[*text, end] = mass
                 continue
-            logits = next_logits(lm, [*start, *text]).astype(np.float64) / heat
+            logits = next_logits(lm, [*start, *text]).astype(np.float64) / temperature
             p = np.exp(logits - logits.max())
             p *= mass / p.sum()
             longer |= {(*text, int(token)): p[token] for token in np.flatnonzero(p >= least)}
-        law = longer
-    return law
+        distribution = longer
+    return distribution
 
 
-def fit(texts: np.ndarray, law: dict[tuple[int, ...], float]) -> float:
-    """p-value of drawn texts under a law; what is expected fewer than five times counts together."""
+def fit(texts: np.ndarray, distribution: dict[tuple[int, ...], float]) -> float:
+    """p-value of drawn texts under a distribution; what is expected fewer than five times counts together."""
     seen = Counter(map(tuple, texts.tolist()))
-    common = {text: chance * len(texts) for text, chance in law.items() if chance * len(texts) >= 5}
+    common = {text: chance * len(texts) for text, chance in distribution.items() if chance * len(texts) >= 5}
     observed, wanted = [seen[text] for text in common], list(common.values())
     rest = len(texts) - sum(wanted)
     if rest > 1e-6:

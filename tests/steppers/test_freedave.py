@@ -20,8 +20,8 @@ def test_the_tokens_are_the_hosts_at_every_temperature(cache):
     """A chain with a memory (credit) that writes several columns, jumps and stops; 24 rows, greedy and drawn."""
     run = {"cache": cache, "max_new": 16, "block": 8}
     saved = 0
-    for heat in (0.0, 1.0):
-        temperature = jnp.float32(heat)  # an array: both run one program
+    for temperature in (0.0, 1.0):
+        temperature = jnp.float32(temperature)  # an array: both run one program
         host = chain(add_credit(), sample(temperature), select_near_anchors(0.5, 0.3), stop_at_eos())
         alone, drafted = (decode(model("same"), ROWS, policy, **run) for policy in (host, draft_and_verify(host, 4)))
         np.testing.assert_array_equal(drafted.tokens, alone.tokens)

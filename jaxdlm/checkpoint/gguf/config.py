@@ -101,13 +101,13 @@ def architecture(metadata: Metadata) -> Architecture:
 
 def hub_config(metadata: Metadata) -> dict[str, Any]:
     """config.json. Raises HeaderInvalid and ConfigUnsupported, each naming the key."""
-    found = architecture(metadata)
+    kind = architecture(metadata)
     name = metadata.text("general.architecture")
     _check_layers(metadata, f"{name}.block_count")
-    values = found.config(metadata, metadata.header)
-    if metadata.flag(f"{name}.attention.causal", not found.full) is found.full:
+    values = kind.config(metadata, metadata.header)
+    if metadata.flag(f"{name}.attention.causal", not kind.full) is kind.full:
         raise ConfigUnsupported(
-            f"{metadata.header.path}: {name}.attention.causal is {found.full}, which no {found.hub} is"
+            f"{metadata.header.path}: {name}.attention.causal is {kind.full}, which no {kind.hub} is"
         )
     values |= {f"{key}_token_id": metadata.integer(f"tokenizer.ggml.{key}_token_id", None) for key in ("bos", "mask")}
     values["pad_token_id"] = metadata.integer("tokenizer.ggml.padding_token_id", None)
@@ -115,7 +115,7 @@ def hub_config(metadata: Metadata) -> dict[str, Any]:
     values["eos_token_id"] = list(dict.fromkeys(end for end in ends if end is not None)) or None
     _refuse_unread(metadata, name)
     stated = {key: value for key, value in values.items() if value is not None}
-    return {"architectures": [found.hub], "model_type": found.model_type, **stated}
+    return {"architectures": [kind.hub], "model_type": kind.model_type, **stated}
 
 
 def _check_layers(metadata: Metadata, key: str) -> None:
@@ -142,14 +142,14 @@ def _refuse_unread(metadata: Metadata, name: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- tensors
 
 
-def place_tensors(header: Header, found: Architecture, config: ModelConfig, maps: Iterable[TensorMap]) -> GgufTensors:
+def place_tensors(header: Header, kind: Architecture, config: ModelConfig, maps: Iterable[TensorMap]) -> GgufTensors:
     """The file's tensors under the names that the maps ask for. Raises TensorsMismatch and ShapeMismatch, which name those
     of the file, and ConfigUnsupported for maps of another family."""
     wanted = {name: tuple(entry.source_shape) for entry in maps for name in entry.sources}
-    sites = dict(_sites(found, config))
+    sites = dict(_sites(kind, config))
     strange = next((name for name in wanted if name not in sites), None)
     if strange is not None:
-        raise ConfigUnsupported(f"{header.path}: {found.hub} has no {strange}: leave family out")
+        raise ConfigUnsupported(f"{header.path}: {kind.hub} has no {strange}: leave family out")
     compare_names({sites[name][0] for name in wanted}, set(header.tensors) - {ROPE}, header.path, "the metadata")
     places = {}
     for name, shape in wanted.items():
@@ -165,12 +165,12 @@ def place_tensors(header: Header, found: Architecture, config: ModelConfig, maps
     return gguf_tensors(header.path, places)
 
 
-def _sites(found: Architecture, config: ModelConfig) -> Iterator[tuple[str, tuple[str, int | None, int, bool]]]:
+def _sites(kind: Architecture, config: ModelConfig) -> Iterator[tuple[str, tuple[str, int | None, int, bool]]]:
     """Hub name -> (tensor of the file, expert, interleaved heads, whether it holds 1 + w)."""
     heads = {"wq": config.num_heads, "bq": config.num_heads, "wk": config.num_kv_heads, "bk": config.num_kv_heads}
-    for leaf, pattern in found.names.items():
-        turned = heads.get(leaf, 0) if found.interleaved else 0
-        plus_one = found.plus_one and leaf.endswith("norm")
+    for leaf, pattern in kind.names.items():
+        turned = heads.get(leaf, 0) if kind.interleaved else 0
+        plus_one = kind.plus_one and leaf.endswith("norm")
         for layer in range(config.num_layers) if "{i}" in pattern else (0,):
             stored = LEAVES[leaf].format(i=layer)
             for expert in range(config.num_experts) if "{e}" in pattern else (None,):
@@ -181,7 +181,7 @@ def _sites(found: Architecture, config: ModelConfig) -> Iterator[tuple[str, tupl
 
 
 def _decoder(metadata: Metadata, header: Header) -> dict[str, Any]:
-    """What every architecture has."""
+    """The keys that every architecture has."""
     name = metadata.text("general.architecture")
     heads = metadata.per_layer(f"{name}.attention.head_count")
     hidden = metadata.integer(f"{name}.embedding_length")

@@ -146,7 +146,7 @@ class _Bytes:
     def _strings(self, count: int) -> list[str]:
         self.take(8 * count)  # so many there are, or the loop need not begin
         self.at -= 8 * count
-        data, end, unpack, found = self.data, len(self.data), LENGTH.unpack_from, []
+        data, end, unpack, strings = self.data, len(self.data), LENGTH.unpack_from, []
         try:
             for _ in range(count):
                 begin = self.at + 8
@@ -155,13 +155,13 @@ class _Bytes:
                 (length,) = unpack(data, self.at)
                 if begin + length > end:
                     break
-                found.append(data[begin : begin + length].decode("utf-8"))
+                strings.append(data[begin : begin + length].decode("utf-8"))
                 self.at = begin + length
         except UnicodeDecodeError:
-            raise self.wrong(f"holds a string that is not UTF-8 (number {len(found)})") from None
-        if len(found) < count:
+            raise self.wrong(f"holds a string that is not UTF-8 (number {len(strings)})") from None
+        if len(strings) < count:
             self.string()  # says what is missing
-        return found
+        return strings
 
 
 def _parse(source: _Bytes) -> Header:
@@ -223,9 +223,9 @@ def _entry(source: _Bytes, number: int) -> tuple[str, tuple[int, ...], Kind, int
 def _place(
     source: _Bytes, entries: Iterable[tuple[str, tuple[int, ...], Kind, int]], base: int, alignment: int
 ) -> dict[str, Stored]:
-    found: dict[str, Stored] = {}
+    tensors_by_name: dict[str, Stored] = {}
     for name, shape, kind, offset in entries:
-        if name in found:
+        if name in tensors_by_name:
             raise DuplicateTensor("is there twice", file=source.path, tensor=name, hint="write the file again")
         if offset % alignment:
             raise HeaderInvalid(
@@ -234,9 +234,9 @@ def _place(
                 tensor=name,
                 hint=AGAIN,
             )
-        found[name] = Stored(name, kind, shape, base + offset, prod(shape) // kind.block * kind.nbytes)
+        tensors_by_name[name] = Stored(name, kind, shape, base + offset, prod(shape) // kind.block * kind.nbytes)
     end, before = base, "the header"
-    for stored in sorted(found.values(), key=lambda stored: stored.start):
+    for stored in sorted(tensors_by_name.values(), key=lambda stored: stored.start):
         if stored.start < end:
             raise HeaderInvalid(f"overlaps {before}", file=source.path, tensor=stored.name, hint=AGAIN)
         end, before = stored.start + stored.nbytes, f"tensor {stored.name!r}"
@@ -245,4 +245,4 @@ def _place(
                 "lies beyond the end of the file", file=source.path, tensor=stored.name, expected=end, got=source.size,
                 hint=AGAIN,
             )  # fmt: skip
-    return found
+    return tensors_by_name

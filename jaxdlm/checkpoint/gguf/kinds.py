@@ -34,7 +34,7 @@ class Kind:
 
     @property
     def dtype(self) -> np.dtype:
-        """What `values` gives: as stored, else float32."""
+        """The dtype of `values`: as stored, else float32."""
         return PLAIN.get(self.name, np.dtype(np.float32))
 
     def values(self, data: np.ndarray) -> np.ndarray:
@@ -42,11 +42,11 @@ class Kind:
         if not self.quantised:
             return data.view(self.dtype)
         blocks = data.reshape(-1, self.nbytes)
-        found, step = np.empty((len(blocks), self.block), np.float32), max(1, CHUNK // self.block)
+        numbers, step = np.empty((len(blocks), self.block), np.float32), max(1, CHUNK // self.block)
         for start in range(0, len(blocks), step):
             part = blocks[start : start + step]
-            found[start : start + step] = _dequantised(part.reshape(1, -1), self.code).reshape(-1, self.block)
-        return found.reshape(-1)
+            numbers[start : start + step] = _dequantised(part.reshape(1, -1), self.code).reshape(-1, self.block)
+        return numbers.reshape(-1)
 
 
 def kind_of(code: int, tensor: str, path: Path) -> Kind:

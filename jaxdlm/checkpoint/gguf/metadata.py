@@ -66,7 +66,7 @@ class Metadata:
         return self.integer(key, default)
 
     def wrong(self, key: str, problem: str, hint: str = "convert the model again") -> HeaderInvalid:
-        """What is wrong with a key, to raise."""
+        """The error for a key, to raise."""
         return HeaderInvalid(f"{key} {problem}", file=self.header.path, hint=hint)
 
     def _typed(self, key: str, default: Any, kind: Any, wanted: str) -> Any:

@@ -28,7 +28,7 @@ class Gguf:
 
     @property
     def dtype(self) -> str | None:
-        """What its weights are loaded as where nobody says: bfloat16 if any are quantised, else None, as stored."""
+        """The dtype that its weights are loaded in by default: bfloat16 if any are quantised, else None, as stored."""
         return "bfloat16" if any(stored.kind.quantised for stored in self.header.tensors.values()) else None
 
     def tensors(self, config: ModelConfig, maps: Iterable[TensorMap]) -> GgufTensors:

@@ -64,12 +64,12 @@ class GgufTensors:
         a, b = rows or (0, place.shape[0])
         unit = place.shape[0] // place.heads if place.heads else 1
         begin, end = a // unit * unit, -(-b // unit) * unit
-        found = self._read(name, place, begin, end)
+        values = self._read(name, place, begin, end)
         if place.heads:
-            halves = found.reshape(-1, unit // 2, 2, *place.shape[1:])
-            found = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(found.shape)
-        found = found[a - begin : b - begin]
-        return found - np.float32(1) if place.plus_one else found
+            halves = values.reshape(-1, unit // 2, 2, *place.shape[1:])
+            values = np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(values.shape)
+        values = values[a - begin : b - begin]
+        return values - np.float32(1) if place.plus_one else values
 
     def _read(self, name: str, place: Place, a: int, b: int) -> np.ndarray:
         """Rows in the order of the file."""

@@ -122,19 +122,19 @@ def _vocabulary(metadata: Metadata) -> tuple[list[str], Sequence[int]]:
     types = metadata.numbers("tokenizer.ggml.token_type", None)
     if types is None:
         return tokens, [NORMAL] * len(tokens)
-    found = types.tolist()
-    if len(found) != len(tokens):
-        raise metadata.wrong("tokenizer.ggml.token_type", f"has {len(found)} types for {len(tokens)} tokens")
-    wrong = next((kind for kind in found if kind not in TYPES), None)
+    kinds = types.tolist()
+    if len(kinds) != len(tokens):
+        raise metadata.wrong("tokenizer.ggml.token_type", f"has {len(kinds)} types for {len(tokens)} tokens")
+    wrong = next((kind for kind in kinds if kind not in TYPES), None)
     if wrong is not None:
         raise metadata.wrong("tokenizer.ggml.token_type", f"holds {wrong!r:.40}, which is no type of a token")
-    return tokens, found
+    return tokens, kinds
 
 
 def _names(metadata: Metadata, tokens: Sequence[str]) -> Part:
     """Special tokens by the names that templates know them by."""
-    found = {name: _token(metadata, tokens, key) for name, key in NAMED.items()}
-    return {name: token for name, token in found.items() if token is not None}
+    named = {name: _token(metadata, tokens, key) for name, key in NAMED.items()}
+    return {name: token for name, token in named.items() if token is not None}
 
 
 def _token(metadata: Metadata, tokens: Sequence[str], word: str) -> str | None:
@@ -148,7 +148,7 @@ def _token(metadata: Metadata, tokens: Sequence[str], word: str) -> str | None:
 
 
 def _added(tokens: Sequence[str], types: Sequence[int], named: Iterable[str]) -> list[Part]:
-    """What is matched whole in a text: control tokens, which are special, and tokens that the user defined.
+    """The pieces matched whole in a text: control tokens, which are special, and tokens that the user defined.
 
     Runs of spaces among these come out of the merges, in a vocabulary where a space is a letter of its own.
     """
@@ -162,7 +162,7 @@ def _added(tokens: Sequence[str], types: Sequence[int], named: Iterable[str]) ->
 
 
 def _front(metadata: Metadata, tokens: Sequence[str], default: bool) -> Part | None:
-    """What stands before and behind every text; SentencePiece's have a beginning unless the file says otherwise."""
+    """The ids before and behind every text; SentencePiece's have a beginning unless the file says otherwise."""
     ends: list[list[str]] = []
     for word, absent in (("bos", default), ("eos", False)):
         wanted = metadata.flag(f"tokenizer.ggml.add_{word}_token", absent)

@@ -93,7 +93,7 @@ def _function(x: str, lines: list[list[str]]) -> tuple[str, ...]:
 
 
 def expected(chain: list[Op], value: Any) -> Any:
-    """What the described function returns; "error ..." where Python itself would fail (largest of nothing)."""
+    """The result of the described function; "error ..." where Python itself would fail (largest of nothing)."""
     for name, k in chain:
         if name in ("largest", "smallest") and not value:
             return "error ValueError"

@@ -1,4 +1,4 @@
-"""Choices with a dialled dependence: every marginal is one half for every rho, only the joint law changes.
+"""Choices with a dialled dependence: every marginal is one half for every rho, only the joint distribution changes.
 
 `pick with rho 3 : ( cat / dog ) ( red / blue )` -> `cat red`. rho = 0..4 quarters: with probability rho/4 all slots
 follow one shared fair bit, else each its own.
@@ -41,7 +41,8 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
 
 
 def alike(payload: Mapping[str, Any], tokens: list[str]) -> bool:
-    """True where all slots chose the same side; its law has probability rho + (1 - rho) 2^(1-n), rho in 0..1."""
+    """True where all slots chose the same side; its distribution has probability rho + (1 - rho) 2^(1-n), rho in
+    0..1."""
     return len({token == pair[0] for token, pair in zip(tokens, payload["pairs"], strict=True)}) == 1
 
 

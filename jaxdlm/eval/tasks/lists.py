@@ -74,15 +74,15 @@ def _index(rng: random.Random, knobs: dict[str, Any], count: int) -> int:
 
 
 def _replace_index(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:
-    *kept, new = items
-    i = _index(rng, knobs, len(kept))
-    return ["replace", "item", *digits(i), "by", *new], [*kept[:i], new, *kept[i + 1 :]]
+    *old, new = items
+    i = _index(rng, knobs, len(old))
+    return ["replace", "item", *digits(i), "by", *new], [*old[:i], new, *old[i + 1 :]]
 
 
 def _insert_index(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:
-    *kept, new = items
-    i = _index(rng, knobs, len(kept) + 1)
-    return ["insert", *new, "at", *digits(i)], [*kept[:i], new, *kept[i:]]
+    *old, new = items
+    i = _index(rng, knobs, len(old) + 1)
+    return ["insert", *new, "at", *digits(i)], [*old[:i], new, *old[i:]]
 
 
 def _remove_index(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:
@@ -91,15 +91,15 @@ def _remove_index(rng: random.Random, items: list[Item], knobs: dict[str, Any]) 
 
 
 def _replace_random(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:
-    *kept, new = items
-    i = rng.randrange(len(kept))
-    return ["replace", "any", "item", "by", *new], [*kept[:i], new, *kept[i + 1 :]]
+    *old, new = items
+    i = rng.randrange(len(old))
+    return ["replace", "any", "item", "by", *new], [*old[:i], new, *old[i + 1 :]]
 
 
 def _insert_random(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:
-    *kept, new = items
-    i = rng.randrange(len(kept) + 1)
-    return ["insert", *new, "anywhere"], [*kept[:i], new, *kept[i:]]
+    *old, new = items
+    i = rng.randrange(len(old) + 1)
+    return ["insert", *new, "anywhere"], [*old[:i], new, *old[i:]]
 
 
 def _remove_random(rng: random.Random, items: list[Item], knobs: dict[str, Any]) -> tuple[list[str], list[Item]]:

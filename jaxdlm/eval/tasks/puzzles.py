@@ -92,14 +92,14 @@ def draw_sudoku(rng: random.Random, c: int | None = None, multi: bool = False) -
         grid = rng.choice(sudoku_grids())
         flat = [cell + 1 for row in grid for cell in row]
         for _ in range(20):
-            kept = set(rng.sample(range(16), c))
-            clues = tuple(value if i in kept else 0 for i, value in enumerate(flat))
-            found = solutions(clues)
-            if (len(found) > 1) == multi:
+            shown = set(rng.sample(range(16), c))
+            clues = tuple(value if i in shown else 0 for i, value in enumerate(flat))
+            solved = solutions(clues)
+            if (len(solved) > 1) == multi:
                 break
         else:
             continue
-        answer = flat if not multi else [cell + 1 for row in rng.choice(found) for cell in row]
+        answer = flat if not multi else [cell + 1 for row in rng.choice(solved) for cell in row]
         rows = [tuple(map(str, clues[i : i + 4])) for i in range(0, 16, 4)]
         payload = {"clues": clues}
         solution = [tuple(map(str, answer[i : i + 4])) for i in range(0, 16, 4)]

@@ -1,4 +1,4 @@
-"""What Llama, Qwen2, Qwen3 and the diffusion models grown from them have in common in config.json."""
+"""The keys of config.json that Llama, Qwen2, Qwen3 and the diffusion models grown from them have in common."""
 
 from typing import Any
 

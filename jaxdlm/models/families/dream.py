@@ -1,4 +1,4 @@
-"""Dream-v0-7B, Dream-Coder-7B and DiffuCoder-7B: Qwen2 with full attention; row i - 1 speaks for token i.
+"""Dream-v0-7B, Dream-Coder-7B and DiffuCoder-7B: Qwen2 with full attention; row i - 1 predicts token i.
 arXiv 2508.15487."""
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ TOKENS = {
 
 
 def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
-    """config.json of `DreamModel`. The release recommends at most 2048 tokens whatever max_position_embeddings says."""
+    """config.json of `DreamModel`. The release recommends at most 2048 tokens whatever max_position_embeddings is."""
     hints.notes.append("Dream: keep prompt and answer within 2048 tokens, as its authors advise")
     fields = Fields(values, "dream", hints, DEFAULTS["dream"])
     return decoder(fields, tokens=TOKENS, qkv_bias=True, attention="full", prediction="next", noise="mask")

@@ -1,4 +1,4 @@
-"""Fast-dLLM v2: Qwen2.5 decoded in blocks of 32; inside the block row i - 1 speaks for token i. arXiv 2509.26328."""
+"""Fast-dLLM v2: Qwen2.5 decoded in blocks of 32; inside the block row i - 1 predicts token i. arXiv 2509.26328."""
 
 from collections.abc import Mapping
 from typing import Any

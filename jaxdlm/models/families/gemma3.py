@@ -62,7 +62,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
 
 
 def text_fields(values: Mapping[str, Any], family: str, hints: Hints) -> Fields:
-    """The text model's part of a multimodal file, and what the whole file says of ids, ties and types."""
+    """The text model's part of a multimodal file, with the whole file's ids, ties and types."""
     text = Fields(values, family, hints).get("text_config", None)
     if text is None:
         return Fields(values, family, hints, DEFAULTS[family])

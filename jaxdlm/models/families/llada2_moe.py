@@ -84,7 +84,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
 
 
 def _rope(fields: Fields, head_dim: int) -> RopeConfig:
-    """`rotary_dim` is the released key; partial_rotary_factor says the same as a fraction of head_dim."""
+    """`rotary_dim` is the released key; partial_rotary_factor is the same as a fraction of head_dim."""
     rope = fields.rope(head_dim)
     rotary = fields.get("rotary_dim", 0) or rope.rotary_dim
     return RopeConfig(theta=rope.theta, kind=rope.kind, factor=rope.factor, rotary_dim=rotary)

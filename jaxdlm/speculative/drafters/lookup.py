@@ -32,9 +32,9 @@ class Lookup:
         return ()
 
     def propose(self, state: PyTree, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]:
-        end, found = jax.vmap(self.match)(rows.tokens, rows.length)
+        end, matched = jax.vmap(self.match)(rows.tokens, rows.length)
         index = end[:, None] + jnp.arange(1, self.depth + 1, dtype=jnp.int32)[None, :]
-        valid = found[:, None] & (index < rows.length[:, None])
+        valid = matched[:, None] & (index < rows.length[:, None])
         return Proposal(store.take(rows.tokens, index), valid, None, self.tree), state
 
     def observe(self, state: PyTree, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree:

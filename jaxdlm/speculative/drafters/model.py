@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxdlm import struct
 from jaxdlm.core.model import KV, Model, Past
-from jaxdlm.core.readout import ban
+from jaxdlm.core.readout import mask_invalid
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
@@ -73,21 +73,21 @@ class DraftModel:
         (kv, _), (tokens, logqs) = jax.lax.scan(deeper, (kv, token), levels)
         tokens = jnp.concatenate([token[None], tokens])  # [L, B, K]
         nodes = jnp.moveaxis(tokens, 0, 1).reshape(tokens.shape[1], -1)
-        law = None
+        log_probs = None
         if logq is not None:
-            law = jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
-            law = law.reshape(law.shape[0], self.tree.size, law.shape[-1])
-        return Proposal(nodes, jnp.ones(nodes.shape, bool), law, self.tree), DraftState(kv)
+            log_probs = jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
+            log_probs = log_probs.reshape(log_probs.shape[0], self.tree.size, log_probs.shape[-1])
+        return Proposal(nodes, jnp.ones(nodes.shape, bool), log_probs, self.tree), DraftState(kv)
 
     def observe(self, state: DraftState, rows: Rows, proposal: Proposal, verdict: Verdict) -> DraftState:
-        """Moves the keys of accepted nodes to their positions; the last depth was never read and has none."""
+        """The state with the keys of accepted nodes at their positions; the last depth was never read and has none."""
         if self.depth == 1 or self.again > 2:
             return state
         base = rows.tokens.shape[1]
         level = jnp.arange(self.depth - 1, dtype=jnp.int32)[None, :]
         moved = store.pick(state.kv, base + verdict.path[:, :-1])
-        kept = level < verdict.count[:, None]
-        return DraftState(store.put(state.kv, moved, rows.length[:, None] + level, kept))
+        accepted = level < verdict.count[:, None]
+        return DraftState(store.put(state.kv, moved, rows.length[:, None] + level, accepted))
 
     @property
     def again(self) -> int:
@@ -95,7 +95,7 @@ class DraftModel:
         return self.depth + 1 if self.rough is not None and self.calibrate else 2
 
     def catch_up(self, kv: KV, rows: Rows) -> tuple[Float[Array, "B A D"], KV]:
-        """Reads the last committed tokens; to read one again changes nothing."""
+        """(their hidden rows, the cache) with the last committed tokens read; to read one again changes nothing."""
         position = rows.length[:, None] - self.again + jnp.arange(self.again, dtype=jnp.int32)[None, :]
         past = store.seen(kv, rows.length - self.again)
         tokens = store.take(rows.tokens, position)
@@ -105,7 +105,7 @@ class DraftModel:
     def extend(
         self, kv: KV, rows: Rows, token: Int32[Array, "B K"], level: Int32[Array, ""]
     ) -> tuple[Float[Array, "B K D"], KV]:
-        """Reads the nodes of one level (1, 2, ...), each behind its own chain."""
+        """(hidden rows, cache) with the nodes of one level (1, 2, ...) read, each behind its own chain."""
         past, mask = self.behind(kv, rows, level)
         position = jnp.broadcast_to((rows.length + level - 1)[:, None], token.shape)
         model = self.model if self.rough is None else self.rough
@@ -115,7 +115,8 @@ class DraftModel:
         return out.hidden, jax.tree.map(write, kv, out.kv)
 
     def behind(self, kv: KV, rows: Rows, level: Int32[Array, ""]) -> tuple[Past, Bool[Array, "B K S_K"] | None]:
-        """What the nodes of a level see: committed columns, and the scratch columns of their own chain."""
+        """The keys that the nodes of a level see, and their mask: committed columns, and the scratch columns of their
+        own chain."""
         batch, base = rows.tokens.shape
         depth = np.arange(self.scratch) // self.width
         committed = store.seen(kv, rows.length)
@@ -132,8 +133,8 @@ class DraftModel:
     def choose(
         self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""]
     ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None]:
-        """A token per chain, and the law it was drawn from (None where nothing is drawn)."""
-        logits = ban(self.model.head(self.params, hidden), self.model)
+        """A token per chain, and the distribution it was drawn from (None where nothing is drawn)."""
+        logits = mask_invalid(self.model.head(self.params, hidden), self.model)
         if self.warp.greedy:
             best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             return jnp.broadcast_to(best, (best.shape[0], self.width)), None

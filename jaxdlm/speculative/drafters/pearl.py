@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.core.model import KV, Model
-from jaxdlm.core.readout import ban
+from jaxdlm.core.readout import mask_invalid
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
@@ -82,7 +82,7 @@ class Pearl:
         return tokens.T, None if logq is None else jnp.moveaxis(logq, 0, 1), kv
 
     def choose(self, hidden: Array, key: Key[Array, "B"], place: Array) -> tuple[Array, Array | None]:
-        logits = ban(self.model.head(self.params, hidden), self.model)
+        logits = mask_invalid(self.model.head(self.params, hidden), self.model)
         if self.warp.greedy:
             return jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32), None
         logq = self.warp.log_prob(logits)
@@ -90,7 +90,7 @@ class Pearl:
         return token[:, None], logq
 
     def submit(self, state: PearlState, chunk: Int32[Array, "B C"], logq: Array | None) -> Proposal:
-        """What the target judges now: the tail and the chunk's first token, or that one alone."""
+        """The proposal of this round: the tail and the chunk's first token, or that one alone."""
         post = state.post[:, None]
         token = jnp.where(post, jnp.concatenate([state.tail, chunk[:, :1]], axis=1), chunk)
         valid = post | (jnp.arange(self.chunk) == 0)[None, :]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
-from jaxdlm.core.loop import ban
+from jaxdlm.core.loop import mask_invalid
 from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
@@ -39,7 +39,7 @@ class Exits:
     """A chain of `depth` tokens from a model whose layers are cut at `exits`.
 
     Exit g fires where max softmax(head(norm(h_g))) > thresholds[g], at temperature 1; the last one always. The token is
-    drawn from the law of its exit. Deeper groups run only when a row needs them, over everything that waits.
+    drawn from the distribution of its exit. Deeper groups run only when a row needs them, over everything that waits.
     """
 
     params: PyTree
@@ -79,26 +79,26 @@ class Exits:
     def propose(self, state: ExitState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, ExitState]:
         # after a round that was accepted whole, two committed tokens are new to the draft
         last = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
-        token, logq, state = self.speak(state, rows, store.take(rows.tokens, last), last, key, jnp.int32(0))
+        token, logq, state = self.next_token(state, rows, store.take(rows.tokens, last), last, key, jnp.int32(0))
 
         def deeper(carry: tuple[ExitState, Array], level: Array) -> tuple[Any, Any]:
             state, token = carry
             position = (rows.length + level - 1)[:, None]
-            token, logq, state = self.speak(state, rows, token[:, None], position, key, level)
+            token, logq, state = self.next_token(state, rows, token[:, None], position, key, level)
             return (state, token), (token, logq)
 
         levels = jnp.arange(1, self.depth, dtype=jnp.int32)
         (state, _), (tokens, logqs) = jax.lax.scan(deeper, (state, token), levels)
         nodes = jnp.concatenate([token[None], tokens]).T
-        law = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
-        return Proposal(nodes, jnp.ones(nodes.shape, bool), law, self.tree), state
+        log_probs = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
+        return Proposal(nodes, jnp.ones(nodes.shape, bool), log_probs, self.tree), state
 
     def observe(self, state: ExitState, rows: Rows, proposal: Proposal, verdict: Verdict) -> ExitState:
-        """What was rejected is forgotten: keys and waiting states count only below the committed tokens."""
-        kept = rows.length + jnp.minimum(verdict.count, self.depth - 1)
-        return state._replace(length=tuple(jnp.minimum(length, kept) for length in state.length))
+        """The state cut to the committed tokens: keys and waiting states of rejected ones no longer count."""
+        valid = rows.length + jnp.minimum(verdict.count, self.depth - 1)
+        return state._replace(length=tuple(jnp.minimum(length, valid) for length in state.length))
 
-    def speak(
+    def next_token(
         self,
         state: ExitState,
         rows: Rows,
@@ -129,12 +129,13 @@ class Exits:
         return fold(logq, key), logq, state
 
     def logits(self, x: Float[Array, "B D"]) -> Float32[Array, "B V"]:
-        return ban(self.model.exit(self.params, x), self.model)
+        return mask_invalid(self.model.exit(self.params, x), self.model)
 
     def go_deeper(
         self, state: ExitState, group: int, at: Int32[Array, "B"], need: Array, here: Float[Array, "B D"]
     ) -> tuple[Float[Array, "B D"], ExitState]:
-        """Runs a group up to column `at` for the rows in need: windows of waiting states until none is left."""
+        """(hidden rows at `at`, state) with a group run up to there for the rows in need, in windows of waiting
+        states."""
         width, columns = self.depth + 2, state.hidden[0].shape[1]
 
         def waits(carry: Any) -> Array:

@@ -43,7 +43,7 @@ class SpecDecPP:
     """A chain of up to `base.depth` tokens; a row stops once 1 - Π P(accepted) > threshold, or at end of text.
 
     The head reads the hidden state of a token in the forward that already draws the next one, so that one is submitted
-    too: whether a token is valid never depends on the token itself, which keeps the law of the target.
+    too: whether a token is valid never depends on the token itself, which keeps the distribution of the target.
     """
 
     base: DraftModel
@@ -80,9 +80,9 @@ class SpecDecPP:
         (kv, *_), (tokens, logqs, valid) = jax.lax.scan(deeper, (kv, token, sure, live, logq), levels)
         nodes = jnp.concatenate([token[None], tokens])[:, :, 0].T
         valid = jnp.concatenate([jnp.ones_like(live)[None], valid]).T
-        law = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs])[:, :, 0], 0, 1)
+        log_probs = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs])[:, :, 0], 0, 1)
         forwards = jnp.sum(valid, axis=1, dtype=jnp.int32)
-        return Proposal(nodes, valid, law, self.tree, forwards), DraftState(kv)
+        return Proposal(nodes, valid, log_probs, self.tree, forwards), DraftState(kv)
 
     def draft(self, carry: Any, rows: Rows, key: Key[Array, "B"], level: Int32[Array, ""]) -> tuple[Any, Any]:
         """One more token for the rows that go on."""

@@ -165,9 +165,9 @@ def data(
             break
         write_answers(lm, settings, given[first : first + PART], folder / "data", PART_NAME.format(parts))
         parts += 1
-    found = {"parts": parts, "rows": min(len(given), parts * PART), "held_out": len(held)}
-    done.write_text(json.dumps(found) + "\n")
-    return found
+    counts = {"parts": parts, "rows": min(len(given), parts * PART), "held_out": len(held)}
+    done.write_text(json.dumps(counts) + "\n")
+    return counts
 
 
 # ---------------------------------------------------------------------------------------------------------- batches
@@ -256,11 +256,11 @@ def bits_per_token(
     order = np.resize(np.arange(count), -(-count // batch) * batch)  # one compiled shape: the last batch is filled up
     totals = np.zeros(draws)
     for draw in range(draws):
-        found = hide(samples.open[order], block, np.random.default_rng([seed, draw]))
-        weight = found.hidden * (found.among / found.number)
+        hidden = hide(samples.open[order], block, np.random.default_rng([seed, draw]))
+        weight = hidden.hidden * (hidden.among / hidden.number)
         for first in range(0, len(order), batch):
             part = slice(first, first + batch)
-            rows = np.asarray(losses(params, _batch(samples, order[part], found.hidden[part], weight[part])))
+            rows = np.asarray(losses(params, _batch(samples, order[part], hidden.hidden[part], weight[part])))
             totals[draw] += rows[: max(0, count - first)].astype(np.float64).sum()
     bits = totals / (math.log(2) * samples.length.sum())
     error = float(bits.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan
@@ -352,10 +352,10 @@ def usable(lm: LM, settings: Settings, folder: Path, names: Sequence[str]) -> li
     mask. Raises InputError if nothing is left."""
     mask, longest = mask_id(lm, settings.mask), settings.prompt
     pairs = [pair for name in names for pair in read_answers(lm, folder / "data", name)]
-    kept = [(p, a) for p, a in pairs if len(p) <= longest and a and mask not in a]
-    if not kept:
+    short = [(p, a) for p, a in pairs if len(p) <= longest and a and mask not in a]
+    if not short:
         raise InputError(f"none of {len(pairs)} samples has an answer and a prompt of at most {longest} tokens")
-    return kept
+    return short
 
 
 def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> dict[str, Any]:
@@ -382,7 +382,7 @@ def fit(settings: Settings, folder: Path, steps: int, minutes: float | None) -> 
 
 
 class Answers(NamedTuple):
-    """What one model with one policy answered, greedy: per question the tokens, the text, and forwards."""
+    """The greedy answers of one model with one policy: per question the tokens, the text, and forwards."""
 
     tokens: np.ndarray
     text: list[str]
@@ -417,7 +417,7 @@ def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
     bits = -sum(each.value for each in exact) / (math.log(2) * sum(len(a) for _, a in pairs))
     problems = [example for task in TASKS for example in make(task, measure, "test")]
     questions = [p for p, _ in pairs] + [base.tokenizer.encode_prompt(problem.prompt) for problem in problems]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "delta_bytes": (folder / "delta.safetensors").stat().st_size,
         "texts": len(pairs),
         "bits_per_token": {
@@ -428,19 +428,20 @@ def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
         "shown": [{"prompt": base.tokenizer.decode(_words(base, p))} for p, _ in pairs[:SAMPLES]],
     }
     for policy in ("autoregressive", *SHOWN):
-        said = answers(base if policy == "autoregressive" else lm, questions, policy, settings.canvas)
+        answered = answers(base if policy == "autoregressive" else lm, questions, policy, settings.canvas)
         count = len(pairs)
         right = [
-            check(base, each, said.tokens[at], said.text[at]).correct for at, each in enumerate(problems, start=count)
+            check(base, each, answered.tokens[at], answered.text[at]).correct
+            for at, each in enumerate(problems, start=count)
         ]
-        length = metrics.tokens_to_end(said.tokens[:count], lm.config.tokens.eos)
-        found["decoding"][policy] = {
-            "tokens_per_forward": round(float(length.sum() / max(1, said.forwards[:count].sum())), 3),
+        length = metrics.tokens_to_end(answered.tokens[:count], lm.config.tokens.eos)
+        result["decoding"][policy] = {
+            "tokens_per_forward": round(float(length.sum() / max(1, answered.forwards[:count].sum())), 3),
             **{task: round(sum(right[n * measure : (n + 1) * measure]) / measure, 4) for n, task in enumerate(TASKS)},
         }
-        for row, text in zip(found["shown"], said.text):
+        for row, text in zip(result["shown"], answered.text):
             row[policy] = text
-    return found
+    return result
 
 
 def _words(lm: LM, prompt: Sequence[int]) -> list[int]:
@@ -489,6 +490,6 @@ def run(
 
 def _timed(name: str, phase: Any, *arguments: Any) -> Any:
     begin = time.time()
-    found = phase(*arguments)
+    result = phase(*arguments)
     print(f"# {name}: {time.time() - begin:.0f} s", file=sys.stderr, flush=True)
-    return found
+    return result

@@ -18,7 +18,7 @@ import optax
 
 from jaxdlm import _decode, layout, struct
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Draft, Geometry, Row, Rows
+from jaxdlm.core.carry import Geometry, Row, Rows, Update
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Stage, chain, need
 from jaxdlm.models.params import fingerprint
@@ -67,22 +67,22 @@ class Oracle(Stage):
     def forwards(self, geometry: Geometry) -> int:
         return 2 * geometry.canvas  # a forward that commits nothing is followed by one that fills the block
 
-    def apply(self, draft: Draft, state: Recorded, row: Row, key: Key[Array, ""]) -> tuple[Draft, Recorded]:
-        need(draft, "token", "score", rule="oracle")
-        assert draft.token is not None and draft.score is not None
+    def apply(self, update: Update, state: Recorded, row: Row, key: Key[Array, ""]) -> tuple[Update, Recorded]:
+        need(update, "token", "score", rule="oracle")
+        assert update.token is not None and update.score is not None
         answer = jax.lax.dynamic_slice_in_dim(state.answer, row.column[0], row.column.shape[0])
-        right = row.exists & (draft.token == answer)
-        stuck = (row.tick > 0) & jnp.all((draft.token == state.last) | ~row.exists)
+        right = row.exists & (update.token == answer)
+        stuck = (row.tick > 0) & jnp.all((update.token == state.last) | ~row.exists)
         seen = Recorded(
             answer=state.answer,
-            last=draft.token,
-            c=_put(state.c, row.step, jnp.where(row.exists, jnp.exp(draft.score), 0.0)),
+            last=update.token,
+            c=_put(state.c, row.step, jnp.where(row.exists, jnp.exp(update.score), 0.0)),
             right=_put(state.right, row.step, right),
             exists=_put(state.exists, row.step, row.exists),
             open=_put(state.open, row.step, row.open),
         )
-        token = jnp.where(stuck, answer, draft.token)
-        return draft._replace(token=token, commit=row.open & (right | stuck)), seen
+        token = jnp.where(stuck, answer, update.token)
+        return update._replace(token=token, commit=row.open & (right | stuck)), seen
 
 
 def _put(buffer: Array, step: Array, value: Array) -> Array:
@@ -104,7 +104,7 @@ def _trajectories(
 
 def collect(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, batch: int = 64, first: int = 0) -> Records:
     """Records of the prompts, a canvas of `canvas` columns each; columns past a shorter block are zero."""
-    kept, width = 2 * canvas, min(block, canvas)
+    steps_kept, width = 2 * canvas, min(block, canvas)
     parts: list[Records] = []
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
@@ -114,9 +114,9 @@ def collect(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, batch: in
         answer = np.zeros((len(filled), laid.geometry.canvas), np.int32)
         answer[:, :canvas] = out.tokens
         got, steps = jax.device_get(
-            _trajectories(laid.rows, jnp.asarray(answer), lm.model, lm.params, laid.geometry, kept)
+            _trajectories(laid.rows, jnp.asarray(answer), lm.model, lm.params, laid.geometry, steps_kept)
         )
-        taken = np.arange(kept)[None, :] < steps[: len(chunk), None]
+        taken = np.arange(steps_kept)[None, :] < steps[: len(chunk), None]
         index = np.broadcast_to(first + start + np.arange(len(chunk), dtype=np.int32)[:, None], taken.shape)
         fields = [getattr(got, name)[: len(chunk)][taken] for name in ("c", "right", "exists", "open")]
         padded = [np.pad(field, ((0, 0), (0, block - width))) for field in fields]
@@ -181,16 +181,16 @@ def fit(
         return weights, opt, values[-1], loss(weights, validation)
 
     weights = init_filter(block, seed)
-    opt, kept = optimizer.init(weights), weights
+    opt, best = optimizer.init(weights), weights
     curve: list[dict[str, Any]] = []
     for count in range(every, epochs + 1, every):
         weights, opt, at_train, at_validation = some(weights, opt, train, validation)
         row = {"epoch": count, "loss": round(float(at_train), 6), "validation": round(float(at_validation), 6)}
         row |= errors(weights, records["validation"], 0.9)
         if not curve or row["validation"] < min(old["validation"] for old in curve):
-            kept = weights
+            best = weights
         curve.append(row)
-    return kept, curve
+    return best, curve
 
 
 def save(weights: FilterWeights, path: Path, lm: Any) -> None:

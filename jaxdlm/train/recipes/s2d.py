@@ -27,12 +27,12 @@ from jaxdlm.typing import Array, Float32, PyTree
 def exit_logits(model: Any, params: PyTree, tokens: Array, exits: Sequence[int], first: int, count: int) -> list[Array]:
     """Logits of each exit at `count` columns from `first` on."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-    x, start, found = tokens, 0, []
+    x, start, logits = tokens, 0, []
     for end in exits:
         x, _ = model.part(params, x, position, jnp.ones(tokens.shape, bool), None, start, end)
-        found.append(model.exit(params, x[:, first : first + count]))
+        logits.append(model.exit(params, x[:, first : first + count]))
         start = end
-    return found
+    return logits
 
 
 def sorted_loss(model: Model, params: PyTree, batch: dict[str, Any], *, exits: tuple[int, ...]) -> Float32[Array, ""]:

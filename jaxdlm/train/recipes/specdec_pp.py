@@ -1,8 +1,9 @@
 """The acceptance head of a draft (SpecDec++, arXiv 2405.19715), trained on what its target accepts.
 
 The target writes an answer X; the draft proposes Y_i behind every prefix of it, accepted with p_i = min(1, p / q). The
-draft then reads a mixture Z of both (X_i with probability r), and at every Y_i the head learns p_i. Both laws are the
-ones of inference (released code: always temperature 1); at temperature 0, p_i says whether the two best tokens agree.
+draft then reads a mixture Z of both (X_i with probability r), and at every Y_i the head learns p_i. Both distributions
+are the ones of inference (released code: always temperature 1); at temperature 0, p_i says whether the two best tokens
+agree.
 """
 
 import json
@@ -19,7 +20,7 @@ import optax
 
 from jaxdlm import _decode, layout
 from jaxdlm._load import load
-from jaxdlm.core.loop import ban
+from jaxdlm.core.loop import mask_invalid
 from jaxdlm.core.model import Model
 from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.models.params import fingerprint
@@ -41,33 +42,33 @@ def logits_of(model: Model, params: PyTree, tokens: Int32[Array, "B L"]) -> tupl
     """(hidden, logits) of whole rows that are padded on the right."""
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
     hidden = model.apply(params, tokens, position, jnp.ones(tokens.shape, bool)).hidden
-    return hidden, ban(model.head(params, hidden), model)
+    return hidden, mask_invalid(model.head(params, hidden), model)
 
 
 @partial(jax.jit, static_argnames=("target", "draft"))
 def label(
     tokens: Int32[Array, "B L"], keys: Array, target: Model, target_params: PyTree, draft: Model, draft_params: PyTree,
-    law: Warp, mixing: float,
+    sampling: Warp, mixing: float,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """(hidden, p, whether the column holds a draft token) at every column of rows that the target wrote.
 
     Column j holds Y_j with probability 1 - mixing, and Y_j is proposed behind x_<j.
     """
-    log_p = law.log_prob(logits_of(target, target_params, tokens)[1])
-    log_q = law.log_prob(logits_of(draft, draft_params, tokens)[1])
+    log_p = sampling.log_prob(logits_of(target, target_params, tokens)[1])
+    log_q = sampling.log_prob(logits_of(draft, draft_params, tokens)[1])
 
     def propose(log_q: Array, key: Array) -> Array:
         noise = jax.random.split(key, log_q.shape[0])
         return jax.vmap(draw)(log_q, noise)
 
     y = jax.vmap(propose)(log_q, keys)
-    pick = lambda law: jnp.take_along_axis(law, y[..., None], axis=-1)[..., 0]  # noqa: E731
+    pick = lambda log_probs: jnp.take_along_axis(log_probs, y[..., None], axis=-1)[..., 0]  # noqa: E731
     accept = jnp.exp(jnp.minimum(0.0, pick(log_p) - pick(log_q)))
     # what was said behind x_<j belongs to column j
     y, accept = (jnp.roll(leaf, 1, axis=1) for leaf in (y, accept))
-    kept = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), tokens.shape[1:]))(keys) < mixing
-    hidden, _ = logits_of(draft, draft_params, jnp.where(kept, tokens, y))
-    return hidden, accept, ~kept
+    own = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, 1), tokens.shape[1:]))(keys) < mixing
+    hidden, _ = logits_of(draft, draft_params, jnp.where(own, tokens, y))
+    return hidden, accept, ~own
 
 
 def collect(
@@ -75,7 +76,7 @@ def collect(
     batch: int = 64,
 ) -> Seen:  # fmt: skip
     """Labels of all prompts; the prompt's own columns and those behind the target's end of text are left out."""
-    law, parts = warp(temperature), []
+    sampling, parts = warp(temperature), []
     for start in range(0, len(texts), batch):
         chunk = list(texts[start : start + batch])
         filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
@@ -93,7 +94,7 @@ def collect(
         keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), start), batch)
         hidden, p, drafted = jax.device_get(
             label(
-                jnp.asarray(tokens), keys, target.model, target.params, draft.model, draft.params, law, jnp.float32(mixing)
+                jnp.asarray(tokens), keys, target.model, target.params, draft.model, draft.params, sampling, jnp.float32(mixing)
             )
         )  # fmt: skip
         chosen = counted & drafted
@@ -148,7 +149,7 @@ def fit(
         return head, opt, jnp.mean(values), loss(head, held, rejection)
 
     head = init_head(seen.hidden.shape[1], blocks, seed)
-    opt, kept = optimizer.init(head), head
+    opt, best = optimizer.init(head), head
     curve: list[dict[str, Any]] = []
     seen, held = (jax.tree.map(jnp.asarray, side) for side in (seen, held))
     for count in range(every, steps + 1, every):
@@ -156,9 +157,9 @@ def fit(
         head, opt, at_train, at_held = some(head, opt, key, seen, held)
         row = {"step": count, "loss": round(float(at_train), 5), "held": round(float(at_held), 5)}
         if not curve or row["held"] < min(old["held"] for old in curve):
-            kept = head
+            best = head
         curve.append(row)
-    return kept, curve
+    return best, curve
 
 
 def save(head: Head, path: Path, draft: Any, target: Any) -> None:
