@@ -54,10 +54,16 @@ def test_the_walk_misses_nothing_that_a_user_can_call():
         if callable(value) and not inspect.ismodule(value) and id(inspect.unwrap(value)) not in seen
     ]
     assert not missed
-    assert {"jaxdlm.decode", "jaxdlm.load", "jaxdlm.viz.show"} <= NAMES.keys()
+    assert {
+        "jaxdlm.decode",
+        "jaxdlm.threshold",
+        "jaxdlm.rules.sample",
+        "jaxdlm.caches.dual",
+        "jaxdlm.viz.show",
+    } <= NAMES.keys()
     made = {name.path for _, name in pages.methods()}
     assert len(made) == len(jd.policies.RECIPES) == len(pages.methods())
-    assert all(name.page in ("methods", "drafters") for _, name in pages.methods())
+    assert all(name.page == "methods" for _, name in pages.methods())
     assert {pages.path_of(build) for build in jd.policies.CACHES.values()} <= {name.path for name in NAMES.values()}
 
 
@@ -99,6 +105,6 @@ def model(name: str):
 @pytest.mark.parametrize("method", list(jd.policies.RECIPES))
 def test_the_example_of_every_method_is_a_decode(method):
     """Up to the first forward: which tokens come is tested of every recipe by tests/conformance."""
-    values = {"jd": types.SimpleNamespace(load=model, decode=_decode.prepare)}
+    values = {"jd": types.SimpleNamespace(load=model, decode=_decode.prepare, **{method: getattr(jd, method)})}
     exec(pages.example(method), values)
     assert values["out"].parts

@@ -39,7 +39,7 @@ class Name(NamedTuple):
 def names() -> list[Name]:
     """Every public function and class once, under the shortest of its names."""
     shortest: dict[str, Name] = {}
-    for public, value in sorted(_walk(jaxdlm), key=lambda each: (each[0].count("."), each[0])):
+    for public, value in sorted(_walk(jaxdlm, "jaxdlm"), key=lambda each: (each[0].count("."), each[0])):
         path = path_of(value)
         shortest.setdefault(path, Name(public, path, value, _page(path)))
     return list(shortest.values())
@@ -66,9 +66,9 @@ def example(method: str) -> str:
     """A decode by this method, as its entry on the page shows it."""
     caches = next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
     if caches and "prefix" not in caches:  # uniform noise, which no embedded model has
-        return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy="{method}")'
+        return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy=jd.{method}())'
     model = "tiny" if caches else "tiny-ar"
-    return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy="{method}", max_new=16)'
+    return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy=jd.{method}(), max_new=16)'
 
 
 def block(name: Name, level: int = 2) -> str:
@@ -95,13 +95,13 @@ def _made(build: Any) -> type | None:
     return made if inspect.isclass(made) else None
 
 
-def _walk(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
+def _walk(module: types.ModuleType, public: str) -> Iterator[tuple[str, Any]]:
     for name in _listed(module):
         value = getattr(module, name)
         if inspect.ismodule(value):
-            yield from _walk(value)
+            yield from _walk(value, f"{public}.{name}")
         elif callable(value):
-            yield f"{module.__name__}.{name}", value
+            yield f"{public}.{name}", value
     if module is jaxdlm:
         for table in (jaxdlm.policies.RECIPES, jaxdlm.policies.CACHES):
             for value in table.values():

@@ -150,8 +150,7 @@ def chain(*rules: Any) -> Chain:
 
     Examples:
         >>> import jaxdlm as jd
-        >>> from jaxdlm.rules.eos import stop_at_eos
-        >>> policy = jd.chain(jd.policies.RECIPES["threshold"](tau=0.8), stop_at_eos())
+        >>> policy = jd.chain(jd.rules.sample(), jd.rules.select_above(0.8), jd.rules.stop_at_eos())
         >>> len(policy.rules)
         3
     """
