@@ -469,8 +469,7 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
     if policy.view == "canvas" and cache.window == "block":
-        name = type(policy).__name__.lower()
-        raise InputError(f"this {name} looks at the whole canvas, this cache recomputes one block: use cache='none'")
+        raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"

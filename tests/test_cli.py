@@ -171,7 +171,7 @@ BAD = {
     "model without a tokenizer": (["generate", "a", "--model", "shape:llada-8b"], "random weights and no tokenizer"),
     "canvas policy with a block cache": (
         ["generate", "PROMPT", "--policy", "prophet", "--cache", "dual"],
-        "this prophet",
+        "this policy looks at the whole canvas",
     ),
     "unknown cache": (["generate", "PROMPT", "--cache", "nnone"], "cache"),
     "block 0": (["generate", "PROMPT", "--block", "0"], "block"),
