@@ -5,6 +5,7 @@ import functools
 import importlib
 import json
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -127,7 +128,7 @@ def generate(
     # what needs no model is checked before loading one
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
-    page = None if html is None else argument.path(html, "--html")
+    page = None if html is None else _page(html)
     stated = {} if temperature is None else {"temperature": argument.temperature(temperature)}
     method = None if policy is None else read(policy, stated)
     if model.startswith(SHAPE):
@@ -155,6 +156,17 @@ def generate(
     for index in broken:
         print(f"jaxdlm: prompt {index} has no whole answer: {NONFINITE}", file=sys.stderr)
     return FAILED if broken else BAD_INPUT if refused else OK
+
+
+def _page(html: str) -> pathlib.Path:
+    """Where the page is to be written. Raises InputError where it cannot be, before anything is decoded."""
+    target = argument.path(html, "--html")
+    reason = "it is a folder" if target.is_dir() else "no such folder" if not target.parent.is_dir() else None
+    if reason is None and not os.access(target if target.exists() else target.parent, os.W_OK):
+        reason = "no permission"
+    if reason is not None:
+        raise InputError(f"{html} cannot be written ({reason}): choose another file")
+    return target
 
 
 def _readable(lm: Any, prompts: Sequence[str], raw: bool) -> tuple[list[int], int]:

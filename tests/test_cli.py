@@ -206,7 +206,12 @@ BAD = {
     "eval without an output": (["eval", "--output", ""], "--output='': must be a path"),
     "no command": ([], "COMMAND"),
     "no prompt": (["generate"], "PROMPT"),
-    "unwritable page": (["generate", "PROMPT", "--html", "/nonexistent/page.html"], "cannot be written"),
+    "unwritable page": (
+        ["generate", "PROMPT", "--html", "/nonexistent/page.html"],
+        "cannot be written (no such folder)",
+    ),
+    "a folder as page": (["generate", "PROMPT", "--html", "/"], "cannot be written (it is a folder)"),
+    "no page before the model": (["generate", "P", "--model", "/no", "--html", "/nonexistent/p"], "cannot be written"),
 }
 
 

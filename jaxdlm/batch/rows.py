@@ -109,6 +109,10 @@ def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _short(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if "integer string conversion" in str(error):
+        return "a number with thousands of digits"
     return " ".join(str(error).split())[:80] or type(error).__name__
 
 
@@ -152,8 +156,8 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
         value = openai.fields(value, where)
     given = [name for name in PROMPTS if value.get(name) is not None]
     if len(given) != 1:
-        have = " and ".join(given) or "none"
-        raise InputError(f"{where} has {have} of prompt, messages, tokens: give exactly one")
+        have = " and ".join(given) or "no prompt"
+        raise InputError(f"{where} has {have}: give exactly one of prompt, messages and tokens")
     prompt = value[given[0]]
     if given[0] == "prompt" and not isinstance(prompt, str):
         raise InputError(f"{where}: prompt is no string: token ids go under tokens, chats under messages")

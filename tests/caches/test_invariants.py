@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdlm import decode, policies
+from jaxdlm import chain, decode, policies
 from jaxdlm.rules.guidance import guidance
 from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import MASK, PROMPTS
@@ -53,7 +53,7 @@ def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
     lm, kept = toy(2, prediction), policies.CACHES[cache](**EVERY_FORWARD[cache])
     run = {"canvas": [[MASK] * 2 + [9, MASK, 4, 4, 4, 4, MASK, 5], [], [3]], **GRID}
     for temperature in (0.0, 1.0):
-        guided = policies.chain(guidance(jnp.float32(0.5)), hot(temperature))
+        guided = chain(guidance(jnp.float32(0.5)), hot(temperature))
         same(decode(lm, PROMPTS, guided, kept, **run), decode(lm, PROMPTS, guided, **run))
 
 
