@@ -1,11 +1,9 @@
 """Decoding diffusion language models in JAX."""
 
 import importlib
-import pathlib
-import pkgutil
 from typing import TYPE_CHECKING, Any
 
-from jaxdlm import distribution
+from jaxdlm import distribution, registry
 from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
@@ -38,8 +36,7 @@ _MOVED = {
     "sample": "rules.sample", "stable": "rules.select_stable", "stop_at_eos": "rules.stop_at_eos",
     "time_grid": "rules.select_on_grid", "top_k": "rules.select_top_k", "uniform": "rules.uniform",
 }  # fmt: skip
-_FOLDER = str(pathlib.Path(__file__).with_name("methods"))
-_METHODS = sorted(file.name for file in pkgutil.iter_modules([_FOLDER]) if file.name[0] != "_")
+_METHODS = registry.files(registry.METHODS)
 __all__ = sorted({"InputError", "Unfinished", *_HOMES, *_PACKAGES, *_METHODS})
 
 
@@ -50,7 +47,7 @@ def __getattr__(name: str) -> Any:
     elif name in _PACKAGES:
         found = importlib.import_module(f"jaxdlm.{_PACKAGES[name]}")
     elif name in _METHODS:
-        found = getattr(importlib.import_module(f"jaxdlm.methods.{name}"), name)
+        found = registry.method_of(name).build
     elif name in _MOVED:
         raise Moved(
             f"jaxdlm.{name} is now jaxdlm.{_MOVED[name]}; parts of policies are in jaxdlm.rules, and jaxdlm.threshold(0.9), "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxdlm import registry
+from jaxdlm.caches import CACHES
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.policy_words import read, read_cache
 
@@ -11,7 +12,6 @@ __all__ = ["ALL", "CACHES", "RECIPES", "TABLE", "default", "read", "read_cache"]
 
 TABLE: tuple[registry.Method, ...] = tuple(registry.methods().values())
 RECIPES: dict[str, Callable[..., Any]] = {entry.name: entry.build for entry in TABLE}
-CACHES: dict[str, Callable[..., Any]] = {name: entry.build for name, entry in registry.caches().items()}
 ALL = tuple(name for name, entry in registry.caches().items() if "block" in entry.serves)
 
 

@@ -2,7 +2,7 @@
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm import registry
@@ -15,25 +15,28 @@ def read(words: str, extra: Mapping[str, Any] | None = None) -> Any:
 
     Raises InputError for an unknown name or argument, and for what the method refuses.
     """
-    return _built(words, {name: known.build for name, known in registry.methods().items()}, "policy", extra or {})
+    return _built(words, registry.methods(), "policy", extra or {})
 
 
 def read_cache(words: str) -> Any:
     """The cache that `NAME[,key=value...]` stands for."""
-    return _built(words, {name: known.build for name, known in registry.caches().items()}, "cache", {})
+    return _built(words, registry.caches(), "cache", {})
 
 
-def _built(words: str, known: Mapping[str, Callable[..., Any]], thing: str, extra: Mapping[str, Any]) -> Any:
+def _built(
+    words: str, known: Mapping[str, registry.Method | registry.Cache], thing: str, extra: Mapping[str, Any]
+) -> Any:
     name, stated = parse_policy(words, thing)
     arguments = stated | dict(extra)
     if name not in known:
         hint = did_you_mean(name, known) or f"; known: {', '.join(known)}"
         raise InputError(f"unknown {thing} {shown(name)}{hint}")
-    takes = inspect.signature(known[name]).parameters
+    build = known[name].build
+    takes = inspect.signature(build).parameters
     wrong = [key for key in arguments if key not in takes]
     if wrong:
         raise InputError(f"{thing} {name!r} takes no {wrong[0]!r}: it takes {', '.join(takes) or 'no arguments'}")
-    return known[name](**arguments)
+    return build(**arguments)
 
 
 def parse_policy(words: str, thing: str = "policy") -> tuple[str, dict[str, Any]]:

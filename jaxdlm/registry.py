@@ -78,10 +78,17 @@ def cache(name: str, *, serves: tuple[str, ...], order: int = LAST) -> Callable[
     return register
 
 
+@functools.cache
 def files(package: str) -> tuple[str, ...]:
     """Names of the modules of a package, helpers (_name) left out; imports none of them."""
     found = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return tuple(sorted(module.name for module in found if module.name[0] != "_"))
+
+
+def method_of(name: str) -> Method:
+    """The method of a file, without a look at the others."""
+    importlib.import_module(f"{METHODS}.{name}")
+    return _methods[name]
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from typing import Any
 
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.pair import acceptance
 from jaxdlm.speculative.policy import Speculation
@@ -26,4 +25,4 @@ def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None)
     out of range.
     """
     sampling = warp(temperature, top_k, top_p)
-    return Speculation(Nothing(), sampling, acceptance(sampling, verify.rejection))
+    return Speculation(Nothing(), sampling, acceptance(sampling))

@@ -19,7 +19,7 @@ def ccd(
     mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, eps: Any = None, expand_ratio: Any = 4.0,
     confidence: str = "entropy",
 ) -> Rule:  # fmt: skip
-    """CCD: a fixed number of columns per forward, select_coherent ones first (2512.02044).
+    """CCD: a fixed number of columns per forward, coherent ones first (2512.02044).
 
     mode: "paper", or "release" for what its code does (block = max_new there). depth, top_v and eps (nats; `select_coherent`)
     belong to the first, expand_ratio to the second. confidence: "entropy" (Dream; the released code) or "probability"

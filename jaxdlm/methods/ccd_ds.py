@@ -18,5 +18,5 @@ def ccd_ds(
     mode: str = "paper", steps: Any = None, depth: int = 3, top_v: int = 4, eps: Any = None, expand_ratio: Any = 4.0,
     confidence: str = "entropy",
 ) -> Rule:  # fmt: skip
-    """CCD-DS: every select_coherent column per forward (2512.02044). Arguments as in `ccd`."""
+    """CCD-DS: every coherent column per forward (2512.02044). Arguments as in `ccd`."""
     return by_coherence(mode, steps, depth, top_v, eps, expand_ratio, confidence, dynamic=True)

@@ -7,7 +7,6 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.models.segments import segments
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
@@ -35,7 +34,7 @@ def easyspec(
     """
     k, group, sampling = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p)
     calibrate = argument.flag(calibrate, "calibrate")
-    accept = acceptance(sampling, verify.rejection)
+    accept = acceptance(sampling)
 
     def build(lm: Any) -> Speculation:
         runs = segments(lm.config)

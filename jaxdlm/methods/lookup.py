@@ -4,7 +4,6 @@ from typing import Any
 
 from jaxdlm import argument
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.lookup import Lookup
 from jaxdlm.speculative.pair import acceptance, count
 from jaxdlm.speculative.policy import Speculation
@@ -28,4 +27,4 @@ def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None
     """
     k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
     sampling = warp(temperature, top_k, top_p)
-    return Speculation(Lookup(k, ngram), sampling, acceptance(sampling, verify.rejection))
+    return Speculation(Lookup(k, ngram), sampling, acceptance(sampling))

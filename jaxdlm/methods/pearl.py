@@ -3,7 +3,6 @@
 from typing import Any
 
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.pearl import Pearl
 from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
@@ -29,7 +28,7 @@ def pearl(
     of range.
     """
     chunk, sampling = count(chunk, "chunk"), warp(temperature, top_k, top_p)
-    accept = acceptance(sampling, verify.rejection)
+    accept = acceptance(sampling)
     return with_draft(
         draft, lambda lm: Speculation(Pearl(lm.params, sampling, lm.model, chunk), sampling, accept, draft_info(lm))
     )

@@ -5,7 +5,6 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.s2d import Exits, read_exits, shipped_exits
 from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
 from jaxdlm.speculative.policy import Speculation
@@ -50,6 +49,6 @@ def s2d(
                 f"thresholds has {len(taus)} numbers: must be one, or one for each of {len(exits) - 1} exits"
             )
         drafter = Exits(params, sampling, taus, lm.model, exits, k)
-        return Speculation(drafter, sampling, acceptance(sampling, verify.rejection), draft_info(lm))
+        return Speculation(drafter, sampling, acceptance(sampling), draft_info(lm))
 
     return with_draft(draft, build)

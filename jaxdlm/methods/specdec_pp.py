@@ -5,7 +5,6 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.registry import method
-from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.drafters.specdec_pp import Head, SpecDecPP, read_head, shipped_head
 from jaxdlm.speculative.pair import acceptance, count, draft_info, with_draft
@@ -43,7 +42,7 @@ def specdec_pp(
     def build(lm: Any) -> Speculation:
         base = DraftModel(lm.params, sampling, lm.model, 1, k_max)
         drafter = SpecDecPP(base, _head(trained, lm), threshold, k_min, lm.config.tokens.eos)
-        return Speculation(drafter, sampling, acceptance(sampling, verify.rejection), draft_info(lm))
+        return Speculation(drafter, sampling, acceptance(sampling), draft_info(lm))
 
     return with_draft(draft, build)
 

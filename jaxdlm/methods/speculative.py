@@ -31,7 +31,7 @@ def speculative(
     arXiv 2401.10774). Raises InputError for values out of range.
     """
     k, sampling = count(k, "k"), warp(temperature, top_k, top_p)
-    accept = verify.typical if argument.flag(typical, "typical") else acceptance(sampling, verify.rejection)
+    accept = verify.typical if argument.flag(typical, "typical") else acceptance(sampling)
     return with_draft(
         draft, lambda lm: Speculation(DraftModel(lm.params, sampling, lm.model, 1, k), sampling, accept, draft_info(lm))
     )

@@ -8,10 +8,7 @@ import sys
 import types
 from typing import Any
 
-_METHODS = (
-    "autoregressive", "easyspec", "eqspec", "exspec", "lookup", "pearl", "s2d", "specdec_pp", "speculative", "spectr",
-)  # fmt: skip
-__all__ = [*_METHODS, "generate_on_two"]
+from jaxdlm import registry
 
 
 class _Speculative(types.ModuleType):
@@ -24,15 +21,20 @@ class _Speculative(types.ModuleType):
 def __getattr__(name: str) -> Any:
     if name == "__wrapped__":  # where `inspect` finds signature and documentation of what is called
         name = "speculative"
-    if name in _METHODS:
-        return getattr(importlib.import_module(f"jaxdlm.methods.{name}"), name)
+    # its own modules are asked for here as well, so that only the method's file may be imported
+    if name in registry.files(registry.METHODS) and _left_to_right(registry.method_of(name)):
+        return registry.method_of(name).build
     if name == "generate_on_two":
         return importlib.import_module("jaxdlm.speculative.two_meshes").generate_on_two
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*(name for name, known in registry.methods().items() if _left_to_right(known)), "generate_on_two"]
+
+
+def _left_to_right(method: registry.Method) -> bool:
+    return method.needs == ""
 
 
 sys.modules[__name__].__class__ = _Speculative

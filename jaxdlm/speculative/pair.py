@@ -13,8 +13,8 @@ MOST = 64  # nodes of a proposal: beyond it the target forward is no longer boun
 count = argument.whole(1, MOST)
 
 
-def acceptance(sampling: Warp, sampled: verify.Acceptance) -> verify.Acceptance:
-    """Greedy matching where the temperature is known to be 0; an array may be anything."""
+def acceptance(sampling: Warp, sampled: verify.Acceptance = verify.rejection) -> verify.Acceptance:
+    """`sampled`, or greedy matching where the temperature is known to be 0; an array may be anything."""
     return verify.greedy if sampling.greedy else sampled
 
 

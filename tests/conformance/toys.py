@@ -1,5 +1,6 @@
 """The tables that the conformance tests run over: recipes, caches, kinds of models."""
 
+import functools
 import inspect
 
 import jax
@@ -40,6 +41,7 @@ def policy(recipe: str, temperature: float | None = None, **arguments):
     return policies.RECIPES[recipe](**arguments)
 
 
+@functools.cache
 def meets(recipe: str, cache: str, kind: str = "same") -> bool:
     """Whether `decode` takes the two together on such a model."""
     try:
