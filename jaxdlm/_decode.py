@@ -19,6 +19,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
+from jaxdlm.rules.grammar import constrained
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
@@ -26,6 +27,7 @@ from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
+from jaxdlm.structured import grammars_of
 from jaxdlm.typing import Array, Int32, PyTree
 
 SAVES = ("none", "commit", "steps")
@@ -90,6 +92,11 @@ def decode(
     infill: bool = False,
     stop: Any = True,
     rows_per_program: int | None = None,
+    grammar: Any = None,
+    choices: Any = None,
+    regex: Any = None,
+    json_schema: Any = None,
+    json: Any = None,
 ) -> Output:
     """The answers to all prompts, one row each; prompts that stand in the same columns are decoded as one batch.
 
@@ -120,6 +127,11 @@ def decode(
             only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
         rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
             same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
+        choices, regex, json_schema, json, grammar: at most one of them; the answer belongs to that language, whatever the
+            policy, and ends within max_new. One for all rows, or a list with one per row (None: a free row). choices: a
+            list of texts; regex: a pattern of Python's `re` that matches the whole answer; json_schema: a schema as a
+            dict or JSON; json: True, or the depth to which values may be nested; grammar: from `jaxdlm.grammar`.
+            See docs/structured.md.
 
     A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else, as far as
     docs/batch.md says on which platform. Rows of other columns (a prompt's are its length, rounded up to 16, 24, 32, 48,
@@ -140,7 +152,8 @@ def decode(
     """
     return prepare(
         lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop,
-        rows_per_program=rows_per_program,
+        rows_per_program=rows_per_program, grammar=grammar, choices=choices, regex=regex, json_schema=json_schema,
+        json=json,
     ).run()  # fmt: skip
 
 
@@ -185,7 +198,8 @@ def prepare(
     lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: int = 128,
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
     raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
-    rows_per_program: int | None = None,
+    rows_per_program: int | None = None, grammar: Any = None, choices: Any = None, regex: Any = None,
+    json_schema: Any = None, json: Any = None,
 ) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
@@ -207,9 +221,12 @@ def prepare(
         prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
+    columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
+    asked = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json}
+    grammars = grammars_of(lm, len(prompts), columns, **asked)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
-        aligned=not isinstance(policy, Speculation),
+        aligned=not isinstance(policy, Speculation), grammars=grammars,
     )  # fmt: skip
     longest = max(len(text) for part in work for text in part.texts)
     if isinstance(policy, Speculation):
@@ -259,8 +276,9 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
-        columns=part.columns, stops=[stops.sequences] * len(idle),
+        columns=part.columns, stops=[stops.sequences] * len(idle), grammars=part.grammars,
     )  # fmt: skip
+    policy = policy if part.grammars is None else constrained(policy)
     if idle.any():
         batch = dataclasses.replace(batch, rows=batch.rows._replace(done=jax.device_put(idle)))
     model = striped(
@@ -500,7 +518,7 @@ def blocked(model: Model, block: int) -> Model:
 
 def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:
     """Cuts the generated columns out of the rows and reads them as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None), trace))
+    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None, grammar=None), trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
     # of columns that were written before the text ended in front of them, nothing is told

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxdlm import argument
+from jaxdlm.core import automaton
 from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
@@ -64,16 +65,18 @@ class Part(NamedTuple):
     block: int | None
     canvas: list[Any] | None
     columns: list[int] | None
+    grammars: list[Any] | None = None
 
 
 def lay_apart(
     lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
-    size: int | None, aligned: bool,
+    size: int | None, aligned: bool, grammars: Sequence[Any] | None = None,
 ) -> list[Part]:  # fmt: skip
     """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
 
     infill: rows have canvases of their own length, rounded up as prompts are. aligned: prompts stand in the columns that
-    `geometry_of` says; else only their own length counts. Raises InputError for what no program could read.
+    `geometry_of` says; else only their own length counts. grammars: of each prompt, or None; those of one program are of
+    one shape. Raises InputError for what no program could read.
     """
     max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
     numbers = row_numbers(ids, len(prompts))
@@ -85,9 +88,11 @@ def lay_apart(
     for index, text in enumerate(texts):
         columns = bucket_of(own[index]) if infill else max_new
         place = geometry_of(lm.config, np.array([len(text)]), columns, block) if aligned else bucket_of(len(text))
-        groups.setdefault((place, columns), []).append(index)
+        grammar = None if grammars is None else grammars[index]
+        shape = None if grammar is None else automaton.shape_of(grammar)
+        groups.setdefault((place, columns, shape), []).append(index)
     parts = []
-    for (_, columns), members in groups.items():
+    for (_, columns, shape), members in groups.items():
         for first in range(0, len(members), size or len(members)):
             real = members[first : first + (size or len(members))]
             rows = real + real[-1:] * ((size or len(real)) - len(real))
@@ -100,6 +105,7 @@ def lay_apart(
                     block,
                     None if canvas is None else _picked(canvas, rows),
                     _picked(own, rows) if infill else None,
+                    None if grammars is None or shape is None else _picked(grammars, rows),
                 )
             )
     return parts
@@ -133,13 +139,14 @@ def lay_out(
 def arrange(
     lm: Any, texts: Sequence[np.ndarray], *, max_new: int, block: int | None, seed: int, ids: Sequence[int] | None,
     canvas: Sequence[Sequence[int]] | None = None, columns: Sequence[int] | None = None,
-    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None, grammars: Sequence[Any] | None = None,
 ) -> Batch:  # fmt: skip
     """Token ids, left-padded to a bucket of columns (`bucket_of`), so that generated columns coincide.
 
     Models with block-causal attention keep their blocks on multiples of the block length from position 0: whole prompt
     blocks stand left of the canvas, the prompt's tail is the beginning of the canvas. `columns`: canvas columns per row,
-    where rows have fewer than max_new. `stops`: per row the sequences of ids that end it.
+    where rows have fewer than max_new. `stops`: per row the sequences of ids that end it. `grammars`: the language of each
+    row's own columns.
     """
     config = lm.config
     aligned, whole = config.attention == "block_causal", config.attention == "prefix_canvas"
@@ -161,10 +168,14 @@ def arrange(
         tokens[row, first : bucket + end] = starts[row][: end - tail]
         pending[row, first : bucket + stop[row]] = tokens[row, first : bucket + stop[row]] == _mask(config)
     count = np.zeros(len(texts), np.int32)
+    packed_grammars = None
+    if grammars is not None:
+        last = tails + np.asarray(max_new if columns is None else columns, np.int32)
+        packed_grammars = automaton.pack(grammars, automaton.shape_of(grammars[0]), tails, last)
     rows = Rows(
         tokens=tokens, pending=pending, prefilled=~pending, pads=bucket + tails - lengths, stop=stop,
         key=_keys(seed, ids, len(texts)), done=np.zeros(len(texts), bool), status=count, block=count, forwards=count,
-        step=count, tick=count, policy=(), ends=packed(stops),
+        step=count, tick=count, policy=(), ends=packed(stops), grammar=packed_grammars,
     )  # fmt: skip
     rows = jax.device_put(rows)  # all at once: a transfer for each of them takes longer than a small decode's step
     return Batch(rows, geometry, tails)

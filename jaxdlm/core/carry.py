@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 if TYPE_CHECKING:
+    from jaxdlm.core.automaton import Automaton
     from jaxdlm.models.config import TokenIds
 
 
@@ -20,6 +21,7 @@ class Status(IntEnum):
     EXIT = 3  # a rule ended the row early, everything written
     STEP_LIMIT = 4  # the forwards ran out with columns still open
     NONFINITE = 5  # NaN or infinity, or nothing that may be written: what the row has written before stays
+    INFEASIBLE = 6  # no text of the row's grammar fits what is written and the columns that are left
 
     def __str__(self) -> str:
         return self.name.lower().replace("_", " ")
@@ -69,6 +71,7 @@ class Rows(NamedTuple):
     policy: PyTree
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     condition: PyTree = ()  # [B, W, D]: the last probabilities as embeddings, which a self-conditioned model reads next
+    grammar: "Automaton | None" = None  # the language that the row's text belongs to (core.automaton)
 
 
 class Row(NamedTuple):
@@ -88,6 +91,7 @@ class Row(NamedTuple):
     blocks: int
     ids: "TokenIds"
     shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
+    grammar: "Automaton | None" = None  # at the edges of the window
 
 
 class Update(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core import compose
+from jaxdlm.core import automaton, compose
 from jaxdlm.core.cache import Cache, Context, forward
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
 from jaxdlm.core.ending import columns_to_end
@@ -53,7 +53,8 @@ def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows
     if config.self_conditioning:
         shape = (rows.done.shape[0], width(policy, geometry), config.hidden_size)
         rows = rows._replace(condition=jnp.zeros(shape, config.param_dtype))
-    return rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
+    rows = rows._replace(status=jnp.where(rows.done, int(Status.FINISHED), rows.status))
+    return automaton.enter(rows, geometry)
 
 
 def admit(
@@ -187,7 +188,8 @@ def decide(
         new, *wrote = write(row._replace(policy=state), update, view, start, bad, limit, geometry, model)
         return end(new, policy, geometry, model), *wrote
 
-    return jax.vmap(one)(rows, head_output, start)
+    new, changed, score = jax.vmap(one)(rows, head_output, start)
+    return automaton.follow(new, rows.block, geometry), changed, score
 
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
@@ -264,11 +266,13 @@ def window_of(row: Rows, start: Array, columns: int, geometry: Geometry, model: 
     exists = canvas < row.stop
     inside = exists & (canvas // geometry.block == row.block)
     take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns)  # noqa: E731
-    pending = take(row.pending)
+    pending, grammar = take(row.pending), row.grammar
+    if grammar is not None and columns == geometry.canvas:
+        grammar = grammar._replace(state=grammar.start, end=grammar.accepting)
     return Row(
         tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, prefilled=take(row.prefilled),
         column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
-        blocks=geometry.blocks, ids=model.config.tokens, shifted=model.config.prediction == "next",
+        blocks=geometry.blocks, ids=model.config.tokens, shifted=model.config.prediction == "next", grammar=grammar,
     )  # fmt: skip
 
 

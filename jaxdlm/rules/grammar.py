@@ -1,0 +1,261 @@
+"""Texts of a regular language out of any policy: choices, regular expressions, JSON of a schema (`decode(regex=...)`).
+
+The law of a step is the product of the columns on condition that the whole text belongs to the language: see
+`jaxdlm.core.automaton`. `steer` shows it to the rules behind it, `plan` draws from it, `constrain` lets through what
+agrees with one of its texts.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxdlm import argument, struct
+from jaxdlm.core import automaton as language
+from jaxdlm.core import compose
+from jaxdlm.core.automaton import NEG, Automaton, Columns
+from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.keys import column_gumbel
+from jaxdlm.core.rule import Chain, PolicyWrapper, Stage, Stepper, chain, need
+from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
+from jaxdlm.errors import InputError
+from jaxdlm.rules.sample import first_best
+from jaxdlm.typing import Array, Bool, Float32, Int32, Key
+
+WRITES = {"token", "commit", "fill", "reopen"}  # fields that a text is made of
+CLASSES, TOKENS = 3, 4  # what `plan` draws with the key of a step
+
+
+def grammar_of(row: Row, rule: str) -> Automaton:
+    """The row's language. Raises InputError at trace time where it has none."""
+    if row.grammar is None:
+        raise InputError(f"{rule} needs a grammar: decode(..., regex=...), or choices=, json_schema=, json=, grammar=")
+    return row.grammar
+
+
+def text_columns(row: Row, automaton: Automaton, loose: Bool[Array, "W"]) -> Columns:
+    """The columns of the row's text; `loose` are written ones that may change in this step."""
+    text = row.exists & (row.column >= automaton.first) & (row.column < automaton.last)
+    open_ = text & (row.pending | loose)
+    return Columns(open_, text & ~open_, row.tokens)
+
+
+@struct.dataclass
+class Steer(Stage):
+    """See `steer`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
+
+    temperature: Any = 1.0
+
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        automaton = grammar_of(row, "steer")
+        columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
+        divisor = jnp.where(is_cold(self.temperature), 1.0, divisor_of(self.temperature))
+        logp = language.log_probs(scale_logits(update.logits, divisor))
+        single = language.class_sums(logp, automaton)
+        scores = language.with_fixed(single, columns, automaton)
+        share, _ = language.marginals(scores, columns.open | columns.fixed, automaton)
+        gain = jnp.where(share > NEG / 2, share - single, NEG)[:, automaton.classes]
+        steered = jnp.where(gain > NEG / 2, divisor * (logp + gain), -jnp.inf)
+        # a row of which no text is possible keeps the model's logits; `constrain` ends it
+        steered = jnp.where(columns.open[:, None] & jnp.any(gain > NEG / 2, axis=1)[:, None], steered, update.logits)
+        return update._replace(logits=steered), state
+
+
+def steer(temperature: Any = 1.0) -> Steer:
+    """l'_j(v) = T log Q_T(x_j = v): each column's distribution given that the whole text belongs to the row's grammar.
+
+    Q_T is made of softmax(l / T), so that a sampler of temperature T behind it draws from the column's law: give both
+    the same; 0 counts as 1. Confidences and entropies behind it are conditional, too: what the grammar forces has
+    probability 1 and is written at once. Tokens that no text allows are at -inf. The columns' laws together are not the
+    law of the text: put `constrain` behind the rules that write. Log-probabilities below -60 count as -60, so that no
+    text is impossible but by the grammar. Chain it behind guidance, credit and other changes of logits. Cost per row and
+    forward: one pass over the logits, then 2 W steps of as many operations as the automaton has edges.
+    Raises InputError for T outside 0..1e30.
+    """
+    return Steer(argument.temperature(temperature))
+
+
+@struct.dataclass
+class Plan(Stage):
+    """See `plan`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "score")
+    makes: ClassVar[str | None] = LOG_PROB
+
+    temperature: Any = 0.0
+    posterior: bool = struct.field(pytree_node=False, default=True)
+    greedy: bool = struct.field(pytree_node=False, default=True)
+
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        automaton = grammar_of(row, "plan")
+        columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
+        inside = columns.open | columns.fixed
+        divisor = jnp.where(is_cold(self.temperature), 1.0, divisor_of(self.temperature))
+        logp = language.log_probs(scale_logits(update.logits, divisor))
+        sums = language.class_sums(logp, automaton)
+        token = self._best(logp, columns, inside, automaton)
+        if not self.greedy:
+            drawn = self._drawn(logp, sums, columns, inside, automaton, row, key)
+            token = jnp.where(is_cold(self.temperature), token, drawn)
+        token = jnp.where(inside, token, jax.lax.argmax(logp, 1, jnp.int32))
+        score = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
+        if self.posterior:
+            share, _ = language.marginals(language.with_fixed(sums, columns, automaton), inside, automaton)
+            own = automaton.classes[token][:, None]
+            gain = jnp.take_along_axis(share, own, axis=1) - jnp.take_along_axis(sums, own, axis=1)
+            score = jnp.where(columns.open, jnp.minimum(score + gain[:, 0], 0.0), score)
+        return update._replace(token=token, score=score), state
+
+    def _best(self, logp: Array, columns: Columns, inside: Array, automaton: Automaton) -> Int32[Array, "W"]:
+        """The likeliest text."""
+        scores = language.with_fixed(language.class_bests(logp, automaton), columns, automaton)
+        rest = language.backward(scores, inside, automaton, language.segment_best)
+        return language.token_of(logp, language.walk(scores, inside, rest, automaton), automaton)
+
+    def _drawn(
+        self, logp: Array, sums: Array, columns: Columns, inside: Array, automaton: Automaton, row: Row, key: Array
+    ) -> Int32[Array, "W"]:
+        """A text drawn from Q: from left to right a class given what stands before, then a token of the class."""
+        fold = jax.random.fold_in
+        scores = language.with_fixed(sums, columns, automaton)
+        rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
+        noise = column_gumbel(fold(key, CLASSES), row.position, scores.shape[1])
+        symbols = language.walk(jnp.where(scores > NEG / 2, scores + noise, NEG), inside, rest, automaton)
+        own = automaton.classes[None, :] == symbols[:, None]
+        noise = column_gumbel(fold(key, TOKENS), row.position, logp.shape[1])
+        return first_best(jnp.where(own, logp + noise, -jnp.inf))
+
+
+def plan(temperature: Any = 0.0, *, posterior: bool = True) -> Plan:
+    """Proposes a whole text of the row's grammar: T = 0 the likeliest one under prod_j softmax(l_j), else a draw from Q_T.
+
+    It takes the place of `sample`. Whatever columns are committed of it agree with one text, so that nothing needs to be
+    taken back. Score: log Q_T(x_j = v) (posterior=True), or the model's own log softmax(l_j / T)[v]. The likeliest text
+    per block as in DINGO (2505.23061); there a block may end in any state, here only where the columns that are left
+    suffice for an end. Raises InputError for T outside 0..1e30.
+    """
+    temperature = argument.temperature(temperature)
+    return Plan(temperature, argument.flag(posterior, "posterior"), argument.greedy(temperature))
+
+
+@struct.dataclass
+class Constrain(Stage):
+    """See `constrain`."""
+
+    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "commit", "fill", "reopen", "halt", "status")
+    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "fill", "halt", "status")
+
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        need(update, "token", "commit", rule="constrain")
+        automaton, none = grammar_of(row, "constrain"), jnp.zeros_like(row.pending)
+        again = none if update.reopen is None else update.reopen & row.exists & ~row.prefilled
+        fill = row.tokens if update.fill is None else update.fill
+        changed = (fill != row.tokens) & row.exists & ~row.prefilled & ~row.pending & ~again
+        columns = text_columns(row, automaton, changed | again)
+        asked = jnp.asarray(update.commit, bool) & row.pending & row.exists
+        mine = (asked | changed) & columns.open
+        wish = jnp.where(changed, fill, update.token)
+        tokens, agrees, feasible, own = self._nearest(update.logits, wish, mine, changed, columns, row, automaton)
+        kept = mine & agrees
+        surest = jnp.argmax(jnp.where(mine, own, -jnp.inf))
+        # of a set none of which fits, the surest column takes what fits; where this step ends the row, all of them do
+        repair = jnp.asarray(update.halt, bool) | (row.ids.mask is None)
+        forced = mine & ~kept & (repair | (~jnp.any(kept) & (jnp.arange(mine.shape[0]) == surest)))
+        write = (kept | forced) & feasible
+        token = jnp.where(forced & ~changed, tokens, update.token)
+        commit = jnp.where(columns.open, write & ~changed, jnp.asarray(update.commit, bool)) & feasible
+        fill = jnp.where(changed & columns.open, tokens, fill)
+        status = jnp.where(feasible, jnp.asarray(update.status, jnp.int32), int(Status.INFEASIBLE))
+        halt = jnp.asarray(update.halt, bool) | ~feasible
+        fill = None if update.fill is None else jnp.where(feasible, fill, row.tokens)
+        return update._replace(token=token, commit=commit, fill=fill, halt=halt, status=status), state
+
+    def _nearest(
+        self, logits: Float32[Array, "W V"], wish: Array, mine: Array, changed: Array, columns: Columns, row: Row,
+        automaton: Automaton,
+    ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
+        """(the text that agrees with most of the wishes, of these the likeliest; where it agrees; whether there is one; its
+        tokens' log-probabilities)."""
+        logp = language.log_probs(logits)
+        of = lambda token: jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]  # noqa: E731
+        symbol = jnp.arange(automaton.next.shape[1], dtype=jnp.int32)[None, :]
+        wished = mine[:, None] & (automaton.classes[wish][:, None] == symbol)
+        before = changed[:, None] & (automaton.classes[row.tokens][:, None] == symbol)
+        scores = jnp.where(wished, of(wish)[:, None], language.class_bests(logp, automaton))
+        scores = language.with_fixed(scores, columns, automaton)
+        inside = columns.open | columns.fixed
+        wanted = 2 * wished.astype(jnp.int32) + before.astype(jnp.int32)
+        symbols, feasible = language.most(wanted, scores, inside, automaton)
+        agrees = symbols == automaton.classes[wish]
+        tokens = jnp.where(agrees & mine, wish, language.token_of(logp, symbols, automaton))
+        stays = changed & ~agrees & (symbols == automaton.classes[row.tokens])
+        tokens = jnp.where(stays, row.tokens, tokens)
+        return tokens, agrees, feasible, of(tokens)
+
+
+def constrain() -> Constrain:
+    """Commits only what agrees with a text of the row's grammar: the text that agrees with most of what is to be written.
+
+    Let K be the columns that the rules before want to write. Of all texts of the grammar that fit what is written, it
+    takes one that agrees with most of K (ties: the likeliest), and lets through where they agree. So every written token
+    belongs to one text that still fits the columns that are left, at every step; where all of K agrees with one text,
+    nothing is changed. If no column of K agrees, the surest takes that text's token, so that a step is never lost; where
+    the step ends the row, all of K take it. Rewritten columns (llada21) take the text's token. A row whose prefilled
+    columns leave no text ends with Status.INFEASIBLE. Any order of commits, blocks, caches and remasking are allowed:
+    the languages of DINGO (2505.23061), with a guarantee for the whole answer.
+    """
+    return Constrain()
+
+
+def constrained(policy: Any, temperature: Any = None) -> Any:
+    """The policy, under the grammar of each row: `steer` in front of its sampler, `constrain` behind its last selection.
+
+    A policy that has `constrain` or `plan` itself is left as it is. Raises InputError for one that moves text from column
+    to column, of which no column's language is known.
+    """
+    parts = list(compose.walk_rules(policy))
+    if any(isinstance(part, Constrain | Plan | Steer) for part in parts):
+        return policy
+    moving = next((compose.name(part) for part in parts if compose.name(part) in MOVING), None)
+    if moving is not None:
+        raise InputError(f"{moving} moves text from column to column, which no grammar follows: use another policy")
+    if isinstance(policy, Stepper):
+        return dataclasses.replace(policy, inner=constrained(policy.inner))
+    if not isinstance(policy, Chain):
+        return chain(steered(policy), constrain())
+    members = list(steered(policy).rules)
+    last = max(i for i, part in enumerate(members) if _touches(part, WRITES))
+    return dataclasses.replace(policy, rules=(*members[: last + 1], constrain(), *members[last + 1 :]))
+
+
+MOVING = ("indel", "insert_and_delete")
+
+
+def steered(policy: Any) -> Any:
+    """The policy with `steer` in front of the rule that proposes tokens, also within wrappers."""
+    if isinstance(policy, Chain):
+        members = list(policy.rules)
+        at = next(i for i, part in enumerate(members) if _touches(part, {"token"}))
+        inside = isinstance(members[at], PolicyWrapper)
+        new = [steered(members[at])] if inside else [steer(_temperature(members[at])), members[at]]
+        return dataclasses.replace(policy, rules=(*members[:at], *new, *members[at + 1 :]))
+    if isinstance(policy, PolicyWrapper):
+        return dataclasses.replace(policy, inner=steered(policy.inner))  # type: ignore[type-var]
+    return chain(steer(_temperature(policy)), policy)
+
+
+def _touches(part: Any, fields: set[str]) -> bool:
+    writes = compose.traits_of(part).writes
+    return writes is None or not fields.isdisjoint(writes)
+
+
+def _temperature(sampler: Any) -> Any:
+    """The temperature that a sampler's draws need; 1 for one that draws nothing."""
+    temperature = getattr(sampler, "temperature", None)
+    return 1.0 if temperature is None or getattr(sampler, "greedy", False) else temperature
