@@ -110,7 +110,8 @@ class Generate(Command):
 def generate(
     prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
-    html: str | None, rows_per_program: int | None,
+    html: str | None, rows_per_program: int | None, choices: str | None, regex: str | None, json_schema: str | None,
+    any_json: bool,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
@@ -128,6 +129,7 @@ def generate(
     # what needs no model is checked before loading one
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
+    language = command.language(choices, regex, json_schema, any_json)
     page = None if html is None else _page(html)
     stated = {} if temperature is None else {"temperature": argument.temperature(temperature)}
     method = None if policy is None else read(policy, stated)
@@ -148,7 +150,8 @@ def generate(
     begin = time.perf_counter()
     decode = functools.partial(_followed, as_json) if watch else jd.decode
     out = decode(
-        lm, texts, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program
+        lm, texts, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program,
+        **language,
     )
     seconds = time.perf_counter() - begin
     _report(lm, texts, ids, out, seconds, as_json, watch, page)

@@ -232,6 +232,27 @@ def stopping(words: Sequence[str], never: bool) -> bool | list[str]:
     return False if never else list(words) or True
 
 
+languages = (
+    option("--choices", metavar="A,B,...", help="the answer is one of these texts"),
+    option("--regex", metavar="PATTERN", help="the answer matches a regular expression as a whole"),
+    option("--json-schema", metavar="FILE", help="the answer is JSON of a schema"),
+    flag("--any-json", help="the answer is JSON"),
+)
+
+
+def language(choices: str | None, regex: str | None, json_schema: str | None, any_json: bool) -> dict[str, Any]:
+    """The languages that the options ask for, as arguments of a decode."""
+    from jaxdlm.checkpoint.files import read_text
+
+    file = None if json_schema is None else argument.path(json_schema, "--json-schema")
+    schema = None if file is None else read_text(file, file.parent)
+    stated = {
+        "choices": None if choices is None else choices.split(","), "regex": regex, "json_schema": schema,
+        "json": any_json or None,
+    }  # fmt: skip
+    return {name: value for name, value in stated.items() if value is not None}
+
+
 def max_new(default: str, type: click.ParamType = click.INT) -> Callable[..., Any]:
     return option("--max-new", type=type, metavar="N", show_default=default, help="columns to generate")
 
@@ -247,4 +268,4 @@ def json_flag(help: str) -> Callable[..., Any]:
 def decoding(number: click.ParamType, *more: Callable[..., Any]) -> Callable[[Any], Any]:
     """Model, policy, cache, shape and seed of a decode; `number` reads the columns."""
     lengths = max_new(f"the model's own, else {MAX_NEW}", number), block("the model's own, else that of decode", number)
-    return section("Decoding", model, policy, cache, *lengths, *more, stop, no_stop, seed, raw)
+    return section("Decoding", model, policy, cache, *lengths, *more, *languages, stop, no_stop, seed, raw)

@@ -23,13 +23,18 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> lis
         key = id(each)
         if key not in made:
             made[key] = None if each is None else grammar_of(lm, name, each)
-        grammar = made[key]
-        if grammar is not None and grammar.min_tokens > max_new[row]:
-            raise InputError(
-                f"prompt {row}: {name} needs at least {grammar.min_tokens} tokens and max_new is {max_new[row]}: raise it"
-            )
-        grammars.append(grammar)
+        try:
+            grammars.append(made[key] if made[key] is None else roomy(made[key], name, max_new[row]))
+        except InputError as error:
+            raise InputError(f"prompt {row}: {error}") from None
     return None if all(each is None for each in grammars) else grammars
+
+
+def roomy(grammar: Any, name: str, max_new: int) -> Any:
+    """The grammar, if its shortest text fits. Raises InputError with both numbers."""
+    if grammar.min_tokens > max_new:
+        raise InputError(f"{name} needs at least {grammar.min_tokens} tokens and max_new is {max_new}: raise it")
+    return grammar
 
 
 def grammar_of(lm: Any, name: str, value: Any) -> Any:
@@ -66,6 +71,43 @@ def _per_row(name: str, value: Any, rows: int) -> list[Any]:
     return list(value)
 
 
-def asked_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a mapping that state a language."""
-    return {name: fields[name] for name in FORMS if fields.get(name) is not None}
+OUTPUTS = {"json": "json_schema", "regex": "regex", "choice": "choices"}  # of `structured_outputs`: our names for them
+NOT_SERVED = ("structural_tag", "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties", "grammar")
+
+
+def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
+    """(form, value) of the language that a row of a batch asks for, in our names, as `structured_outputs` (vLLM) or as
+    `response_format` (OpenAI); None for none. Raises InputError for two of them, and for what cannot be honoured."""
+    stated = [(name, fields[name]) for name in FORMS if name != "grammar" and fields.get(name) is not None]
+    if (outputs := fields.get("structured_outputs")) is not None:
+        stated += _structured_outputs(outputs, where)
+    if (response := fields.get("response_format")) is not None:
+        stated += _response_format(response, where)
+    if len(stated) > 1:
+        names = " and ".join(name for name, _ in stated)
+        raise InputError(f"{where} asks for {names}: a row's answer belongs to one language, keep one")
+    return stated[0] if stated else None
+
+
+def _structured_outputs(outputs: Any, where: str) -> list[tuple[str, Any]]:
+    if not isinstance(outputs, Mapping):
+        raise InputError(f'{where}: structured_outputs must be an object such as {{"regex": "[0-9]+"}}')
+    for name, value in outputs.items():
+        if name in NOT_SERVED and value not in (None, False):
+            raise InputError(f"{where}: structured_outputs.{name} is not supported: use json, regex or choice")
+        if name not in (*OUTPUTS, "json_object", *NOT_SERVED):
+            raise InputError(f"{where}: structured_outputs has no field {name!r:.60}: use json, regex or choice")
+    stated = [(OUTPUTS[name], outputs[name]) for name in OUTPUTS if outputs.get(name) is not None]
+    return stated + ([("json", True)] if outputs.get("json_object") else [])
+
+
+def _response_format(response: Any, where: str) -> list[tuple[str, Any]]:
+    kind = response.get("type") if isinstance(response, Mapping) else None
+    if kind == "text":
+        return []
+    if kind == "json_object":
+        return [("json", True)]
+    schema = response.get("json_schema") if kind == "json_schema" else None
+    if isinstance(schema, Mapping) and schema.get("schema") is not None:
+        return [("json_schema", schema["schema"])]
+    raise InputError(f"{where}: response_format is not supported: its type is text, json_object or json_schema")

@@ -53,7 +53,8 @@ from jaxdlm.errors import InputError
 def batch(
     input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
-    hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None, **rest: Any,
+    hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
+    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -73,6 +74,7 @@ def batch(
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
+    language = one_language(command.language(choices, regex, json_schema, any_json))
     if slots is not None and rows_per_program is not None and slots != rows_per_program:
         raise InputError(
             f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
@@ -92,7 +94,7 @@ def batch(
     devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, **rest,
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language, **rest,
         **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, resolved, devices, rows).run()
@@ -101,6 +103,13 @@ def batch(
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+def one_language(stated: dict[str, Any]) -> tuple[str, Any] | None:
+    """(form, value) of the rows that state none of their own."""
+    if len(stated) > 1:
+        raise InputError(f"{' and '.join(stated)} exclude each other: a row's answer belongs to one language")
+    return next(iter(stated.items()), None)
 
 
 def join(coordinator: str | None, hosts: int | None, host: int | None) -> tuple[int, int]:

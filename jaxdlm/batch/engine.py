@@ -15,11 +15,12 @@ import numpy as np
 from jaxdlm._decode import Continuation, blocked, check, check_continuation, exhausted, prepare
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
-from jaxdlm.core import ending, loop
+from jaxdlm.core import automaton, ending, loop
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
+from jaxdlm.rules.grammar import constrained
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative.pair import check as check_pair
@@ -81,7 +82,7 @@ class Group(NamedTuple):
 
     geometry: Geometry
     form: str
-    ends: tuple[int, int] | None  # sides of the sequences that end its rows
+    sides: slots.Sides
 
 
 class SlotEngine:
@@ -106,9 +107,9 @@ class SlotEngine:
 
     def check(self) -> None:
         """Raises InputError where the rows that state nothing of their own have no program."""
-        group = Group(self._geometry(1, self.max_new), "plain", None)
+        group = Group(self._geometry(1, self.max_new), "plain", slots.Sides())
         parts, where = self._program(group)
-        pool = slots.start.eval_shape(*parts, **where, slots=self.slots, ends=group.ends)
+        pool = slots.start.eval_shape(*parts, **where, slots=self.slots, sides=group.sides)
         slots.advance.eval_shape(pool, *self._queue([], group), jnp.asarray(False), *parts, **where)
 
     # ------------------------------------------------------------------------------------------------- groups
@@ -116,7 +117,8 @@ class SlotEngine:
     def group(self, request: Request) -> Group:
         """The group of a row, by what is its own."""
         geometry, form = self._geometry(len(request.tokens), request.max_new), self.policies.form(request.temperature)
-        return Group(geometry, form, ending.shape([request.stops.sequences]))
+        shape = None if request.grammar is None else automaton.shape_of(request.grammar)
+        return Group(geometry, form, slots.Sides(ending.shape([request.stops.sequences]), shape))
 
     def _geometry(self, length: int, max_new: int) -> Geometry:
         """The prompt's columns as its bucket says, the canvas that of the job's max_new doubled until the row fits."""
@@ -125,6 +127,7 @@ class SlotEngine:
     def _program(self, group: Group) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The parts of which a group's program is compiled: (weights, rule, cache), and the static rest."""
         rule = getattr(self.policies, group.form)
+        rule = rule if group.sides.grammar is None else constrained(rule)
         rule = per_row(rule) if group.form == "heated" else rule
         columns = self.slots * loop.width(rule, group.geometry)
         model = striped(blocked(self.lm.model, group.geometry.block), self.lm.params, columns)
@@ -142,7 +145,9 @@ class SlotEngine:
         pads, first, stop, seed, owner = (np.zeros(shape, np.int32) for _ in range(5))
         number = np.zeros(shape, np.float32) if group.form == "heated" else None
         key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
-        ends = None if group.ends is None else np.full((*shape, *group.ends), ending.ANY, np.int32)
+        sides = group.sides
+        ends = None if sides.ends is None else np.full((*shape, *sides.ends), ending.ANY, np.int32)
+        grammar = None if sides.grammar is None else automaton.blank(self.lm.config.vocab_size, sides.grammar, shape)
         for index, request in enumerate(requests):
             at = index % self.replicas, index // self.replicas
             count[at[0]] += 1
@@ -157,9 +162,13 @@ class SlotEngine:
             seed[at], key[at], owner[at] = request.seed, request.key, request.row
             if number is not None:
                 number[at] = request.temperature
-            if ends is not None and group.ends is not None:
-                ends[at] = ending.pack([request.stops.sequences], group.ends)[0]
-        return slots.place(slots.Queue(tokens, pads, first, stop, seed, key, owner, number, ends), count, self.mesh)
+            if ends is not None and sides.ends is not None:
+                ends[at] = ending.pack([request.stops.sequences], sides.ends)[0]
+            if grammar is not None and sides.grammar is not None:
+                own = automaton.pack([request.grammar], sides.grammar, np.array([tail]), np.array([tail + request.max_new]))
+                jax.tree.map(lambda whole, one: whole.__setitem__(at, one[0]), grammar, own)
+        rows = slots.Queue(tokens, pads, first, stop, seed, key, owner, number, ends, grammar)
+        return slots.place(rows, count, self.mesh)
 
     def _send(self, requests: Sequence[Request], group: Group, sink: Sink, *, drain: bool = False) -> None:
         """Starts a queue on the device and returns at once."""
@@ -168,7 +177,7 @@ class SlotEngine:
             parts, where = self._program(group)
             waiting, count = self._queue(requests, group)
             if self._pool is None:
-                self._pool = slots.start(*parts, **where, slots=self.slots, ends=group.ends)
+                self._pool = slots.start(*parts, **where, slots=self.slots, sides=sides)
             self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
             self._under_way.append((time.monotonic(), harvest))
 

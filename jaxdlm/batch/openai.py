@@ -11,10 +11,11 @@ HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identi
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
     "logprobs": (False, 0), "tools": ([],), "echo": (False,), "logit_bias": ({},),
-    "response_format": ({"type": "text"},), "modalities": (["text"],), "top_logprobs": (0,),
+    "modalities": (["text"],), "top_logprobs": (0,),
     "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "function_call": ("none", "auto"),
     "functions": ([],), "stream_options": ({},),
 }  # fmt: skip
+LANGUAGE = ("response_format", "structured_outputs")
 LENGTHS = ("max_completion_tokens", "max_tokens")
 
 
@@ -39,7 +40,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: {value['url']} reads body.{wanted}, and there is none: write it, or change the url")
     lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
     prompt = _completed(body.get("prompt"), where)
-    known = {"messages", "prompt", "temperature", "seed", "stop", *LENGTHS, *HARMLESS}
+    known = {"messages", "prompt", "temperature", "seed", "stop", *LANGUAGE, *LENGTHS, *HARMLESS}
     for name, setting in body.items():
         if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
             raise InputError(f"{where}: body.{name} is not supported: leave it out")
@@ -51,6 +52,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         "seed": body.get("seed"),
         "temperature": body.get("temperature"),
         "stop": body.get("stop"),
+        **{name: body.get(name) for name in LANGUAGE},
     }
 
 

@@ -17,6 +17,7 @@ class Options:
     seed: int = 0
     raw: bool = False
     stop: Any = True
+    language: tuple[str, Any] | None = None
     slots: int = 16
     rows_per_program: int | None = None
     order: str = "longest"

@@ -14,6 +14,7 @@ from jaxdlm.batch import openai
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
 from jaxdlm.stops import Stops, read_stops
+from jaxdlm.structured import asked_by, grammar_of, roomy
 
 PROMPTS = ("prompt", "messages", "tokens")
 LARGEST = 2**31 - 1
@@ -43,6 +44,7 @@ class Request:
     temperature: float | None
     stops: Stops
     chat: bool = True  # of the OpenAI schema: chat or plain completion
+    grammar: Any = None  # the language that the answer belongs to
 
     def refused(self, reason: str) -> "Refusal":
         """The row's result if it turns out only in its program that it cannot be decoded."""
@@ -68,6 +70,7 @@ class Defaults:
     raw: bool = False
     temperature: bool = True  # whether the policy has one
     stop: Any = True  # as in `decode`
+    language: tuple[str, Any] | None = None  # (form, value) as in `jaxdlm.structured`
 
 
 def randomness_key(identity: Any) -> int:
@@ -172,9 +175,20 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
     temperature = _temperature(value.get("temperature"), defaults, where)
     tokens = encode(lm, prompt, raw.row, max_new, plain)
     stops = _stops(value.get("stop"), lm, defaults, where)
+    grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, where)
     return Request(
-        raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat
+        raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar
     )
+
+
+def _grammar(asked: tuple[str, Any] | None, lm: Any, max_new: int, where: str) -> Any:
+    """The grammar of a row that asks for one."""
+    if asked is None:
+        return None
+    try:
+        return roomy(grammar_of(lm, *asked), asked[0], max_new)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _stops(stop: Any, lm: Any, defaults: Defaults, where: str) -> Stops:

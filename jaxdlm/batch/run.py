@@ -17,6 +17,7 @@ from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.batch.threads import Threads
 from jaxdlm.errors import InputError
 from jaxdlm.stops import ends_wanted, read_stops
+from jaxdlm.structured import grammar_of, roomy
 
 FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
@@ -28,7 +29,11 @@ class Job:
     def __init__(self, options: Options, lm: Any, policies: Policies, cache: Any, index: Index, engine: Any) -> None:
         self.options, self.lm, self.index, self.engine = options, lm, index, engine
         stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
-        self.defaults = Defaults(options.max_new, options.seed, options.raw, policies.heated is not None, stop)
+        self.defaults = Defaults(
+            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language
+        )
+        if options.language is not None:  # a job whose every row would be refused is refused
+            roomy(grammar_of(lm, *options.language), options.language[0], options.max_new)
         self.policy = fingerprint.describe(policies.plain)
         label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
         self.lines = Lines(lm, label, options.schema)
@@ -51,6 +56,7 @@ class Job:
             "stop": [list(map(list, self.defaults.stop.sequences)), list(self.defaults.stop.strings)],
             "schema": options.schema, "shard_rows": shard_rows,
             **({} if options.rows_per_program is None else {"rows_per_program": options.rows_per_program}),
+            **({} if options.language is None else {"language": list(options.language)}),
         }  # fmt: skip
 
     def agree(self, names: set[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core import loop
+from jaxdlm.core.automaton import Automaton, blank
 from jaxdlm.core.cache import Cache, Context
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
 from jaxdlm.core.compiled import compiled
@@ -41,6 +42,14 @@ class Queue(NamedTuple):
     owner: Int32[Array, "Q"]  # which row of the job this is
     number: Float32[Array, "Q"] | None  # what `per_row` reads
     ends: Int32[Array, "Q N K"] | None = None  # sequences of ids that end a row
+    grammar: Automaton | None = None  # [Q, ...]
+
+
+class Sides(NamedTuple):
+    """The shapes of what only some rows have; None where those of a program do not."""
+
+    ends: tuple[int, int] | None = None
+    grammar: tuple[int, int, int] | None = None
 
 
 class Pool(NamedTuple):
@@ -77,7 +86,7 @@ def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Row
     rows = Rows(
         tokens=queue.tokens, pending=pending, prefilled=~pending, pads=queue.pads, stop=queue.stop,
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
-        tick=zero, policy=(), ends=queue.ends,
+        tick=zero, policy=(), ends=queue.ends, grammar=queue.grammar,
     )  # fmt: skip
     rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
     if queue.number is None:
@@ -160,13 +169,14 @@ def serve(
 
 def empty(
     params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int,
-    ends: tuple[int, int] | None = None,
+    sides: Sides = Sides(),
 ) -> Pool:  # fmt: skip
-    """Free slots for rows with `ends` of this shape."""
+    """Free slots for rows of these shapes."""
     zero = jnp.zeros(slots, jnp.int32)
     queue = Queue(
         jnp.full((slots, geometry.length), model.config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
-        zero + 1, zero, zero.astype(jnp.uint32), zero, None, None if ends is None else jnp.full((slots, *ends), ANY, jnp.int32),
+        zero + 1, zero, zero.astype(jnp.uint32), zero, None, None if sides.ends is None else jnp.full((slots, *sides.ends), ANY, jnp.int32),
+        None if sides.grammar is None else jax.tree.map(jnp.asarray, blank(model.config.vocab_size, sides.grammar, (slots,))),
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
     both = loop.with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
@@ -202,15 +212,15 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
     )  # fmt: skip
 
 
-@compiled(static_argnames=("model", "geometry", "slots", "mesh", "ends"))
+@compiled(static_argnames=("model", "geometry", "slots", "mesh", "sides"))
 def start(
     params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh,
-    ends: tuple[int, int] | None = None,
+    sides: Sides = Sides(),
 ) -> Pool:  # fmt: skip
     """Free slots on every replica."""
 
     def make(*parts: Any) -> Pool:
-        return lie(empty(*parts, model=model, geometry=geometry, slots=slots, ends=ends), model, mesh)
+        return lie(empty(*parts, model=model, geometry=geometry, slots=slots, sides=sides), model, mesh)
 
     return _per_replica(make, mesh, 0, 3)(params, policy, cache)
 

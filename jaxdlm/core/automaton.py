@@ -61,6 +61,16 @@ def shape_of(automaton: Any) -> Shape:
     return side(automaton.next.shape[0]), side(automaton.next.shape[1]), side(np.count_nonzero(automaton.next))
 
 
+def blank(vocab: int, shape: Shape, rows: tuple[int, ...]) -> Automaton:
+    """Arrays for the grammars of so many rows, all of them dead."""
+    (states, symbols, edges), zero = shape, lambda *size: np.zeros((*rows, *size), np.int32)
+    empty = np.zeros((*rows, states), bool)
+    return Automaton(
+        zero(vocab), zero(states, symbols), empty, zero(states) + 2**30, zero(edges), zero(edges), zero(edges), zero(),
+        zero(), zero(), zero(), empty.copy(),
+    )  # fmt: skip
+
+
 def pack(
     grammars: Sequence[Any], shape: Shape, first: Int32[np.ndarray, "B"], last: Int32[np.ndarray, "B"]
 ) -> Automaton:
