@@ -60,7 +60,7 @@ def plan(
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
     from jaxdlm.plan.aot import configured, prepare
     from jaxdlm.plan.chips import chip_of
-    from jaxdlm.plan.search import choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
+    from jaxdlm.plan.search import PROBES, choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
     from jaxdlm.policies import default
 
     chip = chip_of(topology)
@@ -80,6 +80,9 @@ def plan(
         best = choose(job, meshes(topology, batch), batch, chip.hbm, report)
     else:
         best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
+    report(verdict(best, chip.hbm))
+    if not no_search:
+        report(f"searching the largest batch: at most {PROBES} more compilations; --no-search leaves it out")
     largest = None if no_search else largest_batch(best, chip.hbm, report)
     rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
     result = summary(topology, policy, best, largest, rates)
@@ -90,6 +93,16 @@ def plan(
         print(json.dumps(result))
     else:
         show(result)
+
+
+def verdict(best: "Trial", limit: int) -> str:
+    """Whether the job fits, in one line, before anything else is worked out."""
+    from jaxdlm.plan.aot import Compiled
+
+    if isinstance(best.outcome, Compiled):
+        took = f"compiled in {best.outcome.seconds:.0f} s"
+        return f"{'fits' if best.fits else 'does not fit'}: {best.outcome.memory.total / GIB:.2f} of {limit / GIB:.2f} GiB per chip, {took}"
+    return f"does not fit into {limit / GIB:.2f} GiB per chip"
 
 
 def read_job(

@@ -15,7 +15,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core import automaton as language
 from jaxdlm.core import compose
 from jaxdlm.core.automaton import NEG, Automaton, Columns
-from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.carry import LogitsAccess, Row, Status, Update
 from jaxdlm.core.compose import LOG_PROB
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.rule import Chain, PolicyWrapper, Stage, Stepper, chain, need
@@ -25,6 +25,7 @@ from jaxdlm.rules.sample import first_best
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 WRITES = {"token", "commit", "fill", "reopen"}  # fields that a text is made of
+TILT = 1e-5  # nats; what a column's law differs from the model's by rounding alone
 CLASSES, TOKENS = 3, 4  # what `plan` draws with the key of a step
 
 
@@ -61,8 +62,10 @@ class Steer(Stage):
         share, _ = language.marginals(scores, columns.open | columns.fixed, automaton)
         gain = jnp.where(share > NEG / 2, share - single, NEG)[:, automaton.classes]
         steered = jnp.where(gain > NEG / 2, divisor * (logp + gain), -jnp.inf)
-        # a row of which no text is possible keeps the model's logits; `constrain` ends it
-        steered = jnp.where(columns.open[:, None] & jnp.any(gain > NEG / 2, axis=1)[:, None], steered, update.logits)
+        # what the grammar leaves as it is stays so to the bit, and so does a row of which no text is possible: `constrain`
+        # ends that
+        bound = jnp.any(jnp.abs(gain) > TILT, axis=1) & jnp.any(gain > NEG / 2, axis=1)
+        steered = jnp.where((columns.open & bound)[:, None], steered, update.logits)
         return update._replace(logits=steered), state
 
 
@@ -78,6 +81,33 @@ def steer(temperature: Any = 1.0) -> Steer:
     Raises InputError for T outside 0..1e30.
     """
     return Steer(argument.temperature(temperature))
+
+
+@struct.dataclass
+class Steered(PolicyWrapper):
+    """A sampler that reads steered logits, and draws with the key that it has without them."""
+
+    inner: Any
+    steer: Steer
+
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+
+    @property
+    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        own = compose.traits_of(self.inner).writes
+        return None if own is None else ("logits", *own)
+
+    @property
+    def makes(self) -> str | None:  # type: ignore[override]
+        return compose.traits_of(self.inner).makes
+
+    @property
+    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
+        return LogitsAccess.WHOLE
+
+    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
+        update, _ = self.steer.apply(update, (), row, key)
+        return self.inner.apply(update, state, row, key)
 
 
 @struct.dataclass
@@ -243,11 +273,11 @@ def steered(policy: Any) -> Any:
         members = list(policy.rules)
         at = next(i for i, part in enumerate(members) if _touches(part, {"token"}))
         inside = isinstance(members[at], PolicyWrapper)
-        new = [steered(members[at])] if inside else [steer(_temperature(members[at])), members[at]]
-        return dataclasses.replace(policy, rules=(*members[:at], *new, *members[at + 1 :]))
+        new = steered(members[at]) if inside else Steered(members[at], steer(_temperature(members[at])))
+        return dataclasses.replace(policy, rules=(*members[:at], new, *members[at + 1 :]))
     if isinstance(policy, PolicyWrapper):
         return dataclasses.replace(policy, inner=steered(policy.inner))  # type: ignore[type-var]
-    return chain(steer(_temperature(policy)), policy)
+    return Steered(policy, steer(_temperature(policy)))
 
 
 def _touches(part: Any, fields: set[str]) -> bool:
