@@ -134,6 +134,7 @@ class Plan(Stage):
             drawn = self._drawn(logp, sums, columns, inside, automaton, row, key)
             token = jnp.where(is_cold(self.temperature), token, drawn)
         token = jnp.where(inside, token, jax.lax.argmax(logp, 1, jnp.int32))
+        token = jnp.where(columns.fixed, columns.token, token)
         score = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
         if self.posterior:
             share, _ = language.marginals(language.with_fixed(sums, columns, automaton), inside, automaton)
