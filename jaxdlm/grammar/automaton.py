@@ -11,7 +11,7 @@ from jaxdlm.grammar.syntax import Node
 
 MOST_NODES = 2**16  # before it is deterministic
 MOST_STATES = 2**14  # of the smallest automaton; four times as many before it is that
-MOST_WORK = 2**23  # nodes in sets of nodes: `(a|b)*a(a|b){40}` has 2^40 of them
+MOST_WORK = 2**22  # nodes in sets of nodes: `(a|b)*a(a|b){40}` has 2^40 of them
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ def automaton(tree: Node, what: str) -> Automaton:
         raise InputError(f"{what} is nested too deeply: write it flatter") from None
     smallest = minimised(*_determinised(nodes, final, what))
     if smallest is None:
-        raise InputError(f"{what} is empty: no text belongs to it")
+        raise _empty(what)
     states = smallest.accepting.size
     if states > MOST_STATES:
         raise _too_many(what, f"{states:,}")
@@ -58,6 +58,10 @@ def automaton(tree: Node, what: str) -> Automaton:
 
 def _count(size: int) -> str:
     return f"{size:,}" if size < 10**12 else "more than 10^12"
+
+
+def _empty(what: str) -> InputError:
+    return InputError(f"{what} is empty: no text belongs to it, correct it")
 
 
 def _too_many(what: str, states: str) -> InputError:
@@ -173,6 +177,8 @@ def _determinised(nodes: _Nodes, final: int, what: str) -> tuple[np.ndarray, np.
     kind, kinds_of = _kinds(nodes.ranges)
     closure = _Closures(nodes, final, what)
     first = frozenset(closure.of(0))
+    if not first:
+        raise _empty(what)
     number: dict[frozenset[int], int] = {frozenset(): 0, first: 1}
     rows: list[dict[int, int]] = [{}]
     waiting = [first]
@@ -294,38 +300,34 @@ def equivalent(table: np.ndarray, accepting: np.ndarray) -> np.ndarray:
     groups = int(label.max()) + 1
     order = np.argsort(table, axis=None, kind="stable")
     before, begins = order // columns, np.searchsorted(table.reshape(-1)[order], np.arange(states + 1))
+    size = np.bincount(label, minlength=states)
     changed = np.arange(states)
     while changed.size:
-        moved: list[np.ndarray] = []
-        for parts in _split(label, changed, table):
-            for part in parts:
-                label[part] = groups
-                groups += 1
-                moved.append(part)
-        if not moved:
-            break
-        states_moved = np.concatenate(moved)
-        changed = np.unique(np.concatenate([before[begins[each] : begins[each + 1]] for each in states_moved]))
+        moved = _split(label, size, changed, table)
+        for part in moved:
+            size[label[part[0]]] -= part.size
+            size[groups] = part.size
+            label[part] = groups
+            groups += 1
+        behind = [before[begins[state] : begins[state + 1]] for part in moved for state in part.tolist()]
+        changed = np.unique(np.concatenate(behind)) if behind else changed[:0]
     return label
 
 
-def _split(label: np.ndarray, changed: np.ndarray, table: np.ndarray) -> list[list[np.ndarray]]:
-    """Per group with a changed state, all parts that it falls into but the largest.
+def _split(label: np.ndarray, size: np.ndarray, changed: np.ndarray, table: np.ndarray) -> list[np.ndarray]:
+    """All parts but the largest that each group with a changed state falls into.
 
-    States whose successors did not change agree with each other and with no changed one, unless all are changed.
+    States of a group whose successors did not change agree with each other, and with no changed one.
     """
-    own = label[changed]
     signature = np.ascontiguousarray(label[table[changed]])
     parts: dict[int, dict[bytes, list[int]]] = {}
-    for state, group, row in zip(changed.tolist(), own.tolist(), signature):
+    for state, group, row in zip(changed.tolist(), label[changed].tolist(), signature):
         parts.setdefault(group, {}).setdefault(row.tobytes(), []).append(state)
-    size = np.bincount(label)
-    split = []
+    moved = []
     for group, by_row in parts.items():
-        found = [np.array(states) for states in by_row.values()]
-        if sum(map(len, found)) < size[group]:
-            found.append(np.setdiff1d(np.flatnonzero(label == group), np.concatenate(found)))
-        if len(found) > 1:
-            largest = max(range(len(found)), key=lambda index: found[index].size)
-            split.append(found[:largest] + found[largest + 1 :])
-    return split
+        found = sorted(by_row.values(), key=len)
+        others = int(size[group]) - sum(map(len, found))
+        if others and others < len(found[-1]):
+            moved.append(np.setdiff1d(np.flatnonzero(label == group), np.concatenate(found)))
+        moved += map(np.array, found if others >= len(found[-1]) else found[:-1])
+    return moved

@@ -32,14 +32,17 @@ Item = tuple[Any, Any]
 
 
 class Scope(NamedTuple):
-    """What flags and place say about a part: `.` takes a newline, classes are of all Unicode, nothing stands before or
-    behind the part."""
+    """What flags and place say about a part: `.` takes a newline, classes are of all Unicode; and its edges.
+
+    An edge is "" inside the pattern, where an anchor would mean something; "closed" at the pattern's own edge, where it
+    means nothing; and "open" where anything may stand beyond, unless an anchor closes it.
+    """
 
     pattern: str
     newline: bool
     unicode: bool
-    first: bool = False
-    last: bool = False
+    front: str = ""
+    back: str = ""
 
 
 def parse(pattern: str, *, search: bool = False) -> Node:
@@ -61,9 +64,9 @@ def parse(pattern: str, *, search: bool = False) -> Node:
     flags = tree.state.flags
     _check_flags(pattern, flags)
     stated = re.match(r"\(\?[a-zA-Z]*u", pattern) is not None  # Python's parser sets this flag by itself, too
-    scope = Scope(pattern, bool(flags & re.DOTALL), stated, first=not search, last=not search)
+    edge = "open" if search else "closed"
     try:
-        return _found(list(tree), scope) if search else _sequence(list(tree), scope)
+        return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge))
     except RecursionError:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
 
@@ -81,19 +84,6 @@ def _refuse(scope: Scope, feature: str) -> InputError:
     )
 
 
-def _found(items: list[Item], scope: Scope) -> Node:
-    """A pattern that may begin and end anywhere, but for its anchors."""
-    if len(items) == 1 and str(items[0][0]) == "SUBPATTERN":
-        _, added, removed, inner = items[0][1]
-        return _found(list(inner), _flagged(scope, added, removed))
-    if len(items) == 1 and str(items[0][0]) == "BRANCH":
-        return alt(*(_found(list(option), scope) for option in items[0][1][1]))
-    lead, tail = _anchors(items)
-    anything = repeat(chars(EVERY), 0, None)
-    inner = _sequence(items[lead : len(items) - tail], scope)
-    return cat(*([] if lead else [anything]), inner, *([] if tail else [anything]))
-
-
 def _anchors(items: Sequence[Item]) -> tuple[int, int]:
     """How many items at the front are anchors of the beginning, and at the back of the end."""
     lead = next((i for i, item in enumerate(items) if not _is_anchor(item, BEGINS)), len(items))
@@ -107,15 +97,21 @@ def _is_anchor(item: Item, kinds: Sequence[str]) -> bool:
 
 def _sequence(items: Sequence[Item], scope: Scope) -> Node:
     lead, tail = _anchors(items)
-    lead, tail = lead * scope.first, tail * scope.last  # elsewhere they mean something, and are refused below
+    lead, tail = lead * (scope.front != ""), tail * (scope.back != "")  # those inside are refused below
     core = items[lead : len(items) - tail]
-    ends = len(core) - 1
-    return cat(
-        *(
-            _item(item, scope._replace(first=scope.first and index == 0, last=scope.last and index == ends))
-            for index, item in enumerate(core)
-        )
-    )
+    front, back = "closed" if lead else scope.front, "closed" if tail else scope.back
+    parts = []
+    for index, item in enumerate(core):
+        first, last = front if index == 0 else "", back if index == len(core) - 1 else ""
+        if str(item[0]) in ("SUBPATTERN", "BRANCH"):  # what stands beyond an open edge is up to each option in it
+            parts.append(_item(item, scope._replace(front=first, back=last)))
+        else:
+            parts += [*_beyond(first), _item(item, scope._replace(front="", back="")), *_beyond(last)]
+    return cat(*(parts if core else _beyond("open" if "open" in (front, back) else "")))
+
+
+def _beyond(edge: str) -> list[Node]:
+    return [repeat(chars(EVERY), 0, None)] if edge == "open" else []
 
 
 def _item(item: Item, scope: Scope) -> Node:
@@ -183,7 +179,7 @@ def _group(value: tuple[Any, int, int, Sequence[Item]], scope: Scope) -> Node:
 
 def _repeated(value: tuple[int, Any, Sequence[Item]], scope: Scope) -> Node:
     low, high, inner = value
-    node = _sequence(list(inner), scope._replace(first=False, last=False))
+    node = _sequence(list(inner), scope)
     return repeat(node, int(low), None if high == _sre.MAXREPEAT else int(high))
 
 

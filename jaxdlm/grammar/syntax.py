@@ -160,7 +160,7 @@ def members(
     skip = not isinstance(least, int)
     free = [index >= least for index in range(len(parts))] if isinstance(least, int) else [not must for must in least]
     every = [*parts, *([] if rest is None else [rest])]
-    size = sum(part.size + between.size + 3 for part in every) + 1
+    size = sum(part.size + between.size + 3 for part in every) + between.size + 1
     return Members(size, tuple(parts), tuple(free), between, rest, skip)
 
 
