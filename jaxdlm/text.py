@@ -20,7 +20,7 @@ from jaxdlm.checkpoint.tokenizer_config import read_settings, read_template
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
 from jaxdlm.messages import plain
-from jaxdlm.tokenizer_spec import aliased, is_word, named_tokens, own_settings, stated_ids
+from jaxdlm.tokenizer_spec import aliased, glued, is_word, named_tokens, own_settings, stated_ids
 
 # Pre-tokenisation of the byte-level vocabularies that ship vocab.json and merges.txt alone (Qwen2 and its descendants)
 QWEN_SPLIT = (
@@ -340,12 +340,11 @@ def _turn_end(tokenizer: Tokenizer) -> list[int]:
 
 
 def join(words: Iterable[str]) -> str:
-    """Words to text: one space between them, none between digits, around a newline or after an indent."""
+    """Words to text: one space between them, none where they are glued together."""
     pieces: list[str] = []
     before = "\n"
     for word in words:
-        glued = before.isspace() or word == "\n" or (before.isdigit() and word.isdigit())
-        pieces.append(word if glued else " " + word)
+        pieces.append(word if glued(before, word) else " " + word)
         before = word
     return "".join(pieces)
 

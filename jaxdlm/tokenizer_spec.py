@@ -91,3 +91,8 @@ def _spells(merge: Any, controls: Mapping[str, str]) -> bool:
     """Whether a merge, "a b" or ["a", "b"], takes or makes a control token."""
     a, b = merge.split(" ", 1) if isinstance(merge, str) else merge
     return a in controls or b in controls or a + b in controls
+
+
+def glued(before: str, word: str) -> bool:
+    """Whether no space stands between two words: between digits, around a newline or after an indent."""
+    return before.isspace() or word == "\n" or (before.isdigit() and word.isdigit())

@@ -20,7 +20,7 @@ LAYERS = [
     {"policy_words", "controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},
-    {"quant"},
+    {"quant", "grammar"},
     {"rules", "caches", "steppers", "models"},
     {"sharding"},
     {"speculative", "guided", "layout", "stops"},

@@ -1,0 +1,13 @@
+"""What an answer may be: grammars for `decode`, compiled on the host to tables of states and classes of tokens.
+
+    made = jaxdlm.grammar.json_schema(schema, lm)
+
+A grammar holds for every token sequence that spells one of its texts, by the bytes of the tokens, and is kept in memory and
+on disk by its words and the tokenizer (`jaxdlm.grammar.store`).
+"""
+
+from jaxdlm.grammar.grammar import BUCKETS, Grammar, Tables
+from jaxdlm.grammar.make import choices, json, json_schema, regex, unconstrained
+from jaxdlm.grammar.tokens import FAR
+
+__all__ = ["BUCKETS", "FAR", "Grammar", "Tables", "choices", "json", "json_schema", "regex", "unconstrained"]

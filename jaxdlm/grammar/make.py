@@ -1,0 +1,207 @@
+"""The functions that make a grammar: from an expression, a list, a schema, or nothing."""
+
+import json as standard
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from jaxdlm import argument
+from jaxdlm.argument import shown
+from jaxdlm.errors import InputError
+from jaxdlm.grammar import patterns, schemas, store, syntax
+from jaxdlm.grammar.automaton import automaton
+from jaxdlm.grammar.grammar import BUCKETS, Grammar
+from jaxdlm.grammar.spelling import spelling_of
+from jaxdlm.grammar.syntax import Node
+from jaxdlm.grammar.tokens import FAR, MOST_ENTRIES, TokenTable, token_table
+
+MOST_CHOICES = 2**16
+MOST_LETTERS = 2**19  # bytes of all choices together
+
+
+def regex(pattern: str, lm: Any) -> Grammar:
+    r"""The texts that `re.fullmatch(pattern, text, re.ASCII)` accepts.
+
+    Python's syntax of regular expressions. `.` is any character but a newline (all with (?s)); `\d`, `\w` and `\s` are
+    those of ASCII, as JSON Schema has them, and those of Unicode with (?u).
+
+    Args:
+        pattern: a regular expression: no look-around, back-references, atomic groups or possessive quantifiers; anchors
+            at the ends only; flags s, x, a and u.
+        lm: the model, for the letters of its tokens.
+
+    Raises:
+        InputError: an expression that does not parse, is not regular, has no text or no text of these tokens, or takes
+            more than 16,384 states.
+
+    Source: token automata of arXiv 2307.09702. Departure: no transition of the byte automaton is left out, also those
+    behind an accepted prefix.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm import grammar
+        >>> lm = jd.load("tiny")
+        >>> grammar.regex(r"[1-9]\d*", lm).accepts(lm.tokenizer.encode_inside("42"))
+        True
+    """
+    return _made(f"regex:{argument.text(pattern, 'pattern')}", lm, lambda: patterns.parse(pattern))
+
+
+def choices(texts: Iterable[str], lm: Any) -> Grammar:
+    """One of these texts, letter by letter; what spells a control token in them stays letters.
+
+    Args:
+        texts: strings, none empty, none twice; up to 65,536.
+        lm: the model, for the letters of its tokens.
+
+    Raises:
+        InputError: no or too many texts, an empty one, two equal ones (both are named), one that is no text, or texts of
+            which tokens spell none.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm import grammar
+        >>> grammar.choices(["Alan", "Alan Kate"], jd.load("tiny"))
+        <Grammar 'choices:["Alan", "Alan Kate"]': 4 states, 4 classes, at least 1 token>
+    """
+    known = _choices(texts)
+    return _made(f"choices:{standard.dumps(known, ensure_ascii=False)}", lm, lambda: syntax.words(known))
+
+
+def _choices(texts: Any) -> list[str]:
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        argument.refuse(texts, "choices", 'a list of strings, ["yes", "no"]')
+    known = list(texts)
+    if not known:
+        raise InputError("choices is empty: give at least one text")
+    first: dict[str, int] = {}
+    for index, each in enumerate(known):
+        name = f"choices[{index}]"
+        if not argument.text(each, name):
+            raise InputError(f"{name} is empty: leave it out, or give a text for it")
+        if first.setdefault(each, index) != index:
+            raise InputError(f"choices[{first[each]}] and {name} are both {shown(each)}: leave one out")
+        _check_text(each, name)
+    letters = sum(map(len, known))
+    if len(known) > MOST_CHOICES or letters > MOST_LETTERS:
+        raise InputError(
+            f"choices has {len(known):,} texts of {letters:,} letters, at most {MOST_CHOICES:,} of {MOST_LETTERS:,} are "
+            f"taken: give fewer or shorter ones"
+        )
+    return known
+
+
+def _check_text(text: str, name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{name} is not valid text at {error.start}: it holds half of a surrogate pair") from None
+
+
+def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: int = 2) -> Grammar:
+    """The values that a JSON schema allows, written as `json.dumps(value, ensure_ascii=False)` writes them.
+
+    One layout: `, ` and `: ` between, members in the schema's order, no other white space, no escape that a character
+    does not need; control characters other than \\b \\f \\n \\r \\t cannot be written. So a text is one sentence, and
+    what a model may write is as narrow as can be. Numbers may have any form that JSON has.
+
+    An object has no members but its `properties`, whatever `additionalProperties` says beside them; one without
+    properties has any, or those of `additionalProperties`. `oneOf` is `anyOf`: values that fit two of its options are
+    allowed. A schema without a type has the one that its keywords belong to.
+
+    Args:
+        schema: a dict, a boolean, or the text of one. Keywords: type (a list, too), enum, const, anyOf, oneOf, allOf of
+            one, $ref into the schema (no recursion), nullable; properties, required, additionalProperties; items,
+            prefixItems, minItems, maxItems; minLength, maxLength, pattern or format (date, time, date-time, uuid, email);
+            minimum, maximum, exclusiveMinimum, exclusiveMaximum. Annotations (title, description, default, examples, ...)
+            change nothing.
+        lm: the model, for the letters of its tokens.
+        whitespace: a regular expression of what stands wherever JSON allows white space, in place of the layout: " ?"
+            for models whose tokens are words with spaces between.
+        depth: how deep values are nested where the schema allows any; 0: no objects and lists there.
+
+    Raises:
+        InputError: a keyword that is not known, by its path; a schema without values, one that recurs, or one whose
+            automaton takes more than 16,384 states (maxLength costs about ten per character).
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm import grammar
+        >>> lm = jd.load("tiny")
+        >>> digits = {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 3}
+        >>> made = grammar.json_schema(digits, lm, whitespace=" ?")
+        >>> made.accepts(lm.tokenizer.encode_inside("[ 1 , 23 ]"))
+        True
+    """
+    known = schemas.read(schema)
+    depth = argument.whole(0, schemas.DEEPEST)(depth, "depth")
+    words = f"json_schema:{standard.dumps(known, ensure_ascii=False)}{_options(whitespace=whitespace, depth=depth)}"
+    return _made(words, lm, lambda: schemas.schema(known, schemas.layout(whitespace), depth))
+
+
+def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | None = None) -> Grammar:
+    """Any JSON value with up to `depth` objects and lists inside each other; 0: none.
+
+    The language is not regular without a bound; within one it is a part of JSON, so that whatever is written parses.
+    States grow by about 2.2 per level. The layout is that of `json_schema`.
+
+    Args:
+        lm: the model, for the letters of its tokens.
+        depth: 0 to 6.
+        objects: only objects at the top, as OpenAI's `json_object` has it.
+        whitespace: as in `json_schema`.
+
+    Raises:
+        InputError: a depth out of range.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm import grammar
+        >>> lm = jd.load("tiny")
+        >>> grammar.json(lm, depth=1, whitespace=" ?").accepts(lm.tokenizer.encode_inside('[ " Alan " , 7 ]'))
+        True
+    """
+    depth = argument.whole(0 if not objects else 1, schemas.DEEPEST)(depth, "depth")
+    argument.flag(objects, "objects")
+    words = f"json:{depth}{_options(whitespace=whitespace, objects=objects)}"
+    return _made(words, lm, lambda: schemas.anything(depth, schemas.layout(whitespace), objects))
+
+
+def _options(**options: Any) -> str:
+    """The options that are set, as a part of the words."""
+    return "".join(f" {name}={value!r}" for name, value in options.items() if value is not None and value is not False)
+
+
+def unconstrained(lm: Any) -> Grammar:
+    """Every token that decoding may write: neither the mask nor an id beyond the tokenizer. One live state, one class.
+
+    For rows without a grammar beside rows with one: whatever a rule or a guide makes of it, they decode as if it were
+    not there. Needs no tokenizer.
+    """
+    tokens, size = lm.config.tokens, lm.config.vocab_size
+    known = size if tokens.tokenizer_size is None else min(tokens.tokenizer_size, size)
+    live = (np.arange(size) < known) & (np.arange(size) != (-1 if tokens.mask is None else tokens.mask))
+    table = np.array([[0, 0], [0, 1]], np.int32)
+    return Grammar(
+        "unconstrained", f"{known}/{size} but {tokens.mask}", live.astype(np.int32), table, 1, np.array([False, True]),
+        np.array([FAR, 0], np.int32),
+    )  # fmt: skip
+
+
+def _made(words: str, lm: Any, tree: Callable[[], Node]) -> Grammar:
+    spelling = spelling_of(lm)
+    kind, _, rest = words.partition(":")
+    return store.kept(words, spelling.fingerprint, lambda: _table(tree(), spelling, f"{kind} {shown(rest)}"))
+
+
+def _table(tree: Node, spelling: Any, what: str) -> TokenTable:
+    table = token_table(automaton(tree, what), spelling, what)
+    states, classes = table.next.shape
+    padded = [next((size for size in BUCKETS if size >= each), MOST_ENTRIES) for each in table.next.shape]
+    if padded[0] * padded[1] > MOST_ENTRIES:
+        raise InputError(
+            f"{what} is too large for this vocabulary: {states:,} states and {classes:,} classes of tokens make a table of "
+            f"more than {MOST_ENTRIES:,} entries: lower its repetitions and lengths, or give fewer choices"
+        )
+    return table
