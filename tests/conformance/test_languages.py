@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import jaxdlm as jd
 from jaxdlm import InputError, decode, policies
 from jaxdlm.core.carry import Status
 from jaxdlm.grammar import Grammar
+from tests.caches import test_encoder as toy_canvas
 from tests.conformance.test_families import FAMILIES, SMALL, busy
 from tests.conformance.toys import END, MASK, RULES, VOCAB, meets, model, temperatures
 
@@ -14,15 +16,17 @@ PROMPTS = [[3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17]]
 FAR = 2**30
 
 
-def language(words: str, classes: dict[int, int], edges: dict[tuple[int, int], int], accepting: set[int]) -> Grammar:
+def language(
+    words: str, classes: dict[int, int], edges: dict[tuple[int, int], int], accepting: set[int], vocab: int = VOCAB
+) -> Grammar:
     """A grammar by hand: class of each token, (state, class) -> state."""
-    table, accepts = np.zeros((6, 5), np.int32), np.isin(np.arange(6), list(accepting))
+    table, accepts = np.zeros((10, 5), np.int32), np.isin(np.arange(10), list(accepting))
     for (state, symbol), following in edges.items():
         table[state, symbol] = following
     distance = np.where(accepts, 0, FAR)
-    for _ in range(6):
+    for _ in range(10):
         distance = np.minimum(distance, np.where(table > 0, distance[table], FAR).min(1) + 1)
-    own = np.array([classes.get(token, 0) for token in range(VOCAB)], np.int32)
+    own = np.array([classes.get(token, 0) for token in range(vocab)], np.int32)
     return Grammar(words, "by hand", own, table, 1, accepts, np.minimum(distance, FAR).astype(np.int32))
 
 
@@ -115,3 +119,17 @@ def test_what_cannot_be_is_refused():
         decode(lm, PROMPTS, grammar="a+", max_new=8)
     with pytest.raises(InputError, match="moves text"):
         decode(lm, PROMPTS, "llada22", grammar=TURNS, max_new=8)
+
+
+@pytest.mark.parametrize("cache", ["none", "encoder"])
+def test_a_canvas_of_noise_settles_on_a_text(cache):
+    """Two canvases of six columns: the first leaves what the second can end."""
+    lm, odd = toy_canvas.lm(), 1 + np.arange(toy_canvas.VOCAB) % 2
+    classes = {token: int(odd[token]) for token in range(2, toy_canvas.VOCAB)} | {toy_canvas.END: 3}
+    seven = {(state, 1 + state % 2): state + 1 for state in range(1, 8)}
+    grammar = language("seven", classes, seven | {(8, 3): 9, (9, 3): 9}, {8, 9}, toy_canvas.VOCAB)
+    fixed = {"ids": (0, 1, 2), "max_new": 2 * toy_canvas.CANVAS, "grammar": grammar}
+    policy = jd.entropy_bound(toy_canvas.GAMMA, toy_canvas.STEPS, kappa=toy_canvas.KAPPA)
+    out = decode(lm, toy_canvas.PROMPTS[:2] + toy_canvas.PROMPTS[:1], policy, cache, **fixed)
+    assert all(grammar.accepts(row) for row in out.tokens), out.tokens
+    assert {str(status) for status in out.status} <= {"eos", "finished"}
