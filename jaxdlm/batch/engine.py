@@ -177,7 +177,7 @@ class SlotEngine:
             parts, where = self._program(group)
             waiting, count = self._queue(requests, group)
             if self._pool is None:
-                self._pool = slots.start(*parts, **where, slots=self.slots, sides=sides)
+                self._pool = slots.start(*parts, **where, slots=self.slots, sides=group.sides)
             self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
             self._under_way.append((time.monotonic(), harvest))
 
