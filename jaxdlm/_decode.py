@@ -12,12 +12,14 @@ import numpy as np
 from jaxdlm import argument, policies
 from jaxdlm._load import load
 from jaxdlm.core import compose, loop
+from jaxdlm.core.automaton import shape_of
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
+from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
 from jaxdlm.rules.grammar import constrained
 from jaxdlm.sharding import beside, striped
@@ -269,10 +271,16 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
     if isinstance(policy, Speculation):
         stops = read_stops(lm, stop)
         each = [stops.sequences] * len(idle)
-        behind, bucket = arrange_rows(lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=each)
+        guides = None
+        if part.grammars is not None:
+            policy, bucket = policy.guided(GrammarGuide()), shape_of(part.grammars[0])[:2]
+            guides = [grammar.tables(bucket) for grammar in part.grammars]
+        behind, prompt = arrange_rows(
+            lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=each, guides=guides
+        )
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        return Continuation(lm, policy, behind, bucket, part.max_new, save, stops)
+        return Continuation(lm, policy, behind, prompt, part.max_new, save, stops)
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,

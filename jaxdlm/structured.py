@@ -18,6 +18,8 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> lis
         raise InputError(f"{' and '.join(stated)} are given: a row's answer belongs to one language, give one of them")
     (name, value), made = next(iter(stated.items())), {}
     values = _per_row(name, value, rows)
+    if all(each is None for each in values):
+        return None
     grammars = []
     for row, each in enumerate(values):
         key = id(each)
@@ -27,7 +29,7 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> lis
             grammars.append(made[key] if made[key] is None else roomy(made[key], name, max_new[row]))
         except InputError as error:
             raise InputError(f"prompt {row}: {error}") from None
-    return None if all(each is None for each in grammars) else grammars
+    return grammars
 
 
 def roomy(grammar: Any, name: str, max_new: int) -> Any:

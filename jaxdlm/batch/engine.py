@@ -303,6 +303,7 @@ class Chunks:
                     request.temperature,
                     bucket_of(len(request.tokens)),
                     ends,
+                    None if request.grammar is None else automaton.shape_of(request.grammar),
                 )
                 groups.setdefault(group, []).append(request)
             for (columns, temperature, *_), requests in groups.items():
@@ -339,7 +340,8 @@ class Chunks:
         policy = with_number(policy, "temperature", np.float32(temperature)) if temperature else policy
         rows = [*requests, *[requests[0]] * (self.slots - len(requests))]  # one shape, one program
         whole = prepare(
-            self.lm, [row.tokens for row in rows], policy, self.cache, columns, self.block, save="none", stop=False
+            self.lm, [row.tokens for row in rows], policy, self.cache, columns, self.block, save="none", stop=False,
+            grammar=[row.grammar for row in rows],
         ).parts[0]  # rows of one bucket are one program
         assert isinstance(whole, Continuation)
         stops = [row.stops.sequences for row in rows]

@@ -114,3 +114,19 @@ def test_the_command_line(capsys, tmp_path):
     assert "color" in capsys.readouterr().err
     assert cli.main([*run, "--regex", "a", "--any-json"]) == cli.BAD_INPUT
     assert "regex and json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("policy", ["autoregressive", "lookup"])
+def test_autoregressive_rows_belong_to_their_languages(policy, tmp_path):
+    lm = jd.load("tiny-ar")
+    languages = [{"regex": WORDS}, {"choices": ["[ Omar ]", "[ Kate , Omar ]"]}, {}, {"regex": r"\[ [A-Z][a-z]+ \]"}]
+    rows = [{"id": f"row {i}", "prompt": PROMPT} | each for i, each in enumerate(languages)]
+    source = write(tmp_path / "in.jsonl", rows)
+    run = {"max_new": 16, "policy": policy, "slots": 2}
+    assert job(source, tmp_path / "out", lm=lm, **run).run() == 0
+    answers = read(tmp_path / "out")
+    for own, got in zip(languages, answers, strict=True):
+        alone = decode(lm, [PROMPT], "autoregressive", max_new=16, **own)
+        assert (got["text"], got["tokens"]) == (alone.text[0], alone.tokens[0].tolist())
+    texts = [answer["text"] for answer in answers]
+    assert texts[1] in languages[1]["choices"] and texts[3].count(" ") == 2 and texts[0] == texts[2]
