@@ -224,8 +224,8 @@ def prepare(
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
-    asked = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json}
-    grammars = grammars_of(lm, len(prompts), columns, **asked)
+    language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json}
+    grammars = grammars_of(lm, len(prompts), columns, **language)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars,
@@ -273,8 +273,8 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
         each = [stops.sequences] * len(idle)
         guides = None
         if part.grammars is not None:
-            policy, bucket = policy.guided(GrammarGuide()), shape_of(part.grammars[0])[:2]
-            guides = [grammar.tables(bucket) for grammar in part.grammars]
+            policy, (*sizes, _) = policy.guided(GrammarGuide()), shape_of(part.grammars[0])
+            guides = [grammar.tables(tuple(sizes)) for grammar in part.grammars]
         behind, prompt = arrange_rows(
             lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=each, guides=guides
         )

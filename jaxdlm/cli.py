@@ -150,7 +150,17 @@ def generate(
     begin = time.perf_counter()
     decode = functools.partial(_followed, as_json) if watch else jd.decode
     out = decode(
-        lm, texts, method, cache, max_new, block, seed, ids, raw=raw, stop=ends, rows_per_program=rows_per_program,
+        lm,
+        texts,
+        method,
+        cache,
+        max_new,
+        block,
+        seed,
+        ids,
+        raw=raw,
+        stop=ends,
+        rows_per_program=rows_per_program,
         **language,
     )
     seconds = time.perf_counter() - begin

@@ -74,7 +74,13 @@ def _per_row(name: str, value: Any, rows: int) -> list[Any]:
 
 
 OUTPUTS = {"json": "json_schema", "regex": "regex", "choice": "choices"}  # of `structured_outputs`: our names for them
-NOT_SERVED = ("structural_tag", "whitespace_pattern", "disable_any_whitespace", "disable_additional_properties", "grammar")
+NOT_SERVED = (
+    "structural_tag",
+    "whitespace_pattern",
+    "disable_any_whitespace",
+    "disable_additional_properties",
+    "grammar",
+)
 
 
 def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:

@@ -165,7 +165,9 @@ class SlotEngine:
             if ends is not None and sides.ends is not None:
                 ends[at] = ending.pack([request.stops.sequences], sides.ends)[0]
             if grammar is not None and sides.grammar is not None:
-                own = automaton.pack([request.grammar], sides.grammar, np.array([tail]), np.array([tail + request.max_new]))
+                own = automaton.pack(
+                    [request.grammar], sides.grammar, np.array([tail]), np.array([tail + request.max_new])
+                )
                 jax.tree.map(lambda whole, one: whole.__setitem__(at, one[0]), grammar, own)
         rows = slots.Queue(tokens, pads, first, stop, seed, key, owner, number, ends, grammar)
         return slots.place(rows, count, self.mesh)
@@ -340,7 +342,14 @@ class Chunks:
         policy = with_number(policy, "temperature", np.float32(temperature)) if temperature else policy
         rows = [*requests, *[requests[0]] * (self.slots - len(requests))]  # one shape, one program
         whole = prepare(
-            self.lm, [row.tokens for row in rows], policy, self.cache, columns, self.block, save="none", stop=False,
+            self.lm,
+            [row.tokens for row in rows],
+            policy,
+            self.cache,
+            columns,
+            self.block,
+            save="none",
+            stop=False,
             grammar=[row.grammar for row in rows],
         ).parts[0]  # rows of one bucket are one program
         assert isinstance(whole, Continuation)

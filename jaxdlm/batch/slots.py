@@ -52,6 +52,9 @@ class Sides(NamedTuple):
     grammar: tuple[int, int, int] | None = None
 
 
+NO_SIDES = Sides()
+
+
 class Pool(NamedTuple):
     """The state that stays on the device from one queue to the next."""
 
@@ -169,14 +172,18 @@ def serve(
 
 def empty(
     params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int,
-    sides: Sides = Sides(),
+    sides: Sides = NO_SIDES,
 ) -> Pool:  # fmt: skip
     """Free slots for rows of these shapes."""
     zero = jnp.zeros(slots, jnp.int32)
+    ends, grammar = None, None
+    if sides.ends is not None:
+        ends = jnp.full((slots, *sides.ends), ANY, jnp.int32)
+    if sides.grammar is not None:
+        grammar = jax.tree.map(jnp.asarray, blank(model.config.vocab_size, sides.grammar, (slots,)))
     queue = Queue(
         jnp.full((slots, geometry.length), model.config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
-        zero + 1, zero, zero.astype(jnp.uint32), zero, None, None if sides.ends is None else jnp.full((slots, *sides.ends), ANY, jnp.int32),
-        None if sides.grammar is None else jax.tree.map(jnp.asarray, blank(model.config.vocab_size, sides.grammar, (slots,))),
+        zero + 1, zero, zero.astype(jnp.uint32), zero, None, ends, grammar,
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
     both = loop.with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
@@ -215,7 +222,7 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
 @compiled(static_argnames=("model", "geometry", "slots", "mesh", "sides"))
 def start(
     params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh,
-    sides: Sides = Sides(),
+    sides: Sides = NO_SIDES,
 ) -> Pool:  # fmt: skip
     """Free slots on every replica."""
 

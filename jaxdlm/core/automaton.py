@@ -85,12 +85,19 @@ def pack(
         accepting = fill(np.asarray(grammar.accepting, bool), states, False)
         parts.append(
             Automaton(
-                classes=np.asarray(grammar.classes, np.int32), next=table, accepting=accepting,
+                classes=np.asarray(grammar.classes, np.int32),
+                next=table,
+                accepting=accepting,
                 distance=fill(np.asarray(grammar.distance, np.int32), states, 2**30),
-                source=fill(source, edges, 0), symbol=fill(symbol, edges, 0),
-                target=fill(table[source, symbol], edges, 0), start=np.int32(grammar.start), first=np.int32(0),
-                last=np.int32(0), state=np.int32(grammar.start), end=accepting,
-            )  # fmt: skip
+                source=fill(source, edges, 0),
+                symbol=fill(symbol, edges, 0),
+                target=fill(table[source, symbol], edges, 0),
+                start=np.int32(grammar.start),
+                first=np.int32(0),
+                last=np.int32(0),
+                state=np.int32(grammar.start),
+                end=accepting,
+            )
         )
     packed = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
     return packed._replace(first=np.asarray(first, np.int32), last=np.asarray(last, np.int32))

@@ -11,7 +11,10 @@ Tree = TypeVar("Tree")
 
 
 def select_rows(mask: Bool[Array, "B"], new: Tree, old: Tree) -> Tree:
-    """`new` in the rows of `mask`, `old` in the others, leaf by leaf; leaves have a leading B and keep `old`'s bits. One that is the same in both is handed on, not copied."""
+    """`new` in the rows of `mask`, `old` in the others, leaf by leaf; leaves have a leading B and keep `old`'s bits.
+
+    A leaf that is the same in both is handed on, not copied.
+    """
 
     def select(a: Array, b: Array) -> Array:
         return a if a is b else jnp.where(mask.reshape(-1, *(1,) * (a.ndim - 1)), a, b)

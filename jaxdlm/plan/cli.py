@@ -100,8 +100,8 @@ def verdict(best: "Trial", limit: int) -> str:
     from jaxdlm.plan.aot import Compiled
 
     if isinstance(best.outcome, Compiled):
-        took = f"compiled in {best.outcome.seconds:.0f} s"
-        return f"{'fits' if best.fits else 'does not fit'}: {best.outcome.memory.total / GIB:.2f} of {limit / GIB:.2f} GiB per chip, {took}"
+        word, total = "fits" if best.fits else "does not fit", best.outcome.memory.total
+        return f"{word}: {total / GIB:.2f} of {limit / GIB:.2f} GiB per chip, compiled in {best.outcome.seconds:.0f} s"
     return f"does not fit into {limit / GIB:.2f} GiB per chip"
 
 

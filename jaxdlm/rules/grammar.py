@@ -256,8 +256,8 @@ def constrained(policy: Any, temperature: Any = None) -> Any:
     moving = next((compose.name(part) for part in parts if compose.name(part) in MOVING), None)
     if moving is not None:
         raise InputError(f"{moving} moves text from column to column, which no grammar follows: use another policy")
-    if isinstance(policy, Stepper):
-        return dataclasses.replace(policy, inner=constrained(policy.inner))
+    if isinstance(policy, Stepper) and isinstance(policy, PolicyWrapper):
+        return dataclasses.replace(policy, inner=constrained(policy.inner))  # type: ignore[type-var]
     if not isinstance(policy, Chain):
         return chain(steered(policy), constrain())
     members = list(steered(policy).rules)

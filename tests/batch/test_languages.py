@@ -52,7 +52,7 @@ def test_the_language_of_a_job_is_part_of_it(tmp_path):
     lm, source = jd.load("tiny"), write(tmp_path / "in.jsonl", [{"id": 0, "prompt": PROMPT}])
     assert job(source, tmp_path / "out", lm=lm, **RUN, language=("choices", ["[ Omar ]", "[ Kate ]"])).run() == 0
     assert read(tmp_path / "out")[0]["text"] in ("[ Omar ]", "[ Kate ]")
-    with pytest.raises(InputError, match="belongs to another job: language"):
+    with pytest.raises(InputError, match=r"belongs to another job: language"):
         job(source, tmp_path / "out", lm=lm, **RUN, language=("choices", ["[ Omar ]"])).run()
 
 
@@ -84,7 +84,7 @@ def test_names_of_others(fields, wanted):
     ],
 )  # fmt: skip
 def test_what_cannot_be_honoured_is_refused_by_line(fields):
-    with pytest.raises(InputError, match="^line 1"):
+    with pytest.raises(InputError, match=r"^line 1"):
         asked_by(fields, "line 1")
 
 

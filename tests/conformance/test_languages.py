@@ -33,7 +33,9 @@ def language(
 HALVES = {token: 1 + token % 2 for token in range(1, 40)} | {END: 3}
 # an even number of tokens, odd ids and even ones in turn; at most three tokens of odd ids
 TURNS = language("turns", HALVES, {(1, 2): 2, (2, 1): 3, (3, 2): 2, (3, 3): 4, (4, 3): 4}, {3, 4})
-FEW = language("few", HALVES, {(1, 2): 2, (2, 2): 3, (3, 2): 5, (2, 3): 4, (3, 3): 4, (5, 3): 4, (4, 3): 4}, {2, 3, 4, 5})
+FEW = language(
+    "few", HALVES, {(1, 2): 2, (2, 2): 3, (3, 2): 5, (2, 3): 4, (3, 3): 4, (5, 3): 4, (4, 3): 4}, {2, 3, 4, 5}
+)
 LANGUAGES = [TURNS, FEW, TURNS]
 ALLOWED = [recipe for recipe in RULES if recipe != "llada22"]
 
@@ -53,7 +55,9 @@ def cases() -> list[tuple[str, str, str]]:
 def run(recipe, family, cache, rows, temperature=None):
     cache = policies.CACHES[cache](**SMALL.get(cache, {}))
     prompts, languages = [PROMPTS[i] for i in rows], [LANGUAGES[i] for i in rows]
-    return decode(model(FAMILIES[family]), prompts, busy(recipe, temperature), cache, ids=rows, grammar=languages, **GRID)
+    return decode(
+        model(FAMILIES[family]), prompts, busy(recipe, temperature), cache, ids=rows, grammar=languages, **GRID
+    )
 
 
 @pytest.mark.parametrize(("recipe", "family", "cache"), cases())
@@ -79,7 +83,7 @@ def test_every_cache_and_family_has_its_turn():
 
 def test_a_language_of_everything_changes_nothing():
     """The tokens are those of a decode without one, drawn ones too."""
-    every = language("all", {t: 1 for t in range(VOCAB - 1)} | {END: 1}, {(1, 1): 1}, {1})
+    every = language("all", dict.fromkeys([*range(VOCAB - 1), END], 1), {(1, 1): 1}, {1})
     free = {name: value for name, value in GRID.items() if name != "rows_per_program"}
     for policy in ("threshold,tau=0.05", "threshold,tau=0.05,temperature=1.0"):
         bound = decode(model("same"), PROMPTS, policy, grammar=every, **free)
@@ -113,7 +117,7 @@ def test_what_cannot_be_is_refused():
         decode(lm, PROMPTS, grammar=TURNS, max_new=1, block=1)
     with pytest.raises(InputError, match="grammar has 2 entries for 3 prompts"):
         decode(lm, PROMPTS, grammar=[TURNS, None], max_new=8)
-    with pytest.raises(InputError, match="regex and json are given"):
+    with pytest.raises(InputError, match=r"regex and json are given"):
         decode(lm, PROMPTS, regex="a", json=True, max_new=8)
     with pytest.raises(InputError, match="is no grammar"):
         decode(lm, PROMPTS, grammar="a+", max_new=8)

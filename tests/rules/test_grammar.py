@@ -124,7 +124,9 @@ def test_as_much_is_committed_as_fits_one_text():
         rng = np.random.default_rng(seed)
         for _ in range(5):
             wish, asked = rng.integers(0, V, W).astype(np.int32), (rng.random(W) < 0.6) & ~fixed
-            token, commit, halt, status = map(np.asarray, let_through(logp, tokens, fixed, one(made), wish, asked, False))
+            token, commit, halt, status = map(
+                np.asarray, let_through(logp, tokens, fixed, one(made), wish, asked, False)
+            )
             best = max(sum(text[i] == wish[i] for i in range(W) if asked[i]) for text in law)
             assert commit.sum() == (max(best, 1) if asked.any() else 0) and not (commit & ~asked).any()
             assert (token[commit] == wish[commit]).all() or best == 0
