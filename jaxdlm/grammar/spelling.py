@@ -8,6 +8,7 @@ has its bytes in each, and leads to the context of the next one.
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import re
 import weakref
@@ -61,6 +62,33 @@ class Spelling:
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
+
+    @functools.cached_property
+    def _by_letters(self) -> list[dict[bytes, set[int]]]:
+        """Per context, the bytes of its tokens, and the contexts that tokens with these bytes lead to."""
+        tables: list[dict[bytes, set[int]]] = []
+        for pieces in self.contexts:
+            data, start = pieces.data.tobytes(), pieces.start.tolist()
+            table: dict[bytes, set[int]] = {}
+            for token in np.flatnonzero(self.live).tolist():
+                table.setdefault(data[start[token] : start[token + 1]], set()).add(int(self.leads[token]))
+            tables.append(table)
+        return tables
+
+    def spells(self, data: bytes) -> bool:
+        """Whether some sequence of tokens has these bytes."""
+        tables = self._by_letters
+        longest = max(map(len, itertools.chain(*tables)))
+        seen = {(0, 0)}
+        for at, context in (waiting := [(0, 0)]):
+            if at == len(data):
+                return True
+            for end in range(at, min(at + longest, len(data)) + 1):
+                for then in tables[context].get(data[at:end], ()):
+                    if (end, then) not in seen:
+                        seen.add((end, then))
+                        waiting.append((end, then))
+        return False
 
 
 _known: "weakref.WeakKeyDictionary[Any, dict[tuple, Spelling]]" = weakref.WeakKeyDictionary()

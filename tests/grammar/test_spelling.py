@@ -1,6 +1,7 @@
 """The bytes of tokens are what the tokenizer decodes, for every kind of vocabulary; what hides them is refused."""
 
 import importlib.util
+import itertools
 import random
 import types
 
@@ -113,6 +114,19 @@ def test_tiny():
 )
 def test_smollm2():
     check(toys.model(checkpoint_tokenizer("smollm2")), 4000)
+
+
+@pytest.mark.parametrize("decoder", [None, toys.SENTENCEPIECE, metaspace("always"), toys.BYTES])
+def test_whether_tokens_spell_a_text(decoder):
+    """Against all sequences of up to four tokens."""
+    words = ["<eos>", "▁a", "ab", "▁", "b"] if decoder is not toys.BYTES else ["<eos>", "a", "ab", "Ġ", "Ġb"]
+    lm = toys.of_words(words, decoder)
+    sequences = [ids for size in range(5) for ids in itertools.product(range(1, 5), repeat=size)]
+    texts = {lm.tokenizer.decode(ids) for ids in sequences}
+    for size in range(4):
+        for letters in itertools.product("ab ", repeat=size):
+            text = "".join(letters)
+            assert spelling_of(lm).spells(text.encode()) == (text in texts), text
 
 
 def test_text_of_control_tokens_is_no_token():
