@@ -8,7 +8,6 @@ has its bytes in each, and leads to the context of the next one.
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import re
 import weakref
@@ -75,10 +74,13 @@ class Spelling:
             tables.append(table)
         return tables
 
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(int(each.lengths.max()) for each in self.contexts)
+
     def spells(self, data: bytes) -> bool:
         """Whether some sequence of tokens has these bytes."""
-        tables = self._by_letters
-        longest = max(map(len, itertools.chain(*tables)))
+        tables, longest = self._by_letters, self._longest
         seen = {(0, 0)}
         for at, context in (waiting := [(0, 0)]):
             if at == len(data):
