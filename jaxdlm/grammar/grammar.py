@@ -99,7 +99,7 @@ class Grammar:
         if row.size and not 0 <= row.min() <= row.max() < self.classes.size:
             return False
         state = self.start
-        for each in self.classes[row]:
+        for each in self.classes[row.astype(np.int64)]:
             state = self.next[state, each]
         return bool(self.accepting[state])
 

@@ -65,7 +65,13 @@ def choices(texts: Iterable[str], lm: Any) -> Grammar:
         >>> grammar.choices(["Alan", "Alan Kate"], jd.load("tiny"))
         <Grammar 'choices:["Alan", "Alan Kate"]': 4 states, 4 classes, at least 1 token>
     """
-    known = _choices(texts)
+    known, spelling = _choices(texts), spelling_of(lm)
+    for index, each in enumerate(known):
+        if not spelling.spells(each.encode()):
+            raise InputError(
+                f"choices[{index}]={shown(each)} cannot be spelled by the tokens of this model: write it by the words that "
+                f"it has, with the spaces that it puts between them"
+            )
     return _made(f"choices:{standard.dumps(known, ensure_ascii=False)}", lm, lambda: syntax.words(known))
 
 
@@ -192,6 +198,7 @@ def unconstrained(lm: Any) -> Grammar:
 def _made(words: str, lm: Any, tree: Callable[[], Node]) -> Grammar:
     spelling = spelling_of(lm)
     kind, _, rest = words.partition(":")
+    _check_text(rest, kind)
     return store.kept(words, spelling.fingerprint, lambda: _table(tree(), spelling, f"{kind} {shown(rest)}"))
 
 

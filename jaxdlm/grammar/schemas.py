@@ -231,7 +231,8 @@ class _Reader:
             named = tuple(kind for kind, keys in KEYWORDS.items() if kind != "integer" and set(keys) & known.keys())
         if not named:
             raise _wrong(path, "has no type: give it one")
-        strange = known.keys() - {key for kind in named for key in KEYWORDS[kind]} - ANNOTATIONS - {"type", "nullable"}
+        own = {key for kind in named for key in KEYWORDS[kind]}
+        strange = known.keys() - own - ANNOTATIONS - {"type", "nullable", "enum", "const"}
         if strange:
             first = min(strange)
             raise _wrong(f"{path}/{first}", f"means nothing for type {' or '.join(named)}: leave it out")

@@ -62,6 +62,36 @@ class Spelling:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
+    @functools.cached_property
+    def _by_letters(self) -> list[dict[bytes, set[int]]]:
+        """Per context, the bytes of its tokens, and the contexts that tokens with these bytes lead to."""
+        tables: list[dict[bytes, set[int]]] = []
+        for pieces in self.contexts:
+            data, start = pieces.data.tobytes(), pieces.start.tolist()
+            table: dict[bytes, set[int]] = {}
+            for token in np.flatnonzero(self.live).tolist():
+                table.setdefault(data[start[token] : start[token + 1]], set()).add(int(self.leads[token]))
+            tables.append(table)
+        return tables
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(int(each.lengths.max()) for each in self.contexts)
+
+    def spells(self, data: bytes) -> bool:
+        """Whether some sequence of tokens has these bytes."""
+        tables, longest = self._by_letters, self._longest
+        seen = {(0, 0)}
+        for at, context in (waiting := [(0, 0)]):
+            if at == len(data):
+                return True
+            for end in range(at, min(at + longest, len(data)) + 1):
+                for then in tables[context].get(data[at:end], ()):
+                    if (end, then) not in seen:
+                        seen.add((end, then))
+                        waiting.append((end, then))
+        return False
+
 
 _known: "weakref.WeakKeyDictionary[Any, dict[tuple, Spelling]]" = weakref.WeakKeyDictionary()
 

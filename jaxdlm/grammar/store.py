@@ -80,7 +80,7 @@ def _name(words: str, fingerprint: str) -> str:
 def _read(file: pathlib.Path, words: str) -> TokenTable | None:
     """The table in a file; None where there is none, or it is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as data, np.load(data, allow_pickle=False) as arrays:
             stated = bytes(arrays["words"]).decode()
             table = TokenTable(*(arrays[name] for name in TokenTable._fields))
     except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile):
