@@ -21,6 +21,7 @@ from jaxdlm.plan.aot import Job
 from jaxdlm.speculative.policy import Speculation
 from tests.batch.jobs import rows, write
 from tests.caches.test_encoder import lm as uniform
+from tests.conformance.test_languages import TURNS
 from tests.conformance.toys import GRID, MASK, PROMPTS, model
 from tests.speculative.toys import model as causal
 from tests.test_load import CONFIG, native
@@ -90,6 +91,11 @@ DECODE = {
     "infill": (True, None, {"prompts": MASKED, "max_new": 2}),
     "stop": (False, None, {}),
     "rows_per_program": (3, None, {}),
+    "grammar": (TURNS, None, {}),
+    "choices": (["a"], "choices is about text and toy-same has no tokenizer", {}),
+    "regex": ("a", "regex is about text and toy-same has no tokenizer", {}),
+    "json_schema": ({"type": "null"}, "json_schema is about text and toy-same has no tokenizer", {}),
+    "json": (True, "json is about text and toy-same has no tokenizer", {}),
 }
 REFUSED = [  # beside what it means nothing to
     ("infill", True, "max_new=8 means nothing with infill=True", {"prompts": MASKED}),
@@ -129,6 +135,11 @@ AUTOREGRESSIVE = {
     "infill": (True, "leave infill and canvas out"),
     "stop": (False, None),
     "rows_per_program": (3, None),
+    "grammar": (TURNS, "was made for 48 token ids"),
+    "choices": (["a"], "choices is about text"),
+    "regex": ("a", "regex is about text"),
+    "json_schema": ({"type": "null"}, "json_schema is about text"),
+    "json": (True, "json is about text"),
 }
 
 
@@ -245,6 +256,10 @@ BATCH = {
     "raw": (["--raw"], None, []),
     "stop": (["--stop", "x"], None, []),
     "no_stop": (["--no-stop"], None, []),
+    "choices": (["--choices", "a,b"], None, []),
+    "regex": (["--regex", "a"], None, []),
+    "json_schema": (["--json-schema", "SCHEMA"], None, []),
+    "any_json": (["--any-json"], None, []),
     "slots": (["--slots", "3"], None, []),
     "rows_per_program": (["--rows-per-program", "3"], None, []),
     "order": (["--order", "input"], None, []),
@@ -261,6 +276,7 @@ BATCH = {
 TOGETHER = [
     (["--worker", "--distributed"], "exclude each other"),
     (["--worker", "--new-run"], "--new-run would remove"),
+    (["--regex", "a", "--any-json"], "regex and json exclude each other"),
     (["--slots", "4", "--rows-per-program", "8"], "leave --slots out"),
     (["--distributed", "--hosts", "2"], "go together"),
     (["--policy", "autoregressive", "--model", "tiny-ar", "--block", "4"], "block=4: an autoregressive model"),
@@ -286,6 +302,8 @@ def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypat
         "jaxdlm.batch.cli.join", lambda *given: (1, 2) if None not in given or not any(given) else 1 / 0
     )
     places = {"IN": write(tmp_path / "in.jsonl", rows(3)), "OTHER": write(tmp_path / "b.jsonl", rows(4))}
+    (tmp_path / "schema.json").write_text("{}")
+    places["SCHEMA"] = str(tmp_path / "schema.json")
     places |= {"OUT": str(tmp_path / "out"), "ELSEWHERE": str(tmp_path / "elsewhere")}
 
     def started(*words):
@@ -322,6 +340,10 @@ GENERATE = {
     "raw": ["PROMPT", "--raw"],
     "stop": ["PROMPT", "--stop", "x"],
     "no_stop": ["PROMPT", "--no-stop"],
+    "choices": ["PROMPT", "--choices", "a,b"],
+    "regex": ["PROMPT", "--regex", "a"],
+    "json_schema": ["PROMPT", "--json-schema", "pyproject.toml"],
+    "any_json": ["PROMPT", "--any-json"],
     "rows_per_program": ["PROMPT", "--rows-per-program", "3"],
     "as_json": ["PROMPT", "--json"],
     "watch": ["PROMPT", "--watch"],

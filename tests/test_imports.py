@@ -23,7 +23,7 @@ LAYERS = [
     {"quant", "grammar"},
     {"rules", "caches", "guides", "steppers", "models"},
     {"sharding"},
-    {"speculative", "layout", "stops"},
+    {"speculative", "layout", "stops", "structured"},
     {"methods"},
     {"policies"},
     {"_decode", "chat", "text", "checkpoint", "_load", "io", "command"},

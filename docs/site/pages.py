@@ -23,6 +23,7 @@ PAGES = {
     "jaxdlm.caches": "caches",
     "jaxdlm.speculative": "drafters",
     "jaxdlm.drafters": "drafters",
+    "jaxdlm.grammar": "grammars",
     "jaxdlm.guides": "guides",
     "jaxdlm.models": "models",
 }

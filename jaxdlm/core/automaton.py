@@ -10,36 +10,17 @@ the right (`backward`), one from the left (`forward`), each with one number per 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core.carry import Automaton, Geometry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32
-
-if TYPE_CHECKING:
-    from jaxdlm.core.carry import Geometry, Rows
 
 NEG = -1e30  # a logarithm of nothing that may be added up without overflow; what lies above NEG / 2 is possible
 FLOOR = -60.0  # of log-probabilities: a filter or underflow must not remove the only token that the language allows
-
-
-class Automaton(NamedTuple):
-    """The language of a row, and where the row stands in it. State 0 is dead; classes are sets of equal tokens."""
-
-    classes: Int32[Array, "V"]
-    next: Int32[Array, "S C"]
-    accepting: Bool[Array, "S"]
-    distance: Int32[Array, "S"]  # least number of tokens that lead to acceptance
-    source: Int32[Array, "E"]  # the edges: next[source, symbol] = target, dead ones left out
-    symbol: Int32[Array, "E"]
-    target: Int32[Array, "E"]
-    start: Int32[Array, ""]
-    first: Int32[Array, ""]  # canvas columns that the text begins and ends at
-    last: Int32[Array, ""]
-    state: Int32[Array, ""]  # at the left edge of the window
-    end: Bool[Array, "S"]  # states at its right edge from which the rest can be completed
 
 
 class Columns(NamedTuple):
@@ -250,7 +231,7 @@ def token_of(logp: Float32[Array, "W V"], symbols: Int32[Array, "W"], automaton:
 # ------------------------------------------------------------------------------------- where rows stand in their text
 
 
-def enter(rows: "Rows", geometry: "Geometry") -> "Rows":
+def enter(rows: Rows, geometry: Geometry) -> Rows:
     """The rows with their automata at the edges of their blocks."""
     if rows.grammar is None:
         return rows
@@ -258,7 +239,7 @@ def enter(rows: "Rows", geometry: "Geometry") -> "Rows":
     return rows._replace(grammar=rows.grammar._replace(state=state, end=end))
 
 
-def follow(rows: "Rows", before: Int32[Array, "B"], geometry: "Geometry") -> "Rows":
+def follow(rows: Rows, before: Int32[Array, "B"], geometry: Geometry) -> Rows:
     """The rows, with their automata moved on where they began another block since `before`."""
     if rows.grammar is None:
         return rows
@@ -268,7 +249,7 @@ def follow(rows: "Rows", before: Int32[Array, "B"], geometry: "Geometry") -> "Ro
     return rows._replace(grammar=rows.grammar._replace(state=state, end=end))
 
 
-def _edges(rows: "Rows", geometry: "Geometry") -> tuple[Int32[Array, "B"], Bool[Array, "B S"]]:
+def _edges(rows: Rows, geometry: Geometry) -> tuple[Int32[Array, "B"], Bool[Array, "B S"]]:
     """(the state in front of each row's block, the states behind it that can be completed)."""
     automaton = rows.grammar
     assert automaton is not None

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 if TYPE_CHECKING:
-    from jaxdlm.core.automaton import Automaton
     from jaxdlm.models.config import TokenIds
 
 
@@ -53,6 +52,24 @@ class Geometry:
         return self.prompt + self.canvas
 
 
+class Automaton(NamedTuple):
+    """The language of a row, and where the row stands in it (core.automaton). State 0 is dead; a class is a set
+    of tokens that lead the same ways."""
+
+    classes: Int32[Array, "V"]
+    next: Int32[Array, "S C"]
+    accepting: Bool[Array, "S"]
+    distance: Int32[Array, "S"]  # least number of tokens that lead to acceptance
+    source: Int32[Array, "E"]  # the edges: next[source, symbol] = target, dead ones left out
+    symbol: Int32[Array, "E"]
+    target: Int32[Array, "E"]
+    start: Int32[Array, ""]
+    first: Int32[Array, ""]  # canvas columns that the text begins and ends at
+    last: Int32[Array, ""]
+    state: Int32[Array, ""]  # at the left edge of the window
+    end: Bool[Array, "S"]  # states at its right edge from which the rest can be completed
+
+
 class Rows(NamedTuple):
     """Per-row carry; every leaf has leading B. Columns are counted from the left edge of the bucket."""
 
@@ -71,7 +88,7 @@ class Rows(NamedTuple):
     policy: PyTree
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     condition: PyTree = ()  # [B, W, D]: the last probabilities as embeddings, which a self-conditioned model reads next
-    grammar: "Automaton | None" = None  # the language that the row's text belongs to (core.automaton)
+    grammar: Automaton | None = None  # the language that the row's text belongs to (core.automaton)
 
 
 class Row(NamedTuple):
@@ -91,7 +108,7 @@ class Row(NamedTuple):
     blocks: int
     ids: "TokenIds"
     shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
-    grammar: "Automaton | None" = None  # at the edges of the window
+    grammar: Automaton | None = None  # at the edges of the window
 
 
 class Update(NamedTuple):

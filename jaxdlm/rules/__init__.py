@@ -9,6 +9,7 @@ from jaxdlm.rules.credit import add_credit, select_above_or_tied
 from jaxdlm.rules.dparallel import select_below_entropy, shifted_neg_entropy
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.eos import stop_at_eos
+from jaxdlm.rules.grammar import constrain, plan, steer
 from jaxdlm.rules.guidance import guidance
 from jaxdlm.rules.indel import indel
 from jaxdlm.rules.learn2pd import FilterWeights, end_at_text, select_by_filter
@@ -24,12 +25,12 @@ from jaxdlm.rules.sub_blocks import sub_blocks
 from jaxdlm.rules.threshold import select_above, select_within_factor
 
 __all__ = [
-    "FilterWeights", "add_credit", "anneal", "best_columns", "edit", "end_at_text", "finish_when_clear", "guidance",
-    "gumbel_max", "indel", "inverse_cdf", "log_prob", "margin", "multi_block", "neg_entropy", "per_row", "ranks",
-    "renoise", "sample", "select_above", "select_above_or_tied", "select_below_entropy", "select_by_filter",
-    "select_coherent", "select_near_anchors", "select_on_grid", "select_scheduled", "select_stable", "select_top_k",
-    "select_within_entropy", "select_within_factor", "shifted_neg_entropy", "stop_after_block", "stop_at_eos",
-    "stop_when_stable", "sub_blocks", "uniform",
+    "FilterWeights", "add_credit", "anneal", "best_columns", "constrain", "edit", "end_at_text", "finish_when_clear",
+    "guidance", "gumbel_max", "indel", "inverse_cdf", "log_prob", "margin", "multi_block", "neg_entropy", "per_row",
+    "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_below_entropy",
+    "select_by_filter", "select_coherent", "select_near_anchors", "select_on_grid", "select_scheduled",
+    "select_stable", "select_top_k", "select_within_entropy", "select_within_factor", "shifted_neg_entropy", "steer",
+    "stop_after_block", "stop_at_eos", "stop_when_stable", "sub_blocks", "uniform",
 ]  # fmt: skip
 
 

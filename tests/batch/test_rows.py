@@ -77,7 +77,7 @@ BAD = {
     "OpenAI elsewhere": ({"custom_id": "a", "url": "/v1/embeddings", "body": {}}, "not served"),
     "OpenAI with tools": ({"custom_id": "a", "body": {"messages": [], "tools": [1]}}, "body.tools is not supported"),
     "OpenAI as JSON": (
-        {"custom_id": "a", "body": {"prompt": [3], "response_format": {"type": "json_object"}}}, "body.response_format"),
+        {"custom_id": "a", "body": {"prompt": [3], "response_format": {"type": "xml"}}}, "response_format is not supported"),
     "OpenAI with two prompts": ({"custom_id": "a", "body": {"prompt": ["x", "y"]}}, "body.prompt holds 2 prompts"),
     "OpenAI with two prompts of ids": ({"custom_id": "a", "body": {"prompt": [[3], [4]]}}, "holds 2 prompts"),
     "OpenAI with an object": ({"custom_id": "a", "body": {"prompt": {"x": 1}}}, "prompt is no string"),
