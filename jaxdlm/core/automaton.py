@@ -20,6 +20,8 @@ from jaxdlm.core.carry import Automaton, Geometry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 NEG = -1e30  # a logarithm of nothing that may be added up without overflow; what lies above NEG / 2 is possible
+TILE = 2048  # tokens of one product
+IMPOSSIBLE = -1e6  # stands for NEG where products are formed
 FLOOR = -60.0  # of log-probabilities: a filter or underflow must not remove the only token that the language allows
 
 
@@ -94,8 +96,56 @@ def log_probs(logits: Float32[Array, "W V"]) -> Float32[Array, "W V"]:
 
 def class_sums(logp: Float32[Array, "W V"], automaton: Automaton) -> Float32[Array, "W C"]:
     """log of the probability of each class."""
-    total = jax.ops.segment_sum(jnp.exp(logp).T, automaton.classes, automaton.next.shape[1]).T
+    scattered = lambda p, classes: jax.ops.segment_sum(p.T, classes, automaton.next.shape[1]).T  # noqa: E731
+    multiplied = lambda p, classes: sums_by_products(p, classes, automaton.next.shape[1])  # noqa: E731
+    total = jax.lax.platform_dependent(jnp.exp(logp), automaton.classes, cpu=scattered, default=multiplied)
     return jnp.where(total > 0, jnp.log(jnp.maximum(total, 1e-38)), NEG)
+
+
+def of_tokens(scores: Float32[Array, "W C"], automaton: Automaton) -> Float32[Array, "W V"]:
+    """The score of each token's class."""
+    gathered = lambda scores, classes: scores[:, classes]  # noqa: E731
+    return jax.lax.platform_dependent(scores, automaton.classes, cpu=gathered, default=spread_by_products)
+
+
+def sums_by_products(p: Float32[Array, "W V"], classes: Int32[Array, "V"], count: int) -> Float32[Array, "W C"]:
+    """The sum of p over each class, tile by tile a product with a one-hot matrix: what accelerators do best, and always in
+    one order."""
+
+    def step(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + _by_one_hot(tile[0], tile[1], count, 0), None
+
+    tiles = jnp.moveaxis(_tiles(p), 1, 0), _tiles(classes)
+    return jax.lax.scan(step, jnp.zeros((p.shape[0], count), jnp.float32), tiles)[0]
+
+
+def spread_by_products(scores: Float32[Array, "W C"], classes: Int32[Array, "V"]) -> Float32[Array, "W V"]:
+    """scores[:, classes], likewise; what is impossible at NEG."""
+    bounded = jnp.maximum(scores, IMPOSSIBLE)
+    tiles = jax.lax.map(lambda ids: _by_one_hot(bounded, ids, scores.shape[1], 1), _tiles(classes))
+    found = jnp.moveaxis(tiles, 0, 1).reshape(scores.shape[0], -1)[:, : classes.shape[0]]
+    return jnp.where(found > IMPOSSIBLE / 2, found, NEG)
+
+
+def _by_one_hot(x: Float32[Array, "W K"], ids: Int32[Array, "T"], count: int, axis: int) -> Float32[Array, "W N"]:
+    """x times the one-hot matrix [T, C] of the ids (axis 0), or times its transpose: exact, as the three parts of 8 bits
+    that a float32 has are multiplied by 0 or 1 each."""
+    parts, rest = [], x
+    for _ in range(3):
+        parts.append(rest.astype(jnp.bfloat16))
+        rest = rest - parts[-1].astype(jnp.float32)
+    own = (ids[:, None] == jnp.arange(count, dtype=jnp.int32)[None, :]).astype(jnp.bfloat16)
+    product = jax.lax.dot_general(
+        jnp.concatenate(parts), own, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    high, middle, low = jnp.split(product, 3)
+    return high + (middle + low)
+
+
+def _tiles(x: Array) -> Array:
+    """The last axis in tiles, filled up with zeros: class 0 is dead."""
+    missing = -x.shape[-1] % TILE
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]).reshape(*x.shape[:-1], -1, TILE)
 
 
 def class_bests(logp: Float32[Array, "W V"], automaton: Automaton) -> Float32[Array, "W C"]:

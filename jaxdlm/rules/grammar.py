@@ -60,7 +60,7 @@ class Steer(Stage):
         single = language.class_sums(logp, automaton)
         scores = language.with_fixed(single, columns, automaton)
         share, _ = language.marginals(scores, columns.open | columns.fixed, automaton)
-        gain = jnp.where(share > NEG / 2, share - single, NEG)[:, automaton.classes]
+        gain = language.of_tokens(jnp.where(share > NEG / 2, share - single, NEG), automaton)
         steered = jnp.where(gain > NEG / 2, divisor * (logp + gain), -jnp.inf)
         # what the grammar leaves as it is stays so to the bit, and so does a row of which no text is possible: `constrain`
         # ends that
@@ -218,7 +218,7 @@ class Constrain(Stage):
         symbol = jnp.arange(automaton.next.shape[1], dtype=jnp.int32)[None, :]
         wished = mine[:, None] & (automaton.classes[wish][:, None] == symbol)
         before = changed[:, None] & (automaton.classes[row.tokens][:, None] == symbol)
-        scores = jnp.where(wished, of(wish)[:, None], language.class_bests(logp, automaton))
+        scores = jnp.where(wished, of(wish)[:, None], language.class_sums(logp, automaton))
         scores = language.with_fixed(scores, columns, automaton)
         inside = columns.open | columns.fixed
         wanted = 2 * wished.astype(jnp.int32) + before.astype(jnp.int32)
@@ -234,7 +234,7 @@ def constrain() -> Constrain:
     """Commits only what agrees with a text of the row's grammar: the text that agrees with most of what is to be written.
 
     Let K be the columns that the rules before want to write. Of all texts of the grammar that fit what is written, it
-    takes one that agrees with most of K (ties: the likeliest), and lets through where they agree. So every written token
+    takes one that agrees with most of K (ties: the likeliest classes of tokens), and lets through where they agree. So every written token
     belongs to one text that still fits the columns that are left, at every step; where all of K agrees with one text,
     nothing is changed. If no column of K agrees, the surest takes that text's token, so that a step is never lost; where
     the step ends the row, all of K take it. Rewritten columns (llada21) take the text's token. A row whose prefilled

@@ -140,3 +140,15 @@ def test_padded_states_classes_and_edges_change_no_bit():
     for a, b in zip(small[1:], large[1:], strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(small[0], large[0][:, : small[0].shape[1]])
+
+
+def test_sums_by_products_are_sums_of_classes():
+    """What accelerators run, on more ids than one tile has."""
+    rng = np.random.default_rng(0)
+    p, classes = rng.random((3, 5000)).astype(np.float32), rng.integers(0, 7, 5000).astype(np.int32)
+    expected = np.stack([p[:, classes == c].sum(1) for c in range(8)], axis=1)
+    found = np.asarray(jax.jit(language.sums_by_products, static_argnums=2)(p, classes, 8))
+    np.testing.assert_allclose(found[:, 1:], expected[:, 1:], rtol=1e-5)
+    scores = rng.normal(0, 3, (3, 8)).astype(np.float32)
+    scores[1, 2] = NEG
+    np.testing.assert_array_equal(jax.jit(language.spread_by_products)(scores, classes), scores[:, classes])
