@@ -42,7 +42,7 @@ def test_every_public_name_is_there_once():
 
 def test_no_module_hides_a_public_name():
     modules = {module.name for module in pkgutil.iter_modules([str(ROOT / "jaxdlm")])}
-    packages = {"caches", "methods", "policies", "rules", "speculative", "steppers", "viz"}
+    packages = {"caches", "grammar", "methods", "policies", "rules", "speculative", "steppers", "viz"}
     assert modules & set(jd.__all__) == packages
     assert not set(jd._METHODS) & set(dir(rules)), "a part has the name of a method"
 
