@@ -21,7 +21,7 @@ PAGES = {
     "jaxdlm.rules": "rules",
     "jaxdlm.steppers": "rules",
     "jaxdlm.caches": "caches",
-    "jaxdlm.grammar": "grammar",
+    "jaxdlm.grammar": "grammars",
     "jaxdlm.speculative": "drafters",
     "jaxdlm.drafters": "drafters",
     "jaxdlm.guides": "guides",
