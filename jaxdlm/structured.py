@@ -56,6 +56,8 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
         return value
     if name == "json":
         return grammar.json(lm) if value is True else grammar.json(lm, value)
+    if name == "json_object":
+        return grammar.json(lm, objects=True)
     return getattr(grammar, name)(value, lm)
 
 
@@ -106,7 +108,7 @@ def _structured_outputs(outputs: Any, where: str) -> list[tuple[str, Any]]:
         if name not in (*OUTPUTS, "json_object", *NOT_SERVED):
             raise InputError(f"{where}: structured_outputs has no field {name!r:.60}: use json, regex or choice")
     stated = [(OUTPUTS[name], outputs[name]) for name in OUTPUTS if outputs.get(name) is not None]
-    return stated + ([("json", True)] if outputs.get("json_object") else [])
+    return stated + ([("json_object", True)] if outputs.get("json_object") else [])
 
 
 def _response_format(response: Any, where: str) -> list[tuple[str, Any]]:
@@ -114,7 +116,7 @@ def _response_format(response: Any, where: str) -> list[tuple[str, Any]]:
     if kind == "text":
         return []
     if kind == "json_object":
-        return [("json", True)]
+        return [("json_object", True)]
     schema = response.get("json_schema") if kind == "json_schema" else None
     if isinstance(schema, Mapping) and schema.get("schema") is not None:
         return [("json_schema", schema["schema"])]

@@ -11,3 +11,7 @@ from jaxdlm.grammar.make import choices, json, json_schema, regex, unconstrained
 from jaxdlm.grammar.tokens import FAR
 
 __all__ = ["BUCKETS", "FAR", "Grammar", "Tables", "choices", "json", "json_schema", "regex", "unconstrained"]
+
+
+def __dir__() -> list[str]:
+    return __all__

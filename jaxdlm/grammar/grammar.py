@@ -28,9 +28,9 @@ class Tables(NamedTuple):
 class Grammar:
     """A set of texts, as an automaton over the ids of one tokenizer. Made by the functions of `jaxdlm.grammar`.
 
-    Every way to spell a text by tokens is in it, whatever the tokenizer itself would choose. Behind a text come any
-    number of tokens that end one: an answer that fills n columns is w end ... end. Equal are grammars with the same words
-    for the same tokenizer.
+    Every way to spell a text by tokens is in it, whatever the tokenizer itself would choose; a text that no tokens spell is
+    not. Behind a text come any number of tokens that end one: an answer that fills n columns is w end ... end. Equal are
+    grammars with the same words for the same tokenizer.
 
     Attributes:
         words: what it was made of, "regex:[0-9]+".

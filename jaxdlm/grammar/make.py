@@ -1,7 +1,8 @@
 """The functions that make a grammar: from an expression, a list, a schema, or nothing."""
 
+import itertools
 import json as standard
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,12 @@ from jaxdlm.errors import InputError
 from jaxdlm.grammar import patterns, schemas, store, syntax
 from jaxdlm.grammar.automaton import automaton
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
-from jaxdlm.grammar.spelling import spelling_of
+from jaxdlm.grammar.spelling import Spelling, spelling_of
 from jaxdlm.grammar.syntax import Node
 from jaxdlm.grammar.tokens import FAR, MOST_ENTRIES, TokenTable, token_table
 
 MOST_CHOICES = 2**16
-MOST_LETTERS = 2**19  # bytes of all choices together
+MOST_LETTERS = 2**19  # of all choices together
 
 
 def regex(pattern: str, lm: Any) -> Grammar:
@@ -65,20 +66,25 @@ def choices(texts: Iterable[str], lm: Any) -> Grammar:
         >>> grammar.choices(["Alan", "Alan Kate"], jd.load("tiny"))
         <Grammar 'choices:["Alan", "Alan Kate"]': 4 states, 4 classes, at least 1 token>
     """
-    known, spelling = _choices(texts), spelling_of(lm)
-    for index, each in enumerate(known):
+    known = _choices(texts)
+    return _made(f"choices:{standard.dumps(known, ensure_ascii=False)}", lm, lambda: _spelled(known, spelling_of(lm)))
+
+
+def _spelled(texts: list[str], spelling: Spelling) -> Node:
+    """The tree of the texts; InputError for one that tokens do not spell, which would be no choice."""
+    for index, each in enumerate(texts):
         if not spelling.spells(each.encode()):
             raise InputError(
                 f"choices[{index}]={shown(each)} cannot be spelled by the tokens of this model: write it by the words that "
                 f"it has, with the spaces that it puts between them"
             )
-    return _made(f"choices:{standard.dumps(known, ensure_ascii=False)}", lm, lambda: syntax.words(known))
+    return syntax.words(texts)
 
 
 def _choices(texts: Any) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
         argument.refuse(texts, "choices", 'a list of strings, ["yes", "no"]')
-    known = list(texts)
+    known = list(itertools.islice(texts, MOST_CHOICES + 1))
     if not known:
         raise InputError("choices is empty: give at least one text")
     first: dict[str, int] = {}
@@ -89,11 +95,9 @@ def _choices(texts: Any) -> list[str]:
         if first.setdefault(each, index) != index:
             raise InputError(f"choices[{first[each]}] and {name} are both {shown(each)}: leave one out")
         _check_text(each, name)
-    letters = sum(map(len, known))
-    if len(known) > MOST_CHOICES or letters > MOST_LETTERS:
+    if len(known) > MOST_CHOICES or sum(map(len, known)) > MOST_LETTERS:
         raise InputError(
-            f"choices has {len(known):,} texts of {letters:,} letters, at most {MOST_CHOICES:,} of {MOST_LETTERS:,} are "
-            f"taken: give fewer or shorter ones"
+            f"choices has more than {MOST_CHOICES:,} texts or {MOST_LETTERS:,} letters: give fewer or shorter ones"
         )
     return known
 
@@ -123,8 +127,8 @@ def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: i
             minimum, maximum, exclusiveMinimum, exclusiveMaximum. Annotations (title, description, default, examples, ...)
             change nothing.
         lm: the model, for the letters of its tokens.
-        whitespace: a regular expression of what stands wherever JSON allows white space, in place of the layout: " ?"
-            for models whose tokens are words with spaces between.
+        whitespace: a regular expression of what stands wherever JSON allows white space, in place of the layout;
+            default " ?" for a tokenizer of words, which puts spaces between them and cannot write the layout.
         depth: how deep values are nested where the schema allows any; 0: no objects and lists there.
 
     Raises:
@@ -136,12 +140,12 @@ def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: i
         >>> from jaxdlm import grammar
         >>> lm = jd.load("tiny")
         >>> digits = {"type": "array", "items": {"type": "integer", "minimum": 0}, "maxItems": 3}
-        >>> made = grammar.json_schema(digits, lm, whitespace=" ?")
+        >>> made = grammar.json_schema(digits, lm)
         >>> made.accepts(lm.tokenizer.encode_inside("[ 1 , 23 ]"))
         True
     """
     known = schemas.read(schema)
-    depth = argument.whole(0, schemas.DEEPEST)(depth, "depth")
+    depth, whitespace = argument.whole(0, schemas.DEEPEST)(depth, "depth"), _white_space(whitespace, lm)
     words = f"json_schema:{standard.dumps(known, ensure_ascii=False)}{_options(whitespace=whitespace, depth=depth)}"
     return _made(words, lm, lambda: schemas.schema(known, schemas.layout(whitespace), depth))
 
@@ -165,13 +169,19 @@ def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | No
         >>> import jaxdlm as jd
         >>> from jaxdlm import grammar
         >>> lm = jd.load("tiny")
-        >>> grammar.json(lm, depth=1, whitespace=" ?").accepts(lm.tokenizer.encode_inside('[ " Alan " , 7 ]'))
+        >>> grammar.json(lm, depth=1).accepts(lm.tokenizer.encode_inside('[ " Alan " , 7 ]'))
         True
     """
-    depth = argument.whole(0 if not objects else 1, schemas.DEEPEST)(depth, "depth")
     argument.flag(objects, "objects")
+    depth = argument.whole(int(objects), schemas.DEEPEST)(depth, "depth")
+    whitespace = _white_space(whitespace, lm)
     words = f"json:{depth}{_options(whitespace=whitespace, objects=objects)}"
     return _made(words, lm, lambda: schemas.anything(depth, schemas.layout(whitespace), objects))
+
+
+def _white_space(stated: str | None, lm: Any) -> str | None:
+    """What may stand where JSON allows white space; None: the layout of `json.dumps`."""
+    return " ?" if stated is None and getattr(lm.tokenizer, "join_words", False) else stated
 
 
 def _options(**options: Any) -> str:
@@ -202,7 +212,7 @@ def _made(words: str, lm: Any, tree: Callable[[], Node]) -> Grammar:
     return store.kept(words, spelling.fingerprint, lambda: _table(tree(), spelling, f"{kind} {shown(rest)}"))
 
 
-def _table(tree: Node, spelling: Any, what: str) -> TokenTable:
+def _table(tree: Node, spelling: Spelling, what: str) -> TokenTable:
     table = token_table(automaton(tree, what), spelling, what)
     states, classes = table.next.shape
     padded = [next((size for size in BUCKETS if size >= each), MOST_ENTRIES) for each in table.next.shape]

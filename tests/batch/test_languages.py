@@ -61,11 +61,11 @@ def test_the_language_of_a_job_is_part_of_it(tmp_path):
     [
         ({}, None),
         ({"response_format": {"type": "text"}}, None),
-        ({"response_format": {"type": "json_object"}}, ("json", True)),
+        ({"response_format": {"type": "json_object"}}, ("json_object", True)),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "null"}}}},
          ("json_schema", {"type": "null"})),
         ({"structured_outputs": {"json": {"type": "null"}}}, ("json_schema", {"type": "null"})),
-        ({"structured_outputs": {"json_object": True}}, ("json", True)),
+        ({"structured_outputs": {"json_object": True}}, ("json_object", True)),
         ({"structured_outputs": {"regex": "a+", "choice": None}}, ("regex", "a+")),
         ({"structured_outputs": {"choice": ["a"]}}, ("choices", ["a"])),
     ],

