@@ -150,7 +150,9 @@ def extract(count: int, size: int, max_new: int, rounds: int) -> dict[str, Any]:
     pad = lm.config.tokens.eos[0]
 
     def ours(rows: list[int], grammar: Any) -> list[str]:
-        out = jd.decode(lm, [asked[i] for i in rows], jd.autoregressive(), max_new=max_new, save="none", grammar=grammar)
+        out = jd.decode(
+            lm, [asked[i] for i in rows], jd.autoregressive(), max_new=max_new, save="none", grammar=grammar
+        )
         return list(out.text)
 
     def other(rows: list[int]) -> list[str]:
@@ -171,7 +173,7 @@ def extract(count: int, size: int, max_new: int, rounds: int) -> dict[str, Any]:
     texts: dict[str, list[str]] = {name: [""] * count for name in ways}
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for rows in groups:
-        for name, way in ways.items():
+        for way in ways.values():
             way(rows)  # compiled before
         for _ in range(rounds):
             for name, way in ways.items():
@@ -182,7 +184,8 @@ def extract(count: int, size: int, max_new: int, rounds: int) -> dict[str, Any]:
     kept = [i for rows in groups for i in rows]
     facts = [made[i][1] for i in kept]
     result = {
-        name: judged([texts[name][i] for i in kept], facts) | {"rows per second": round(size / statistics.median(spent[name]), 3)}
+        name: judged([texts[name][i] for i in kept], facts)
+        | {"rows per second": round(size / statistics.median(spent[name]), 3)}
         for name in ways
     }
     pairs = zip(spent["transformers + llguidance"], spent["schema"], strict=True)
