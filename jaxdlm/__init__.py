@@ -7,7 +7,7 @@ from jaxdlm import distribution, registry
 from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
-    from jaxdlm import caches, grammar, methods, policies, rules, speculative, steppers, viz
+    from jaxdlm import caches, grammar, guides, methods, policies, rules, speculative, steppers, viz
     from jaxdlm._decode import Output, decode, stream
     from jaxdlm._load import LM, load
     from jaxdlm.core.carry import Row, Status, Update
@@ -24,7 +24,7 @@ _HOMES = {
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip
 _PACKAGES = {
-    "caches": "caches", "drafters": "speculative.drafters", "grammar": "grammar", "methods": "methods",
+    "caches": "caches", "drafters": "speculative.drafters", "grammar": "grammar", "guides": "guides", "methods": "methods",
     "policies": "policies", "rules": "rules", "speculative": "speculative", "steppers": "steppers", "viz": "viz",
 }  # fmt: skip
 # Parts of policies that were here before `rules` had them

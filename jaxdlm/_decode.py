@@ -533,7 +533,7 @@ def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
 
 def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, stops: Stops) -> Output:
     """Cuts what follows the prompts out of the rows and reads it as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), ends=None), trace))
+    rows, trace = jax.device_get((rows._replace(key=(), ends=None, guide=()), trace))
     ids_ = lm.config.tokens
     column = rows.start[:, None] + np.arange(max_new)[None, :]
     tokens = np.take_along_axis(rows.tokens, column, axis=1)

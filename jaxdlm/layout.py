@@ -13,7 +13,7 @@ from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import state as draft_state
-from jaxdlm.typing import Array
+from jaxdlm.typing import Array, PyTree
 
 DEFAULT_BLOCK = 32
 COUNT = argument.whole(1)
@@ -176,6 +176,16 @@ def packed(stops: Sequence[Sequence[Sequence[int]]] | None) -> np.ndarray | None
     return None if stops is None or sides is None else pack(stops, sides)
 
 
+def stacked(guides: Sequence[PyTree] | None) -> PyTree:
+    """What each row brings for a guide, with a leading axis of rows; (): nothing."""
+    if guides is None:
+        return ()
+    shapes = {str(jax.tree.map(np.shape, each)) for each in guides}
+    if len(shapes) > 1:
+        raise InputError(f"rows bring guides of {len(shapes)} shapes to one program: fill them up to one of them")
+    return jax.tree.map(lambda *each: np.stack(each), *guides)
+
+
 def _mask(config: Any) -> int:
     return config.tokens.mask if config.tokens.mask is not None else config.tokens.pad
 
@@ -292,19 +302,20 @@ def split_at_masks(lm: Any, prompts: Sequence[Any], canvas: Any) -> tuple[list[A
 
 def lay_out_rows(
     lm: Any, prompts: Sequence[Any], *, max_new: int, seed: int, ids: Any, raw: bool,
-    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None, guides: Sequence[PyTree] | None = None,
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
     """(rows, columns of the prompt bucket): prompts from column 0, then room for max_new tokens."""
     max_new = COUNT(max_new, "max_new")
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
-    return arrange_rows(lm, texts, max_new=max_new, seed=seed, ids=ids, stops=stops)
+    return arrange_rows(lm, texts, max_new=max_new, seed=seed, ids=ids, stops=stops, guides=guides)
 
 
 def arrange_rows(
     lm: Any, texts: Sequence[np.ndarray], *, max_new: int, seed: int, ids: Any,
-    stops: Sequence[Sequence[Sequence[int]]] | None = None,
+    stops: Sequence[Sequence[Sequence[int]]] | None = None, guides: Sequence[PyTree] | None = None,
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
-    """`lay_out_rows` of token ids."""
+    """`lay_out_rows` of token ids. guides: what each row brings for the policy's guide (`Context.given`), all of one
+    shape: `Tables` of one bucket, say."""
     bucket = bucket_of(max(len(text) for text in texts))
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
     for row, text in enumerate(texts):
@@ -314,6 +325,6 @@ def arrange_rows(
     rows = draft_state.Rows(
         tokens=tokens, length=start, start=start, stop=start + np.int32(max_new), key=_keys(seed, ids, len(texts)),
         done=np.zeros(len(texts), bool), status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
-        ends=packed(stops),
+        ends=packed(stops), guide=stacked(guides),
     )  # fmt: skip
     return jax.device_put(rows), bucket

@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 import jaxdlm as jd
-from jaxdlm import caches, drafters, rules
+from jaxdlm import caches, drafters, guides, rules
 from jaxdlm.speculative.policy import Speculation, Unloaded
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -33,16 +33,17 @@ def test_every_public_name_is_there_once():
     assert set(jd.policies.RECIPES) < set(jd.__all__) == set(dir(jd)) - {"__version__"}
     for name in jd.__all__:
         assert getattr(jd, name) is not None
-    for place in (caches, rules, drafters):
-        assert len(set(dir(place))) == len(dir(place)) > 5
+    for place in (caches, guides, rules, drafters):
+        assert len(set(dir(place))) == len(dir(place)) > 2
         assert all(callable(getattr(place, name)) for name in dir(place))
     assert dir(caches) == sorted(jd.policies.CACHES)
+    assert dir(guides) == sorted(guides.GUIDES)
     assert all(getattr(caches, name) is build for name, build in jd.policies.CACHES.items())
 
 
 def test_no_module_hides_a_public_name():
     modules = {module.name for module in pkgutil.iter_modules([str(ROOT / "jaxdlm")])}
-    packages = {"caches", "grammar", "methods", "policies", "rules", "speculative", "steppers", "viz"}
+    packages = {"caches", "grammar", "guides", "methods", "policies", "rules", "speculative", "steppers", "viz"}
     assert modules & set(jd.__all__) == packages
     assert not set(jd._METHODS) & set(dir(rules)), "a part has the name of a method"
 
@@ -71,6 +72,8 @@ def test_names_that_moved_say_where_they_are():
         assert old not in dir(jd)
     with pytest.raises(AttributeError, match="no cache 'prefiks': use one of none, prefix"):
         jd.caches.prefiks()
+    with pytest.raises(AttributeError, match="no guide 'band': use one of banned, grammar, repetition"):
+        jd.guides.band()
 
 
 def test_names_are_listed_without_jax():

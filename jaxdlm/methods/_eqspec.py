@@ -6,9 +6,9 @@ from jaxdlm.speculative import verify
 from jaxdlm.speculative.drafters.model import DraftModel
 from jaxdlm.speculative.pair import draft_info
 from jaxdlm.speculative.policy import Speculation
-from jaxdlm.speculative.warp import warp
+from jaxdlm.speculative.warp import Warp
 
 
-def equal(lm: Any, k: int, official: bool, slots: int) -> Speculation:
-    drafter = DraftModel(lm.params, warp(), lm.model, 1, k, bonus=not official)
-    return Speculation(drafter, warp(), verify.greedy, draft_info(lm), slots)
+def equal(lm: Any, k: int, official: bool, slots: int, sampling: Warp) -> Speculation:
+    drafter = DraftModel(lm.params, sampling, lm.model, 1, k, bonus=not official)
+    return Speculation(drafter, sampling, verify.greedy, draft_info(lm), slots)

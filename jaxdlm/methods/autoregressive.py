@@ -18,11 +18,11 @@ from jaxdlm.speculative.warp import warp
     needs="",
     order=250,
 )
-def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Speculation:
+def autoregressive(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None) -> Speculation:
     """One token per target forward, from the key/value cache: the baseline of every method here.
 
-    temperature: 0 (default): the best token; else softmax(l / T), then top_k, then top_p. Raises InputError for values
-    out of range.
+    temperature: 0 (default): the best token; else softmax(l / T), then top_k, then top_p. guide: one of
+    `jaxdlm.guides`, or a list of them; none. Raises InputError for values out of range.
     """
-    sampling = warp(temperature, top_k, top_p)
+    sampling = warp(temperature, top_k, top_p, guide)
     return Speculation(Nothing(), sampling, acceptance(sampling))

@@ -19,12 +19,15 @@ from jaxdlm.speculative.warp import warp
     needs="",
     order=340,
 )
-def lookup(k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Speculation:
+def lookup(
+    k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None
+) -> Speculation:
     """Prompt lookup: drafts what followed the last tokens where they stood before; no draft model.
 
-    k: draft tokens (10 in the original). ngram: longest match that is looked for (3). Verified by greedy matching or
-    rejection sampling, hence lossless. Raises InputError for values out of range.
+    k: draft tokens (10 in the original). ngram: longest match that is looked for (3). guide: one of `jaxdlm.guides`, or
+    a list of them; none. Verified by greedy matching or rejection sampling, hence lossless. Raises InputError for
+    values out of range.
     """
     k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
-    sampling = warp(temperature, top_k, top_p)
+    sampling = warp(temperature, top_k, top_p, guide)
     return Speculation(Lookup(k, ngram), sampling, acceptance(sampling))

@@ -23,7 +23,7 @@ from jaxdlm.speculative.warp import warp
 )
 def s2d(
     draft: Any = "tiny-draft", k: int = 4, thresholds: Any = 0.5, weights: Any = None, temperature: Any = 0.0,
-    top_k: Any = None, top_p: Any = None,
+    top_k: Any = None, top_p: Any = None, guide: Any = None,
 ) -> Any:  # fmt: skip
     """S2D: every draft token leaves the draft at the first exit that is sure of it (arXiv 2407.01955).
 
@@ -31,10 +31,11 @@ def s2d(
     draft: a loaded model, or its name. k: draft tokens per target forward (released code: 5, then by a heuristic).
     thresholds: one number for all exits but the last, or one each; 0.5 (released code). weights: a file of
     scripts/train.py --recipe s2d; default the one shipped with an embedded draft. A departure from released code: above
-    temperature 0 tokens are drawn from the distribution of their exit, so verification is lossless. Raises InputError
-    for values out of range, and for exits that were trained for another draft.
+    temperature 0 tokens are drawn from the distribution of their exit, so verification is lossless. guide: one of
+    `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for values out of range, and for
+    exits that were trained for another draft.
     """
-    k, sampling = count(k, "k"), warp(temperature, top_k, top_p)
+    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide)
     if isinstance(thresholds, list | tuple):
         stated = argument.items(thresholds, "thresholds", argument.probability)
     else:

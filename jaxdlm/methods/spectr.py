@@ -22,16 +22,17 @@ from jaxdlm.speculative.warp import warp
 )
 def spectr(
     draft: Any = "tiny-draft", width: int = 4, depth: int = 4, temperature: Any = 0.0, top_k: Any = None,
-    top_p: Any = None,
+    top_p: Any = None, guide: Any = None,
 ) -> Any:  # fmt: skip
     """SpecTr: `width` independent drafts of `depth` tokens, joined by K-SEQ (arXiv 2310.15141).
 
     width: K (the paper: up to 8). depth: L (8). One target forward reads all K · L + 1 tokens. At temperature 0 all
-    drafts are the same, and one is made. Raises InputError for values out of range.
+    drafts are the same, and one is made. guide: one of `jaxdlm.guides`, or a list of them, for target and draft; none.
+    Raises InputError for values out of range.
     """
     width = argument.whole(1, 16)(width, "width")
     depth = argument.whole(1, MOST // width)(depth, "depth")
-    sampling = warp(temperature, top_k, top_p)
+    sampling = warp(temperature, top_k, top_p, guide)
     width = 1 if sampling.greedy else width
     accept = acceptance(sampling, verify.k_sequence)
     return with_draft(

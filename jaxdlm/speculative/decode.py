@@ -15,11 +15,11 @@ from jaxdlm.typing import Array, Int32, PyTree
 def generate(
     rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
 ) -> tuple[Rows, Trace]:
-    """Rows and trace at the end. One program: a prefill of target and draft, and one `while`."""
+    """Rows and trace at the end, without a guide's state. One program: a prefill of target and draft, and one `while`."""
     fixed = {"model": model, "params": params, "policy": policy}
     carry = loop.init(rows, **fixed, prompt=prompt, max_new=max_new, save=save)
     carry = loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
-    return carry.rows, carry.trace
+    return carry.rows._replace(guide=()), carry.trace
 
 
 @compiled(static_argnames=("model", "prompt", "max_new", "save"))

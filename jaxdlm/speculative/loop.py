@@ -16,6 +16,7 @@ from jaxdlm.core.ending import ends_here
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.core.select import select_rows
+from jaxdlm.speculative import guiding, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
@@ -35,6 +36,7 @@ def init(
         score=None if save == "none" else jnp.zeros(blank.shape, jnp.float32),
         tokens=jnp.zeros((blank.shape[0], max_new, max_new), jnp.int32) if save == "steps" else None,
     )
+    rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
     kv = store.prefill(model, params, rows.tokens, prompt)
     return Carry(rows, kv, policy.drafter.init(rows, prompt), trace, jnp.int32(0))
 
@@ -97,11 +99,12 @@ def verify_and_commit(
 ) -> tuple[Carry, Verdict]:
     """(the carry with the accepted tokens committed and their keys stored, the verdict)."""
     rows, tree = carry.rows, proposal.tree
-    verdict = judge(logits, proposal, stage_keys(rows, ACCEPT), policy)
+    verdict, guide, stuck = judge_guided(rows, logits, proposal, policy)
     # a maximum is NaN or infinite where any logit is, and -inf where there is nothing to propose
     bad = ~jnp.all(jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
+    bad = bad if policy.guide is None else bad | stuck
     kv = keep(carry.kv, fresh, rows, verdict, tree)
-    new, tokens, count = commit(rows, proposal, verdict, bad, policy)
+    new, tokens, count = commit(rows, proposal, verdict, bad, policy, guide)
     trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
     return Carry(new, kv, carry.drafter, trace, carry.loops + 1), verdict
 
@@ -116,6 +119,32 @@ def judge(logits: Float32[Array, "B 1_R V"], proposal: Proposal, key: Key[Array,
     return jax.vmap(policy.acceptance)(log_probs, proposal, key)
 
 
+def judge_guided(
+    rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation
+) -> tuple[Verdict, PyTree, Bool[Array, "B"] | bool]:
+    """(verdict on the logits as the guide bends them, its state behind the accepted tokens and the bonus, stuck rows).
+
+    The text may come to where the guide allows nothing. What is drafted behind such a node does not count, no bonus
+    follows it, and a row whose root it is is stuck. A forbidden token needs no such care: its probability is 0.
+    """
+    tree, key = proposal.tree, stage_keys(rows, ACCEPT)
+    if policy.guide is None:
+        return judge(logits, proposal, key, policy), (), False
+    nodes = guiding.nodes_of(policy.guide, rows.guide)
+    states = nodes.below(rows.guide, tree, proposal.token)
+    bent, live = nodes.transform(logits, nodes.pick(states, np.concatenate([[0], 1 + tree.read])))
+    proposal = proposal.replace(valid=proposal.valid & live[:, verify.logit_row(tree)])
+    verdict = judge(bent, proposal, key, policy)
+    end = jnp.zeros_like(verdict.bonus)[:, None]  # the last node that stays, 0: the root
+    if tree.size:
+        last = store.take(verdict.path, verdict.count[:, None] - 1)
+        end = jnp.where(verdict.count[:, None] > 0, 1 + last, 0)
+    at = nodes.pick(states, end)
+    emit = verdict.emit & store.take(live, jnp.asarray(verify.read_row(tree))[end])[:, 0]
+    state = nodes.select(emit, nodes.advance(at, verdict.bonus[:, None]), at)
+    return verdict._replace(emit=emit), nodes.row(state), ~live[:, 0]
+
+
 def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:
     """The log-probabilities, filled with -inf up to `size` ids."""
     missing = size - logp.shape[-1]
@@ -125,19 +154,17 @@ def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:
 def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
     """The cache with the keys of the root and of the accepted path; of a chain all, as rejected ones stay invisible."""
     if not tree.is_chain:
-        place = np.zeros(tree.size, np.int32)
-        place[tree.read] = 1 + np.arange(len(tree.read))
-        path = jnp.asarray(place)[verdict.path]
+        path = jnp.asarray(verify.read_row(tree))[1 + verdict.path]
         fresh = store.pick(fresh, jnp.concatenate([jnp.zeros_like(path[:, :1]), path], axis=1))
     count = jax.tree.leaves(fresh.k)[0].shape[2]
     return store.put(kv, fresh, rows.length[:, None] - 1 + jnp.arange(count, dtype=jnp.int32)[None, :])
 
 
 def commit(
-    rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation
+    rows: Rows, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], policy: Speculation, guide: PyTree
 ) -> tuple[Rows, Int32[Array, "B 1_D"], Int32[Array, "B"]]:
     """(rows with the new tokens, these tokens, their count): accepted ones and the bonus, cut at an end and at the
-    limit."""
+    limit. guide: the state behind all of them; a row that is cut is done, and needs none."""
     path = store.take(proposal.token, verdict.path) if proposal.tree.size else verdict.path
     place = jnp.arange(path.shape[1] + 1, dtype=jnp.int32)[None, :]
     padded = jnp.concatenate([path, jnp.zeros_like(verdict.bonus)[:, None]], axis=1)
@@ -160,6 +187,7 @@ def commit(
         draft_step=rows.draft_step + (policy.drafter.forwards if proposal.forwards is None else proposal.forwards),
         drafted=rows.drafted + jnp.sum(proposal.valid, axis=1, dtype=jnp.int32),
         accepted=rows.accepted + jnp.minimum(verdict.count, count),
+        guide=guide,
     )
     return select_rows(~rows.done, new, rows), tokens, count
 
@@ -209,9 +237,7 @@ def token_log_probs(
     tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree, logits: Array
 ) -> Float32[Array, "B 1_D"]:
     """log softmax(logits)[token], each token by the row of its parent: the root's, then the path's."""
-    place = np.zeros(tree.size + 1, np.int32)
-    place[1 + tree.read] = 1 + np.arange(len(tree.read))
-    path = jnp.asarray(place)[1 + verdict.path] if tree.size else verdict.path
+    path = jnp.asarray(verify.read_row(tree))[1 + verdict.path] if tree.size else verdict.path
     row = jnp.concatenate([jnp.zeros_like(verdict.count)[:, None], path], axis=1)
     total = jax.nn.logsumexp(logits, axis=2)
     index = row * logits.shape[2] + tokens

@@ -59,6 +59,8 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
             f"{lm.name} is a diffusion model: this policy needs an autoregressive target such as 'tiny-ar'; "
             f"for {lm.name} use policy='threshold'"
         )
+    if policy.guide is not None:
+        policy.guide.check(lm, max_new)
     if draft is None:
         return
     mine = vocabulary_hash(lm)

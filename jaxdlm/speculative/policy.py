@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxdlm import struct
+from jaxdlm.core.guide import Guide, joined
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.warp import Warp
 
@@ -37,6 +40,19 @@ class Speculation:
     def acceptance_reads_logits(self) -> bool:
         """Only the best token matters, so nothing is normalised."""
         return self.acceptance is verify.greedy
+
+    @property
+    def guide(self) -> Guide | None:
+        """Bends the logits of target and draft before everything else."""
+        return self.warp.guide
+
+    def guided(self, guide: Guide | None) -> "Speculation":
+        """The policy with one more guide, of target and draft alike."""
+
+        def one(part: Any) -> Any:
+            return part.replace(guide=joined(part.guide, guide)) if isinstance(part, Warp) else part
+
+        return jax.tree.map(one, self, is_leaf=lambda part: isinstance(part, Warp))  # type: ignore[no-any-return]
 
 
 class Unloaded(NamedTuple):

@@ -32,7 +32,7 @@ def generate_pool(
     while (owner >= 0).any():
         waiting = fresh < total
         carry = _advance(carry, params, policy, jnp.int32(turn if waiting else slots), jnp.asarray(owner >= 0), model)
-        out = jax.device_get((carry.rows._replace(key=()), carry.trace))
+        out = jax.device_get((carry.rows._replace(key=(), guide=()), carry.trace))
         done = np.flatnonzero(out[0].done & (owner >= 0))
         for slot in done:
             finished[owner[slot]] = jax.tree.map(lambda x, slot=slot: x[slot].copy(), out)

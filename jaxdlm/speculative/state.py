@@ -24,6 +24,7 @@ class Rows(NamedTuple):
     drafted: Int32[Array, "B"]  # tokens submitted to the target
     accepted: Int32[Array, "B"]  # of those, committed
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
+    guide: PyTree = ()  # what a row brings for the policy's guide; from `loop.init` on the guide's state
 
 
 @struct.dataclass

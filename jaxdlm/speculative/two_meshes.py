@@ -39,8 +39,9 @@ def generate_on_two(
         raise InputError("two sets of devices need a policy of jaxdlm.speculative.pearl(...)")
     drafter = policy.drafter.replace(params=jax.device_put(policy.drafter.params, draft))
     bare = policy.replace(drafter=policy.drafter.replace(params=()))  # the target's side never reads the draft
-    params, here, there = jax.device_put(params, target), jax.device_put(rows, target), jax.device_put(rows, draft)
-    carry = _begin(here, params, bare, model, prompt, max_new, save)
+    params = jax.device_put(params, target)
+    carry = _begin(jax.device_put(rows, target), params, bare, model, prompt, max_new, save)
+    there = jax.device_put(carry.rows, draft)
     state = _begin_draft(drafter, there, prompt)
     carry = carry._replace(drafter=jax.device_put(_light(state), target))
     for count in range(max_new):  # a round commits at least one token
@@ -52,7 +53,7 @@ def generate_on_two(
         state = light._replace(kv=kv)
         if count % LOOK_EVERY == LOOK_EVERY - 1 and bool(carry.rows.done.all()):
             break
-    return carry.rows, carry.trace
+    return carry.rows._replace(guide=()), carry.trace
 
 
 def _light(state: PearlState) -> PearlState:

@@ -19,11 +19,16 @@ from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 Acceptance = Callable[[Array, Proposal, Array], Verdict]
 
 
-def logit_row(tree: Tree) -> np.ndarray:
-    """int32[N]: the row of logits that predicts each node, its parent's."""
+def read_row(tree: Tree) -> np.ndarray:
+    """int32[1 + N]: the row of logits of the root and of each node that the target read; of the others 0."""
     row = np.zeros(1 + tree.size, np.int32)
     row[1 + tree.read] = 1 + np.arange(len(tree.read))
-    return row[1 + np.asarray(tree.parent, np.int32)] if tree.size else np.zeros(0, np.int32)
+    return row
+
+
+def logit_row(tree: Tree) -> np.ndarray:
+    """int32[N]: the row of logits that predicts each node, its parent's."""
+    return read_row(tree)[1 + np.asarray(tree.parent, np.int32)]
 
 
 def longest(tree: Tree, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[Array, ""], Int32[Array, ""]]:
@@ -42,10 +47,8 @@ def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], 
     It does where a child was refused; behind a proposal that was accepted whole only with `tree.bonus`.
     """
     tree = proposal.tree
-    row = np.zeros(1 + tree.size, np.int32)
-    row[1 + tree.read] = 1 + np.arange(len(tree.read))
     refused = jnp.any(proposal.valid & (jnp.asarray(tree.parent, jnp.int32) == end)) if tree.size else jnp.bool_(False)
-    return jnp.asarray(row)[end + 1], refused | tree.bonus
+    return jnp.asarray(read_row(tree))[end + 1], refused | tree.bonus
 
 
 def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:

@@ -1,4 +1,4 @@
-"""From logits to the distribution that tokens are drawn from: temperature, then top-k, then top-p."""
+"""From logits to the distribution that tokens are drawn from: a guide, then temperature, then top-k, then top-p."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
+from jaxdlm.core.guide import Guide, read_guide
 from jaxdlm.core.readout import first_best
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rules.sample import highest, nucleus
@@ -14,12 +15,13 @@ from jaxdlm.typing import Array, Float32, Int32, Key
 
 @struct.dataclass
 class Warp:
-    """See `warp`."""
+    """See `warp`. The guide has a state for each row, so the loop and the drafters apply it, and `log_prob` the rest."""
 
     temperature: Any = 0.0
     top_k: Any = None
     top_p: Any = None
     greedy: bool = struct.field(pytree_node=False, default=True)
+    guide: Guide | None = None
 
     def log_prob(self, logits: Float32[Array, "... V"]) -> Float32[Array, "... V"]:
         """log p; at T = 0 all mass on the best token (the lowest id on a tie)."""
@@ -38,11 +40,12 @@ class Warp:
         return jnp.where(is_cold(self.temperature), certain, log_probs).reshape(logits.shape)
 
 
-def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
+def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None) -> Warp:
     """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p.
 
     temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty. top_k: 0 or
-    None: all. top_p: in [0, 1]. Raises InputError for values outside these ranges.
+    None: all. top_p: in [0, 1]. guide: one of `jaxdlm.guides`, a list of them, or none. Raises InputError for values
+    outside these ranges.
     """
     temperature = argument.temperature(temperature)
     return Warp(
@@ -50,6 +53,7 @@ def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None) -> Warp:
         argument.number(top_k, "top_k", low=0, whole=True, none=True),
         argument.probability(top_p, "top_p", none=True),
         argument.greedy(temperature),
+        read_guide(guide),
     )
 
 

@@ -52,9 +52,17 @@ def next_logits(lm: LM, tokens: list[int]) -> np.ndarray:
 
 
 def distribution_of(
-    lm: LM, start: list[int], length: int, temperature: float = 1.0, least: float = 0.0
+    lm: LM,
+    start: list[int],
+    length: int,
+    temperature: float = 1.0,
+    least: float = 0.0,
+    bend=lambda logits, text: logits,
 ) -> dict[tuple[int, ...], float]:
-    """Probability of every continuation of `length` tokens that has `least`; after the end all tokens read the end."""
+    """Probability of every continuation of `length` tokens that has `least`; after the end all tokens read the end.
+
+    bend: what a guide makes of the logits behind an answer.
+    """
     end = lm.config.tokens.eos[0]
     distribution: dict[tuple[int, ...], float] = {(): 1.0}
     for _ in range(length):
@@ -63,10 +71,10 @@ def distribution_of(
             if end in text:
                 longer[*text, end] = mass
                 continue
-            logits = next_logits(lm, [*start, *text]).astype(np.float64) / temperature
+            logits = bend(next_logits(lm, [*start, *text]).astype(np.float64), list(text)) / temperature
             p = np.exp(logits - logits.max())
             p *= mass / p.sum()
-            longer |= {(*text, int(token)): p[token] for token in np.flatnonzero(p >= least)}
+            longer |= {(*text, int(token)): p[token] for token in np.flatnonzero((p >= least) & (p > 0))}
         distribution = longer
     return distribution
 
@@ -83,11 +91,13 @@ def fit(texts: np.ndarray, distribution: dict[tuple[int, ...], float]) -> float:
     return chisquare(observed, wanted).pvalue
 
 
-def greedy_decode(lm: LM, prompt: list[int], max_new: int = MAX_NEW, end: int = END) -> list[int]:
+def greedy_decode(
+    lm: LM, prompt: list[int], max_new: int = MAX_NEW, end: int = END, bend=lambda logits, text: logits
+) -> list[int]:
     """Greedy decoding, each token from a forward over everything; the columns after the end read END."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + max_new:
-        tokens.append(int(next_logits(lm, tokens).argmax()))
+        tokens.append(int(bend(next_logits(lm, tokens), tokens[len(prompt) :]).argmax()))
         if tokens[-1] == end:
             break
     written = tokens[len(prompt) :]

@@ -10,6 +10,7 @@ from jaxdlm import struct
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.guiding import Nodes, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
@@ -61,16 +62,17 @@ class DraftModel:
 
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.catch_up(state.kv, rows)
-        token, logq = self.choose(hidden[:, -1:], key, jnp.int32(0))
+        guide = nodes_of(self.warp.guide, rows.guide)
+        token, logq, states = self.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root(rows.guide))
 
-        def deeper(carry: tuple[KV, Array], level: Array) -> tuple[tuple[KV, Array], tuple[Array, Any]]:
-            kv, token = carry
+        def deeper(carry: tuple[KV, Array, PyTree], level: Array) -> tuple[tuple[KV, Array, PyTree], tuple[Array, Any]]:
+            kv, token, states = carry
             hidden, kv = self.extend(kv, rows, token, level)
-            token, logq = self.choose(hidden, key, level)
-            return (kv, token), (token, logq)
+            token, logq, states = self.choose(hidden, key, level, guide, states)
+            return (kv, token, states), (token, logq)
 
         levels = jnp.arange(1, self.depth, dtype=jnp.int32)
-        (kv, _), (tokens, logqs) = jax.lax.scan(deeper, (kv, token), levels)
+        (kv, *_), (tokens, logqs) = jax.lax.scan(deeper, (kv, token, states), levels)
         tokens = jnp.concatenate([token[None], tokens])  # [L, B, K]
         nodes = jnp.moveaxis(tokens, 0, 1).reshape(tokens.shape[1], -1)
         log_probs = None
@@ -131,10 +133,19 @@ class DraftModel:
         return past, jnp.broadcast_to(jnp.asarray(mask)[None], (batch, *mask.shape))
 
     def choose(
-        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""]
-    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None]:
-        """A token per chain, and the distribution it was drawn from (None where nothing is drawn)."""
+        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: PyTree
+    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None, PyTree]:
+        """A token per chain, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
+        token, logq = self.pick(guide.bend(logits, states), key, level)
+        if hidden.shape[1] != self.width:  # the chains begin here
+            states = guide.spread(states, self.width)
+        return token, logq, guide.advance(states, token)
+
+    def pick(
+        self, logits: Float32[Array, "B T V"], key: Key[Array, "B"], level: Int32[Array, ""]
+    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None]:
+        """`choose`, of bent logits."""
         if self.warp.greedy:
             best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             return jnp.broadcast_to(best, (best.shape[0], self.width)), None

@@ -9,10 +9,11 @@ from jaxdlm import struct
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.guiding import Nodes, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
 class PearlState(NamedTuple):
@@ -68,26 +69,42 @@ class Pearl:
         if self.chunk > 1:
             first = jnp.where(state.post[:, None], state.tail[:, -1:], first)
         frontier = rows.length + (self.chunk - 1) * state.post.astype(jnp.int32)
+        guide, states = self.behind(state, rows)
 
-        def further(carry: tuple[KV, Array], place: Array) -> tuple[tuple[KV, Array], tuple[Array, Any]]:
-            kv, token = carry
+        def further(
+            carry: tuple[KV, Array, PyTree], place: Array
+        ) -> tuple[tuple[KV, Array, PyTree], tuple[Array, Any]]:
+            kv, token, states = carry
             position = (frontier - 1 + place)[:, None]
             past = store.seen(kv, position[:, 0])
             out = self.model.apply(self.params, token, position, jnp.ones(token.shape, bool), past)
-            token, logq = self.choose(out.hidden[:, 0], key, place)
-            return (store.put(kv, out.kv, position), token), (token[:, 0], logq)
+            token, logq, states = self.choose(out.hidden[:, 0], key, place, guide, states)
+            return (store.put(kv, out.kv, position), token, states), (token[:, 0], logq)
 
         places = jnp.arange(self.chunk, dtype=jnp.int32)
-        (kv, _), (tokens, logq) = jax.lax.scan(further, (state.kv, first), places)
+        (kv, *_), (tokens, logq) = jax.lax.scan(further, (state.kv, first, states), places)
         return tokens.T, None if logq is None else jnp.moveaxis(logq, 0, 1), kv
 
-    def choose(self, hidden: Array, key: Key[Array, "B"], place: Array) -> tuple[Array, Array | None]:
+    def behind(self, state: PearlState, rows: Rows) -> tuple[Nodes, PyTree]:
+        """The guide, and its state behind the committed tokens and the unverified tail."""
+        guide = nodes_of(self.warp.guide, rows.guide)
+        states = guide.root(rows.guide)
+        for place in range(self.chunk - 1):
+            states = guide.select(state.post, guide.advance(states, state.tail[:, place, None]), states)
+        return guide, states
+
+    def choose(
+        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], place: Array, guide: Nodes, states: PyTree
+    ) -> tuple[Int32[Array, "B 1"], Float32[Array, "B V"] | None, PyTree]:
+        """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
+        logits = guide.bend(logits[:, None], states)[:, 0]
         if self.warp.greedy:
-            return jnp.argmax(logits, axis=-1, keepdims=True).astype(jnp.int32), None
-        logq = self.warp.log_prob(logits)
-        token = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, place)))(logq, key)
-        return token[:, None], logq
+            token, logq = jnp.argmax(logits, axis=-1).astype(jnp.int32), None
+        else:
+            logq = self.warp.log_prob(logits)
+            token = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, place)))(logq, key)
+        return token[:, None], logq, guide.advance(states, token[:, None])
 
     def submit(self, state: PearlState, chunk: Int32[Array, "B C"], logq: Array | None) -> Proposal:
         """The proposal of this round: the tail and the chunk's first token, or that one alone."""

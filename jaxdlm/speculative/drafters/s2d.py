@@ -13,6 +13,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.params import fingerprint, map_specs
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.guiding import Nodes, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
@@ -79,16 +80,18 @@ class Exits:
     def propose(self, state: ExitState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, ExitState]:
         # after a round that was accepted whole, two committed tokens are new to the draft
         last = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
-        token, logq, state = self.next_token(state, rows, store.take(rows.tokens, last), last, key, jnp.int32(0))
+        guide = nodes_of(self.warp.guide, rows.guide)
+        logits, state = self.next_logits(state, rows, store.take(rows.tokens, last), last)
+        token, logq, states = self.choose(logits, key, jnp.int32(0), guide, guide.root(rows.guide))
 
-        def deeper(carry: tuple[ExitState, Array], level: Array) -> tuple[Any, Any]:
-            state, token = carry
-            position = (rows.length + level - 1)[:, None]
-            token, logq, state = self.next_token(state, rows, token[:, None], position, key, level)
-            return (state, token), (token, logq)
+        def deeper(carry: tuple[ExitState, Array, PyTree], level: Array) -> tuple[Any, Any]:
+            state, token, states = carry
+            logits, state = self.next_logits(state, rows, token[:, None], (rows.length + level - 1)[:, None])
+            token, logq, states = self.choose(logits, key, level, guide, states)
+            return (state, token, states), (token, logq)
 
         levels = jnp.arange(1, self.depth, dtype=jnp.int32)
-        (state, _), (tokens, logqs) = jax.lax.scan(deeper, (state, token), levels)
+        (state, *_), (tokens, logqs) = jax.lax.scan(deeper, (state, token, states), levels)
         nodes = jnp.concatenate([token[None], tokens]).T
         log_probs = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs]), 0, 1)
         return Proposal(nodes, jnp.ones(nodes.shape, bool), log_probs, self.tree), state
@@ -98,16 +101,10 @@ class Exits:
         valid = rows.length + jnp.minimum(verdict.count, self.depth - 1)
         return state._replace(length=tuple(jnp.minimum(length, valid) for length in state.length))
 
-    def next_token(
-        self,
-        state: ExitState,
-        rows: Rows,
-        tokens: Int32[Array, "B T"],
-        position: Int32[Array, "B T"],
-        key: Array,
-        level: Int32[Array, ""],
-    ) -> tuple[Int32[Array, "B"], Float32[Array, "B V"] | None, ExitState]:
-        """The next token of each row behind `tokens`, by its own exit."""
+    def next_logits(
+        self, state: ExitState, rows: Rows, tokens: Int32[Array, "B T"], position: Int32[Array, "B T"]
+    ) -> tuple[Float32[Array, "B V"], ExitState]:
+        """The logits of each row behind `tokens`, of its own exit."""
         past = store.seen(state.kv[0], position[:, 0])
         x, kv = self.model.part(
             self.params, tokens, jnp.maximum(position, 0), position >= 0, past, *self.parts[0]
@@ -122,11 +119,19 @@ class Exits:
             need = need & ~(jnp.max(jax.nn.softmax(logits, axis=1), axis=1) > threshold)
             here, state = self.go_deeper(state, group, at, need, here)
             logits = jnp.where(need[:, None], self.logits(here), logits)
+        return logits, state
+
+    def choose(
+        self, logits: Float32[Array, "B V"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: PyTree
+    ) -> tuple[Int32[Array, "B"], Float32[Array, "B V"] | None, PyTree]:
+        """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
+        logits = guide.bend(logits[:, None], states)[:, 0]
         if self.warp.greedy:
-            return jnp.argmax(logits, axis=1).astype(jnp.int32), None, state
-        logq = self.warp.log_prob(logits)
-        fold = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, level)))
-        return fold(logq, key), logq, state
+            token, logq = jnp.argmax(logits, axis=1).astype(jnp.int32), None
+        else:
+            logq = self.warp.log_prob(logits)
+            token = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, level)))(logq, key)
+        return token, logq, guide.advance(states, token[:, None])
 
     def logits(self, x: Float[Array, "B D"]) -> Float32[Array, "B V"]:
         return mask_invalid(self.model.exit(self.params, x), self.model)

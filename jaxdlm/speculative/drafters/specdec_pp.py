@@ -11,6 +11,7 @@ from jaxdlm import struct
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.model import DraftModel, DraftState
+from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key
@@ -68,7 +69,8 @@ class SpecDecPP:
 
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.base.catch_up(state.kv, rows)
-        token, logq = self.base.choose(hidden[:, -1:], key, jnp.int32(0))
+        guide = nodes_of(self.base.warp.guide, rows.guide)
+        token, logq, states = self.base.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root(rows.guide))
         sure = jnp.ones(token.shape[0], jnp.float32)  # Π P(accepted) of the tokens read so far
         live = ~rows.done & ~self.final(token) & self.goes_on(sure, 1)
 
@@ -77,7 +79,7 @@ class SpecDecPP:
             return jax.lax.cond(jnp.any(carry[3]), self.draft, self.idle, carry, rows, key, level)
 
         levels = jnp.arange(1, self.base.depth, dtype=jnp.int32)
-        (kv, *_), (tokens, logqs, valid) = jax.lax.scan(deeper, (kv, token, sure, live, logq), levels)
+        (kv, *_), (tokens, logqs, valid) = jax.lax.scan(deeper, (kv, token, sure, live, logq, states), levels)
         nodes = jnp.concatenate([token[None], tokens])[:, :, 0].T
         valid = jnp.concatenate([jnp.ones_like(live)[None], valid]).T
         log_probs = None if logq is None else jnp.moveaxis(jnp.concatenate([logq[None], logqs])[:, :, 0], 0, 1)
@@ -86,12 +88,13 @@ class SpecDecPP:
 
     def draft(self, carry: Any, rows: Rows, key: Key[Array, "B"], level: Int32[Array, ""]) -> tuple[Any, Any]:
         """One more token for the rows that go on."""
-        kv, token, sure, live, _ = carry
+        kv, token, sure, live, _, states = carry
         hidden, kv = self.base.extend(kv, rows, token, level)
-        new, logq = self.base.choose(hidden, key, level)
+        guide = nodes_of(self.base.warp.guide, rows.guide)
+        new, logq, states = self.base.choose(hidden, key, level, guide, states)
         sure = jnp.where(live, sure * acceptance(self.head, hidden[:, 0]), sure)
         on = live & ~self.final(new) & self.goes_on(sure, level + 1)
-        return (kv, new, sure, on, logq), (new, logq, live)
+        return (kv, new, sure, on, logq, states), (new, logq, live)
 
     def idle(self, carry: Any, rows: Rows, key: Key[Array, "B"], level: Int32[Array, ""]) -> tuple[Any, Any]:
         """No row goes on."""

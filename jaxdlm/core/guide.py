@@ -1,0 +1,97 @@
+"""The protocol of guides: what bends the logits of left-to-right decoding by the text that stands before a token."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxdlm import argument, struct
+from jaxdlm.typing import Array, Float32, Int32, PyTree
+
+
+class Context(NamedTuple):
+    """What a guide knows of a row before its first token."""
+
+    tokens: Int32[Array, "L"]  # the prompt, then room for the answer
+    length: Int32[Array, ""]  # prompt tokens
+    room: Int32[Array, ""]  # tokens that the row may write
+    given: PyTree  # the row's own value, of `layout.arrange_rows(guides=...)`; () where there is none
+    vocab: int  # ids of the target
+
+
+class Guide:
+    """Bends the logits of the next token by the text before it. Written for one row; the loop maps it over rows and nodes.
+
+    The target's logits at every node of a draft, those of the bonus and the draft model's own are each transformed with
+    the state of the node's own text, before temperature, top-k and top-p. So a lossless method samples exactly what
+    the guided target alone would, whatever was drafted.
+
+    Implementations are `jaxdlm.struct.dataclass`es: numbers and tables are leaves, a new value compiles nothing again.
+    A state is arrays. Leaves that `advance` hands on as they came in, such as tables, are kept once per row; only the
+    others are copied to the nodes of a draft.
+    """
+
+    def check(self, lm: Any, max_new: int) -> None:
+        """Raises InputError where it means nothing to the model, or cannot be kept within max_new tokens."""
+
+    def init(self, context: Context) -> PyTree:
+        """The state behind the prompt."""
+        return ()
+
+    def transform(self, logits: Float32[Array, "V"], state: PyTree) -> Float32[Array, "V"]:
+        """The logits of the next token; -inf forbids it. A row in which nothing is allowed ends with Status.NONFINITE.
+
+        A draft model may know more or fewer ids than the target: bring tables to the logits' width by `fit`.
+        """
+        raise NotImplementedError
+
+    def advance(self, state: PyTree, token: Int32[Array, ""]) -> PyTree:
+        """The state with one more token, which may be a forbidden one: of a draft that will be refused."""
+        return state
+
+
+@struct.dataclass
+class Several(Guide):
+    """Guides one after the other; each reads the same context."""
+
+    guides: tuple[Guide, ...]
+
+    def check(self, lm: Any, max_new: int) -> None:
+        for guide in self.guides:
+            guide.check(lm, max_new)
+
+    def init(self, context: Context) -> PyTree:
+        return tuple(guide.init(context) for guide in self.guides)
+
+    def transform(self, logits: Float32[Array, "V"], state: PyTree) -> Float32[Array, "V"]:
+        for guide, own in zip(self.guides, state, strict=True):
+            logits = guide.transform(logits, own)
+        return logits
+
+    def advance(self, state: PyTree, token: Int32[Array, ""]) -> PyTree:
+        return tuple(guide.advance(own, token) for guide, own in zip(self.guides, state, strict=True))
+
+
+def read_guide(value: Any, name: str = "guide") -> Guide | None:
+    """The guide that an argument means: none, one, or a list of them."""
+    if value is None or isinstance(value, Guide):
+        return value
+    if not isinstance(value, list | tuple) or not value or not all(isinstance(each, Guide) for each in value):
+        argument.refuse(value, name, "a guide such as jaxdlm.guides.repetition(1.2), a list of them, or none")
+    return Several(tuple(value))
+
+
+def joined(first: Guide | None, second: Guide | None) -> Guide | None:
+    """Both, one after the other."""
+    guides = [each for each in (first, second) if each is not None]
+    return Several(tuple(guides)) if len(guides) > 1 else next(iter(guides), None)
+
+
+def fit(values: Array, width: int, fill: Any) -> Array:
+    """Values of ids, cut or filled up to so many ids."""
+    missing = width - values.shape[0]
+    return values[:width] if missing <= 0 else jnp.pad(values, (0, missing), constant_values=fill)
+
+
+def class_of(classes: Int32[Array, "V"], token: Int32[Array, ""]) -> Int32[Array, ""]:
+    """The class of a token; 0 for ids beyond the table."""
+    return classes.at[token].get(mode="fill", fill_value=0)

@@ -1,0 +1,83 @@
+"""grammar: the text is a sentence of a regular language (automata as arrays: `jaxdlm.grammar`)."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import argument, struct
+from jaxdlm.core.guide import Context, Guide, class_of, fit
+from jaxdlm.errors import InputError
+from jaxdlm.grammar import Tables
+from jaxdlm.typing import Array, Float32, Int32
+
+
+class Place(NamedTuple):
+    """Where a row is in its sentence."""
+
+    tables: Tables  # the row's own; only `state` where the guide has one grammar for all rows
+    room: Int32[Array, ""]  # tokens that the row may still write
+
+
+@struct.dataclass
+class GrammarGuide(Guide):
+    """See `grammar`. tables: of all rows; None: each row brings its own (`layout.arrange_rows(guides=[Tables, ...])`)."""
+
+    tables: Tables | None = None
+
+    def check(self, lm: Any, max_new: int) -> None:
+        if self.tables is not None:
+            check_tables(self.tables, lm, max_new)
+
+    def init(self, context: Context) -> Place:
+        if self.tables is not None:
+            return Place(Tables(None, None, None, None, jnp.asarray(self.tables.state, jnp.int32)), context.room)  # type: ignore[arg-type]
+        if not isinstance(context.given, Tables):
+            raise InputError("each row needs its own grammar here: give the guide one for all rows, or one to each row")
+        return Place(context.given, context.room)
+
+    def transform(self, logits: Float32[Array, "V"], state: Place) -> Float32[Array, "V"]:
+        """A token is allowed iff the sentence can still be closed behind it with what the row has left."""
+        tables = self.of(state)
+        behind = tables.next[tables.state]
+        open_ = (behind != 0) & (tables.distance[behind] <= state.room - 1)
+        return jnp.where(fit(open_[tables.classes], logits.shape[0], False), logits, -jnp.inf)
+
+    def advance(self, state: Place, token: Int32[Array, ""]) -> Place:
+        tables = self.of(state)
+        after = tables.next[tables.state, class_of(tables.classes, token)]
+        return Place(state.tables._replace(state=after), state.room - 1)
+
+    def of(self, place: Place) -> Tables:
+        """The tables of a row, with its state."""
+        return place.tables if self.tables is None else self.tables._replace(state=place.tables.state)
+
+
+def check_tables(tables: Tables, lm: Any, max_new: int) -> None:
+    """Raises InputError for tables of another vocabulary, and where the shortest sentence does not fit."""
+    ids, least = tables.classes.shape[0], int(np.asarray(tables.distance)[tables.state])
+    if ids != lm.config.vocab_size:
+        raise InputError(
+            f"the grammar was made for {ids} ids, {lm.name} has {lm.config.vocab_size}: make it for this model"
+        )
+    if least > max_new:
+        raise InputError(f"the grammar needs at least {least} tokens, max_new is {max_new}: raise max_new")
+
+
+def grammar(language: Any) -> GrammarGuide:
+    """A guide under which the answer is a sentence of the language, closed within the row's max_new tokens.
+
+    Args:
+        language: a grammar of `jaxdlm.grammar` for the model that decodes, or its tables.
+
+    Token v is allowed in state s iff next[s, class v] is live and distance[next[s, class v]] <= room - 1, room = tokens
+    that the row may still write. This renormalises token by token; it is not the target's law given that the text is a
+    sentence.
+
+    Raises:
+        InputError: no grammar; when decoding, one of another vocabulary or whose shortest sentence is longer than max_new.
+    """
+    tables = language.tables() if hasattr(language, "tables") else language
+    if not isinstance(tables, Tables):
+        argument.refuse(language, "language", "a grammar such as jaxdlm.grammar.regex(...) makes, or its tables")
+    return GrammarGuide(Tables(*(jnp.asarray(leaf) for leaf in tables)))
