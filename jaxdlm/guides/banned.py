@@ -74,12 +74,13 @@ def banned(words: Sequence[Any], lm: Any) -> Banned:
     total = sum(map(len, sequences))
     if total > MOST:
         raise InputError(f"words has {total} ids in all: must be at most {MOST}")
-    return Banned(*automaton(sorted(sequences), lm.config.vocab_size), max(map(len, sequences)))
+    return Banned(*map(jnp.asarray, automaton(sorted(sequences), lm.config.vocab_size)), max(map(len, sequences)))
 
 
 def _listed(words: Any) -> list[Any]:
-    words = list(words) if isinstance(words, list | tuple | set | frozenset) else []
-    return words or argument.refuse(words, "words", "a list of strings and of lists of token ids, at least one")
+    if not isinstance(words, list | tuple) or not words:
+        argument.refuse(words, "words", "a list of strings and of lists of token ids, at least one")
+    return list(words)
 
 
 def spelled(lm: Any, word: Any, name: str) -> list[tuple[int, ...]]:

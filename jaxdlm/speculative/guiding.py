@@ -39,7 +39,7 @@ class Nodes(NamedTuple):
 
     def root(self, state: PyTree) -> PyTree:
         """The state of each row as that of one node below it."""
-        return self._moving(lambda leaf: leaf[:, None], state)
+        return () if self.guide is None else self._moving(lambda leaf: leaf[:, None], state)
 
     def row(self, states: PyTree) -> PyTree:
         """The states of single nodes as those of their rows."""

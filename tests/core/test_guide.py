@@ -18,7 +18,7 @@ class Falling(Guide):
         return context.length
 
     def transform(self, logits, state):
-        return logits - self.by * state
+        return logits - self.by * state.astype(logits.dtype)
 
     def advance(self, state, token):
         return state + 1
