@@ -87,6 +87,7 @@ OTHER = {
     "tau_mask": 0.3, "tau_edit": 0.3, "max_post_steps": 3, "num_to_transfer": 2, "delete": 1, "insert": 2,
     "strategy": "sequential", "sub_block": 2, "t_min": 0.1, "t_max": 0.9, "history": 2, "k": 2, "width": 2, "ngram": 2,
     "typical": True, "slots": 2, "chunk": 2, "group": 2, "calibrate": False, "early_stop": False, "k_min": 1, "k_max": 3,
+    "guide": jd.guides.repetition(1.3),
 }  # fmt: skip
 OWN = {("s2d", "thresholds"): 0.3}
 # beside which the argument means something
@@ -120,7 +121,10 @@ def test_every_argument_changes_the_policy(recipe, name):
     same = jax.tree.structure(usual) == jax.tree.structure(other)
     leaves = zip(jax.tree.leaves(usual), jax.tree.leaves(other))
     assert not same or any(np.shape(a) != np.shape(b) or np.any(np.asarray(a) != np.asarray(b)) for a, b in leaves)
-    if name not in ("draft", "weights") and "draft" not in takes:
+    if name == "guide":
+        with pytest.raises(InputError, match="guide='repetition': must be a guide such as"):
+            policies.read(f"{recipe},guide=repetition")
+    elif name not in ("draft", "weights") and "draft" not in takes:
         words = ",".join([recipe, *(f"{key}={each}" for key, each in (beside | {name: value}).items())])
         assert policies.read(words) == other
 

@@ -1,4 +1,4 @@
-"""A method or a cache is one file: a copy of the package with one more of each has them everywhere."""
+"""A method, a cache or a guide is one file: a copy of the package with one more of each has them everywhere."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from jaxdlm import policies, registry
+from jaxdlm import guides, policies, registry
 from tests.test_documents import block
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -20,7 +20,10 @@ from jaxdlm import cli
 from tests.conformance import toys
 made = jd.until_eos(0.8) == jd.policies.read("until_eos,tau=0.8")
 kept = jd.caches.half_dual() == jd.policies.read_cache("half_dual")
-print(json.dumps([cli.policy_rows(), made, kept, toys.RULES, toys.CROSS, dir(jd), list(jd.policies.RECIPES)]))
+lm = jd.load("tiny-ar")
+out = jd.decode(lm, ["reverse : [ Alan ]"], jd.autoregressive(guide=jd.guides.at_least(7, lm)), max_new=8)
+guided = [dir(jd.guides), int(out.forwards[0])]
+print(json.dumps([cli.policy_rows(), made, kept, guided, toys.RULES, toys.CROSS, dir(jd), list(jd.policies.RECIPES)]))
 """
 
 
@@ -34,15 +37,18 @@ def linked(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
 
 def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_path):
     package = linked(ROOT / "jaxdlm", tmp_path / "jaxdlm")
-    for folder, file, name in (("methods", "until_eos", "method"), ("caches", "half_dual", "cache")):
+    for folder, file, name in (
+        ("methods", "until_eos", "method"), ("caches", "half_dual", "cache"), ("guides", "at_least", "guide"),
+    ):  # fmt: skip
         (package / folder).unlink()
         (linked(ROOT / "jaxdlm" / folder, package / folder) / f"{file}.py").write_text(block("CONTRIBUTING.md", name))
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, made, kept, rules, cross, names, recipes = json.loads(done.stdout)
+    rows, made, kept, guided, rules, cross, names, recipes = json.loads(done.stdout)
     assert made and kept
+    assert guided[0] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7
     assert [row["method"] for row in rows] == recipes == [*policies.RECIPES, "until_eos"], (
         "known ones keep their places"
     )

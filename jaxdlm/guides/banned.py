@@ -74,7 +74,8 @@ def banned(words: Sequence[Any], lm: Any) -> Banned:
     total = sum(map(len, sequences))
     if total > MOST:
         raise InputError(f"words has {total} ids in all: must be at most {MOST}")
-    return Banned(*map(jnp.asarray, automaton(sorted(sequences), lm.config.vocab_size)), max(map(len, sequences)))
+    classes, following, bans = map(jnp.asarray, automaton(sorted(sequences), lm.config.vocab_size))
+    return Banned(classes, following, bans, max(map(len, sequences)))
 
 
 def _listed(words: Any) -> list[Any]:
@@ -92,7 +93,7 @@ def spelled(lm: Any, word: Any, name: str) -> list[tuple[int, ...]]:
             why = "an empty string" if not word else f"a string, and {lm.name} has no tokenizer"
             raise InputError(f"{name} is {why}: pass text, or token ids")
         control = control_id(lm.tokenizer, word)
-        ways = spellings(lm, word) if control is None else [(control,)]
+        ways: list[tuple[int, ...]] = spellings(lm, word) if control is None else [(control,)]
         return ways or argument.refuse(word, name, f"text that the tokenizer of {lm.name} can spell")
     return [argument.items(word, name, argument.whole(0, lm.config.vocab_size - 1)) or _empty(name)]
 

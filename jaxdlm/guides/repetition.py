@@ -42,8 +42,10 @@ def repetition(penalty: Any = 1.2) -> Repetition:
 
     Examples:
         >>> import jaxdlm as jd
-        >>> policy = jd.autoregressive(guide=jd.guides.repetition(1.5))
-        >>> jd.decode(jd.load("tiny-ar"), ["reverse : [ Alan , Kate ]"], policy=policy, max_new=16).text
-        ['[ Kate , Alan ]']
+        >>> lm = jd.load("tiny-ar")
+        >>> for guide in (None, jd.guides.repetition(3.0)):
+        ...     print(jd.decode(lm, ["Alan Alan Alan"], jd.autoregressive(guide=guide), max_new=4).text[0])
+        Alan , , ,
+        road ,
     """
     return Repetition(argument.number(penalty, "penalty", low=0.01, high=100))

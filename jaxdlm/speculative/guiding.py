@@ -81,7 +81,7 @@ class Nodes(NamedTuple):
 
     def below(self, state: PyTree, tree: Tree, token: Int32[Array, "B N"]) -> PyTree:
         """The states of the root and of each node of a tree, [B, 1 + N, ...], depth by depth."""
-        levels, order = [self.root(state)], [np.zeros(1, np.int32)]
+        levels, order = [self.root(state)], [np.zeros(1, np.int64)]
         for depth in range(1, tree.depth + 1):
             nodes = np.flatnonzero(tree.node_depth == depth)
             parent = 1 + np.asarray(tree.parent, np.int32)[nodes]
