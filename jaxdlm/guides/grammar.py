@@ -76,6 +76,14 @@ def grammar(language: Any) -> GrammarGuide:
 
     Raises:
         InputError: no grammar; when decoding, one of another vocabulary or whose shortest sentence is longer than max_new.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("tiny-ar")
+        >>> names = jd.grammar.regex("(Alan|Kate)( , (Omar|Kate))+", lm)
+        >>> policy = jd.autoregressive(guide=jd.guides.grammar(names))
+        >>> jd.decode(lm, ["reverse : [ Alan , Omar ]"], policy=policy, max_new=9).text
+        ['Alan , Omar , Kate']
     """
     tables = language.tables() if hasattr(language, "tables") else language
     if not isinstance(tables, Tables):

@@ -233,13 +233,14 @@ class Constrain(Stage):
 def constrain() -> Constrain:
     """Commits only what agrees with a text of the row's grammar: the text that agrees with most of what is to be written.
 
-    Let K be the columns that the rules before want to write. Of all texts of the grammar that fit what is written, it
-    takes one that agrees with most of K (ties: the likeliest classes of tokens), and lets through where they agree. So
-    every written token belongs to one text that still fits the columns that are left, at every step; where all of K agrees with one text,
-    nothing is changed. If no column of K agrees, the surest takes that text's token, so that a step is never lost; where
-    the step ends the row, all of K take it. Rewritten columns (llada21) take the text's token. A row whose prefilled
-    columns leave no text ends with Status.INFEASIBLE. Any order of commits, blocks, caches and remasking are allowed:
-    the languages of DINGO (2505.23061), with a guarantee for the whole answer.
+    Let K be the columns that the rules before want to write. Of all texts of the grammar that fit what is written,
+    it takes one that agrees with most of K (ties: the likeliest classes of tokens), and lets through where they
+    agree. So every written token belongs to one text that still fits the columns that are left, at every step;
+    where all of K agrees with one text, nothing is changed. If no column of K agrees, the surest takes that text's
+    token, so that a step is never lost; where the step ends the row, all of K take it. Rewritten columns (llada21)
+    take the text's token. A row whose prefilled columns leave no text ends with Status.INFEASIBLE. Any order of
+    commits, blocks, caches and remasking are allowed: the languages of DINGO (2505.23061), with a guarantee for the
+    whole answer.
     """
     return Constrain()
 

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.guide import Context, Guide
-from jaxdlm.core.select import select_rows
 from jaxdlm.errors import InputError
 from jaxdlm.speculative.state import Rows
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+States = tuple[Array, ...]  # of nodes, see `Nodes`
 
 
 def begin(guide: Guide | None, rows: Rows, vocab: int) -> Rows:
@@ -28,85 +29,86 @@ def begin(guide: Guide | None, rows: Rows, vocab: int) -> Rows:
 
 
 class Nodes(NamedTuple):
-    """A guide over T nodes below each row; without a guide its states are empty, and logits stay as they are.
+    """A guide over T nodes below each row; without a guide there are no states, and logits stay as they are.
 
-    Leaves of `states` are [B, T, ...]; those that `advance` hands on as they came in are the row's own, [B, ...]. axes:
-    a tree of 0 for the first and None for the others.
+    Leaves of a state that `advance` hands on as they came in, such as tables, are the row's, in `state`. `States` of nodes
+    are the others alone, each [B, T, ...].
     """
 
     guide: Guide | None
-    axes: PyTree
+    state: PyTree  # of each row, leaves [B, ...]
+    moves: tuple[bool, ...]  # per leaf: whether `advance` changes it
 
-    def root(self, state: PyTree) -> PyTree:
-        """The state of each row as that of one node below it."""
-        return () if self.guide is None else self._moving(lambda leaf: leaf[:, None], state)
+    def root(self) -> States:
+        """The states of the rows, as of one node below each."""
+        return self._moving(jax.tree.map(lambda leaf: leaf[:, None], self.state))
 
-    def row(self, states: PyTree) -> PyTree:
+    def row(self, states: States) -> PyTree:
         """The states of single nodes as those of their rows."""
-        return self._moving(lambda leaf: leaf[:, 0], states)
+        return self._whole(tuple(leaf[:, 0] for leaf in states))
 
-    def spread(self, states: PyTree, count: int) -> PyTree:
+    def spread(self, states: States, count: int) -> States:
         """The states of single nodes, `count` times."""
-        return self._moving(lambda leaf: jnp.repeat(leaf, count, axis=1), states)
+        return tuple(jnp.repeat(leaf, count, axis=1) for leaf in states)
 
-    def pick(self, states: PyTree, index: np.ndarray | Array) -> PyTree:
+    def pick(self, states: States, index: np.ndarray | Array) -> States:
         """The states of these nodes, of the same ones in all rows int[T] or of each row's own [B, T]."""
         if index.ndim == 1:
-            return self._moving(lambda leaf: leaf[:, index], states)
-        return self._moving(lambda leaf: leaf[jnp.arange(leaf.shape[0])[:, None], index], states)
+            return tuple(leaf[:, index] for leaf in states)
+        return tuple(leaf[jnp.arange(leaf.shape[0])[:, None], index] for leaf in states)
 
-    def select(self, mask: Bool[Array, "B"], new: PyTree, old: PyTree) -> PyTree:
-        """`new` in the rows of `mask`, `old` in the others."""
-        return self._moving(lambda a, b: select_rows(mask, a, b), new, old)
-
-    def advance(self, states: PyTree, token: Int32[Array, "B T"]) -> PyTree:
+    def advance(self, states: States, token: Int32[Array, "B T"]) -> States:
         """The states with one more token each."""
         if self.guide is None:
             return states
-        nodes = jax.vmap(self.guide.advance, in_axes=(self.axes, 0), out_axes=self.axes)
-        return jax.vmap(nodes)(states, token)
+        axes = self._whole((0,) * len(states), None)
+        nodes = jax.vmap(self.guide.advance, in_axes=(axes, 0), out_axes=axes)
+        return self._moving(jax.vmap(nodes)(self._whole(states), token))
 
     def transform(
-        self, logits: Float32[Array, "B T V"], states: PyTree
+        self, logits: Float32[Array, "B T V"], states: States
     ) -> tuple[Float32[Array, "B T V"], Bool[Array, "B T"]]:
         """(the logits behind each node, whether anything is allowed there); they stay as they are where nothing is."""
         assert self.guide is not None
-        bent = jax.vmap(jax.vmap(self.guide.transform, in_axes=(0, self.axes)))(logits, states)
+        nodes = jax.vmap(self.guide.transform, in_axes=(0, self._whole((0,) * len(states), None)))
+        bent = jax.vmap(nodes)(logits, self._whole(states))
         live = jnp.max(bent, axis=2) > -jnp.inf
         return jnp.where(live[:, :, None], bent, logits), live
 
-    def bend(self, logits: Float32[Array, "B T V"], states: PyTree) -> Float32[Array, "B T V"]:
+    def bend(self, logits: Float32[Array, "B T V"], states: States) -> Float32[Array, "B T V"]:
         """`transform` where it does not matter what happens behind a node that allows nothing: in a draft."""
         return logits if self.guide is None else self.transform(logits, states)[0]
 
-    def below(self, state: PyTree, tree: Tree, token: Int32[Array, "B N"]) -> PyTree:
+    def below(self, tree: Tree, token: Int32[Array, "B N"]) -> States:
         """The states of the root and of each node of a tree, [B, 1 + N, ...], depth by depth."""
-        levels, order = [self.root(state)], [np.zeros(1, np.int64)]
+        levels, order = [self.root()], [np.zeros(1, np.int64)]
         for depth in range(1, tree.depth + 1):
             nodes = np.flatnonzero(tree.node_depth == depth)
             parent = 1 + np.asarray(tree.parent, np.int32)[nodes]
             above = self.pick(levels[-1], np.searchsorted(order[-1], parent))
             levels.append(self.advance(above, token[:, nodes]))
             order.append(1 + nodes)
-        every = self._moving(lambda *leaves: jnp.concatenate(leaves, axis=1), *levels)
+        every = tuple(jnp.concatenate(leaves, axis=1) for leaves in zip(*levels, strict=True))
         place = np.concatenate(order)
         in_order = bool((place == np.arange(place.size)).all())
         return every if in_order else self.pick(every, np.argsort(place))
 
-    def _moving(self, function: Any, *states: PyTree) -> PyTree:
-        """The function of the leaves that differ from node to node; the others as in the first state."""
+    def _moving(self, state: PyTree) -> States:
+        return tuple(leaf for leaf, moves in zip(jax.tree.leaves(state), self.moves, strict=True) if moves)
 
-        def one(axis: int | None, *leaves: Any) -> Any:
-            return leaves[0] if axis is None else function(*leaves)
-
-        return jax.tree.map(one, self.axes, *states, is_leaf=lambda axis: axis is None)
+    def _whole(self, states: tuple[Any, ...], *other: Any) -> PyTree:
+        """The tree of a state with these leaves; the row's own, or `other`, in the place of those that do not move."""
+        leaves, structure = jax.tree.flatten(self.state)
+        moving = iter(states)
+        return jax.tree.unflatten(
+            structure, [next(moving) if moves else (*other, leaf)[0] for leaf, moves in zip(leaves, self.moves)]
+        )
 
 
 def nodes_of(guide: Guide | None, state: PyTree) -> Nodes:
     """The guide over nodes, from the states [B, ...] of all rows."""
     if guide is None:
-        return Nodes(None, ())
+        return Nodes(None, (), ())
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state)
     traced = jax.make_jaxpr(guide.advance)(one, jax.ShapeDtypeStruct((), jnp.int32)).jaxpr
-    axes = [None if new is old else 0 for new, old in zip(traced.outvars, traced.invars)]
-    return Nodes(guide, jax.tree.unflatten(jax.tree.structure(state), axes))
+    return Nodes(guide, state, tuple(new is not old for new, old in zip(traced.outvars, traced.invars)))

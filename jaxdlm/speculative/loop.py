@@ -131,7 +131,7 @@ def judge_guided(
     if policy.guide is None:
         return judge(logits, proposal, key, policy), (), False
     nodes = guiding.nodes_of(policy.guide, rows.guide)
-    states = nodes.below(rows.guide, tree, proposal.token)
+    states = nodes.below(tree, proposal.token)
     bent, live = nodes.transform(logits, nodes.pick(states, np.concatenate([[0], 1 + tree.read])))
     proposal = proposal.replace(valid=proposal.valid & live[:, verify.logit_row(tree)])
     verdict = judge(bent, proposal, key, policy)
@@ -141,7 +141,7 @@ def judge_guided(
         end = jnp.where(verdict.count[:, None] > 0, 1 + last, 0)
     at = nodes.pick(states, end)
     emit = verdict.emit & store.take(live, jnp.asarray(verify.read_row(tree))[end])[:, 0]
-    state = nodes.select(emit, nodes.advance(at, verdict.bonus[:, None]), at)
+    state = select_rows(emit, nodes.advance(at, verdict.bonus[:, None]), at)
     return verdict._replace(emit=emit), nodes.row(state), ~live[:, 0]
 
 

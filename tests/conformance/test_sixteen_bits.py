@@ -161,6 +161,13 @@ def test_lossless_drafts_give_the_bits_of_greedy_decoding():
         out = jd.decode(lm, [asked[row] for row in rows], lookup(k=8), **some)
         np.testing.assert_array_equal(out.tokens, plain.tokens[list(rows)])
     assert min(rounds) < int(plain.forwards.sum()), "no draft was ever accepted"
+    guide = jd.guides.repetition(1.3)
+    guided, out = (
+        jd.decode(lm, asked, method, **run) for method in (autoregressive(guide=guide), lookup(8, guide=guide))
+    )
+    np.testing.assert_array_equal(out.tokens, guided.tokens)
+    np.testing.assert_array_equal(out.score, guided.score)
+    assert (guided.tokens != plain.tokens).any()
 
 
 if __name__ == "__main__":

@@ -300,16 +300,27 @@ def test_every_node_has_the_state_of_its_own_text(tree):
     state = {"table": jnp.arange(6.0).reshape(2, 3), "text": jnp.array([1, 2])}
     token = jnp.asarray(np.random.default_rng(0).integers(1, 9, (2, tree.size)), jnp.int32)
     nodes = nodes_of(Spelling(10), state)
-    states = nodes.below(state, tree, token)
-    assert states["table"] is state["table"], "a table is not copied to the nodes"
+    states = nodes.below(tree, token)
+    assert [leaf.shape for leaf in states] == [(2, 1 + tree.size)], "a table is not copied to the nodes"
     for row in range(2):
         spelled = [int(state["text"][row])]
         for node, parent in enumerate(tree.parent):
             spelled.append(10 * spelled[1 + parent] + int(token[row, node]))
-        assert states["text"][row].tolist() == spelled
+        assert states[0][row].tolist() == spelled
     logits, live = nodes.transform(jnp.zeros((2, 1 + tree.size, 5)), states)
-    np.testing.assert_array_equal(logits, np.broadcast_to(states["text"][:, :, None], logits.shape))
+    np.testing.assert_array_equal(logits, np.broadcast_to(states[0][:, :, None], logits.shape))
     assert live.all()
+
+
+def test_a_guide_without_a_state():
+    class Doubling(Guide):
+        def transform(self, logits, state):
+            return 2 * logits
+
+    nodes = nodes_of(Doubling(), ())
+    states = nodes.below(chains(1, 2), jnp.ones((2, 2), jnp.int32))
+    assert states == () == nodes.advance(states, jnp.ones((2, 1), jnp.int32))
+    np.testing.assert_array_equal(nodes.bend(jnp.ones((2, 3, 5)), states), np.full((2, 3, 5), 2))
 
 
 def test_a_policy_takes_one_more_guide_for_target_and_draft():

@@ -10,7 +10,7 @@ from jaxdlm import struct
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.guiding import Nodes, nodes_of
+from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
@@ -63,9 +63,9 @@ class DraftModel:
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.catch_up(state.kv, rows)
         guide = nodes_of(self.warp.guide, rows.guide)
-        token, logq, states = self.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root(rows.guide))
+        token, logq, states = self.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root())
 
-        def deeper(carry: tuple[KV, Array, PyTree], level: Array) -> tuple[tuple[KV, Array, PyTree], tuple[Array, Any]]:
+        def deeper(carry: tuple[KV, Array, States], level: Array) -> tuple[tuple[KV, Array, States], tuple[Array, Any]]:
             kv, token, states = carry
             hidden, kv = self.extend(kv, rows, token, level)
             token, logq, states = self.choose(hidden, key, level, guide, states)
@@ -133,8 +133,8 @@ class DraftModel:
         return past, jnp.broadcast_to(jnp.asarray(mask)[None], (batch, *mask.shape))
 
     def choose(
-        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: PyTree
-    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None, PyTree]:
+        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: States
+    ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None, States]:
         """A token per chain, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
         token, logq = self.pick(guide.bend(logits, states), key, level)

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxdlm import struct
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid
+from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.guiding import Nodes, nodes_of
+from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
@@ -72,8 +73,8 @@ class Pearl:
         guide, states = self.behind(state, rows)
 
         def further(
-            carry: tuple[KV, Array, PyTree], place: Array
-        ) -> tuple[tuple[KV, Array, PyTree], tuple[Array, Any]]:
+            carry: tuple[KV, Array, States], place: Array
+        ) -> tuple[tuple[KV, Array, States], tuple[Array, Any]]:
             kv, token, states = carry
             position = (frontier - 1 + place)[:, None]
             past = store.seen(kv, position[:, 0])
@@ -85,17 +86,17 @@ class Pearl:
         (kv, *_), (tokens, logq) = jax.lax.scan(further, (state.kv, first, states), places)
         return tokens.T, None if logq is None else jnp.moveaxis(logq, 0, 1), kv
 
-    def behind(self, state: PearlState, rows: Rows) -> tuple[Nodes, PyTree]:
+    def behind(self, state: PearlState, rows: Rows) -> tuple[Nodes, States]:
         """The guide, and its state behind the committed tokens and the unverified tail."""
         guide = nodes_of(self.warp.guide, rows.guide)
-        states = guide.root(rows.guide)
+        states = guide.root()
         for place in range(self.chunk - 1):
-            states = guide.select(state.post, guide.advance(states, state.tail[:, place, None]), states)
+            states = select_rows(state.post, guide.advance(states, state.tail[:, place, None]), states)
         return guide, states
 
     def choose(
-        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], place: Array, guide: Nodes, states: PyTree
-    ) -> tuple[Int32[Array, "B 1"], Float32[Array, "B V"] | None, PyTree]:
+        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], place: Array, guide: Nodes, states: States
+    ) -> tuple[Int32[Array, "B 1"], Float32[Array, "B V"] | None, States]:
         """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
         logits = guide.bend(logits[:, None], states)[:, 0]

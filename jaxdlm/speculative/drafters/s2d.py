@@ -13,7 +13,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.params import fingerprint, map_specs
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.guiding import Nodes, nodes_of
+from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draw
@@ -82,9 +82,9 @@ class Exits:
         last = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
         guide = nodes_of(self.warp.guide, rows.guide)
         logits, state = self.next_logits(state, rows, store.take(rows.tokens, last), last)
-        token, logq, states = self.choose(logits, key, jnp.int32(0), guide, guide.root(rows.guide))
+        token, logq, states = self.choose(logits, key, jnp.int32(0), guide, guide.root())
 
-        def deeper(carry: tuple[ExitState, Array, PyTree], level: Array) -> tuple[Any, Any]:
+        def deeper(carry: tuple[ExitState, Array, States], level: Array) -> tuple[Any, Any]:
             state, token, states = carry
             logits, state = self.next_logits(state, rows, token[:, None], (rows.length + level - 1)[:, None])
             token, logq, states = self.choose(logits, key, level, guide, states)
@@ -122,8 +122,8 @@ class Exits:
         return logits, state
 
     def choose(
-        self, logits: Float32[Array, "B V"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: PyTree
-    ) -> tuple[Int32[Array, "B"], Float32[Array, "B V"] | None, PyTree]:
+        self, logits: Float32[Array, "B V"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: States
+    ) -> tuple[Int32[Array, "B"], Float32[Array, "B V"] | None, States]:
         """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = guide.bend(logits[:, None], states)[:, 0]
         if self.warp.greedy:

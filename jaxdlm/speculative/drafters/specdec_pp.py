@@ -70,7 +70,7 @@ class SpecDecPP:
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.base.catch_up(state.kv, rows)
         guide = nodes_of(self.base.warp.guide, rows.guide)
-        token, logq, states = self.base.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root(rows.guide))
+        token, logq, states = self.base.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root())
         sure = jnp.ones(token.shape[0], jnp.float32)  # Π P(accepted) of the tokens read so far
         live = ~rows.done & ~self.final(token) & self.goes_on(sure, 1)
 
