@@ -1,0 +1,194 @@
+"""Reads: a sequence of tokens, and logits of a few ids at a few of its columns. One program per class of reads.
+
+A read is always computed by the same executable, whatever else is asked: rows of a program, columns and numbers of ids
+follow from the read itself, and what is missing of a program is filled with inert rows.
+"""
+
+import itertools
+from collections.abc import Generator, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.core.compiled import compiled
+from jaxdlm.core.model import Model, SupportsApplyAt, gather
+from jaxdlm.core.readout import Readout, gathered
+from jaxdlm.layout import bucket_of
+from jaxdlm.sharding import beside, striped
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+T = TypeVar("T")
+INERT = 0
+
+
+class Read(NamedTuple):
+    """tokens: int32[n], the masks of what is open included. want: (column, ids) whose logits are read; a model that
+    continues a text may be asked for column n."""
+
+    tokens: np.ndarray
+    want: tuple[tuple[int, tuple[int, ...]], ...]
+
+
+class Column(NamedTuple):
+    """What was read at one column, float64. logp: log-probabilities of the ids among all text tokens, nan where the
+    logits are not finite. top: the likeliest token of all. entropy: of all, in nats."""
+
+    logp: np.ndarray
+    top: int
+    entropy: float
+    finite: bool
+
+
+class Raw(NamedTuple):
+    """One reading of a question. logp: log P_k in the order of its options. top: whether the likeliest token of all was
+    an option's (of its first column). bound: how much probability may be missing, as a distance in total variation."""
+
+    logp: np.ndarray
+    top_is_label: bool
+    reads: int
+    columns: int
+    bound: float = 0.0
+
+    @property
+    def status(self) -> str:
+        """ok; nonfinite: a logit was NaN or infinite; infeasible: no option can be written."""
+        if np.isnan(self.logp).any():
+            return "nonfinite"
+        return "ok" if np.isfinite(self.logp).any() else "infeasible"
+
+
+Plan = Generator[list[Read], list[list[Column]], T]
+"""Yields reads, is sent what was found for each, and returns what follows from that."""
+
+
+def started(plan: Plan[T]) -> Plan[T]:
+    """The plan, run up to its first reads: what is wrong with it is raised now."""
+    try:
+        first = next(plan)
+    except StopIteration as ended:
+        return _over(ended.value)
+    return _going_on(plan, first)
+
+
+def _over(value: Any) -> Plan[Any]:
+    return value
+    yield []  # a generator all the same
+
+
+def _going_on(plan: Plan[T], asked: list[Read]) -> Plan[T]:
+    while True:
+        found = yield asked
+        try:
+            asked = plan.send(found)
+        except StopIteration as ended:
+            return ended.value
+
+
+def together(plans: Sequence[Plan[T]]) -> Plan[list[T]]:
+    """Several plans side by side, as long as one of them asks."""
+    results: list[Any] = [None] * len(plans)
+    waiting: list[tuple[int, list[Read]]] = []
+
+    def advance(index: int, found: Any) -> None:
+        try:
+            waiting.append((index, next(plans[index]) if found is None else plans[index].send(found)))
+        except StopIteration as ended:
+            results[index] = ended.value
+
+    for index in range(len(plans)):
+        advance(index, None)
+    while waiting:
+        asked, waiting = waiting, []
+        found = iter((yield [read for _, reads in asked for read in reads]))
+        for index, reads in asked:
+            advance(index, list(itertools.islice(found, len(reads))))
+    return results
+
+
+def drive(lm: Any, plans: Sequence[Plan[T]], batch: int) -> list[T]:
+    """The results of the plans. Reads of all of them go through the model together, `batch` rows to a program."""
+    whole = together(plans)
+    try:
+        asked = next(whole)
+        while True:
+            asked = whole.send(read(lm, asked, batch))
+    except StopIteration as ended:
+        return ended.value
+
+
+def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
+    """What stands at the wanted columns, read by read."""
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for index, each in enumerate(reads):
+        groups.setdefault(class_of(each), []).append(index)
+    model = striped(lm.model, lm.params, batch)
+    begun = []
+    for shape, members in groups.items():
+        for first in range(0, len(members), batch):
+            own = members[first : first + batch]
+            arrays = _arrays([reads[index] for index in own], shape, batch, lm.config)
+            arrays, _ = beside(lm.params, arrays, ())
+            begun.append((own, _program(model, lm.params, *arrays)))
+    found: list[Any] = [None] * len(reads)
+    for own, numbers in begun:
+        host = [np.asarray(each) for each in numbers]
+        for row, index in enumerate(own):
+            found[index] = [
+                _column(*(each[row, column] for each in host), len(ids))
+                for column, (_, ids) in enumerate(reads[index].want)
+            ]
+    return found
+
+
+def class_of(one: Read) -> tuple[int, int, int]:
+    """(columns, wanted columns, ids per column) of the program that computes it: from the read alone."""
+    power = lambda n: 1 << (max(1, n) - 1).bit_length()  # noqa: E731
+    return bucket_of(len(one.tokens)), power(len(one.want)), power(max(len(ids) for _, ids in one.want))
+
+
+def _arrays(reads: Iterable[Read], shape: tuple[int, int, int], batch: int, config: Any) -> tuple[np.ndarray, ...]:
+    length, columns, most = shape
+    tokens = np.full((batch, length), config.tokens.pad, np.int32)
+    valid = np.zeros((batch, length), bool)
+    valid[:, INERT] = True  # of rows that only fill the program
+    at = np.full((batch, columns), INERT, np.int32)
+    ids = np.zeros((batch, columns, most), np.int32)
+    shift = config.prediction == "next"
+    for row, one in enumerate(reads):
+        size = len(one.tokens)
+        tokens[row, :size], valid[row, :size] = one.tokens, True
+        for column, (place, wanted) in enumerate(one.want):
+            at[row, column] = place - shift
+            ids[row, column, : len(wanted)] = wanted
+    return tokens, valid, at, ids
+
+
+@compiled(static_argnums=0)
+def _program(
+    model: Model, params: PyTree, tokens: Int32[Array, "R L"], valid: Bool[Array, "R L"], at: Int32[Array, "R C"],
+    ids: Int32[Array, "R C K"],
+) -> tuple[Array, ...]:  # fmt: skip
+    """Logits of the ids [R, C, K]; top token, its logit, rest and weighted (`core.readout`) of all [R, C]."""
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    if isinstance(model, SupportsApplyAt):
+        hidden = model.apply_at(params, tokens, position, valid, at)
+    else:
+        hidden = gather(model.apply(params, tokens, position, valid).hidden, at)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    source = Readout(hidden=flat, logits=jnp.zeros((0, 0), jnp.float32), params=params, model=model)
+    summary, picked = gathered(source, ids.reshape(flat.shape[0], -1))
+    shaped = (x.reshape(at.shape) for x in (summary.token, summary.top, summary.rest, summary.weighted))
+    return picked.reshape(ids.shape), *shaped
+
+
+def _column(
+    logits: np.ndarray, token: np.ndarray, top: np.ndarray, rest: np.ndarray, weighted: np.ndarray, count: int
+) -> Column:
+    """In float64 from here on."""
+    top, rest, weighted = float(top), float(rest), float(weighted)
+    if not np.isfinite(top):
+        none = top == -np.inf  # every token banned: nothing is likely, and nothing is broken
+        return Column(np.full(count, -np.inf if none else np.nan), int(token), float("nan"), none)
+    logp = logits[:count].astype(np.float64) - (top + np.log1p(rest))
+    return Column(logp, int(token), float(np.log1p(rest) - weighted / (1 + rest)), not np.isnan(logp).any())
