@@ -16,7 +16,7 @@ from jaxdlm.core.model import Model, SupportsApplyAt, gather
 from jaxdlm.core.readout import Readout, gathered
 from jaxdlm.layout import bucket_of
 from jaxdlm.sharding import beside, striped
-from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 T = TypeVar("T")
 INERT = 0
@@ -135,7 +135,7 @@ def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
         host = [np.asarray(each) for each in numbers]
         for row, index in enumerate(own):
             found[index] = [
-                _column(*(each[row, column] for each in host), len(ids))
+                _column([each[row, column] for each in host], len(ids))
                 for column, (_, ids) in enumerate(reads[index].want)
             ]
     return found
@@ -182,11 +182,10 @@ def _program(
     return picked.reshape(ids.shape), *shaped
 
 
-def _column(
-    logits: np.ndarray, token: np.ndarray, top: np.ndarray, rest: np.ndarray, weighted: np.ndarray, count: int
-) -> Column:
+def _column(numbers: Sequence[np.ndarray], count: int) -> Column:
     """In float64 from here on."""
-    top, rest, weighted = float(top), float(rest), float(weighted)
+    logits, token, *rest_ = numbers
+    top, rest, weighted = (float(each) for each in rest_)
     if not np.isfinite(top):
         none = top == -np.inf  # every token banned: nothing is likely, and nothing is broken
         return Column(np.full(count, -np.inf if none else np.nan), int(token), float("nan"), none)

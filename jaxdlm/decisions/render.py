@@ -111,8 +111,10 @@ def _given(lm: Any, state: Any, question: Question, template: Template, read: st
     if question.instructions or template.prompt is not None:
         raise InputError(f"{where} is token ids, which are taken as they are: leave instructions and templates out")
     options = question.options
+    pre: tuple[int, ...] = ()
+    post: tuple[int, ...] = ()
     if all(option.tokens is not None for option in options):
-        pre, post, choices = (), (), [tuple(option.tokens or ()) for option in options]
+        choices = [tuple(option.tokens or ()) for option in options]
         if template.pre or template.post:
             raise InputError(f"{where}: options are given as tokens, so that pre and post are no text: leave them out")
     elif lm.tokenizer is None:
@@ -203,7 +205,7 @@ def words(value: Any) -> str:
 
 def _word(question: Question, option: Option) -> str:
     if question.kind == "predicate":
-        return "yes" if option.value else "no"
+        return "Yes" if option.value else "No"
     return question.written(option) if isinstance(question, Number) else option.text
 
 

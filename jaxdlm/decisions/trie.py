@@ -78,8 +78,8 @@ def best_first(canvas: Any, trie: Trie, tolerance: float, wave: int, most: int) 
         reads, columns = reads + len(asked), columns + sum(len(read.tokens) for read in asked)
     left, have = _total(-value for value, _, _ in heap), _total(done.values())
     bound = float(np.exp(left - np.logaddexp(left, have))) if left > -np.inf else 0.0
-    logp = np.array([done.get(leaf, -np.inf) for leaf in trie.leaves])
-    return Raw(logp, top in trie.children[()], reads, columns, bound)
+    whole = np.array([done.get(leaf, -np.inf) for leaf in trie.leaves])
+    return Raw(whole, top in trie.children[()], reads, columns, bound)
 
 
 def _read(canvas: Any, trie: Trie, nodes: Sequence[Node]) -> Read:

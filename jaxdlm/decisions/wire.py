@@ -108,7 +108,8 @@ def _number(question: Mapping[str, Any], name: str, where: str) -> Question:
     for bound in ("minimum", "maximum"):
         if question.get(bound) is None:
             raise InputError(f"{where} has no {bound}: add it")
-    return Number(name, **{key: question.get(key) for key in NUMBER}, instructions=question.get("instructions") or "")
+    values: dict[str, Any] = {key: question.get(key) for key in NUMBER}
+    return Number(name, **values, instructions=question.get("instructions") or "")
 
 
 def _entries(question: Mapping[str, Any], field: str, key: str, where: str) -> list[Option]:
