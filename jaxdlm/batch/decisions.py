@@ -48,6 +48,10 @@ class Row(NamedTuple):
     stops: Stops = Stops((), frozenset())
 
 
+class WireRefusal(Refusal):
+    """A batch line that cannot be read: its error has their shape."""
+
+
 class Readers:
     """Readers by the settings of rows. settings: of the call, which rows may override."""
 
@@ -75,9 +79,10 @@ class Readers:
 def understand(raw: Raw, readers: Readers, duplicates: Mapping[int, int]) -> Row | Refusal:
     """A row ready to be read, or why not. duplicates: row -> line that had its id first."""
     id_: Any = raw.row
-    where = f"line {raw.line}"
+    where, kind = f"line {raw.line}", Refusal
     try:
         value = parse(raw)
+        kind = WireRefusal if openai.is_request(value) else Refusal
         id_ = identity(value, raw)
         if raw.row in duplicates:
             raise InputError(f"{where}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one")
@@ -87,7 +92,7 @@ def understand(raw: Raw, readers: Readers, duplicates: Mapping[int, int]) -> Row
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         message = f"the row does not read ({' '.join(str(error).split())[:80] or type(error).__name__})"
     message = message if message.startswith(where) else f"{where}: {message}"
-    return Refusal(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
+    return kind(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
 
 
 def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: str) -> Row:
@@ -198,9 +203,9 @@ class Lines:
         fields = {"id": f"batch_req_{number}", "custom_id": row.id, "response": response, "error": None}
         return Line(encoded(fields), error)
 
-    def refusal(self, refused: Refusal, batch: bool = False) -> Line:
+    def refusal(self, refused: Refusal) -> Line:
         """The row of what cannot be read."""
-        if batch:
+        if isinstance(refused, WireRefusal):
             return Line(encoded(openai.failure(refused.id, f"row_{refused.row}", refused.message)), REFUSED)
         fields = {"id": refused.id, "answers": None, "status": "error", "reader": self.reader, "error": refused.message}
         return Line(encoded(fields), REFUSED)

@@ -74,6 +74,8 @@ def render(
     """The slot of a question about a state; order: places of its options in the listing. Raises InputError."""
     if _is_ids(state):
         return _given(lm, state, question, template, read, where)
+    if not isinstance(state, str | Mapping) and not _is_chat(state):
+        raise InputError(f"{where} is neither text nor a chat, nor token ids: {argument.shown(state)}")
     if lm.tokenizer is None:
         raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
     bare = template == Template() and lm.tokenizer.template is None and (read == "label" or question.instructions)
@@ -97,13 +99,23 @@ def _encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray
     try:
         return np.concatenate([encode(lm, prompt, 0, 1, False), np.asarray(pre, np.int32)])
     except InputError as error:
-        raise InputError(f"{where}: {str(error).removeprefix('prompt 0').removeprefix(':').strip()}") from None
+        said = str(error)
+        told = said.removeprefix("prompt 0").removeprefix(":").strip()
+        raise InputError(f"{where}{' ' if said.startswith('prompt 0 ') else ': '}{told}") from None
 
 
 def _is_ids(state: Any) -> bool:
     if isinstance(state, np.ndarray):
         return True
     return isinstance(state, list | tuple) and len(state) > 0 and isinstance(state[0], int | np.integer)
+
+
+def _is_chat(state: Any) -> bool:
+    return (
+        isinstance(state, list | tuple)
+        and len(state) > 0
+        and all(isinstance(x, Mapping) and "role" in x for x in state)
+    )
 
 
 def _given(lm: Any, state: Any, question: Question, template: Template, read: str, where: str) -> Slot:
@@ -157,20 +169,17 @@ class _Reader:
         """The ids of an option between pre and post. Raises InputError where it is not spelled apart from them."""
         whole = self._ids(self.before + self.spaces + text + self.template.post)
         begin, end = len(self.pre), len(whole) - len(self.post)
-        if end <= begin:
-            raise InputError(f"{self.where}: {text!r:.60} has no token: choose a word that the tokenizer spells")
         if tuple(whole[:begin]) != self.pre or tuple(whole[end:]) != self.post:
             raise InputError(
                 f"{self.where}: the tokenizer joins {text!r:.60} with pre {self.template.pre!r:.40} or post "
                 f"{self.template.post!r:.40}: end pre, and begin post, with a mark such as a quote"
             )
+        if end <= begin:
+            raise InputError(f"{self.where}: {text!r:.60} has no token: choose a word that the tokenizer spells")
         return tuple(whole[begin:end])
 
     def prompt(self, state: Any, question: Question, listing: str, ask: str, listed: bool) -> Any:
         """The text, or the chat, that stands before the reply."""
-        is_chat = (
-            isinstance(state, list | tuple) and all(isinstance(x, Mapping) and "role" in x for x in state) and state
-        )
         said = {"instructions": words(question.instructions), "options": listing, "ask": ask}
         if self.template.prompt is None:
             kept = said.values() if listed else [said["instructions"], ask if isinstance(question, Number) else ""]
@@ -178,7 +187,7 @@ class _Reader:
             fill = lambda text: "\n\n".join(filter(None, [text, block]))  # noqa: E731
         else:
             fill = lambda text: PARTS.sub(lambda m: (said | {"state": text})[m[1]], self.template.prompt or "")  # noqa: E731
-        return _asked_last(state, fill, self.where) if is_chat else fill(words(state))
+        return _asked_last(state, fill, self.where) if isinstance(state, list | tuple) else fill(words(state))
 
 
 def _asked_last(state: Any, fill: Any, where: str) -> list[dict[str, Any]]:
