@@ -82,10 +82,10 @@ def decide(
     Examples:
         >>> import jaxdlm as jd
         >>> lm = jd.load("tiny")
-        >>> names = jd.Choice("answer", ["[ Omar , Kate ]", "[ Kate , Omar ]"])
-        >>> answers = jd.decide(lm, ["reverse : [ Omar , Kate ]"], [names], read="text")
+        >>> names = jd.Choice("answer", ["[ Omar , Fay , Kate ]", "[ Kate , Fay , Omar ]"])
+        >>> answers = jd.decide(lm, ["reverse : [ Omar , Fay , Kate ]"], [names], read="text")
         >>> answers[0]["answer"].value
-        '[ Kate , Omar ]'
+        '[ Kate , Fay , Omar ]'
     """
     refused = {"joint": (joint, False), "sequential": (sequential, False), "cfg": (cfg, 0.0)}
     for name, (given, default) in refused.items():
@@ -220,10 +220,11 @@ class Reader:
         """r of each distinct question: the mean of what states without content give."""
         new = {q.fingerprint: q for q in questions if q.fingerprint not in self.priors and len(q.options) > 1}
         where = "the prior of question"
-        plans = [self.plan(s, q, f"{where} {argument.shown(q.name)}") for q in new.values() for s in CONTENT_FREE]
+        states = CONTENT_FREE if self.lm.tokenizer is None or not self.lm.tokenizer.closed else CONTENT_FREE[-1:]
+        plans = [self.plan(s, q, f"{where} {argument.shown(q.name)}") for q in new.values() for s in states]
         found = drive(self.lm, plans, self.batch)
         for index, name in enumerate(new):
-            raws = found[index * len(CONTENT_FREE) : (index + 1) * len(CONTENT_FREE)]
+            raws = found[index * len(states) : (index + 1) * len(states)]
             if any(_status(raw) != "ok" for raw in raws):
                 raise InputError(
                     f"the prior of question {argument.shown(new[name].name)} is not finite: leave prior out"

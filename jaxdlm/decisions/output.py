@@ -33,7 +33,8 @@ class Decision:
             one reading and the result; flips: readings with another winner.
         forwards: sequences read; tokens_read: their columns.
         bound: total variation that options left out by a search may make.
-        status: ok; nonfinite: logits were NaN or infinite; infeasible: no option can be written.
+        status: ok; nonfinite: logits were NaN or infinite; infeasible: no option can be written; unfinished: max_contexts
+            were read before any option's end.
     """
 
     type: str

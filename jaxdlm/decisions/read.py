@@ -41,8 +41,8 @@ class Column(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """One reading of a question. logp: log P_k in the order of its options. top: whether the likeliest token of all was
-    an option's (of its first column). bound: how much probability may be missing, as a distance in total variation."""
+    """One reading of a question. logp: log P_k in the order of its options. top_is_label: whether the likeliest token of
+    all was an option's (of its first column). bound: how much options that were not read may have, in total variation."""
 
     logp: np.ndarray
     top_is_label: bool
@@ -52,10 +52,11 @@ class Raw(NamedTuple):
 
     @property
     def status(self) -> str:
-        """ok; nonfinite: a logit was NaN or infinite; infeasible: no option can be written."""
+        """ok; nonfinite: a logit was NaN or infinite; infeasible: no option can be written; unfinished: none was read to
+        its end."""
         if np.isnan(self.logp).any():
             return "nonfinite"
-        return "ok" if np.isfinite(self.logp).any() else "infeasible"
+        return "ok" if np.isfinite(self.logp).any() else "unfinished" if self.bound else "infeasible"
 
 
 Plan = Generator[list[Read], list[list[Column]], T]

@@ -1,7 +1,6 @@
 """Options as a trie, and log P of each from the contexts that its inner nodes are."""
 
 import heapq
-import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -53,33 +52,58 @@ def expand(canvas: Any, trie: Trie) -> Plan[Raw]:
 def best_first(canvas: Any, trie: Trie, tolerance: float, wave: int, most: int) -> Plan[Raw]:
     """The likeliest open nodes first, `wave` at a time, until δ ≤ tolerance · (D + δ): δ the probability of the open
     nodes, D that of the finished options; the others get 0. At most `most` contexts. The bound is δ / (D + δ)."""
-    count = itertools.count()
-    heap: list[tuple[float, int, Node]] = [(0.0, next(count), ())]
-    done: dict[Node, float] = {}
-    reads = columns = top = 0
-    allowed = np.log(tolerance) if tolerance > 0 else -np.inf
-    while heap and reads < most:
-        left, have = _total(-value for value, _, _ in heap), _total(done.values())
-        if left <= allowed + np.logaddexp(left, have):
-            break
-        nodes = [heapq.heappop(heap) for _ in range(min(wave, len(heap), most - reads))]
-        asked = [_read(canvas, trie, [node]) for _, _, node in nodes]
+    search = _Search(tolerance)
+    reads = columns = 0
+    top = False
+    while reads < most and (nodes := search.next(min(wave, most - reads))):
+        asked = [_read(canvas, trie, [node]) for _, node in nodes]
         found = yield asked
-        for (minus, _, node), (column,) in zip(nodes, found):
-            top = column.top if not node else top
-            for token, logp in _after(canvas, trie.children[node], column).items():
-                child = (*node, token)
-                if np.isnan(logp):  # nothing is known of what lies below
-                    return Raw(np.full(len(trie.leaves), np.nan), False, reads + len(asked), columns, 1.0)
-                if child in trie.children:
-                    heapq.heappush(heap, (minus - logp, next(count), child))
-                else:
-                    done[child] = logp - minus
+        for (logp, node), (column,) in zip(nodes, found):
+            top = column.top in trie.children[()] if not node else top
+            for token, more in _after(canvas, trie.children[node], column).items():
+                search.add((*node, token), logp + more, (*node, token) in trie.children)
         reads, columns = reads + len(asked), columns + sum(len(read.tokens) for read in asked)
-    left, have = _total(-value for value, _, _ in heap), _total(done.values())
-    bound = float(np.exp(left - np.logaddexp(left, have))) if left > -np.inf else 0.0
-    whole = np.array([done.get(leaf, -np.inf) for leaf in trie.leaves])
-    return Raw(whole, top in trie.children[()], reads, columns, bound)
+    if search.broken:
+        return Raw(np.full(len(trie.leaves), np.nan), False, reads, columns, 1.0)
+    return Raw(np.array([search.done.get(leaf, -np.inf) for leaf in trie.leaves]), top, reads, columns, search.bound)
+
+
+class _Search:
+    """Open nodes by their probability, and finished options. broken: a logit was not finite."""
+
+    def __init__(self, tolerance: float) -> None:
+        self.allowed = np.log(tolerance) if tolerance > 0 else -np.inf
+        self.open: list[tuple[float, int, Node]] = [(0.0, 0, ())]
+        self.done: dict[Node, float] = {}
+        self.count, self.broken = 1, False
+
+    def add(self, node: Node, logp: float, inner: bool) -> None:
+        """A node that was reached."""
+        self.broken |= bool(np.isnan(logp))
+        if inner:
+            heapq.heappush(self.open, (-logp, self.count, node))
+            self.count += 1
+        else:
+            self.done[node] = logp
+
+    def next(self, wave: int) -> list[tuple[float, Node]]:
+        """The likeliest open nodes, up to so many; no more than it takes to leave less open than is allowed."""
+        taken: list[tuple[float, Node]] = []
+        enough = self.allowed + np.logaddexp(self.left, _total(self.done.values()))
+        while self.open and len(taken) < wave and not self.broken and self.left > enough:
+            minus, _, node = heapq.heappop(self.open)
+            taken.append((-minus, node))
+        return taken
+
+    @property
+    def left(self) -> float:
+        """log of the probability of the open nodes."""
+        return _total(-minus for minus, _, _ in self.open)
+
+    @property
+    def bound(self) -> float:
+        left, whole = self.left, np.logaddexp(self.left, _total(self.done.values()))
+        return float(np.exp(left - whole)) if left > -np.inf else 0.0
 
 
 def _read(canvas: Any, trie: Trie, nodes: Sequence[Node]) -> Read:

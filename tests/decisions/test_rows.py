@@ -128,7 +128,7 @@ REFUSED = {
     "no JSON": (b"{", "line 1 is not JSON"),
     "unknown word": (row(0, prompt="sort : [ Wladimir ]"), "unknown word 'Wladimir'"),
     "tokens no ids": ({"tokens": ["a"], "questions": choice("a", "b")}, "tokens[0]='a'"),
-    "too long": ({"tokens": [5] * 5000, "questions": choice("Kate", "Omar")}, "line 1"),
+    "too long": (row(0, prompt="sort " * 100), "this model reads at most 64"),
 }  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def test_a_bad_row_is_its_own_error(case):
     found = answered(value)
     wire = isinstance(value, dict) and "custom_id" in value
     error = found["error"]["message"] if wire else found["error"]
-    assert message in error and "\n" not in error and error.count("line 1: ") + error.startswith("line 1 ") == 1
+    assert message in error and "\n" not in error and error.startswith(("line 1: ", "line 1 ", "line 1, "))
     assert (found["custom_id"], found["response"]) == ("a", None) if wire else found["status"] == "error"
 
 
