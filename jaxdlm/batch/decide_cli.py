@@ -40,6 +40,8 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     option("--read", type=click.Choice(("label", "text")), default="label", help="labels of a listing, or the words"),
     option("--law", type=click.Choice(LAWS), default="auto", metavar="L", help=", ".join(LAWS)),
     option("--orders", default="1", metavar="N", help="listings to pool: a number, reverse or cyclic"),
+    option("--draws", default="auto", metavar="M", help="of the noise of a model with uniform noise: auto or a number"),
+    command.seed,
     option("--template", "templates", multiple=True, metavar="TEXT", help="prompt with {state} and {instructions}"),
     option("--prior", metavar="G", show_default="none", help="contextual, or its strength from 0 to 1"),
     option("--temperature", type=click.FLOAT, default=1.0, metavar="T", help="of the probabilities"),
@@ -53,7 +55,7 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
 )
 def decide(
     input: str, output: str | None, calibrate: bool, balance: bool, calibration: str | None, shard_rows: int | None,
-    flush: float, new_run: bool, quiet: bool, model: str, orders: str, templates: tuple[str, ...], prior: str | None,
+    flush: float, new_run: bool, quiet: bool, model: str, orders: str, draws: str, templates: tuple[str, ...], prior: str | None,
     **rest: Any,
 ) -> int:  # fmt: skip
     """Answer typed questions with probabilities; FILE has one JSON object per line, - is stdin.
@@ -69,7 +71,7 @@ def decide(
     if calibrate and (prior is not None or rest["temperature"] != 1):
         raise InputError("--calibrate fits prior and temperature: leave --prior and --temperature out")
     settings = rest | {
-        "orders": int(orders) if orders.isdecimal() else orders, "templates": list(templates) or None,
+        "orders": _count(orders), "draws": _count(draws), "templates": list(templates) or None,
         "prior": _prior(prior), "calibration": calibration,
     }  # fmt: skip
     index = None if input == "-" else scan(input)
@@ -109,6 +111,10 @@ def _check(
             raise InputError(f"{name} belongs to a job with --output DIR: leave it out, or add that")
     if input == "-" and output is not None:
         raise InputError("--output reads its input more than once, and stdin cannot: write it to a file")
+
+
+def _count(word: str) -> Any:
+    return int(word) if word.isdecimal() else word
 
 
 def _prior(prior: str | None) -> Any:

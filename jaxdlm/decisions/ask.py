@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdlm import argument
+from jaxdlm.core.keys import randomness_key
 from jaxdlm.decisions import calibrate
 from jaxdlm.decisions.laws import LAWS, Limits, masked
+from jaxdlm.decisions.noisy import noise_of
 from jaxdlm.decisions.output import Answers, Decision, RowAnswers
 from jaxdlm.decisions.pool import (
     CONFIDENCES,
@@ -34,6 +36,7 @@ from jaxdlm.layout import SEED, listed, row_numbers
 
 READS = ("label", "text")
 MOST_ROWS = 2**16  # of a program
+MOST_DRAWS = 1024
 
 
 def decide(
@@ -49,7 +52,7 @@ def decide(
     prior's correction, the temperature (arXiv 2102.09690), all in float64.
 
     Args:
-        lm: from `jaxdlm.load`; a masked or an autoregressive model.
+        lm: from `jaxdlm.load`.
         prompts: as in `decode`: what is decided about. A dict is shown as JSON.
         questions: one set for all prompts, or a list with one for each. A set is a list of `Choice`, `Predicate`, `Score`,
             `Number` or of objects as OpenAI's /v1/decisions has them, or a map from names to objects as TypeSafe's
@@ -60,7 +63,8 @@ def decide(
             as if independent, one read. "pseudo", "anyorder": see docs/decisions.md. "auto": slot for labels, chain for text.
         joint, sequential: not here yet; True is refused.
         orders: 1, "reverse", "cyclic" or a number: listings of the options that are read and pooled.
-        draws: noise draws of a model with uniform noise, which is refused so far: "auto" or 1.
+        draws: of the noise of a model with uniform noise, whose probabilities are averaged. "auto": 1, and 4 of a question
+            whose answer has more than 0.1 nats of entropy then.
         templates: one or several, pooled: a prompt with {state}, {instructions}, {options}, {ask}, or a `Template`.
         calibration: a file that `jaxdlm decide --calibrate` has written, or what `jaxdlm.decisions.calibrate.fit` returns.
         prior: "contextual" or its strength γ in [0, 1]: log p - γ log r, r from states without content.
@@ -68,7 +72,7 @@ def decide(
         cfg: not here yet; other than 0 is refused.
         width: open columns of a full-attention masked model under read="text"; default: whole blocks.
         cache: "auto" or "none": every sequence is read whole.
-        seed, ids: key what is drawn, which is nothing for these laws; ids come back as the ids of rows.
+        seed, ids: key the noise of a row, where there is any; ids come back as the ids of rows, by default their places.
         batch: sequences per program, always that many.
         confidence: "jev", "mass" or "entropy"; see `jaxdlm.decisions.pool.confidence`.
         max_contexts: sequences that a question may read; above, the likeliest first, until at most a share `tolerance` of
@@ -126,24 +130,22 @@ class Reader:
         max_contexts: Any = 4096, tolerance: Any = 0.01,
     ) -> None:  # fmt: skip
         self.lm = lm
-        if lm.config.noise == "uniform" or lm.config.attention == "prefix_canvas":
-            raise InputError(
-                f"{lm.name} has uniform noise, which decide does not read yet: use a masked or autoregressive model"
-            )
         self.read = argument.check_choice(read, "read", READS)
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
-        if draws != "auto" and (isinstance(draws, bool) or draws != 1):
-            raise InputError(f"draws={argument.shown(draws)}: {lm.name} has no noise to draw: leave it out")
+        self.noisy = lm.config.noise == "uniform"
+        draws = draws if draws == "auto" else argument.whole(1, MOST_DRAWS)(draws, "draws")
+        if not self.noisy and draws not in ("auto", 1):
+            raise InputError(f"draws={draws}: {lm.name} has no noise to draw: leave it out")
         self.templates = read_templates(templates)
         self.temperature = read_temperature(temperature)
         argument.check_choice(cache, "cache", ("auto", "none"))
-        SEED(seed, "seed")
+        self.seed = SEED(seed, "seed")
         self.batch = argument.whole(1, MOST_ROWS)(batch, "batch")
         self.confidence = argument.check_choice(confidence, "confidence", CONFIDENCES)
         self.limits = Limits(
             argument.whole(1, none=True)(width, "width"), argument.whole(1)(max_contexts, "max_contexts"),
-            argument.real(0, 1)(tolerance, "tolerance"),
+            argument.real(0, 1)(tolerance, "tolerance"), draws,
         )  # fmt: skip
         self._check_width()
         self.priors: dict[str, np.ndarray] = {}
@@ -158,7 +160,9 @@ class Reader:
         if width is None:
             return
         if not masked(self.lm.config):
-            raise InputError(f"width={width}: {self.lm.name} continues a text and has no open columns: leave it out")
+            raise InputError(
+                f"width={width}: open columns are for masked models, which {self.lm.name} is not: leave it out"
+            )
         if self.read == "label" and self.law in ("auto", "slot"):
             raise InputError(f"width={width}: law='slot' reads one column: leave it out")
 
@@ -181,23 +185,23 @@ class Reader:
             place = f"{where}, question {argument.shown(question.name)}"
             if self.calibration is not None:
                 self.calibration.check_question(question, place)
-            plans.append(self.plan(state, question, place))
+            plans.append(self.plan(state, question, randomness_key(number), place))
         return Asked(number, tuple(questions), tuple(plans))
 
-    def plan(self, state: Any, question: Question, where: str) -> Plan[list[Raw]]:
+    def plan(self, state: Any, question: Question, number: int, where: str) -> Plan[list[Raw]]:
         """All readings of a question about a state; everything is encoded and checked before the first."""
         if len(question.options) == 1:
             return _certain()
         read = "text" if isinstance(question, Number) else self.read
         name = {"label": "slot", "text": "chain"}[read] if self.law == "auto" else self.law
         if name not in ("slot", "chain") and not masked(self.lm.config):
-            raise InputError(f"law={name!r} needs a masked model, {self.lm.name} continues a text: use 'chain'")
+            raise InputError(f"law={name!r} needs a masked model, which {self.lm.name} is not: use 'chain'")
         orders = self._orders(question, read, where)
-        slots = [
-            render(self.lm, state, question, order, template, read, where)
-            for template in self.templates
-            for order in orders
-        ]
+        listings = [(template, order) for template in self.templates for order in orders]
+        slots = [render(self.lm, state, question, order, template, read, where) for template, order in listings]
+        if self.noisy:
+            noise = noise_of(self.seed, number, question.fingerprint, self.lm.config.vocab_size)
+            slots = [slot._replace(noise=noise) for slot in slots]
         plans = [LAWS[name](self.lm, slot, self.limits, where) for slot in slots]
         return started(together(plans))
 
@@ -221,7 +225,7 @@ class Reader:
         new = {q.fingerprint: q for q in questions if q.fingerprint not in self.priors and len(q.options) > 1}
         where = "the prior of question"
         states = CONTENT_FREE if self.lm.tokenizer is None or not self.lm.tokenizer.closed else CONTENT_FREE[-1:]
-        plans = [self.plan(s, q, f"{where} {argument.shown(q.name)}") for q in new.values() for s in states]
+        plans = [self.plan(s, q, 0, f"{where} {argument.shown(q.name)}") for q in new.values() for s in states]
         found = drive(self.lm, plans, self.batch)
         for index, name in enumerate(new):
             raws = found[index * len(states) : (index + 1) * len(states)]
@@ -239,12 +243,26 @@ class Reader:
             return Decision(**fixed, value=None, probabilities=None, status=status)
         pooled = self._pooled(question, [raw.logp for raw in raws])
         p, mass = pooled.probabilities, float(np.mean([np.exp(np.logaddexp.reduce(raw.logp)) for raw in raws]))
+        draws = max(1, *(len(raw.drawn) for raw in raws))
+        each = [log_p for raw in raws for log_p in raw.drawn or (raw.logp,)]
+        told = _told(question, p) | {"stderr": self._stderr(question, raws, draws)}
         return Decision(
-            **fixed, **_told(question, p), confidence=confidence(self.confidence, question.kind, p, mass),
+            **fixed, **told, draws=draws, confidence=confidence(self.confidence, question.kind, p, mass),
             entropy=entropy(p), margin=margin(p), label_mass=mass, top_is_label=all(raw.top_is_label for raw in raws),
-            agreement=pooled.agreement, spread=pooled.spread, flips=pooled.flips, bound=max(raw.bound for raw in raws),
-            logits=tuple(pooled.logits.tolist()),
+            agreement=float(np.mean([one.argmax() == p.argmax() for one in each])), spread=pooled.spread,
+            flips=pooled.flips, bound=max(raw.bound for raw in raws), logits=tuple(pooled.logits.tolist()),
         )  # fmt: skip
+
+    def _stderr(self, question: Question, raws: list[Raw], draws: int) -> dict[Any, float] | None:
+        """The jackknife over draws, √((M-1)/M Σ (p_{-m} - mean)²), of the whole pipeline; nan for one draw."""
+        if not any(raw.drawn for raw in raws):
+            return None
+        values = _told(question, np.ones(len(question.options)))["probabilities"]
+        if draws == 1:
+            return dict.fromkeys(values, float("nan"))
+        some = [[raw.without[m] if m < len(raw.without) else raw.logp for raw in raws] for m in range(draws)]
+        p = np.array([self._pooled(question, readings).probabilities for readings in some])
+        return dict(zip(values, np.sqrt((draws - 1) / draws * ((p - p.mean(0)) ** 2).sum(0)).tolist()))
 
     def _pooled(self, question: Question, readings: list[np.ndarray]) -> Pooled:
         if self.calibration is not None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdlm.decisions import noisy
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
 from jaxdlm.decisions.render import Slot
 from jaxdlm.decisions.trie import END, Trie, best_first, expand
@@ -23,11 +24,12 @@ ANY_ORDER = 5  # tokens, terminator included, of which all orders are summed
 
 class Limits(NamedTuple):
     """width: open columns of a canvas, None: whole blocks. contexts: that a question may read; above, the likeliest
-    first until at most `tolerance` is left."""
+    first until at most `tolerance` is left. draws: of noise, "auto": one, and more where that leaves the answer open."""
 
     width: int | None = None
     contexts: int = 4096
     tolerance: float = 0.01
+    draws: int | str = "auto"
 
 
 Law = Callable[[Any, Slot, Limits, str], Plan[Raw]]
@@ -114,6 +116,8 @@ def slot(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
         raise InputError(
             f"{where}: option {long} has {len(asked.choices[long])} tokens, law='slot' reads one: use 'chain'"
         )
+    if lm.config.noise == "uniform":
+        return (yield from noisy.slot(lm, asked, limits.draws, where))
     start, tokens = len(asked.prompt), asked.prompt
     if masked(lm.config):
         behind = (*asked.post, *asked.ends[:1])
@@ -135,6 +139,12 @@ def chain(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
     """
     canvas = Canvas(lm, asked, limits, where)
     trie = canvas.trie()
+    if lm.config.noise == "uniform":
+        if len(trie.children) > limits.contexts:
+            raise InputError(
+                f"{where} has {len(trie.children)} contexts, more than max_contexts={limits.contexts}: raise it"
+            )
+        return (yield from noisy.chain(lm, asked, limits.draws, trie, canvas.spelled, canvas.ids, where))
     if len(trie.children) > limits.contexts:
         return (yield from best_first(canvas, trie, limits.tolerance, WAVE, limits.contexts))
     return (yield from expand(canvas, trie))
@@ -222,7 +232,7 @@ def _sum(logp: Any) -> float:
 
 def _only_masked(canvas: Canvas, law: str) -> None:
     if not canvas.masked:
-        raise InputError(f"law={law!r} needs a masked model, {canvas.lm.name} continues a text: use law='chain'")
+        raise InputError(f"law={law!r} needs a masked model, which {canvas.lm.name} is not: use law='chain'")
 
 
 LAWS: dict[str, Law] = {"slot": slot, "chain": chain, "product": product, "pseudo": pseudo, "anyorder": anyorder}

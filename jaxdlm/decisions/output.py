@@ -28,7 +28,7 @@ class Decision:
         entropy: nats over the options; margin: the largest less the second probability.
         label_mass: probability of all options together in the model's own distribution, the mean over readings.
         top_is_label: the model's likeliest token was one of theirs, in every reading.
-        stderr: of each probability where draws were averaged; None: nothing was drawn.
+        stderr: value -> of its probability, over draws of noise; nan of one draw, None where nothing is drawn.
         draws: draws of noise; agreement: share of readings with this winner; spread: the largest total variation between
             one reading and the result; flips: readings with another winner.
         forwards: sequences read; tokens_read: their columns.
@@ -146,7 +146,10 @@ DIAGNOSTICS = ("label_mass", "top_is_label", "draws", "agreement", "spread", "fl
 
 
 def _diagnostics(decision: Decision) -> dict[str, Any]:
-    return {name: getattr(decision, name) for name in DIAGNOSTICS}
+    told = {name: getattr(decision, name) for name in DIAGNOSTICS}
+    if decision.stderr is not None and decision.draws > 1:
+        told["stderr"] = list(decision.stderr.values())
+    return told
 
 
 def _pairs(decision: Decision, key: str = "value") -> list[dict[str, Any]]:

@@ -67,7 +67,6 @@ class Pooled:
     logits: np.ndarray
     spread: float
     flips: int
-    agreement: float
 
 
 def log_softmax(z: np.ndarray) -> np.ndarray:
@@ -98,7 +97,7 @@ def pool(
     winner = int(np.argmax(p))
     same = [int(np.argmax(one)) == winner for one in each]
     spread = max(0.5 * float(np.abs(np.exp(one) - p).sum()) for one in each) if len(each) > 1 else 0.0
-    return Pooled(p, logits, spread, same.count(False), sum(same) / len(same))
+    return Pooled(p, logits, spread, same.count(False))
 
 
 def confidence(kind: str, question_kind: str, p: np.ndarray, label_mass: float) -> float:

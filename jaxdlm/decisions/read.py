@@ -5,18 +5,18 @@ follow from the read itself, and what is missing of a program is filled with ine
 """
 
 import itertools
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.model import Model, SupportsApplyAt, gather
+from jaxdlm.core.model import Model, Past, SupportsApplyAt, gather
 from jaxdlm.core.readout import Readout, gathered
 from jaxdlm.layout import bucket_of
 from jaxdlm.sharding import beside, striped
-from jaxdlm.typing import Array, Bool, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 T = TypeVar("T")
 INERT = 0
@@ -24,10 +24,12 @@ INERT = 0
 
 class Read(NamedTuple):
     """tokens: int32[n], the masks of what is open included. want: (column, ids) whose logits are read; a model that
-    continues a text may be asked for column n."""
+    continues a text may be asked for column n. canvas: how many of the last columns are the canvas of a model that has
+    one; only these may be asked for."""
 
     tokens: np.ndarray
     want: tuple[tuple[int, tuple[int, ...]], ...]
+    canvas: int = 0
 
 
 class Column(NamedTuple):
@@ -42,13 +44,16 @@ class Column(NamedTuple):
 
 class Raw(NamedTuple):
     """One reading of a question. logp: log P_k in the order of its options. top_is_label: whether the likeliest token of
-    all was an option's (of its first column). bound: how much options that were not read may have, in total variation."""
+    all was an option's (of its first column). bound: how much options that were not read may have, in total variation.
+    drawn: log P of each draw of noise alone; without: of all but each, where there are several."""
 
     logp: np.ndarray
     top_is_label: bool
     reads: int
     columns: int
     bound: float = 0.0
+    drawn: tuple[np.ndarray, ...] = ()
+    without: tuple[np.ndarray, ...] = ()
 
     @property
     def status(self) -> str:
@@ -120,7 +125,7 @@ def drive(lm: Any, plans: Sequence[Plan[T]], batch: int) -> list[T]:
 
 def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     """What stands at the wanted columns, read by read."""
-    groups: dict[tuple[int, int, int], list[int]] = {}
+    groups: dict[tuple[int, int, int, int], list[int]] = {}
     for index, each in enumerate(reads):
         groups.setdefault(class_of(each), []).append(index)
     model = striped(lm.model, lm.params, batch)
@@ -128,9 +133,8 @@ def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     for shape, members in groups.items():
         for first in range(0, len(members), batch):
             own = members[first : first + batch]
-            arrays = _arrays([reads[index] for index in own], shape, batch, lm.config)
-            arrays, _ = beside(lm.params, arrays, ())
-            begun.append((own, _program(model, lm.params, *arrays)))
+            given, _ = beside(lm.params, _inputs([reads[index] for index in own], shape, batch, lm.config), ())
+            begun.append((own, _program(model, lm.params, given)))
     found: list[Any] = [None] * len(reads)
     for own, numbers in begun:
         host = [np.asarray(each) for each in numbers]
@@ -142,45 +146,64 @@ def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     return found
 
 
-def class_of(one: Read) -> tuple[int, int, int]:
-    """(columns, wanted columns, ids per column) of the program that computes it: from the read alone."""
+def class_of(one: Read) -> tuple[int, int, int, int]:
+    """(columns, those of a canvas, wanted columns, ids per column) of its program: from the read alone."""
     power = lambda n: 1 << (max(1, n) - 1).bit_length()  # noqa: E731
-    return bucket_of(len(one.tokens)), power(len(one.want)), power(max(len(ids) for _, ids in one.want))
+    wanted = power(len(one.want)), power(max(len(ids) for _, ids in one.want))
+    return bucket_of(len(one.tokens) - one.canvas), one.canvas, *wanted
 
 
-def _arrays(reads: Iterable[Read], shape: tuple[int, int, int], batch: int, config: Any) -> tuple[np.ndarray, ...]:
-    length, columns, most = shape
+class Inputs(NamedTuple):
+    """Of a program. canvas: None for a model without one; then at counts its columns from 0."""
+
+    tokens: Int32[Array, "R L"]
+    valid: Bool[Array, "R L"]
+    canvas: Int32[Array, "R W"] | None
+    at: Int32[Array, "R C"]
+    ids: Int32[Array, "R C K"]
+
+
+def _inputs(reads: Sequence[Read], shape: tuple[int, int, int, int], batch: int, config: Any) -> Inputs:
+    length, width, columns, most = shape
     tokens = np.full((batch, length), config.tokens.pad, np.int32)
     valid = np.zeros((batch, length), bool)
     valid[:, INERT] = True  # of rows that only fill the program
+    canvas = np.full((batch, width), config.tokens.pad, np.int32)
     at = np.full((batch, columns), INERT, np.int32)
     ids = np.zeros((batch, columns, most), np.int32)
     shift = config.prediction == "next"
     for row, one in enumerate(reads):
-        size = len(one.tokens)
-        tokens[row, :size], valid[row, :size] = one.tokens, True
+        size = len(one.tokens) - one.canvas
+        tokens[row, :size], valid[row, :size], canvas[row] = one.tokens[:size], True, one.tokens[size:]
         for column, (place, wanted) in enumerate(one.want):
-            at[row, column] = place - shift
+            at[row, column] = place - (size if width else shift)
             ids[row, column, : len(wanted)] = wanted
-    return tokens, valid, at, ids
+    return Inputs(tokens, valid, canvas if width else None, at, ids)  # type: ignore[arg-type]
 
 
 @compiled(static_argnums=0)
-def _program(
-    model: Model, params: PyTree, tokens: Int32[Array, "R L"], valid: Bool[Array, "R L"], at: Int32[Array, "R C"],
-    ids: Int32[Array, "R C K"],
-) -> tuple[Array, ...]:  # fmt: skip
+def _program(model: Model, params: PyTree, given: Inputs) -> tuple[Array, ...]:
     """Logits of the ids [R, C, K]; top token, its logit, rest and weighted (`core.readout`) of all [R, C]."""
-    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-    if isinstance(model, SupportsApplyAt):
-        hidden = model.apply_at(params, tokens, position, valid, at)
-    else:
-        hidden = gather(model.apply(params, tokens, position, valid).hidden, at)
+    hidden = _hidden(model, params, given)
     flat = hidden.reshape(-1, hidden.shape[-1])
     source = Readout(hidden=flat, logits=jnp.zeros((0, 0), jnp.float32), params=params, model=model)
-    summary, picked = gathered(source, ids.reshape(flat.shape[0], -1))
-    shaped = (x.reshape(at.shape) for x in (summary.token, summary.top, summary.rest, summary.weighted))
-    return picked.reshape(ids.shape), *shaped
+    summary, picked = gathered(source, given.ids.reshape(flat.shape[0], -1))
+    told = (summary.token, summary.top, summary.rest, summary.weighted)
+    return picked.reshape(given.ids.shape), *(x.reshape(given.at.shape) for x in told)
+
+
+def _hidden(model: Model, params: PyTree, given: Inputs) -> Float[Array, "R C D"]:
+    """What the head reads at the wanted columns."""
+    tokens, valid, canvas, at, _ = given
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    if canvas is not None:
+        past = Past(model.apply(params, tokens, position, valid).kv, position, valid)
+        first = jnp.sum(valid, axis=1, dtype=jnp.int32)[:, None]
+        behind = first + jnp.arange(canvas.shape[1], dtype=jnp.int32)[None]
+        return gather(model.apply(params, canvas, behind, jnp.ones(canvas.shape, bool), past).hidden, at)
+    if isinstance(model, SupportsApplyAt):
+        return model.apply_at(params, tokens, position, valid, at)
+    return gather(model.apply(params, tokens, position, valid).hidden, at)
 
 
 def _column(numbers: Sequence[np.ndarray], count: int) -> Column:

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -35,12 +35,14 @@ class Template:
 
 class Slot(NamedTuple):
     """A question in token ids. prompt: what stands before the answer, the text `pre` included. choices: ids of each
-    option, in the order of the question. post: ids behind it. ends: those of which any ends the reply."""
+    option, in the order of the question. post: ids behind it. ends: those of which any ends the reply. noise: what open
+    columns hold in a model with uniform noise, (draw, first position, columns) -> ids."""
 
     prompt: np.ndarray
     choices: tuple[tuple[int, ...], ...]
     post: tuple[int, ...]
     ends: tuple[int, ...]
+    noise: Callable[[int, int, int], np.ndarray] | None = None
 
 
 def read_templates(given: Any) -> tuple[Template, ...]:

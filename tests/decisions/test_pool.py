@@ -65,7 +65,7 @@ def test_an_additive_bias_of_places_goes_away_over_the_whole_cycle():
     each = [softmax(reading) for reading in readings]
     assert pooled.spread == pytest.approx(max(0.5 * np.abs(one - softmax(truth)).sum() for one in each))
     wrong = sum(one.argmax() != truth.argmax() for one in each)
-    assert (pooled.flips, pooled.agreement) == (wrong, (5 - wrong) / 5)
+    assert pooled.flips == wrong
 
 
 def test_the_cycle_does_not_know_the_listing():

@@ -9,7 +9,7 @@ from jaxdlm.decisions import read
 from tests.decisions.toys import net, spelled
 
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position": 256}
-COUNT = 40
+COUNT = 30
 
 
 def rows():
@@ -27,21 +27,24 @@ def rows():
 
 def bits(lm, prompts, sets, **settings):
     answers = jd.decide(lm, prompts, sets, read="text", law="chain", **settings)
-    return [[(d.logits, d.label_mass, d.top_is_label) for d in row.values()] for row in answers]
+    return [[(d.logits, d.label_mass, d.top_is_label, str(d.stderr)) for d in row.values()] for row in answers]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["same", "sdar", "ar"])
+@pytest.mark.parametrize("kind", ["same", "sdar", "ar", "uniform"])
 def test_bits_are_equal_wherever_a_row_stands(kind, dtype):
-    own = {"num_kv_heads": 2} if kind != "same" else {}
+    own = {"num_kv_heads": 2} if kind in ("sdar", "ar") else {}
     lm, (prompts, sets) = net(kind, dtype, **SIZES, **own), rows()
     together = bits(lm, prompts, sets)
     order = np.random.default_rng(5).permutation(COUNT)
-    shuffled = bits(lm, [prompts[i] for i in order], [sets[i] for i in order])
+    shuffled = bits(lm, [prompts[i] for i in order], [sets[i] for i in order], ids=order.tolist())
     assert [shuffled[list(order).index(i)] for i in range(COUNT)] == together
     for index in range(0, COUNT, 9):
-        assert bits(lm, [prompts[index]], [sets[index]]) == [together[index]]
-        assert bits(lm, [prompts[index]], [sets[index][:1]])[0][0] == together[index][0], "without the other question"
+        alone = {"ids": [index]}
+        assert bits(lm, [prompts[index]], [sets[index]], **alone) == [together[index]]
+        assert bits(lm, [prompts[index]], [sets[index][:1]], **alone)[0][0] == together[index][0], (
+            "without the other question"
+        )
     assert len({repr(each) for each in together}) == COUNT
 
 
