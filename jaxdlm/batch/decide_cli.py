@@ -39,6 +39,8 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     command.model,
     option("--read", type=click.Choice(("label", "text")), default="label", help="labels of a listing, or the words"),
     option("--law", type=click.Choice(LAWS), default="auto", metavar="L", help=", ".join(LAWS)),
+    flag("--joint", help="all questions of a row in one reply, every answer open"),
+    flag("--sequential", help="one after the other in one reply, each given the answers before"),
     option("--orders", default="1", metavar="N", help="listings to pool: a number, reverse or cyclic"),
     option("--draws", default="auto", metavar="M", help="of the noise of a model with uniform noise: auto or a number"),
     command.seed,

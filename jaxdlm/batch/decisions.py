@@ -62,12 +62,8 @@ class Readers:
 
     def of(self, own: Mapping[str, Any]) -> Reader:
         """The reader of a row with settings of its own."""
-        for name in ("joint", "sequential"):
-            if own.get(name):
-                raise InputError(f"{name} is not supported yet: leave it out")
-        changed = {
-            name: value for name, value in own.items() if name not in ("joint", "sequential") and value is not None
-        }
+        usual = {"joint": False, "sequential": False} | self.settings
+        changed = {name: value for name, value in own.items() if value is not None and value is not usual.get(name)}
         if not changed:
             return self.plain
         key = json.dumps(changed, sort_keys=True)

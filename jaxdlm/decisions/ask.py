@@ -1,5 +1,6 @@
 """`decide`: prompts and typed questions in, probabilities out."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.core.keys import randomness_key
 from jaxdlm.decisions import calibrate
+from jaxdlm.decisions.joint import joint, reply, sequential
 from jaxdlm.decisions.laws import LAWS, Limits, masked
 from jaxdlm.decisions.noisy import noise_of
 from jaxdlm.decisions.output import Answers, Decision, RowAnswers
@@ -40,7 +42,7 @@ MOST_DRAWS = 1024
 
 
 def decide(
-    lm: Any, prompts: Sequence[Any], questions: Any, *, read: str = "label", law: str = "auto", joint: Any = False,
+    lm: Any, prompts: Sequence[Any], questions: Any, *, read: str = "label", law: str = "auto", joint: bool = False,
     sequential: bool = False, orders: int | str = 1, draws: int | str = "auto", templates: Any = None,
     calibration: Any = None, prior: str | float | None = None, temperature: float = 1.0, cfg: float = 0.0,
     width: int | None = None, cache: str = "auto", seed: int = 0, ids: Sequence[Any] | None = None, batch: int = 16,
@@ -61,7 +63,8 @@ def decide(
             the options are scored, and are not listed. Numbers are always read as text.
         law: "slot": one column. "chain": left to right, the end included; sums to 1 over all texts. "product": all columns
             as if independent, one read. "pseudo", "anyorder": see docs/decisions.md. "auto": slot for labels, chain for text.
-        joint, sequential: not here yet; True is refused.
+        joint: all questions in one reply, every label open at once: marginals given the other questions' words and not their
+            answers; one read (masked models). sequential: one after the other, each given the likeliest answers before it.
         orders: 1, "reverse", "cyclic" or a number: listings of the options that are read and pooled.
         draws: of the noise of a model with uniform noise, whose probabilities are averaged. "auto": 1, and 4 of a question
             whose answer has more than 0.1 nats of entropy then.
@@ -69,7 +72,7 @@ def decide(
         calibration: a file that `jaxdlm decide --calibrate` has written, or what `jaxdlm.decisions.calibrate.fit` returns.
         prior: "contextual" or its strength γ in [0, 1]: log p - γ log r, r from states without content.
         temperature: p = softmax(log p / T); 1. A calibration brings its own.
-        cfg: not here yet; other than 0 is refused.
+        cfg: guidance, not supported: other than 0 is refused.
         width: open columns of a full-attention masked model under read="text"; default: whole blocks.
         cache: "auto" or "none": every sequence is read whole.
         seed, ids: key the noise of a row, where there is any; ids come back as the ids of rows, by default their places.
@@ -91,14 +94,12 @@ def decide(
         >>> answers[0]["answer"].value
         '[ Kate , Fay , Omar ]'
     """
-    refused = {"joint": (joint, False), "sequential": (sequential, False), "cfg": (cfg, 0.0)}
-    for name, (given, default) in refused.items():
-        if given != default:
-            raise InputError(f"{name}={argument.shown(given)} is not supported yet: leave it out")
+    if cfg != 0:
+        raise InputError(f"cfg={argument.shown(cfg)}: guidance is not supported here: leave it out")
     reader = Reader(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
-        max_contexts=max_contexts, tolerance=tolerance,
+        max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))
@@ -113,11 +114,11 @@ def decide(
 
 
 class Asked(NamedTuple):
-    """A row that can be read."""
+    """A row that can be read; its plan gives the readings of each question."""
 
     id: Any
     questions: tuple[Question, ...]
-    plans: tuple[Plan[list[Raw]], ...]
+    plan: Plan[list[list[Raw]]]
 
 
 class Reader:
@@ -127,9 +128,13 @@ class Reader:
         self, lm: Any, *, read: str = "label", law: str = "auto", orders: Any = 1, draws: Any = "auto",
         templates: Any = None, calibration: Any = None, prior: Any = None, temperature: Any = 1.0,
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
-        max_contexts: Any = 4096, tolerance: Any = 0.01,
+        max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
     ) -> None:  # fmt: skip
         self.lm = lm
+        self.joint, self.sequential = argument.flag(joint, "joint"), argument.flag(sequential, "sequential")
+        if self.joint or self.sequential:
+            self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),
+                              calibration=(calibration, None))  # fmt: skip
         self.read = argument.check_choice(read, "read", READS)
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
@@ -155,6 +160,16 @@ class Reader:
             self.calibration.check_model(lm)
             self.calibration.check_reader(self.fingerprint)
 
+    def _check_reply(self, **given: tuple[Any, Any]) -> None:
+        """What several questions in one reply leave out."""
+        if self.joint and self.sequential:
+            raise InputError("joint and sequential exclude each other: leave one out")
+        argument.unused("in a reply to several questions (joint, sequential)", **given)
+        if self.lm.config.noise == "uniform":
+            raise InputError(
+                f"joint and sequential are not read from {self.lm.name}, which has uniform noise: leave them out"
+            )
+
     def _check_width(self) -> None:
         width = self.limits.width
         if width is None:
@@ -170,6 +185,7 @@ class Reader:
     def fingerprint(self) -> str:
         """Of all that decides how a question is read: by it calibrations know their reader."""
         parts = [self.read, self.law, self.orders, [vars(each) for each in self.templates], list(self.limits)]
+        parts += [self.joint, self.sequential]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> str:
@@ -185,8 +201,20 @@ class Reader:
             place = f"{where}, question {argument.shown(question.name)}"
             if self.calibration is not None:
                 self.calibration.check_question(question, place)
-            plans.append(self.plan(state, question, randomness_key(number), place))
-        return Asked(number, tuple(questions), tuple(plans))
+            if not (self.joint or self.sequential):
+                plans.append(self.plan(state, question, randomness_key(number), place))
+        plan = together(plans) if plans else self._reply(state, questions, where)
+        return Asked(number, tuple(questions), started(plan))
+
+    def _reply(self, state: Any, questions: Sequence[Question], where: str) -> Plan[list[list[Raw]]]:
+        """All questions in one reply, those of one option aside."""
+        if self.law not in ("auto", "slot"):
+            raise InputError(f"law={self.law!r}: labels in one reply are read by law='slot': leave it out")
+        open_ = [question for question in questions if len(question.options) > 1]
+        if not open_:
+            return together([_certain() for _ in questions])
+        asked = reply(self.lm, state, open_, where)
+        return _filled((joint if self.joint else sequential)(self.lm, asked, where), questions)
 
     def plan(self, state: Any, question: Question, number: int, where: str) -> Plan[list[Raw]]:
         """All readings of a question about a state; everything is encoded and checked before the first."""
@@ -215,9 +243,11 @@ class Reader:
         """Reads all rows together."""
         if self.prior is not None:
             self._read_priors([question for row in rows for question in row.questions])
-        found = iter(drive(self.lm, [plan for row in rows for plan in row.plans], self.batch))
-        decided = [tuple(self._decision(question, next(found)) for question in row.questions) for row in rows]
+        found = drive(self.lm, [row.plan for row in rows], self.batch)
+        decided = [tuple(map(self._decision, row.questions, raws)) for row, raws in zip(rows, found)]
         fixed = {"model": self.lm.name, "reader": self.named(), "reading": self.fingerprint}
+        if self.sequential:
+            decided = [_given(row.questions, each) for row, each in zip(rows, decided)]
         return [RowAnswers(row.id, row.questions, each, **fixed) for row, each in zip(rows, decided)]
 
     def _read_priors(self, questions: Sequence[Question]) -> None:
@@ -276,6 +306,22 @@ def _certain() -> Plan[list[Raw]]:
     """One option: it is the answer, and nothing is read."""
     return [Raw(np.zeros(1), True, 0, 0)]
     yield []  # a generator all the same
+
+
+def _filled(plan: Plan[list[Raw]], questions: Sequence[Question]) -> Plan[list[list[Raw]]]:
+    """The readings of the reply's questions, and certainty for those of one option."""
+    raws = iter((yield from plan))
+    return [[next(raws) if len(question.options) > 1 else Raw(np.zeros(1), True, 0, 0)] for question in questions]
+
+
+def _given(questions: Sequence[Question], decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """Each decision with the answers that stood before it."""
+    names = [question.name for question in questions]
+    values = [decision.value for decision in decisions]
+    return tuple(
+        dataclasses.replace(decision, given=dict(zip(names[:place], values)))
+        for place, decision in enumerate(decisions)
+    )
 
 
 def _status(raws: Sequence[Raw]) -> str:

@@ -33,6 +33,7 @@ class Decision:
             one reading and the result; flips: readings with another winner.
         forwards: sequences read; tokens_read: their columns.
         bound: total variation that options left out by a search may make.
+        given: with sequential=True, name -> value of the answers that stood before this one.
         status: ok; nonfinite: logits were NaN or infinite; infeasible: no option can be written; unfinished: max_contexts
             were read before any option's end.
     """
@@ -57,6 +58,7 @@ class Decision:
     forwards: int = 0
     tokens_read: int = 0
     bound: float = 0.0
+    given: dict[str, Any] | None = None
     status: str = "ok"
     logits: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # before prior and temperature
 
@@ -147,6 +149,8 @@ DIAGNOSTICS = ("label_mass", "top_is_label", "draws", "agreement", "spread", "fl
 
 def _diagnostics(decision: Decision) -> dict[str, Any]:
     told = {name: getattr(decision, name) for name in DIAGNOSTICS}
+    if decision.given is not None:
+        told["given"] = list(decision.given)
     if decision.stderr is not None and decision.draws > 1:
         told["stderr"] = list(decision.stderr.values())
     return told

@@ -74,29 +74,26 @@ def render(
     lm: Any, state: Any, question: Question, order: Sequence[int], template: Template, read: str, where: str
 ) -> Slot:
     """The slot of a question about a state; order: places of its options in the listing. Raises InputError."""
-    if _is_ids(state):
+    if is_ids(state):
         return _given(lm, state, question, template, read, where)
-    if not isinstance(state, str | Mapping) and not _is_chat(state):
-        raise InputError(f"{where} is neither text nor a chat, nor token ids: {argument.shown(state)}")
     if lm.tokenizer is None:
         raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
     bare = template == Template() and lm.tokenizer.template is None and (read == "label" or question.instructions)
-    reader = _Reader(lm, Template(pre="\nAnswer: ") if bare else template, where)
-    labels = _labels(reader, question, order) if read == "label" else None
+    reader = Texts(lm, Template(pre="\nAnswer: ") if bare else template, where)
+    labels = labels_of(reader, question, order) if read == "label" else None
     texts = [_word(question, option) for option in question.options] if labels is None else labels
     closed = lm.tokenizer.closed  # its words are listed, and the sentences here are made of others
-    lines = [_line(question.options[at], texts[at], question, labels is not None, closed) for at in order]
     ask = "" if closed else _ask(question, labels, order)
-    prompt = reader.prompt(state, question, "\n".join(filter(None, lines)), ask, labels is not None)
+    prompt = reader.prompt(state, question, "\n".join(lines_of(lm, question, labels, order)), ask, labels is not None)
     choices = [
         tuple(option.tokens) if option.tokens is not None and labels is None else reader.inside(text)
         for option, text in zip(question.options, texts)
     ]
     _check(lm, question, choices, read, where)
-    return Slot(_encoded(lm, prompt, reader.pre, where), tuple(choices), reader.post, _ends(lm))
+    return Slot(encoded(lm, prompt, reader.pre, where), tuple(choices), reader.post, ends_of(lm))
 
 
-def _encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray:
+def encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray:
     """The ids of a prompt and of what stands between it and the answer."""
     try:
         return np.concatenate([encode(lm, prompt, 0, 1, False), np.asarray(pre, np.int32)])
@@ -106,7 +103,7 @@ def _encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray
         raise InputError(f"{where}{' ' if said.startswith('prompt 0 ') else ': '}{told}") from None
 
 
-def _is_ids(state: Any) -> bool:
+def is_ids(state: Any) -> bool:
     if isinstance(state, np.ndarray):
         return True
     return isinstance(state, list | tuple) and len(state) > 0 and isinstance(state[0], int | np.integer)
@@ -134,21 +131,21 @@ def _given(lm: Any, state: Any, question: Question, template: Template, read: st
     elif lm.tokenizer is None:
         raise InputError(f"{where}: {lm.name} has no tokenizer: give Option(value, tokens=[...]) for each choice")
     else:
-        reader = _Reader(lm, template, where)
+        reader = Texts(lm, template, where)
         pre, post = reader.pre, reader.post
         choices = [tuple(option.tokens or reader.inside(_word(question, option))) for option in options]
     _check(lm, question, choices, read, where)
-    return Slot(_encoded(lm, state, pre, where), tuple(choices), post, _ends(lm))
+    return Slot(encoded(lm, state, pre, where), tuple(choices), post, ends_of(lm))
 
 
-def _ends(lm: Any) -> tuple[int, ...]:
+def ends_of(lm: Any) -> tuple[int, ...]:
     """What ends a reply: the turn's end first, where the model has one."""
     tokens = lm.config.tokens
     first = [] if tokens.turn_end is None else [tokens.turn_end]
     return tuple(dict.fromkeys([*first, *tokens.eos]))
 
 
-class _Reader:
+class Texts:
     """Text of a reply to ids, by encoding it whole: what stands before a word decides how it is spelled."""
 
     def __init__(self, lm: Any, template: Template, where: str) -> None:
@@ -162,10 +159,7 @@ class _Reader:
             raise InputError(f"{where}: pre {kept!r:.60} is white space: leave it out")
 
     def _ids(self, text: str) -> list[int]:
-        try:
-            return self.lm.tokenizer.encode_inside(text)
-        except InputError as error:
-            raise InputError(f"{self.where}: {error}") from None
+        return spelled(self.lm, text, self.where)
 
     def inside(self, text: str) -> tuple[int, ...]:
         """The ids of an option between pre and post. Raises InputError where it is not spelled apart from them."""
@@ -189,11 +183,23 @@ class _Reader:
             fill = lambda text: "\n\n".join(filter(None, [text, block]))  # noqa: E731
         else:
             fill = lambda text: PARTS.sub(lambda m: (said | {"state": text})[m[1]], self.template.prompt or "")  # noqa: E731
-        return _asked_last(state, fill, self.where) if isinstance(state, list | tuple) else fill(words(state))
+        return put(state, fill, self.where)
 
 
-def _asked_last(state: Any, fill: Any, where: str) -> list[dict[str, Any]]:
-    """A chat whose last words of the user are followed by the question."""
+def spelled(lm: Any, text: str, where: str) -> list[int]:
+    """The ids of a part of a reply."""
+    try:
+        return lm.tokenizer.encode_inside(text)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def put(state: Any, fill: Callable[[str], str], where: str) -> Any:
+    """The text, or a chat whose last words of the user are followed by the question. Raises InputError for neither."""
+    if isinstance(state, str | Mapping):
+        return fill(words(state))
+    if not _is_chat(state):
+        raise InputError(f"{where} is neither text nor a chat, nor token ids: {argument.shown(state)}")
     chat = [dict(message) for message in state]
     if chat[-1]["role"] != "user":
         return [*chat, {"role": "user", "content": fill("")}]
@@ -220,15 +226,15 @@ def _word(question: Question, option: Option) -> str:
     return question.written(option) if isinstance(question, Number) else option.text
 
 
-def _labels(reader: _Reader, question: Question, order: Sequence[int]) -> list[str]:
-    """A label for each option, one token each and all different: letters by place, levels by number, yes and no."""
+def labels_of(reader: Texts, question: Question, order: Sequence[int]) -> list[str]:
+    """A label for each option, one token each and all different: Yes and No, the number of a level, or letters by place."""
     count = len(question.options)
-    if question.kind == "predicate":
-        return ["Yes", "No"]
     if count > LABELLED:
         raise InputError(f"{reader.where} has {count} options, and labels reach to {LABELLED}: use read='text'")
-    if question.kind == "score" and count <= 10:
-        return [str(level) for level in range(count)]
+    for own in _names(question):
+        ids = [reader.inside(label) for label in own]
+        if len(set(ids)) == count and all(len(each) == 1 for each in ids):
+            return own
     found: list[str] = []
     seen: set[int] = set()
     for label in _candidates():
@@ -248,6 +254,13 @@ def _labels(reader: _Reader, question: Question, order: Sequence[int]) -> list[s
     return labels
 
 
+def _names(question: Question) -> list[list[str]]:
+    """Labels that say more than a letter, where each is one token."""
+    if question.kind == "predicate":
+        return [["Yes", "No"], ["yes", "no"]]
+    return [[str(level) for level in range(len(question.options))]] if question.kind == "score" else []
+
+
 def _candidates() -> Iterable[str]:
     yield from string.ascii_uppercase
     yield from map("".join, itertools.product(string.ascii_uppercase, repeat=2))
@@ -255,14 +268,23 @@ def _candidates() -> Iterable[str]:
     yield from map("".join, itertools.product(string.ascii_lowercase, repeat=2))
 
 
+def lines_of(lm: Any, question: Question, labels: Sequence[str] | None, order: Sequence[int]) -> list[str]:
+    """The listing of a question: its options under labels, or as they are."""
+    texts = [_word(question, option) for option in question.options] if labels is None else labels
+    lines = [_line(question.options[at], texts[at], question, labels is not None, lm.tokenizer.closed) for at in order]
+    return [line for line in lines if line]
+
+
 def _line(option: Option, label: str, question: Question, labelled: bool, apart: bool) -> str:
     """A line of the listing; nothing for a yes or a no that says it all. apart: marks are words of their own."""
-    about, named = words(option.description), question.kind == "choice" or isinstance(option.value, str)
+    about, shown = words(option.description), question.kind == "choice" or isinstance(option.value, str)
     if not labelled:
         return ": ".join(filter(None, [f"- {label}", about]))
     if question.kind == "predicate":
-        return f"{label}: {about}" if about else ""
-    said = ": ".join(filter(None, [option.text if named else "", about]))
+        if label.lower() in ("yes", "no"):
+            return f"{label}: {about}" if about else ""
+        shown = True
+    said = ": ".join(filter(None, [_word(question, option) if shown else "", about]))
     return f"{label}{' ' if apart else ''}) {said}".rstrip()
 
 
@@ -271,11 +293,11 @@ def _ask(question: Question, labels: list[str] | None, order: Sequence[int]) -> 
     if isinstance(question, Number):
         first, last = question.written(question.options[0]), question.written(question.options[-1])
         return f"Reply with one number between {first} and {last}, and nothing else."
-    if question.kind == "predicate":
-        return "Reply with {} or {}, and nothing else.".format(*(("Yes", "No")[index] for index in order))
     if labels is None:
         return "Reply with one of these, and nothing else."
-    kind = "digit" if question.kind == "score" and len(labels) <= 10 else "letter" if len(labels) <= 26 else "label"
+    if labels[0].lower() == "yes":
+        return "Reply with {} or {}, and nothing else.".format(*(labels[index] for index in order))
+    kind = "number" if labels[0] == "0" else "letter" if len(labels) <= 26 else "label"
     return f"Reply with the {kind} in front of your choice, and nothing else."
 
 

@@ -89,10 +89,10 @@ def test_noise_is_keyed_by_row_seed_and_question_alone(lm):
 
 
 def test_errors_are_those_of_the_mean_over_seeds(lm):
-    rows = jd.decide(lm, [START] * 160, [ASKED], draws=6, ids=range(160))
+    rows = jd.decide(lm, [START] * 96, [ASKED], draws=6, ids=range(96))
     p = np.array([shares(row["q"]) for row in rows])
     told = np.array([list(row["q"].stderr.values()) for row in rows])
-    assert (told**2).mean(0) == pytest.approx(p.var(0, ddof=1), rel=0.35)
+    assert (told**2).mean(0) == pytest.approx(p.var(0, ddof=1), rel=0.4)
 
 
 def test_chain_averages_inside_each_context(lm):

@@ -69,6 +69,12 @@ def test_yes_and_no_and_levels(chat):
     assert "between 0.0 and 1.0" in text and words(chat, slot)[:2] == ["0.0", "0.1"]
 
 
+def test_letters_stand_in_where_names_are_no_single_tokens(chat):
+    text, slot = asked(chat, jd.Predicate("p", "Is it?", yes="so"))
+    assert [len(ids) for ids in slot.choices] == [1, 1] and words(chat, slot) == ["A", "B"]
+    assert "A) Yes: so\nB) No" in text, "the toy's vocabulary has no token for them"
+
+
 def test_json_states_and_chats(chat):
     text, _ = asked(chat, state={"subject": "Hi", "n": [1, None]})
     assert '{"subject": "Hi", "n": [1, null]}\n\nWhich team?' in text
