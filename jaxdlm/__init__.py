@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from jaxdlm._load import LM, load
     from jaxdlm.core.carry import Row, Status, Update
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
+    from jaxdlm.decisions.ask import decide
+    from jaxdlm.decisions.output import Answers, Decision
+    from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
+    from jaxdlm.decisions.render import Template
     from jaxdlm.speculative import drafters
 
 __version__ = distribution.VERSION
@@ -20,6 +24,9 @@ __version__ = distribution.VERSION
 _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "_decode", "decode": "_decode", "stream": "_decode",
+    "decide": "decisions.ask", "Answers": "decisions.output", "Decision": "decisions.output",
+    "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
+    "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",
     "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip

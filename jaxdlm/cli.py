@@ -23,6 +23,7 @@ COMMANDS = {  # name -> where it is, imported when it is needed; its line in the
     "generate": ("jaxdlm.cli:generate", "Answer prompts."),
     "examples": ("jaxdlm.cli:examples", "List prompts that the embedded models understand."),
     "policies": ("jaxdlm.cli:policies", "List the ways to decode."),
+    "decide": ("jaxdlm.batch.decide_cli:decide", "Answer typed questions with probabilities."),
     "batch": ("jaxdlm.batch.cli:batch", "Answer a file of prompts, resumably."),
     "eval": ("jaxdlm.eval.cli:evaluate", "Measure accuracy against speed of policies."),
     "plan": ("jaxdlm.plan.cli:plan", "Fit and time on a TPU slice that is not here."),

@@ -239,6 +239,7 @@ def test_a_failure_of_the_work_is_status_1(monkeypatch, capsys):
 
 NEEDED = {
     "generate": ["a"],
+    "decide": ["in"],
     "batch": ["in", "--output", "o"],
     "eval": ["--output", "o"],
     "plan": ["--model", "m", "--topology", "t"],

@@ -26,7 +26,7 @@ LAYERS = [
     {"speculative", "layout", "stops", "structured"},
     {"methods"},
     {"policies"},
-    {"_decode", "chat", "text", "checkpoint", "_load", "io", "command"},
+    {"_decode", "decisions", "chat", "text", "checkpoint", "_load", "io", "command"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
     {"cli"},
     {"__main__"},

@@ -12,6 +12,7 @@ PAGES = {
     "jaxdlm._decode": "decode",
     "jaxdlm._load": "decode",
     "jaxdlm.core.carry.Status": "decode",
+    "jaxdlm.decisions": "decisions",
     "jaxdlm.errors": "decode",
     "jaxdlm.viz": "decode",
     "jaxdlm.methods": "methods",

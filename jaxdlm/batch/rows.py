@@ -1,7 +1,6 @@
 """One line of the input -> one request, or one refusal; nothing that a line holds can harm another line."""
 
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.batch import openai
+from jaxdlm.core.keys import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
 from jaxdlm.stops import Stops, read_stops
@@ -71,13 +71,6 @@ class Defaults:
     temperature: bool = True  # whether the policy has one
     stop: Any = True  # as in `decode`
     language: tuple[str, Any] | None = None  # (form, value) as in `jaxdlm.structured`
-
-
-def randomness_key(identity: Any) -> int:
-    """uint32 of an id: whole numbers of 32 bits are themselves, as in `decode(ids=...)`; others by SHA-256."""
-    if isinstance(identity, int) and -(2**31) <= identity < 2**32:
-        return identity & 0xFFFFFFFF
-    return int.from_bytes(hashlib.sha256(str(identity).encode("utf-8", "surrogatepass")).digest()[:4], "little")
 
 
 def parse(raw: Raw) -> Mapping[str, Any]:

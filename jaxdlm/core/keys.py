@@ -1,5 +1,8 @@
 """Randomness that depends on the row's own id, step and columns, never on its place in a batch (counter-based)."""
 
+import hashlib
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry2x32_p
@@ -11,6 +14,13 @@ from jaxdlm.typing import Array, Float32, Int32, Key
 def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]:
     """key_b = fold_in(key(seed_b), id_b)."""
     return jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seed, ids)
+
+
+def randomness_key(identity: Any) -> int:
+    """uint32 of an id: whole numbers of 32 bits are themselves, as in `decode(ids=...)`; others by SHA-256."""
+    if isinstance(identity, int) and -(2**31) <= identity < 2**32:
+        return identity & 0xFFFFFFFF
+    return int.from_bytes(hashlib.sha256(str(identity).encode("utf-8", "surrogatepass")).digest()[:4], "little")
 
 
 def column_gumbel(

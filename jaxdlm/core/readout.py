@@ -141,29 +141,47 @@ def summarise(source: LogitsSource, drawn: Drawn | None = None) -> Summary:
     """The summary of a source: the one it has, else by one pass over its tiles. The token is the best, or drawn."""
     if drawn is None and source.raw_summary is not None:
         return source.raw_summary
+    return _walk(source, drawn, None)[0]
+
+
+def gathered(source: LogitsSource, ids: Int32[Array, "W K"]) -> tuple[Summary, Float32[Array, "W K"]]:
+    """The summary of a source, and the logits of some ids of each column, by the same pass."""
+    summary, picked = _walk(source, None, ids)
+    assert picked is not None
+    return summary, picked
+
+
+def _walk(source: LogitsSource, drawn: Drawn | None, wanted: Array | None) -> tuple[Summary, Array | None]:
     tiling = source.tiling
     # stripes stay apart until the end, so that devices talk once per forward and not once per tile
     apart = lambda x: x.reshape(*x.shape[:-1], tiling.stripes, tiling.run)  # noqa: E731
 
-    def read(begin: Int32[Array, ""]) -> Summary:
+    def read(begin: Int32[Array, ""], picked: Array | None) -> tuple[Summary, Array | None]:
         first = tiling.first(begin)
         ids, logits = tiling.ids(first), source.tile(first)
+        if picked is not None:
+            stripe, place = jnp.divmod(wanted, tiling.span)
+            here = (place >= begin) & (place < first + tiling.run)  # of tiles that overlap the first
+            at = jnp.where(here, stripe * tiling.run + place - first, 0)
+            picked = jnp.where(here, jnp.take_along_axis(logits, at, axis=1), picked)
         if tiling.overlaps:  # the last tile begins early: what was read before does not count again
             place = ids if tiling.stripes == 1 else ids % tiling.span
             logits = jnp.where((place >= begin)[None], logits, -jnp.inf)
         noise = None if drawn is None else apart(drawn.noise(ids))
-        return _statistics(apart(logits), apart(jnp.broadcast_to(ids, logits.shape)), noise, drawn)
+        return _statistics(apart(logits), apart(jnp.broadcast_to(ids, logits.shape)), noise, drawn), picked
 
-    def trip(so_far: Summary, begin: Array) -> tuple[Summary, None]:
-        return merge(so_far, read(begin), drawn), None
+    def trip(so_far: tuple[Summary, Array | None], begin: Array) -> tuple[tuple[Summary, Array | None], None]:
+        one, picked = read(begin, so_far[1])
+        return (merge(so_far[0], one, drawn), picked), None
 
+    none = None if wanted is None else jnp.full(wanted.shape, -jnp.inf, jnp.float32)
     if tiling.count == 1:
-        summary = read(jnp.int32(0))
+        summary, picked = read(jnp.int32(0), none)
     else:
         begins = jnp.arange(tiling.count, dtype=jnp.int32) * tiling.run
-        summary = jax.lax.scan(trip, _empty((source.window, tiling.stripes)), begins)[0]
+        (summary, picked), _ = jax.lax.scan(trip, (_empty((source.window, tiling.stripes)), none), begins)
     parts = [jax.tree.map(lambda x, s=s: x[:, s], summary) for s in range(tiling.stripes)]
-    return functools.reduce(functools.partial(merge, drawn=drawn), parts)
+    return functools.reduce(functools.partial(merge, drawn=drawn), parts), picked
 
 
 def _empty(shape: tuple[int, ...]) -> Summary:

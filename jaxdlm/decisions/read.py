@@ -1,0 +1,217 @@
+"""Reads: a sequence of tokens, and logits of a few ids at a few of its columns. One program per class of reads.
+
+A read is always computed by the same executable, whatever else is asked: rows of a program, columns and numbers of ids
+follow from the read itself, and what is missing of a program is filled with inert rows.
+"""
+
+import itertools
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm.core.compiled import compiled
+from jaxdlm.core.model import Model, Past, SupportsApplyAt, gather
+from jaxdlm.core.readout import Readout, gathered
+from jaxdlm.layout import bucket_of
+from jaxdlm.sharding import beside, striped
+from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
+
+T = TypeVar("T")
+INERT = 0
+
+
+class Read(NamedTuple):
+    """tokens: int32[n], the masks of what is open included. want: (column, ids) whose logits are read; a model that
+    continues a text may be asked for column n. canvas: how many of the last columns are the canvas of a model that has
+    one; only these may be asked for."""
+
+    tokens: np.ndarray
+    want: tuple[tuple[int, tuple[int, ...]], ...]
+    canvas: int = 0
+
+
+class Column(NamedTuple):
+    """What was read at one column, float64. logp: log-probabilities of the ids among all text tokens, nan where the
+    logits are not finite. top: the likeliest token of all. entropy: of all, in nats."""
+
+    logp: np.ndarray
+    top: int
+    entropy: float
+    finite: bool
+
+
+class Raw(NamedTuple):
+    """One reading of a question. logp: log P_k in the order of its options. top_is_label: whether the likeliest token of
+    all was an option's (of its first column). bound: how much options that were not read may have, in total variation.
+    drawn: log P of each draw of noise alone; without: of all but each, where there are several."""
+
+    logp: np.ndarray
+    top_is_label: bool
+    reads: int
+    columns: int
+    bound: float = 0.0
+    drawn: tuple[np.ndarray, ...] = ()
+    without: tuple[np.ndarray, ...] = ()
+
+    @property
+    def status(self) -> str:
+        """ok; nonfinite: a logit was NaN or infinite; infeasible: no option can be written; unfinished: none was read to
+        its end."""
+        if np.isnan(self.logp).any():
+            return "nonfinite"
+        return "ok" if np.isfinite(self.logp).any() else "unfinished" if self.bound else "infeasible"
+
+
+Plan = Generator[list[Read], list[list[Column]], T]
+"""Yields reads, is sent what was found for each, and returns what follows from that."""
+
+
+def started(plan: Plan[T]) -> Plan[T]:
+    """The plan, run up to its first reads: what is wrong with it is raised now."""
+    try:
+        first = next(plan)
+    except StopIteration as ended:
+        return _over(ended.value)
+    return _going_on(plan, first)
+
+
+def _over(value: Any) -> Plan[Any]:
+    return value
+    yield []  # a generator all the same
+
+
+def _going_on(plan: Plan[T], asked: list[Read]) -> Plan[T]:
+    while True:
+        found = yield asked
+        try:
+            asked = plan.send(found)
+        except StopIteration as ended:
+            return ended.value
+
+
+def together(plans: Sequence[Plan[T]]) -> Plan[list[T]]:
+    """Several plans side by side, as long as one of them asks."""
+    results: list[Any] = [None] * len(plans)
+    waiting: list[tuple[int, list[Read]]] = []
+
+    def advance(index: int, found: Any) -> None:
+        try:
+            waiting.append((index, next(plans[index]) if found is None else plans[index].send(found)))
+        except StopIteration as ended:
+            results[index] = ended.value
+
+    for index in range(len(plans)):
+        advance(index, None)
+    while waiting:
+        asked, waiting = waiting, []
+        found = iter((yield [read for _, reads in asked for read in reads]))
+        for index, reads in asked:
+            advance(index, list(itertools.islice(found, len(reads))))
+    return results
+
+
+def drive(lm: Any, plans: Sequence[Plan[T]], batch: int) -> list[T]:
+    """The results of the plans. Reads of all of them go through the model together, `batch` rows to a program."""
+    whole = together(plans)
+    try:
+        asked = next(whole)
+        while True:
+            asked = whole.send(read(lm, asked, batch))
+    except StopIteration as ended:
+        return ended.value
+
+
+def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
+    """What stands at the wanted columns, read by read."""
+    groups: dict[tuple[int, int, int, int], list[int]] = {}
+    for index, each in enumerate(reads):
+        groups.setdefault(class_of(each), []).append(index)
+    model = striped(lm.model, lm.params, batch)
+    begun = []
+    for shape, members in groups.items():
+        for first in range(0, len(members), batch):
+            own = members[first : first + batch]
+            given, _ = beside(lm.params, _inputs([reads[index] for index in own], shape, batch, lm.config), ())
+            begun.append((own, _program(model, lm.params, given)))
+    found: list[Any] = [None] * len(reads)
+    for own, numbers in begun:
+        host = [np.asarray(each) for each in numbers]
+        for row, index in enumerate(own):
+            found[index] = [
+                _column([each[row, column] for each in host], len(ids))
+                for column, (_, ids) in enumerate(reads[index].want)
+            ]
+    return found
+
+
+def class_of(one: Read) -> tuple[int, int, int, int]:
+    """(columns, those of a canvas, wanted columns, ids per column) of its program: from the read alone."""
+    power = lambda n: 1 << (max(1, n) - 1).bit_length()  # noqa: E731
+    wanted = power(len(one.want)), power(max(len(ids) for _, ids in one.want))
+    return bucket_of(len(one.tokens) - one.canvas), one.canvas, *wanted
+
+
+class Inputs(NamedTuple):
+    """Of a program. canvas: None for a model without one; then at counts its columns from 0."""
+
+    tokens: Int32[Array, "R L"]
+    valid: Bool[Array, "R L"]
+    canvas: Int32[Array, "R W"] | None
+    at: Int32[Array, "R C"]
+    ids: Int32[Array, "R C K"]
+
+
+def _inputs(reads: Sequence[Read], shape: tuple[int, int, int, int], batch: int, config: Any) -> Inputs:
+    length, width, columns, most = shape
+    tokens = np.full((batch, length), config.tokens.pad, np.int32)
+    valid = np.zeros((batch, length), bool)
+    valid[:, INERT] = True  # of rows that only fill the program
+    canvas = np.full((batch, width), config.tokens.pad, np.int32)
+    at = np.full((batch, columns), INERT, np.int32)
+    ids = np.zeros((batch, columns, most), np.int32)
+    shift = config.prediction == "next"
+    for row, one in enumerate(reads):
+        size = len(one.tokens) - one.canvas
+        tokens[row, :size], valid[row, :size], canvas[row] = one.tokens[:size], True, one.tokens[size:]
+        for column, (place, wanted) in enumerate(one.want):
+            at[row, column] = place - (size if width else shift)
+            ids[row, column, : len(wanted)] = wanted
+    return Inputs(tokens, valid, canvas if width else None, at, ids)  # type: ignore[arg-type]
+
+
+@compiled(static_argnums=0)
+def _program(model: Model, params: PyTree, given: Inputs) -> tuple[Array, ...]:
+    """Logits of the ids [R, C, K]; top token, its logit, rest and weighted (`core.readout`) of all [R, C]."""
+    hidden = _hidden(model, params, given)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    source = Readout(hidden=flat, logits=jnp.zeros((0, 0), jnp.float32), params=params, model=model)
+    summary, picked = gathered(source, given.ids.reshape(flat.shape[0], -1))
+    told = (summary.token, summary.top, summary.rest, summary.weighted)
+    return picked.reshape(given.ids.shape), *(x.reshape(given.at.shape) for x in told)
+
+
+def _hidden(model: Model, params: PyTree, given: Inputs) -> Float[Array, "R C D"]:
+    """What the head reads at the wanted columns."""
+    tokens, valid, canvas, at, _ = given
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    if canvas is not None:
+        past = Past(model.apply(params, tokens, position, valid).kv, position, valid)
+        first = jnp.sum(valid, axis=1, dtype=jnp.int32)[:, None]
+        behind = first + jnp.arange(canvas.shape[1], dtype=jnp.int32)[None]
+        return gather(model.apply(params, canvas, behind, jnp.ones(canvas.shape, bool), past).hidden, at)
+    if isinstance(model, SupportsApplyAt):
+        return model.apply_at(params, tokens, position, valid, at)
+    return gather(model.apply(params, tokens, position, valid).hidden, at)
+
+
+def _column(numbers: Sequence[np.ndarray], count: int) -> Column:
+    """In float64 from here on."""
+    logits, token, *rest_ = numbers
+    top, rest, weighted = (float(each) for each in rest_)
+    if not np.isfinite(top):
+        none = top == -np.inf  # every token banned: nothing is likely, and nothing is broken
+        return Column(np.full(count, -np.inf if none else np.nan), int(token), float("nan"), none)
+    logp = logits[:count].astype(np.float64) - (top + np.log1p(rest))
+    return Column(logp, int(token), float(np.log1p(rest) - weighted / (1 + rest)), not np.isnan(logp).any())

@@ -1,0 +1,102 @@
+"""A decision's bits are its own: alone, in any batch and order, beside other rows, questions and choices."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from jaxdlm.decisions import read
+from tests.decisions.toys import net, spelled
+
+SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position": 256}
+COUNT = 24
+
+
+def rows():
+    random = np.random.default_rng(3)
+    prompts = [random.integers(1, 45, int(random.integers(3, 40))).tolist() for _ in range(COUNT)]
+    sets = []
+    for index in range(COUNT):
+        labels = random.permutation(np.arange(1, 45))[: int(random.integers(2, 9))]
+        asked = [spelled(*[[int(x)] for x in labels], name="label")]
+        if index % 3 == 0:
+            asked.append(spelled([int(labels[0])], [int(labels[1]), 7], name="second"))
+        sets.append(asked)
+    return prompts, sets
+
+
+def bits(lm, prompts, sets, **settings):
+    draws = {"draws": 1} if lm.config.noise == "uniform" else {}
+    answers = jd.decide(lm, prompts, sets, read="text", law="chain", **draws, **settings)
+    assert all(row.status == "ok" for row in answers)
+    return [[(d.logits, d.label_mass, d.top_is_label, str(d.stderr)) for d in row.values()] for row in answers]
+
+
+CASES = [("same", "float32"), ("same", "bfloat16"), ("sdar", "bfloat16"), ("ar", "bfloat16"), ("uniform", "bfloat16")]
+
+
+@pytest.mark.parametrize(("kind", "dtype"), CASES)
+def test_bits_are_equal_wherever_a_row_stands(kind, dtype):
+    own = {"num_kv_heads": 2} if kind in ("sdar", "ar") else {}
+    lm, (prompts, sets) = net(kind, dtype, **SIZES, **own), rows()
+    together = bits(lm, prompts, sets)
+    order = np.random.default_rng(5).permutation(COUNT)
+    shuffled = bits(lm, [prompts[i] for i in order], [sets[i] for i in order], ids=order.tolist())
+    assert [shuffled[list(order).index(i)] for i in range(COUNT)] == together
+    for index in range(0, COUNT, 9):
+        alone = {"ids": [index]}
+        assert bits(lm, [prompts[index]], [sets[index]], **alone) == [together[index]]
+        assert bits(lm, [prompts[index]], [sets[index][:1]], **alone)[0][0] == together[index][0], (
+            "without the other question"
+        )
+    assert len({repr(each) for each in together}) == COUNT
+
+
+@pytest.mark.parametrize("kind", ["same", "ar"])
+def test_options_do_not_change_each_other(kind):
+    """Ratios of text probabilities are the same beside other options, in another order, and without some."""
+    lm, prompt = net(kind), [5, 9, 2, 30]
+    texts = [[3], [3, 9], [7, 2], [11], [8, 8]]
+    whole = jd.decide(lm, [prompt], [spelled(*texts)], read="text")[0]["q"].logits
+    for kept in ([0, 2], [4, 1, 0], [3, 1]):
+        some = jd.decide(lm, [prompt], [spelled(*[texts[i] for i in kept])], read="text")[0]["q"].logits
+        assert np.diff(some) == pytest.approx(np.diff([whole[i] for i in kept]), abs=1e-5)
+
+
+def test_other_texts_and_choices_compile_nothing():
+    lm = net("same")
+    jd.decide(lm, [[3, 4, 5]], [spelled([3], [4], [5])])
+    before = read._program._cache_size()
+    answers = jd.decide(lm, [[9, 8], [7] * 13], [spelled([6], [7], [8], [9])], temperature=2.0)
+    assert read._program._cache_size() == before
+    assert len({row["q"].value for row in answers}) >= 1
+
+
+def test_a_batch_of_another_size_is_another_program_and_the_same_law():
+    lm = net("same")
+    one, other = (jd.decide(lm, [[3, 4, 5]], [spelled([3], [4])], batch=batch)[0]["q"].logits for batch in (16, 2))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_a_vocabulary_in_tiles_and_stripes_is_read_alike():
+    """Ids are gathered by the pass that makes the statistics, also where the last tile begins early."""
+    import dataclasses
+
+    lm = net("same")
+    tiled = [dataclasses.replace(lm, model=dataclasses.replace(lm.model, tile=tile)) for tile in (48, 11, 20)]
+    found = [jd.decide(each, [[3, 4, 5]], [spelled(*[[i] for i in range(1, 46)])])[0]["q"] for each in tiled]
+    for each in found[1:]:
+        assert each.logits == pytest.approx(found[0].logits, abs=1e-5)
+        assert each.label_mass == pytest.approx(found[0].label_mass, abs=1e-6)
+
+
+def test_on_a_mesh_it_is_the_same_law():
+    from jaxdlm import sharding
+
+    lm = net("same")
+    mesh = sharding.make_mesh({"data": 2, "tensor": 2})
+    placed = jax.device_put(lm.params, sharding.param_shardings(lm.config, mesh))
+    spread = lm.__class__(lm.model, placed, None, lm.name)
+    asked = [spelled([3], [4], [9])]
+    one, other = (jd.decide(each, [[3, 4, 5]], asked)[0]["q"].logits for each in (lm, spread))
+    assert one == pytest.approx(other, abs=1e-4)
