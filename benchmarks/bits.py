@@ -55,9 +55,9 @@ def problems(lm: Any, count: int) -> list[dict[str, Any]]:
 
 def answers(lm: Any, rows: list[dict[str, Any]], slots: int, args: argparse.Namespace) -> list[str]:
     """The output rows of a job."""
-    from jaxdlm._decode import resolve_cache
     from jaxdlm.batch import run
     from jaxdlm.batch.cli import make_mesh, read_policies
+    from jaxdlm.resolve import resolve_cache
 
     with tempfile.TemporaryDirectory() as folder:
         source = pathlib.Path(folder) / "in.jsonl"

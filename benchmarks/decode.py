@@ -19,7 +19,7 @@ import numpy as np
 from contest import contest, ratio
 
 import jaxdlm
-from jaxdlm import _decode, layout, low_confidence
+from jaxdlm import _decode, layout, low_confidence, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
@@ -28,7 +28,7 @@ from jaxdlm.sharding import striped
 from jaxdlm.typing import Array, PyTree
 
 TRACE = "/jax/core/compile/jaxpr_trace_duration"
-NONE = _decode.resolve_cache("none")
+NONE = resolve.resolve_cache("none")
 
 
 @compiled(static_argnames=("model", "geometry", "columns", "times"))

@@ -31,12 +31,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import jax
 import numpy as np
 
-from jaxdlm._decode import resolve_cache
 from jaxdlm._load import LM
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
 from jaxdlm.batch.engine import Counts, Result
 from jaxdlm.batch.source import scan
+from jaxdlm.resolve import resolve_cache
 from tests.conformance.toy_models import BASE, model
 
 CALLS = ("fsync", "replace", "link", "unlink")

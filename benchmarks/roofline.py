@@ -25,7 +25,7 @@ import numpy as np
 from step_memory import Ordinary
 
 import jaxdlm
-from jaxdlm import _decode, layout
+from jaxdlm import layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
 from jaxdlm.core.compiled import compiled
@@ -103,11 +103,11 @@ def machine(dtype: Any, rounds: int) -> tuple[float, float]:
 
 def measure(lm: Any, params: PyTree, args: argparse.Namespace, rows: int) -> dict[str, float]:
     """Milliseconds per forward, and what it counts."""
-    policy, cache = _decode.resolve_policy("threshold"), _decode.resolve_cache(args.cache)
+    policy, cache = resolve.resolve_policy("threshold"), resolve.resolve_cache(args.cache)
     prompts = np.random.default_rng(0).integers(5, 50, (rows, args.prompt)).tolist()
     laid = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
     columns = 0 if args.tiles else rows * loop.width(policy, laid.geometry)
-    model = striped(_decode.blocked(lm.model, laid.geometry.block), lm.params, columns)
+    model = striped(resolve.blocked(lm.model, laid.geometry.block), lm.params, columns)
     fixed = {"model": model, "geometry": laid.geometry}
     begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
     carry = jax.jit(lambda rows, params: begin(rows, params=params))(laid.rows, params)

@@ -85,8 +85,8 @@ class Bench:
     """Jobs of the same rows on `tiny`, one token per forward."""
 
     def __init__(self, rows: int) -> None:
-        from jaxdlm._decode import resolve_cache
         from jaxdlm.batch.cli import read_policies
+        from jaxdlm.resolve import resolve_cache
 
         self.rows = rows
         self.policies, self.cache = read_policies("low_confidence"), resolve_cache("none")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from jaxdlm import _decode, struct
+from jaxdlm import resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
 from jaxdlm.models.params import abstract_params
@@ -50,7 +50,7 @@ def abstract(job: Job, mesh: Any) -> tuple[Any, Any, Any]:
     """Shapes, with shardings, of the carry, the weights and the policy; no array is made."""
     params = jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.layout.rows)
-    rule = jax.tree.map(lambda x: np.asarray(x, np.float32), _decode.resolve_policy(job.policy))
+    rule = jax.tree.map(lambda x: np.asarray(x, np.float32), resolve.resolve_policy(job.policy))
     return rows, params, rule
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--hlo", type=pathlib.Path, help="write the compiled step here")
     args = parser.parse_args()
     job = Job(args.model, args.batch, args.prompt, args.max_new, args.block, args.policy, args.cache)
-    cache = _decode.resolve_cache(args.cache)
+    cache = resolve.resolve_cache(args.cache)
     if args.target == "cpu":
         mesh = make_mesh({"data": 1, "tensor": 1})
     else:

@@ -8,7 +8,7 @@ from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
     from jaxdlm import caches, grammar, guides, methods, policies, rules, speculative, steppers, viz
-    from jaxdlm._decode import Output, decode, stream
+    from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
     from jaxdlm.core.carry import Row, Status, Update
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxdlm.decisions.output import Answers, Decision
     from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
     from jaxdlm.decisions.render import Template
+    from jaxdlm.output import Output
     from jaxdlm.speculative import drafters
 
 __version__ = distribution.VERSION
@@ -23,7 +24,7 @@ __version__ = distribution.VERSION
 # What is not here yet when the package is imported, for it brings JAX: a name's module. Packages stand for themselves.
 _HOMES = {
     "LM": "_load", "load": "_load",
-    "Output": "_decode", "decode": "_decode", "stream": "_decode",
+    "Output": "output", "decode": "_decode", "stream": "_decode",
     "decide": "decisions.ask", "Answers": "decisions.output", "Decision": "decisions.output",
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",

@@ -1,8 +1,7 @@
 """`decode`: prompts in, Output out."""
 
-import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,23 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument, policies
-from jaxdlm._load import load
-from jaxdlm.core import compose, loop
+from jaxdlm.core import loop
 from jaxdlm.core.automaton import shape_of
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
+from jaxdlm.output import Output, finish, finish_rows
+from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
 from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.pair import check as check_pair
-from jaxdlm.speculative.policy import Speculation, Unloaded
+from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
 from jaxdlm.structured import grammars_of
@@ -34,48 +34,6 @@ from jaxdlm.typing import Array, Int32, PyTree
 
 SAVES = ("none", "commit", "steps")
 MOST_ROWS = 2**16  # of a program
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Output:
-    """The result of `decode`; arrays are NumPy, one row per prompt.
-
-    Attributes:
-        text: cut at the end-of-text token, control tokens removed; None without a tokenizer.
-        tokens: int32[B, max_new], the generated columns as decoded.
-        forwards: int32[B], model forwards that the row took part in while unfinished.
-        commit_step: int32[B, max_new], the row's forward (0-based) at which a column got its token, -1: never, or it
-            was given; None with save="none".
-        score: float32[B, max_new], the policy's score of that token then (samplers of probability: its logarithm).
-        status: per row how it ended, a `Status`.
-        steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
-        accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
-        drafted: int32[B], draft tokens that the target read.
-        draft_forwards: int32[B], forwards of the draft.
-        tokenizer: the model's, or None; `jaxdlm.viz` reads it.
-        ends: ids that end a text.
-    """
-
-    text: list[str] | None
-    tokens: np.ndarray
-    forwards: np.ndarray
-    commit_step: np.ndarray | None
-    score: np.ndarray | None
-    status: list[Status]
-    steps: np.ndarray | None = None
-    accepted: np.ndarray | None = None
-    drafted: np.ndarray | None = None
-    draft_forwards: np.ndarray | None = None
-    tokenizer: Any = dataclasses.field(default=None, repr=False)
-    ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
-
-    def __repr__(self) -> str:
-        """One line, also in a notebook: rows, columns, forwards, and how the rows ended."""
-        rows, columns = self.tokens.shape
-        low, high = (int(self.forwards.min()), int(self.forwards.max())) if rows else (0, 0)
-        ended = collections.Counter(map(str, self.status))
-        ends = ", ".join(f"{number} {name}" for name, number in ended.items())
-        return f"<Output of {rows} rows, {columns} columns, {low} to {high} forwards each: {ends}>"
 
 
 def decode(
@@ -432,144 +390,6 @@ def _ahead(
 ) -> Carry:
     fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
     return loop.run(carry, carry.loops + forwards, **fixed)
-
-
-def resolve_policy(policy: Any) -> Rule:
-    """A recipe for diffusion models by name, or the rule itself."""
-    policy = resolve_method(policy)
-    if isinstance(policy, Speculation):
-        raise InputError("this needs a diffusion policy: draft-and-target policies run through jaxdlm.decode")
-    return policy
-
-
-def resolve_method(policy: Any, load: Callable[[str], Any] = load) -> Rule | Speculation:
-    """A recipe by name, with arguments as in a shell, or the rule itself; a draft given by name is loaded, by `load`."""
-    if isinstance(policy, str):
-        policy = policies.read(policy)
-    if isinstance(policy, Unloaded):
-        policy = policy.build(load(policy.name))
-    if not isinstance(policy, Rule | Speculation):
-        raise InputError(
-            f"policy {argument.shown(policy)} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)"
-        )
-    return policy
-
-
-def resolve_cache(cache: Any) -> Cache:
-    """A cache by name, with arguments as in a shell, or the cache itself."""
-    if isinstance(cache, str):
-        cache = policies.read_cache(cache)
-    if isinstance(cache, type) or not hasattr(cache, "refresh"):
-        raise InputError(f"cache {argument.shown(cache)} is neither a name nor a cache: pass 'none'")
-    return cache
-
-
-def check(lm: Any, policy: Rule, cache: Cache) -> None:
-    """Refuses combinations that mean nothing."""
-    config = lm.config
-    parts = list(compose.walk_rules(policy))
-    if config.noise == "uniform":
-        if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
-            raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
-        if isinstance(policy, Stepper):
-            raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
-        if not cache.recomputes_all and getattr(cache, "attention", "") != config.attention:
-            raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
-    elif any(getattr(part, "noise", "mask") == "uniform" for part in parts):
-        raise InputError(
-            f"entropy_bound rewrites uniform noise, {lm.name} has masks: use sdar(strategy='entropy_bounded')"
-        )
-    elif config.noise != "mask" or config.tokens.mask is None:
-        raise InputError(
-            f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
-            f"takes policy='autoregressive' or 'speculative'"
-        )
-    compose.complete(policy)
-    for part in parts:
-        model = getattr(part, "made_for", None)
-        if model is not None and model != lm.name:
-            raise InputError(
-                f"{compose.name(part)} was trained for {model}, not for {lm.name}: train one and pass weights=..."
-            )
-    needs = getattr(cache, "attention", config.attention)
-    if needs != config.attention:
-        raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
-    if policy.view == "canvas" and cache.window == "block":
-        raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
-    if isinstance(policy, Stepper) and not cache.versions:
-        raise InputError(
-            f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
-        )
-
-
-def has_blocks(policy: Any) -> bool:
-    """Whether block lengths, and caches to choose from, mean something to a policy; not to autoregressive ones."""
-    return not isinstance(policy, Speculation | Unloaded)
-
-
-def check_continuation(cache: Cache, block: int | None) -> None:
-    """Refuses what means nothing to an autoregressive model."""
-    if not cache.recomputes_all:
-        raise InputError(
-            f"{type(cache).__name__}: an autoregressive model always keeps its keys and values: leave cache out"
-        )
-    if block is not None:
-        raise InputError(f"block={argument.shown(block)}: an autoregressive model writes no blocks: leave block out")
-
-
-def blocked(model: Model, block: int) -> Model:
-    """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
-    if model.config.attention != "block_causal" or model.config.block_size == block:
-        return model
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
-
-
-def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:
-    """Cuts the generated columns out of the rows and reads them as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None, grammar=None), trace))
-    columns = batch.tails[:, None] + np.arange(max_new)[None, :]
-
-    # of columns that were written before the text ended in front of them, nothing is told
-    gone = (columns >= rows.stop[:, None]) & bool(stops.sequences)
-
-    def generated(x: np.ndarray | None, never: int = 0) -> np.ndarray | None:
-        return None if x is None else np.where(gone, never, np.take_along_axis(x, columns, axis=1))
-
-    tokens = np.take_along_axis(rows.tokens[:, batch.geometry.prompt :], columns, axis=1)
-    steps = None
-    if trace.tokens is not None:
-        steps = np.take_along_axis(trace.tokens, columns[:, None, :], axis=2)
-    return Output(
-        text=read_text(lm, tokens, stops),
-        tokens=tokens,
-        forwards=rows.forwards,
-        commit_step=generated(trace.commit_step, -1),
-        score=generated(trace.score),
-        status=[Status(int(code)) for code in rows.status],
-        steps=steps,
-        tokenizer=lm.tokenizer,
-        ends=tuple(sorted(stops.ids)),
-    )
-
-
-def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
-    """The text of each row up to its end; None without a tokenizer."""
-    return None if lm.tokenizer is None else [stops.text(lm.tokenizer, row.tolist()) for row in tokens]
-
-
-def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, stops: Stops) -> Output:
-    """Cuts what follows the prompts out of the rows and reads it as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), ends=None, guide=()), trace))
-    ids_ = lm.config.tokens
-    column = rows.start[:, None] + np.arange(max_new)[None, :]
-    tokens = np.take_along_axis(rows.tokens, column, axis=1)
-    tokens = np.where(column < rows.length[:, None], tokens, ids_.eos[0] if ids_.eos else ids_.pad).astype(np.int32)
-    return Output(
-        text=read_text(lm, tokens, stops), tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
-        status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
-        accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
-        draft_forwards=rows.draft_step, tokenizer=lm.tokenizer, ends=tuple(sorted(stops.ids)),
-    )  # fmt: skip
 
 
 __all__ = ["Output", "decode", "stream"]

@@ -120,11 +120,11 @@ def generate(
     same.
     """
     import jaxdlm as jd
-    from jaxdlm._decode import has_blocks
     from jaxdlm._load import SHAPE
     from jaxdlm.core.carry import Status
     from jaxdlm.policies import default, read
     from jaxdlm.policy_words import parse_policy
+    from jaxdlm.resolve import has_blocks
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
     # what needs no model is checked before loading one

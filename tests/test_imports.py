@@ -26,7 +26,9 @@ LAYERS = [
     {"speculative", "layout", "stops", "structured"},
     {"methods"},
     {"policies"},
-    {"_decode", "decisions", "chat", "text", "checkpoint", "_load", "io", "command"},
+    {"chat", "text", "checkpoint", "_load", "io", "command"},
+    {"resolve", "output"},
+    {"_decode", "decisions"},
     {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
     {"cli"},
     {"__main__"},
@@ -38,7 +40,6 @@ ALLOWED = {
     ("messages", "controls"): "strings of a message are checked as all text is",
     ("_load", "text"): "a loaded model brings its tokenizer",
     ("_load", "checkpoint"): "weights are streamed from the checkpoint reader",
-    ("_decode", "_load"): "a draft model may be given by name",
     ("layout", "speculative"): "rows of autoregressive models are laid out, too",
     ("plan", "batch"): "a plan is made for the program of a batch",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",

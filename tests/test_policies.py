@@ -13,9 +13,9 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import InputError, Rule, chain, load, policies
-from jaxdlm._decode import check
 from jaxdlm.core.carry import Geometry
 from jaxdlm.core.compose import walk_rules
+from jaxdlm.resolve import check
 from jaxdlm.rules import sample, select_above, stop_at_eos
 from jaxdlm.speculative.policy import Speculation, Unloaded
 from tests.conformance.toys import filter_weights, model, parameters

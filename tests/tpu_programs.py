@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdlm import _decode, layout, load, policies
+from jaxdlm import layout, load, policies, resolve
 from jaxdlm.core.rule import Rule
 from jaxdlm.models import ModelConfig, TokenIds
 from jaxdlm.plan.aot import Job, placed, prepare, slice_mesh, trace_decode
@@ -66,7 +66,7 @@ def trace(recipe: str, cache: str, mesh: Mesh) -> Any:
 
 def trace_pair(recipe: str, mesh: Mesh) -> Any:
     """The whole generation of an autoregressive recipe with the embedded models; the draft's weights lie on every chip."""
-    lm, policy = load("tiny-ar"), _decode.resolve_method(recipe)
+    lm, policy = load("tiny-ar"), resolve.resolve_method(recipe)
     rows, bucket = layout.lay_out_rows(lm, [[1] * PROMPT] * ROWS, max_new=MAX_NEW, seed=0, ids=None, raw=False)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), rows)
     params = jax.tree.map(placed, lm.params, param_shardings(lm.config, mesh))

@@ -61,8 +61,8 @@ def batch(
     Run the same command again after any interruption: it goes on. Exit status 143: stopped by SIGTERM.
     """
     import jaxdlm as jd
-    from jaxdlm import _decode
     from jaxdlm import policies as methods
+    from jaxdlm import resolve
     from jaxdlm._load import describe
     from jaxdlm.batch import run
     from jaxdlm.batch.source import scan
@@ -87,7 +87,7 @@ def batch(
                 raise InputError(f"{name} {value} means nothing without --distributed: leave it out, or add that")
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
     policy = methods.default(describe(model).config) if policy is None else policy
-    policies, resolved = read_policies(policy), _decode.resolve_cache(cache)
+    policies, resolved = read_policies(policy), resolve.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
     rows = scan(input)
     shape = {"max_new": max_new, "block": block}
@@ -152,7 +152,7 @@ def make_mesh(words: str | None) -> Any:
 
 def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any], policy: Any) -> dict[str, Any]:
     """Columns to generate and the block, as stated or as the model's own configuration says."""
-    from jaxdlm._decode import has_blocks
+    from jaxdlm.resolve import has_blocks
 
     return {
         "max_new": stated["max_new"] or defaults.get("max_new_tokens") or command.MAX_NEW,
@@ -209,10 +209,10 @@ def read_policies(words: str) -> Any:
     """The policy as stated, at temperature 0, and with a temperature per row."""
     import numpy as np
 
-    from jaxdlm._decode import resolve_method
     from jaxdlm.batch.engine import Policies
     from jaxdlm.core.rule import Stepper
     from jaxdlm.policies import read
+    from jaxdlm.resolve import resolve_method
     from jaxdlm.rules.per_row import has_number
 
     plain = resolve_method(read(words))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import Continuation, blocked, check, check_continuation, exhausted, prepare
+from jaxdlm._decode import Continuation, exhausted, prepare
 from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import automaton, ending, loop
@@ -20,6 +20,7 @@ from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
+from jaxdlm.resolve import blocked, check, check_continuation
 from jaxdlm.rules.grammar import constrained
 from jaxdlm.rules.per_row import per_row, with_number
 from jaxdlm.sharding import beside, striped

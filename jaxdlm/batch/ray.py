@@ -36,11 +36,11 @@ class Actor:
     def __init__(self, settings: Settings) -> None:
         import jaxdlm as jd
         from jaxdlm import policies as methods
-        from jaxdlm._decode import resolve_cache
         from jaxdlm._load import describe
         from jaxdlm.batch.cli import make_mesh, read_policies
         from jaxdlm.batch.engine import make_engine
         from jaxdlm.batch.rows import Defaults
+        from jaxdlm.resolve import resolve_cache
         from jaxdlm.stops import ends_wanted, read_stops
 
         words = methods.default(describe(settings.model).config) if settings.policy is None else settings.policy

@@ -201,7 +201,7 @@ class Adapter:
     def _generate(self, prompts: list[list[int]], columns: int, temperature: float) -> list[str]:
         """Texts of a batch that is filled up to the batch size, so that one program serves all."""
         import jaxdlm as jd
-        from jaxdlm._decode import has_blocks
+        from jaxdlm.resolve import has_blocks
 
         filled = prompts + [prompts[-1]] * (self.batch - len(prompts))
         ids = [likelihood.Pair(tuple(prompt), (0,)).number for prompt in filled]

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdlm import _decode, distribution, layout, policies
+from jaxdlm import _decode, distribution, layout, policies, resolve
 from jaxdlm._load import EMBEDDED, LM, PACKAGED, SHAPE, describe
 from jaxdlm.batch import slots
 from jaxdlm.command import without_tpu
@@ -72,17 +72,17 @@ class Job:
             config = configured(name, self.dtype)
             return LM(Backbone(config), abstract_params(config), None, name)
 
-        return _decode.resolve_method(policies.default(self.config) if self.policy is None else self.policy, shapes)
+        return resolve.resolve_method(policies.default(self.config) if self.policy is None else self.policy, shapes)
 
     @functools.cached_property
     def kept(self) -> Cache:
         """The cache of a diffusion model."""
-        return _decode.resolve_cache(self.cache)
+        return resolve.resolve_cache(self.cache)
 
     @functools.cached_property
     def layout(self) -> _decode.Batch:
         """The rows as `decode` would lay them out; raises InputError for what it would refuse."""
-        _decode.check(self.lm, self.method, self.kept)
+        resolve.check(self.lm, self.method, self.kept)
         prompts = [[0] * self.prompt] * self.batch
         return layout.lay_out(self.lm, prompts, max_new=self.max_new, block=self.block, seed=0, ids=None)
 
@@ -108,7 +108,7 @@ class Job:
     @property
     def decoder(self) -> Any:
         """The model as the loop sees it."""
-        return self.lm.model if self.autoregressive else _decode.blocked(self.lm.model, self.layout.geometry.block)
+        return self.lm.model if self.autoregressive else resolve.blocked(self.lm.model, self.layout.geometry.block)
 
 
 def configured(model: str | ModelConfig, dtype: str | None) -> ModelConfig:

@@ -109,7 +109,7 @@ def read_job(
     model: str, policy: str, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None, dtype: str
 ) -> "Job":  # fmt: skip
     """Checks the arguments; raises InputError, one line each."""
-    from jaxdlm import _decode
+    from jaxdlm import resolve
     from jaxdlm.models.config import DTYPES
     from jaxdlm.plan.aot import Job
     from jaxdlm.policies import read
@@ -121,8 +121,8 @@ def read_job(
         raise InputError(f"--length {length}: no released model reads more than {2**20} columns")
     argument.check_choice(dtype, "--dtype", DTYPES)
     method = read(policy)
-    if not _decode.has_blocks(method):
-        _decode.check_continuation(_decode.resolve_cache(cache), block)
+    if not resolve.has_blocks(method):
+        resolve.check_continuation(resolve.resolve_cache(cache), block)
     return Job(
         model=model, batch=batch or 1, prompt=length - max_new, max_new=max_new, block=block, policy=method, cache=cache,
         dtype=dtype,

@@ -6,11 +6,11 @@ import pathlib
 
 import numpy as np
 
-from jaxdlm._decode import has_blocks, resolve_cache
 from jaxdlm.batch import run
 from jaxdlm.batch.cli import make_mesh, read_policies
 from jaxdlm.batch.engine import Counts, Result
 from jaxdlm.batch.source import scan
+from jaxdlm.resolve import has_blocks, resolve_cache
 from tests.conformance.toy_models import END, VOCAB, model
 
 POLICY = "threshold,tau=0.05"  # a random model is sure of nothing

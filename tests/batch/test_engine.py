@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode, policies
-from jaxdlm._decode import has_blocks, resolve_cache
 from jaxdlm._load import LM
 from jaxdlm.batch import run, slots
 from jaxdlm.batch.cli import make_mesh
@@ -16,6 +15,7 @@ from jaxdlm.batch.rows import Request, randomness_key
 from jaxdlm.errors import InputError, Unfinished
 from jaxdlm.layout import lay_out
 from jaxdlm.models import Backbone
+from jaxdlm.resolve import has_blocks, resolve_cache
 from jaxdlm.stops import read_stops
 from tests.batch.jobs import OPTIONS, job, read, rows, write
 from tests.conformance.toy_models import model

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from jaxdlm import _decode, policies
+from jaxdlm import policies, resolve
 from jaxdlm.batch import cli
 from jaxdlm.batch.source import scan
 
@@ -21,7 +21,7 @@ def index(tmp_path):
 
 
 def planned(model, index, policy="threshold", **stated):
-    rule, cache = _decode.resolve_method(policy), policies.CACHES["none"]()
+    rule, cache = resolve.resolve_method(policy), policies.CACHES["none"]()
     return cli.planned(model, rule, cache, index, STATED | stated, 0, False)
 
 
@@ -63,7 +63,7 @@ def test_devices_that_know_their_memory_get_what_fits(index, capsys, monkeypatch
     monkeypatch.setattr("jaxdlm.plan.search.fitting", fitting)
     monkeypatch.setattr(cli, "make_mesh", lambda words: None)
     monkeypatch.setattr(jax, "local_devices", lambda: [Device()] * 4)
-    rule, cache = _decode.resolve_method("threshold"), policies.CACHES["none"]()
+    rule, cache = resolve.resolve_method("threshold"), policies.CACHES["none"]()
     assert cli.fitting_mesh("tiny", rule, cache, index, STATED, **REST) is found
     said = capsys.readouterr().err.splitlines()
     assert said == ["# tiny, 4 devices, 4 rows", "# mesh data=2,tensor=2: a copy of the weights per 2 of 4 devices"]

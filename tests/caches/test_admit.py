@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxdlm import _decode, layout, policies
+from jaxdlm import layout, output, policies, resolve
 from jaxdlm.core import loop
 from jaxdlm.stops import read_stops
 from tests.caches.test_invariants import REUSING
@@ -42,7 +42,7 @@ def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, 
     batch = layout.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
     late = layout.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
     assert late.geometry == batch.geometry
-    model = _decode.blocked(lm.model, GRID["block"])
+    model = resolve.blocked(lm.model, GRID["block"])
     fixed = {"model": model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
     start, admit, run = programs()
     whole = run(start(late.rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
@@ -53,5 +53,5 @@ def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, 
     carry = run(admit(carry, late.rows, carry.rows.done, **fixed), FOREVER, **fixed)
     assert run._cache_size() == before, "admitting a row compiled the loop again"
     papers = read_stops(lm, False)
-    got, expected = (_decode.finish(lm, c.rows, c.trace, late, GRID["max_new"], papers) for c in (carry, whole))
+    got, expected = (output.finish(lm, c.rows, c.trace, late, GRID["max_new"], papers) for c in (carry, whole))
     same(got, expected)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, decode, policies
-from jaxdlm._decode import blocked
 from jaxdlm.caches.sub_block import sub_block
 from jaxdlm.core.model import Past
+from jaxdlm.resolve import blocked
 from tests.caches.toys import same, toy
 from tests.conformance.toys import END, MASK, PROMPTS
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jaxdlm import _decode, layout
+from jaxdlm import _decode, layout, resolve
 from jaxdlm.caches.block_exact import BlockExactCache
 from jaxdlm.plan.collectives import Program
 from tests.caches.toys import toy
@@ -54,7 +54,7 @@ def copies(found, names, shape):
 
 @pytest.mark.parametrize("cache", ["dual", "prefix"])
 def test_no_ordinary_forward_copies_the_cache(cache):
-    text, shape = compiled(model("same"), _decode.resolve_cache(cache))
+    text, shape = compiled(model("same"), resolve.resolve_cache(cache))
     found = computations(text)
     lines = [line for body in found.values() for line in body]
     (branches,) = [

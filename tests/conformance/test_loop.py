@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxdlm import InputError, _decode, decode, layout
+from jaxdlm import InputError, _decode, decode, layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Update
 from tests.conformance.toys import EDGES, END, GRID, MASK, PAIRS, PROMPTS, model, parameters, policy, temperatures
@@ -24,7 +24,7 @@ advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
 def prepare(recipe: str, cache: str, prompts=PROMPTS, temperature: float | None = 1.0):
     lm = model("same")
     batch = layout.lay_out(lm, prompts, seed=3, ids=None, stops=[[(END,)]] * len(prompts), **GRID)
-    rule, kept = policy(recipe, temperature), _decode.resolve_cache(cache)
+    rule, kept = policy(recipe, temperature), resolve.resolve_cache(cache)
     fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
     return batch, fixed
 

@@ -6,7 +6,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
-from jaxdlm import InputError, Rule, _decode, policies
+from jaxdlm import InputError, Rule, policies, resolve
 from jaxdlm.rules import FilterWeights
 from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, untrained  # noqa: F401
 
@@ -45,7 +45,7 @@ def policy(recipe: str, temperature: float | None = None, **arguments):
 def meets(recipe: str, cache: str, kind: str = "same") -> bool:
     """Whether `decode` takes the two together on such a model."""
     try:
-        _decode.check(untrained(kind), policy(recipe), policies.CACHES[cache]())
+        resolve.check(untrained(kind), policy(recipe), policies.CACHES[cache]())
     except InputError:
         return False
     return True

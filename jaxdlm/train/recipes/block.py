@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import _decode
+from jaxdlm import _decode, resolve
 from jaxdlm._load import LM, describe, load
 from jaxdlm.batch.cli import read_policies
 from jaxdlm.batch.options import Options
@@ -121,7 +121,7 @@ def write_answers(lm: LM, settings: Settings, texts: Sequence[str | list[int]], 
         slots=settings.slots,
     )  # fmt: skip
     mesh = make_mesh({"data": 1, "tensor": 1, "expert": 1}, devices=jax.local_devices()[:1])
-    status = job(options, lm, read_policies(settings.teacher), _decode.resolve_cache("none"), mesh).run()
+    status = job(options, lm, read_policies(settings.teacher), resolve.resolve_cache("none"), mesh).run()
     if status:
         sys.exit(status)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdlm import _decode, layout, struct
+from jaxdlm import _decode, layout, resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Row, Rows, Update
 from jaxdlm.core.model import Model
@@ -93,7 +93,7 @@ def _put(buffer: Array, step: Array, value: Array) -> Array:
 def _trajectories(
     rows: Rows, answer: Int32[Array, "B C"], model: Model, params: PyTree, geometry: Geometry, kept: int
 ) -> tuple[Recorded, Array]:
-    policy, cache = chain(sample(), Oracle(geometry.canvas, kept)), _decode.resolve_cache("none")
+    policy, cache = chain(sample(), Oracle(geometry.canvas, kept)), resolve.resolve_cache("none")
     fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
     carry = loop.init(rows, **fixed, save="none", steps=0)
     first, recorded = carry.rows.policy

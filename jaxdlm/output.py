@@ -1,0 +1,103 @@
+"""What a decode returns: rows cut out of their columns and read as text."""
+
+import collections
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdlm.core.carry import Rows, Status, Trace
+from jaxdlm.layout import Batch
+from jaxdlm.speculative import state as draft_state
+from jaxdlm.stops import Stops
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Output:
+    """The result of `decode`; arrays are NumPy, one row per prompt.
+
+    Attributes:
+        text: cut at the end-of-text token, control tokens removed; None without a tokenizer.
+        tokens: int32[B, max_new], the generated columns as decoded.
+        forwards: int32[B], model forwards that the row took part in while unfinished.
+        commit_step: int32[B, max_new], the row's forward (0-based) at which a column got its token, -1: never, or it
+            was given; None with save="none".
+        score: float32[B, max_new], the policy's score of that token then (samplers of probability: its logarithm).
+        status: per row how it ended, a `Status`.
+        steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
+        accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
+        drafted: int32[B], draft tokens that the target read.
+        draft_forwards: int32[B], forwards of the draft.
+        tokenizer: the model's, or None; `jaxdlm.viz` reads it.
+        ends: ids that end a text.
+    """
+
+    text: list[str] | None
+    tokens: np.ndarray
+    forwards: np.ndarray
+    commit_step: np.ndarray | None
+    score: np.ndarray | None
+    status: list[Status]
+    steps: np.ndarray | None = None
+    accepted: np.ndarray | None = None
+    drafted: np.ndarray | None = None
+    draft_forwards: np.ndarray | None = None
+    tokenizer: Any = dataclasses.field(default=None, repr=False)
+    ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+
+    def __repr__(self) -> str:
+        """One line, also in a notebook: rows, columns, forwards, and how the rows ended."""
+        rows, columns = self.tokens.shape
+        low, high = (int(self.forwards.min()), int(self.forwards.max())) if rows else (0, 0)
+        ended = collections.Counter(map(str, self.status))
+        ends = ", ".join(f"{number} {name}" for name, number in ended.items())
+        return f"<Output of {rows} rows, {columns} columns, {low} to {high} forwards each: {ends}>"
+
+
+def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:
+    """Cuts the generated columns out of the rows and reads them as text."""
+    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None, grammar=None), trace))
+    columns = batch.tails[:, None] + np.arange(max_new)[None, :]
+
+    # of columns that were written before the text ended in front of them, nothing is told
+    gone = (columns >= rows.stop[:, None]) & bool(stops.sequences)
+
+    def generated(x: np.ndarray | None, never: int = 0) -> np.ndarray | None:
+        return None if x is None else np.where(gone, never, np.take_along_axis(x, columns, axis=1))
+
+    tokens = np.take_along_axis(rows.tokens[:, batch.geometry.prompt :], columns, axis=1)
+    steps = None
+    if trace.tokens is not None:
+        steps = np.take_along_axis(trace.tokens, columns[:, None, :], axis=2)
+    return Output(
+        text=read_text(lm, tokens, stops),
+        tokens=tokens,
+        forwards=rows.forwards,
+        commit_step=generated(trace.commit_step, -1),
+        score=generated(trace.score),
+        status=[Status(int(code)) for code in rows.status],
+        steps=steps,
+        tokenizer=lm.tokenizer,
+        ends=tuple(sorted(stops.ids)),
+    )
+
+
+def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
+    """The text of each row up to its end; None without a tokenizer."""
+    return None if lm.tokenizer is None else [stops.text(lm.tokenizer, row.tolist()) for row in tokens]
+
+
+def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, stops: Stops) -> Output:
+    """Cuts what follows the prompts out of the rows and reads it as text."""
+    rows, trace = jax.device_get((rows._replace(key=(), ends=None, guide=()), trace))
+    ids_ = lm.config.tokens
+    column = rows.start[:, None] + np.arange(max_new)[None, :]
+    tokens = np.take_along_axis(rows.tokens, column, axis=1)
+    tokens = np.where(column < rows.length[:, None], tokens, ids_.eos[0] if ids_.eos else ids_.pad).astype(np.int32)
+    return Output(
+        text=read_text(lm, tokens, stops), tokens=tokens, forwards=rows.step, commit_step=trace.commit_step, score=trace.score,
+        status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
+        accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
+        draft_forwards=rows.draft_step, tokenizer=lm.tokenizer, ends=tuple(sorted(stops.ids)),
+    )  # fmt: skip

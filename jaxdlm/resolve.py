@@ -1,0 +1,104 @@
+"""Names as policies and caches, and which of them, and of models, mean something together."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from jaxdlm import argument, policies
+from jaxdlm._load import load
+from jaxdlm.core import compose
+from jaxdlm.core.cache import Cache
+from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.errors import InputError
+from jaxdlm.speculative.policy import Speculation, Unloaded
+
+
+def resolve_policy(policy: Any) -> Rule:
+    """A recipe for diffusion models by name, or the rule itself."""
+    policy = resolve_method(policy)
+    if isinstance(policy, Speculation):
+        raise InputError("this needs a diffusion policy: draft-and-target policies run through jaxdlm.decode")
+    return policy
+
+
+def resolve_method(policy: Any, load: Callable[[str], Any] = load) -> Rule | Speculation:
+    """A recipe by name, with arguments as in a shell, or the rule itself; a draft given by name is loaded, by `load`."""
+    if isinstance(policy, str):
+        policy = policies.read(policy)
+    if isinstance(policy, Unloaded):
+        policy = policy.build(load(policy.name))
+    if not isinstance(policy, Rule | Speculation):
+        raise InputError(
+            f"policy {argument.shown(policy)} is neither a name nor a rule: pass 'threshold' or chain(sample(), ...)"
+        )
+    return policy
+
+
+def resolve_cache(cache: Any) -> Cache:
+    """A cache by name, with arguments as in a shell, or the cache itself."""
+    if isinstance(cache, str):
+        cache = policies.read_cache(cache)
+    if isinstance(cache, type) or not hasattr(cache, "refresh"):
+        raise InputError(f"cache {argument.shown(cache)} is neither a name nor a cache: pass 'none'")
+    return cache
+
+
+def check(lm: Any, policy: Rule, cache: Cache) -> None:
+    """Refuses combinations that mean nothing."""
+    config = lm.config
+    parts = list(compose.walk_rules(policy))
+    if config.noise == "uniform":
+        if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+            raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
+        if isinstance(policy, Stepper):
+            raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
+        if not cache.recomputes_all and getattr(cache, "attention", "") != config.attention:
+            raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
+    elif any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+        raise InputError(
+            f"entropy_bound rewrites uniform noise, {lm.name} has masks: use sdar(strategy='entropy_bounded')"
+        )
+    elif config.noise != "mask" or config.tokens.mask is None:
+        raise InputError(
+            f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
+            f"takes policy='autoregressive' or 'speculative'"
+        )
+    compose.complete(policy)
+    for part in parts:
+        model = getattr(part, "made_for", None)
+        if model is not None and model != lm.name:
+            raise InputError(
+                f"{compose.name(part)} was trained for {model}, not for {lm.name}: train one and pass weights=..."
+            )
+    needs = getattr(cache, "attention", config.attention)
+    if needs != config.attention:
+        raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
+    if policy.view == "canvas" and cache.window == "block":
+        raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
+    if isinstance(policy, Stepper) and not cache.versions:
+        raise InputError(
+            f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
+        )
+
+
+def has_blocks(policy: Any) -> bool:
+    """Whether block lengths, and caches to choose from, mean something to a policy; not to autoregressive ones."""
+    return not isinstance(policy, Speculation | Unloaded)
+
+
+def check_continuation(cache: Cache, block: int | None) -> None:
+    """Refuses what means nothing to an autoregressive model."""
+    if not cache.recomputes_all:
+        raise InputError(
+            f"{type(cache).__name__}: an autoregressive model always keeps its keys and values: leave cache out"
+        )
+    if block is not None:
+        raise InputError(f"block={argument.shown(block)}: an autoregressive model writes no blocks: leave block out")
+
+
+def blocked(model: Model, block: int) -> Model:
+    """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
+    if model.config.attention != "block_causal" or model.config.block_size == block:
+        return model
+    return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
