@@ -1,5 +1,6 @@
 """From a state and a question to token ids: the prompt, the slot behind it, and the ids of each option there."""
 
+import functools
 import itertools
 import json
 import re
@@ -189,9 +190,14 @@ class Texts:
 def spelled(lm: Any, text: str, where: str) -> list[int]:
     """The ids of a part of a reply."""
     try:
-        return lm.tokenizer.encode_inside(text)
+        return list(_inside(lm.tokenizer, text))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _inside(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode_inside(text))
 
 
 def put(state: Any, fill: Callable[[str], str], where: str) -> Any:
