@@ -122,10 +122,51 @@ def batches(record: dict) -> list[list[dict]]:
     return [cases + cases[:1] * (size - len(cases)) for cases in groups.values()]
 
 
+def shape(cases: list[dict]) -> tuple[int, int]:
+    """(columns, blocks) of a batch."""
+    return cases[0]["gen_length"], cases[0]["gen_length"] // (cases[0]["block_length"] or cases[0]["gen_length"])
+
+
+def settings(cases: list[dict]) -> set[tuple]:
+    """What a batch stands for: the value of each parameter (of steps: tokens of each), and which are absent together."""
+    params, (columns, blocks) = cases[0]["params"], shape(cases)
+    whole = {"steps": columns // blocks if "minimal_topk" in params else columns, "denoising_steps": columns // blocks}
+    values = {name: whole[name] // value if name in whole else value for name, value in params.items()}
+    found = {(name, json.dumps(value)) for name, value in values.items()}
+    return found | {("absent", *sorted(name for name in params if params[name] is None))}
+
+
+def covering(record: dict) -> list[list[dict]]:
+    """Batches with all settings of a recording, of as few shapes as that takes: the longest, of the most blocks."""
+    left, chosen, shapes = batches(record), [], set()
+    missing = set().union(*map(settings, left))
+    while missing:
+        useful = [cases for cases in left if settings(cases) & missing]
+        best = max(useful, key=lambda cases: (shape(cases) in shapes, shape(cases), len(settings(cases) & missing)))
+        chosen.append(best)
+        shapes.add(shape(best))
+        missing -= settings(best)
+    return chosen
+
+
+def test_the_covering_batches_cover():
+    """Every recording, each of its settings: the lengths and blocks that are left out are those of `-m exhaustive`."""
+    for path in FOLDER.glob("*.json"):
+        record = json.loads(path.read_text())
+        if "nfe" in record.get("cases", [{}])[0]:
+            every, some = batches(record), covering(record)
+            assert set().union(*map(settings, some)) == set().union(*map(settings, every))
+            assert all(cases in every for cases in some)
+
+
+WHICH = pytest.mark.parametrize("which", [covering, pytest.param(batches, marks=pytest.mark.exhaustive)])
+
+
+@WHICH
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: f"{recording.name}-{recording.cache}")
-def test_the_recorded_run_is_reproduced(recording):
+def test_the_recorded_run_is_reproduced(recording, which):
     record = json.loads((FOLDER / f"{recording.name}.json").read_text())
-    for cases in batches(record):
+    for cases in which(record):
         first = cases[0]
         out = jaxdlm.decode(
             loaded(record), [case["prompt"] for case in cases], recording.policy(first["params"]),
@@ -155,14 +196,15 @@ def forwards_of_rounds(rounds: np.ndarray, block: int) -> tuple[np.ndarray, int]
 
 
 @pytest.mark.slow
-def test_freedave_is_reproduced():
+@WHICH
+def test_freedave_is_reproduced(which):
     """Ours writes the last verified version's own step at once, the released code at the next round: one forward later.
 
     Which column of a round that is, the static run says: the first of the round in its order.
     """
     record = json.loads((FOLDER / "freedave.json").read_text())
     lm = loaded(record)
-    for cases in batches(record):
+    for cases in which(record):
         length, block, params = cases[0]["gen_length"], cases[0]["block_length"], cases[0]["params"]
         tau, run = params["confidence_threshold"], {"max_new": length, "block": block, "stop": False}
         run["cache"] = "dual" if params["dual_cache"] else "prefix"

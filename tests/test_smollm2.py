@@ -13,6 +13,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm._load import PACKAGED, _unknown, checkpoint_tokenizer, packaged
 from jaxdlm.errors import InputError
+from jaxdlm.eval import prompts
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECORDED = json.loads((ROOT / "tests" / "golden" / "smollm2.json").read_text())
@@ -52,7 +53,9 @@ def test_the_command_answers_in_english(capsys):
 
 @here
 @pytest.mark.slow
-def test_what_is_recorded_is_what_transformers_gives(monkeypatch):
+@pytest.mark.exhaustive
+def test_what_is_recorded_is_what_transformers_gives():
+    """A file that ships: the tests above hold what we give to it."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     path = packaged("smollm2")
@@ -127,15 +130,25 @@ def test_a_near_name_is_suggested():
 
 @here
 @pytest.mark.slow
-def test_prompts_are_what_a_real_model_is_asked(tmp_path, capsys):
-    """Without --tasks: a prompt of each kind, lookup beside plain decoding, the same words; what needs a draft is left out."""
+@pytest.mark.parametrize(
+    "kinds", [("chat", "arithmetic", "lists"), pytest.param(prompts.KINDS, marks=pytest.mark.exhaustive)], ids=len
+)
+def test_prompts_are_what_a_real_model_is_asked(kinds, tmp_path, monkeypatch):
+    """Without --tasks: a prompt of each kind, lookup beside plain decoding, the same words; what needs a draft is left out.
+
+    The first three stand in as many columns, and are one program of each method; the ten kinds: exhaustive.
+    """
     from jaxdlm.cli import main
 
-    arguments = ["eval", "--model", "smollm2", "--dtype", "float32", "--n", "1", "--max-new", "4", "--timing", "10"]
+    every = prompts.of_each(1)
+    assert [prompt.kind for prompt in every] == list(prompts.KINDS)
+    monkeypatch.setattr(prompts, "of_each", lambda n: [prompt for prompt in every if prompt.kind in kinds])
+    arguments = ["eval", "--model", "smollm2", "--dtype", "float32", "--n", "1", "--max-new", "4"]
+    arguments += ["--timing", str(len(kinds))]
     assert main([*arguments, "--output", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "summary.json").read_text())
     slow, fast = made["speculative"]
     assert (slow["policy"], fast["policy"]) == ("autoregressive", "lookup")
-    assert fast["equal"] == fast["n"] == 10 and len(fast["tasks"]) == 10 and fast["tokens_per_forward"] >= 1
+    assert fast["equal"] == fast["n"] == len(kinds) == len(fast["tasks"]) and fast["tokens_per_forward"] >= 1
     assert made["meta"]["split"] == "prompts" and made["meta"]["dtype"] == "float32"
     assert "needs --draft" in made["skipped"]["pearl"] and "threshold" not in made["skipped"]

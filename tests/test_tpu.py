@@ -37,14 +37,18 @@ PLAIN = {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Gathe
 
 
 def test_the_programs_are_all():
-    masked, pairs, cached = tpu_programs.programs().values()
-    assert {recipe for recipe, _ in masked + pairs} == set(policies.RECIPES)
-    assert {cache for _, cache in masked + cached} == set(policies.CACHES)
+    kinds = tpu_programs.programs()
+    for masked in (kinds["cover"], kinds["masked"] + kinds["cached"]):
+        assert {recipe for recipe, _ in masked + kinds["pairs"]} == set(policies.RECIPES)
+        assert {cache for _, cache in masked} == set(policies.CACHES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", tpu_programs.programs())
+@pytest.mark.parametrize(
+    "kind", ["cover", "pairs", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("masked", "cached"))]
+)
 def test_every_recipe_and_every_cache_compiles(kind):
+    """Each recipe in one program, with a cache or without; exhaustive: each without, and each cache under its own."""
     programs = [json.loads(line) for line in python("-m", "tests.tpu_programs", kind).splitlines()]
     assert [(one["recipe"], one["cache"]) for one in programs] == tpu_programs.programs()[kind]
     for one in programs:
@@ -56,7 +60,10 @@ def test_every_recipe_and_every_cache_compiles(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "host"), [("gke-jobset.yaml", "v5e:2x2"), ("kuberay.yaml", "v5e:2x4")])
+@pytest.mark.parametrize(
+    ("recipe", "host"),
+    [("gke-jobset.yaml", "v5e:2x2"), pytest.param("kuberay.yaml", "v5e:2x4", marks=pytest.mark.exhaustive)],
+)
 def test_what_a_recipe_runs_compiles_and_fits_its_hosts(recipe, host, tmp_path):
     """The recipes name LLaDA-8B; hosts of a v5e:4x4 have four chips. tests/test_recipes.py holds the others to the same."""
     args = test_recipes.command_of(recipe)
@@ -84,8 +91,11 @@ def test_what_a_recipe_runs_compiles_and_fits_its_hosts(recipe, host, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("topology", "tensor"), [("v5p:2x2x1", 2), ("v6e:2x4", 4)])
+@pytest.mark.parametrize(
+    ("topology", "tensor"), [pytest.param("v5p:2x2x1", 2, marks=pytest.mark.exhaustive), ("v6e:2x4", 4)]
+)
 def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys):
+    """The formulas are those of every slice; v5e is that of the recipes above."""
     options = ["--model", "llada-8b", "--topology", topology, "--mesh", f"data=2,tensor={tensor}"]
     found, program = plan(tmp_path, *options, "--batch", str(ROWS), "--length", str(COLUMNS), "--block", str(BLOCK))
     need, limit = found["bytes"], found["bytes_available"]
@@ -148,7 +158,10 @@ def test_quantised_weights_are_read_as_codes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "cache", "block"), [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)])
+@pytest.mark.parametrize(
+    ("model", "cache", "block"),
+    [("llada-8b", "dual", 32), pytest.param("sdar-8b", "block_exact", 4, marks=pytest.mark.exhaustive)],
+)
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
     """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""
     options = ["--target", "v5e:2x2", "--tensor", "4", "--batch", "8", "--decode", "alone"]

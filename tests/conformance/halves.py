@@ -16,12 +16,11 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Geometry, Rows, Trace
 from jaxdlm.core.rule import Stepper
-from tests.conformance.toys import PROMPTS, model, untrained
+from tests.conformance.toys import SHORT, model, untrained
 
 GEOMETRY = Geometry(prompt=16, block=4, blocks=3)
 # the prompt's tail and the answer fill three blocks: models of both kinds have one geometry
 MAX_NEW = {"full": 12, "block_causal": 9}
-SHORT = (*PROMPTS[:2], PROMPTS[2][:14])
 
 
 class Seen(NamedTuple):

@@ -18,6 +18,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm._load import LM
+from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.models import Backbone
 from jaxdlm.speculative import autoregressive, eqspec, lookup, speculative
 from tests.batch.jobs import job, read, write
@@ -66,17 +67,29 @@ class Rows:
             assert self.seen.setdefault(row, found) == found, f"row {row} of {len(rows)}"
             self.compared += 1
 
-    def everywhere(self) -> None:
-        """All at once, in another order, by fives with other neighbours, alone, and in programs of four."""
+    def everywhere(self, fives: bool) -> None:
+        """All at once, in another order, with other neighbours (by fives, or four of each bucket: those are the programs
+        of four), alone, and in programs of four."""
         random = np.random.default_rng(3)
         self.decode(range(COUNT))
         self.decode(random.permutation(COUNT))
-        for rows in np.array_split(random.permutation(COUNT), 7):
+        for rows in np.array_split(random.permutation(COUNT), 7) if fives else self.fours(random.permutation(COUNT)):
             self.decode(rows)
         for row in range(ALONE):
             self.decode([row])
         self.decode(range(COUNT), rows_per_program=4)
         assert self.compared >= 3 * COUNT
+
+    def fours(self, rows) -> list[list[int]]:
+        """Four rows of every bucket together, while a bucket has as many."""
+        buckets = {}
+        for row in rows:
+            block = self.run.get("block")
+            length = len(self.asked[row])
+            place = bucket_of(length) if block is None else geometry_of(self.lm.config, np.array([length]), 12, block)
+            buckets.setdefault(place, []).append(row)
+        turns = range(0, max(map(len, buckets.values())) - 3, 4)
+        return [[row for some in buckets.values() for row in some[at : at + 4] if len(some) >= at + 4] for at in turns]
 
 
 def differ(rows: Rows) -> int:
@@ -91,29 +104,36 @@ CASES = {
 }  # fmt: skip
 
 
-def check(kind: str) -> None:
+def check(kind: str, fives: bool) -> None:
     policy, cache = CASES[kind]
     blocks = {} if kind == "left to right" else {"block": 6 if kind == "uniform" else 4}
     longest = 40 if kind == "uniform" else 25
     rows = Rows(model(kind), longest, policy=policy, cache=cache, max_new=12, seed=5, **blocks)
-    rows.everywhere()
+    rows.everywhere(fives)
     assert differ(rows) > COUNT // 2, "rows that say the same show little"
 
 
+FIVES = pytest.mark.parametrize(
+    "fives", [False, pytest.param(True, marks=pytest.mark.exhaustive)], ids=["fours", "fives"]
+)
+
+
 @pytest.mark.slow
+@FIVES
 @pytest.mark.parametrize("kind", [kind for kind in CASES if kind != "uniform"])
-def test_a_rows_bits_are_its_own(kind):
-    check(kind)
+def test_a_rows_bits_are_its_own(kind, fives):
+    check(kind, fives)
 
 
 @pytest.mark.slow
-def test_a_rows_bits_are_its_own_on_a_canvas_of_noise():
+@FIVES
+def test_a_rows_bits_are_its_own_on_a_canvas_of_noise(fives):
     """With programs as users compile them: those of the tests are not optimised, and sum probabilities otherwise.
 
     Not kept for every row yet: of the prompts up to 25 one that is alone in its bucket differs (docs/batch.md).
     """
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "tests.conformance.test_sixteen_bits", "uniform"]
+    command = [sys.executable, "-m", "tests.conformance.test_sixteen_bits", "uniform", *["fives"] * fives]
     done = subprocess.run(command, env=env, cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -144,13 +164,16 @@ def near(lm: LM, noise: float) -> LM:
 
 
 @pytest.mark.slow
-def test_lossless_drafts_give_the_bits_of_greedy_decoding():
-    """One token, five and nine of a row in a forward: 216 rows, none of which differs."""
+@pytest.mark.parametrize("longest", [8, pytest.param(25, marks=pytest.mark.exhaustive)])
+def test_lossless_drafts_give_the_bits_of_greedy_decoding(longest):
+    """One token, three, five, nine and sixteen of a row in a forward, in programs of two buckets; exhaustive: of four buckets,
+    and four tokens too, 216 rows, none of which differs."""
     lm = model("left to right")
-    asked = [tokens * 3 if len(tokens) < 12 else tokens for tokens in prompts()]  # something to look up
+    asked = [tokens * 3 if len(tokens) < 12 else tokens for tokens in prompts(longest)]  # something to look up
     run = {"max_new": 24, "ids": range(COUNT)}
     plain, rounds = jd.decode(lm, asked, autoregressive(), **run), []
-    methods = [lookup(k=8), lookup(k=3), speculative(near(lm, 0.05), k=4), eqspec(near(lm, 0.05), k=2), lookup(k=15)]
+    methods = [lookup(k=8), speculative(near(lm, 0.05), k=4), eqspec(near(lm, 0.05), k=2), lookup(k=15)]
+    methods += [lookup(k=3)] * (longest > 8)
     for method in methods:
         out = jd.decode(lm, asked, method, **run)
         np.testing.assert_array_equal(out.tokens, plain.tokens)
@@ -171,4 +194,4 @@ def test_lossless_drafts_give_the_bits_of_greedy_decoding():
 
 
 if __name__ == "__main__":
-    check(sys.argv[1])
+    check(sys.argv[1], sys.argv[2:] == ["fives"])

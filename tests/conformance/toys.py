@@ -2,9 +2,11 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from jaxdlm import InputError, Rule, policies, resolve
 from jaxdlm.rules import FilterWeights
@@ -12,6 +14,7 @@ from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, u
 
 GRID = {"max_new": 8, "block": 4}
 PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3, 28, 10, 5, 1, 39])
+SHORT = (*PROMPTS[:2], PROMPTS[2][:14])  # of one bucket, and so one program; the third of PROMPTS has its own
 
 
 def parameters(recipe: str) -> dict:
@@ -60,13 +63,33 @@ REFUSED = [pair for pair in CROSS if not meets(*pair)]
 # sees the canvas and one that steps on its own.
 MEETING = {"threshold": policies.CACHES, "prophet": ("prefix",), "freedave": ("dual",)}
 PAIRS = [(recipe, cache) for recipe, cache in CROSS if cache == "none" or cache in MEETING.get(recipe, ())]
-PAIRS = [pair for pair in PAIRS if pair not in REFUSED]
+PAIRS = [("same", *pair) for pair in PAIRS if pair not in REFUSED]
+# What the suite runs of them, and `-m exhaustive` the rest: (kind of model, recipe, cache), every recipe once, and among
+# them every cache and every kind.
+COVER = [
+    ("same", "low_confidence", "none"), ("same", "random", "refresh"), ("next", "maskgit_plus", "none"),
+    ("same", "topk_margin", "delayed"), ("next", "entropy", "dual"), ("same", "origin", "recap"),
+    ("same", "threshold", "none"), ("same", "factor", "adaptive"), ("same", "local_leap", "layer_reuse"),
+    ("same", "credit", "none"), ("same", "dparallel", "none"), ("same", "d3llm", "none"), ("same", "prophet", "prefix"),
+    ("same", "ccd", "none"), ("same", "ccd_ds", "none"), ("same", "freedave", "dual"), ("same", "learn2pd", "none"),
+    ("same", "best", "none"), ("llada2", "llada2", "block_exact"), ("same", "llada21", "none"),
+    ("same", "llada22", "none"), ("sdar", "sdar", "none"), ("v2", "fast_dllm_v2", "sub_block"),
+]  # fmt: skip
+COVER += [("same", recipe, "none") for recipe in RULES if recipe not in {recipe for _, recipe, _ in COVER}]  # new ones
 # For what does not depend on how the two meet: how devices and programs share the work.
-EDGES = [(r, c) for r, c in PAIRS if c == "none" or (r == "threshold" and c in ("dual", "delayed", "adaptive"))]
-CASES = [("same", *pair) for pair in PAIRS]
+EDGES = [(r, c) for _, r, c in PAIRS if c == "none" or (r == "threshold" and c in ("dual", "delayed", "adaptive"))]
+CASES = list(PAIRS)
 # The shift of `next` prediction lies in the window that a cache returns: no recipe sees it.
 CASES += [("next", "threshold", cache) for cache in ("none", "dual")]
 # Block-causal models lay out their prompts otherwise, and have a cache of their own.
 CASES += [("sdar", "sdar", cache) for cache in ("none", "block_exact")]
 CASES += [("v2", "fast_dllm_v2", cache) for cache in ("none", "block_exact", "sub_block")]
 CASES += [("llada2", "llada2", "block_exact")]
+
+
+def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:
+    """`COVER`, and of the cases what is not in it, marked `exhaustive`; of recipes that are wanted."""
+    marked = [
+        pytest.param(*case, marks=pytest.mark.exhaustive) for case in cases if case not in COVER and wanted(case[1])
+    ]
+    return [case for case in COVER if wanted(case[1])] + marked
