@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdlm import quant
+from jaxdlm import levels, quant
 from jaxdlm.checkpoint import store
 from jaxdlm.checkpoint.errors import ValuesInvalid
 from jaxdlm.checkpoint.leaf import LeafSpec, contiguous
@@ -45,7 +45,7 @@ class Quantiser:
         shape, _ = self.layout.arrays[SCALE]
         self.scale = np.full(shape[1:] if self.split else shape, np.nan, np.float32)
         self.per = 2 if self.layout.how.bits == 4 else 1  # codes of a byte
-        self.top = quant.top_of(self.layout.how.bits)
+        self.top = levels.top_of(self.layout.how.bits)
 
     def streams(self) -> dict[str, store.Stream]:
         """The arrays by name, codes first: a scale is known when the codes of its columns have been made."""
@@ -86,7 +86,7 @@ class Quantiser:
         at = tuple(part.start for part in index[:-2])
         columns = slice(index[-1].start * self.per, min(index[-1].stop * self.per, self.layout.flat.columns))
         matrix = self._matrix(self.leaf, at, columns)
-        codes, scale, restored = quant.encode_columns(matrix, self.layout.how.group, self._exponent(at), self.top)
+        codes, scale, restored = levels.encode_columns(matrix, self.layout.how.group, self._exponent(at), self.top)
         self.scale[at][:, columns] = scale
         restored -= matrix
         self.error += float(np.vdot(restored, restored))
@@ -120,7 +120,7 @@ class Quantiser:
                 return self._matrix(self.sampled, (*outer, *matrices[number]), columns)
 
             shape = (len(matrices), self.layout.flat.rows, self.layout.flat.columns)
-            self.exponents[layer] = quant.exponent_of(shape, read, self.layout.how.group, self.top)
+            self.exponents[layer] = levels.exponent_of(shape, read, self.layout.how.group, self.top)
         return self.exponents[layer]
 
     def _columns(self) -> list[int]:

@@ -20,6 +20,7 @@ LAYERS = [
     {"policy_words", "controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},
+    {"levels"},
     {"quant", "grammar"},
     {"rules", "caches", "guides", "steppers", "models"},
     {"sharding"},

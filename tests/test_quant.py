@@ -10,21 +10,9 @@ import pytest
 from jaxdlm import _decode, decode, layout, resolve
 from jaxdlm._load import LM
 from jaxdlm.errors import InputError
+from jaxdlm.levels import SEARCH_SAMPLE, encode, sample_columns, search_exponent, table_of
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
-from jaxdlm.quant import (
-    SEARCH_SAMPLE,
-    QuantizedLeaf,
-    encode,
-    pack,
-    quantize,
-    quantize_params,
-    restore,
-    sample_columns,
-    search_exponent,
-    table_of,
-    unpack,
-    unpack_host,
-)
+from jaxdlm.quant import QuantizedLeaf, pack, quantize, quantize_params, restore, unpack, unpack_host
 from tests.models.weights import loud_params
 
 DENSE = ModelConfig(

@@ -31,15 +31,9 @@ MAX_WIDTH = 1 << 16  # of center, indent, slice, ... in a filter
 MEMORY = 512 * 2**20
 SHOWN = 200  # characters of an error of the template's own
 WIDE = re.compile(r"\d{6}|\*|\{[^{}]*\{")  # in a format: a width of six digits, or one that comes from elsewhere
-
-
 INSTANT = {"length", "count", "first", "default", "d"}  # filters that take no longer for longer values
-COMPARING = {
-    "in",
-    "lower",
-    "upper",
-    *(name for name, test in jinja2.defaults.DEFAULT_TESTS.items() if "_operator" in test.__module__),
-}
+OPERATORS = {name for name, test in jinja2.defaults.DEFAULT_TESTS.items() if "_operator" in test.__module__}
+COMPARING = OPERATORS | {"in", "lower", "upper"}
 SIZED = (list, tuple, dict, set, range)
 SCALARS = (str, int, float, types.NoneType)
 ADDRESSED = (Iterator, types.FunctionType, types.BuiltinFunctionType, types.MethodType)  # what they print differs

@@ -250,3 +250,13 @@ def divisors(scaling: dict[str, Any], theta: float, head_dim: int) -> np.ndarray
         smooth = 1 / ((1 - share) / scaling["factor"] + share)
         found.append(1.0 if wave < high else scaling["factor"] if wave > low else smooth)
     return np.array(found, np.float32)
+
+
+def file(folder: pathlib.Path, architecture: str = "llama", kind: str = "F32", /, **changes):
+    """A small model as a file; changes: of its metadata, None to leave a key out."""
+    _, metadata, tensors = model(architecture, kind)
+    for key, value in changes.items():
+        metadata.pop(key, None)
+        if value is not None:
+            metadata[key] = value
+    return write(folder / "m.gguf", metadata, tensors)

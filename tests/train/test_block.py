@@ -15,7 +15,7 @@ from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import init_params
 from jaxdlm.train.export import export_params
 from jaxdlm.train.losses import block_losses, block_sees
-from jaxdlm.train.recipes import block
+from jaxdlm.train.recipes import _samples, block
 from jaxdlm.train.step import init_state, learning_rate, load_state, make_step, place, save_state
 from tests.helpers import CHATML, byte_level
 
@@ -56,7 +56,7 @@ def samples():
 @pytest.fixture(scope="module")
 def toy(samples):
     config = block.block_config(config_of(64, 2, 1), BLOCK, 3)
-    return Backbone(config), init_params(config, jax.random.key(0), init="loud"), block.pool(samples, config, CANVAS)
+    return Backbone(config), init_params(config, jax.random.key(0), init="loud"), _samples.pool(samples, config, CANVAS)
 
 
 # -------------------------------------------------------------------------------------------------------- the layout
@@ -73,13 +73,13 @@ def test_samples_stand_where_decoding_puts_them(samples, toy):
         stop = -(-(len(prompt) + len(answer)) // BLOCK) * BLOCK
         np.testing.assert_array_equal(opened, np.arange(len(prompt), stop))
         assert (text[len(prompt) + len(answer) : stop] == 2).all(), "ends fill the last block"
-    assert block.pool([([5, 6], [7, 8])], toy[0].config, CANVAS).open.sum() == 2, "no end: nothing is filled"
+    assert _samples.pool([([5, 6], [7, 8])], toy[0].config, CANVAS).open.sum() == 2, "no end: nothing is filled"
 
 
 def test_hidden_columns_are_uniform_in_number_and_place():
     opened = np.ones((4000, 8), bool)
     opened[:, :1] = opened[:, 6:] = False  # blocks with 3 and 2 open columns
-    found = block.hide(opened, BLOCK, np.random.default_rng(0))
+    found = _samples.hide(opened, BLOCK, np.random.default_rng(0))
     assert not (found.hidden & ~opened).any()
     for columns, size in ((slice(0, 4), 3), (slice(4, 8), 2)):
         counts = found.hidden[:, columns].sum(1)
@@ -123,8 +123,8 @@ def slow(model, params, pool, hidden, row):
 def test_the_loss_is_that_of_decoding_block_by_block(toy):
     """Earlier blocks clean, the first column of a block told by the last of the clean one before."""
     model, params, pool = toy
-    hidden = block.hide(pool.open, BLOCK, np.random.default_rng(1)).hidden
-    batch = block._batch(pool, np.arange(4), hidden, np.ones(hidden.shape))
+    hidden = _samples.hide(pool.open, BLOCK, np.random.default_rng(1)).hidden
+    batch = _samples.batch_of(pool, np.arange(4), hidden, np.ones(hidden.shape))
     found = jax.jit(lambda p, b: block_losses(model, p, b))(params, batch)
     for row in (1, 2):
         assert float(found[row]) == pytest.approx(slow(model, params, pool, hidden, row), rel=1e-5)
@@ -135,7 +135,7 @@ def test_in_blocks_of_one_column_the_bound_is_the_likelihood(toy):
     _, params, _ = toy
     config = block.block_config(config_of(64, 2, 1), 1, 3)
     pairs = [([5, 6, 7], [9, 10, 11, 2]), ([8, 9], [12, 2])]
-    found = block.bits_per_token(Backbone(config), params, block.pool(pairs, config, 4), draws=2, batch=4)
+    found = _samples.bits_per_token(Backbone(config), params, _samples.pool(pairs, config, 4), draws=2, batch=4)
     lm, nats = LM(Backbone(config_of(64, 2, 1)), params, None, "toy"), 0.0
     for prompt, answer in pairs:
         logits = np.array(lm.logits([prompt + answer])[0], np.float64)
@@ -154,7 +154,7 @@ def recipe_of(causal, steps):
     pairs = [(rng.integers(40, 60, 6).tolist(), [70, 71, 72, 73, lm.config.tokens.eos[0]]) for _ in range(6)]
     settings = block.Settings(model=str(causal), **SMALL)
     config = block.block_config(lm.config, BLOCK, block.mask_id(lm, settings.mask))
-    return block.adaptation(lm, block.pool(pairs, config, CANVAS), settings, steps)
+    return block.adaptation(lm, _samples.pool(pairs, config, CANVAS), settings, steps)
 
 
 def test_the_loss_falls_and_a_cut_run_goes_on_to_the_same_bits(causal, tmp_path):
