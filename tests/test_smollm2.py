@@ -34,6 +34,7 @@ def test_prompts_become_the_ids_that_transformers_made():
 
 
 @here
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_transformers():
     lm = jd.load("smollm2", dtype="float32")
     out = jd.decode(lm, [case["prompt"] for case in CASES], policy="autoregressive", max_new=RECORDED["max_new"])

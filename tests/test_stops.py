@@ -32,7 +32,14 @@ def ended(steps: np.ndarray, forwards: int, words: set[int]) -> tuple[int, int] 
     return None
 
 
-@pytest.mark.parametrize("recipe", ["low_confidence", "random", "threshold", "prophet"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "threshold",
+        "prophet",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("low_confidence", "random")),
+    ],
+)
 def test_a_row_ends_at_the_forward_that_settles_its_end_and_keeps_its_text(recipe):
     """Any id may end a row: the most frequent one of the run without stops does here, so that it happens."""
     lm, chosen = model("same"), policy(recipe)

@@ -7,7 +7,7 @@ import pytest
 from jaxdlm import InputError, decode, layout, struct
 from jaxdlm.caches.delayed import DelayedCache, delayed
 from jaxdlm.core import loop
-from tests.caches.toys import GRID, same, toy
+from tests.caches.toys import GRID, SAME, same, toy
 from tests.conformance.toys import PROMPTS, policy
 
 advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
@@ -28,7 +28,7 @@ def test_without_the_delay_even_one_layer_reads_stale_keys():
     same(decode(lm, PROMPTS, "low_confidence", delayed(16), **GRID), exact)
 
 
-@pytest.mark.parametrize("prediction", ["same", "next"])
+@SAME
 def test_fewer_queries_once_few_columns_are_left(prediction):
     """64 columns: forwards of 64, 32 and 16; one row stops early and leaves the longest behind."""
     lm = toy(1, prediction)

@@ -28,8 +28,7 @@ EVERY_FORWARD = {
     "recap": {"local": 0},
     "layer_reuse": {"keys": tuple(range(4))},
 }
-# The shift of `next` lies in the window that a cache returns: every cache under one kind of prediction, in turn, and under
-# the other in the exhaustive run.
+# Every cache under one kind of prediction, in turn, and under the other in the exhaustive run (toys.py says why).
 BOTH = [
     pytest.param(cache, kind, marks=() if (number + turn) % 2 == 0 else pytest.mark.exhaustive)
     for number, cache in enumerate(REUSING)

@@ -9,11 +9,11 @@ from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.recap import recap
 from jaxdlm.core.cache import Context
-from tests.caches.toys import GRID, same, toy
+from tests.caches.toys import GRID, SAME, same, toy
 from tests.conformance.toys import MASK, PROMPTS
 
 
-@pytest.mark.parametrize("prediction", ["same", "next"])
+@SAME
 def test_a_group_of_a_whole_block_is_the_dual_cache(prediction):
     """All columns of a block are open at its first forward, so that its targets are the block."""
     lm = toy(2, prediction)

@@ -5,11 +5,11 @@ import pytest
 from jaxdlm import InputError, decode
 from jaxdlm.caches.dual import dual
 from jaxdlm.caches.refresh import refresh
-from tests.caches.toys import GRID, same, toy
+from tests.caches.toys import GRID, NEXT, same, toy
 from tests.conformance.toys import PROMPTS
 
 
-@pytest.mark.parametrize("prediction", ["same", "next"])
+@NEXT
 def test_without_surroundings_it_is_the_dual_cache(prediction):
     lm, near = toy(2, prediction), refresh(before=0, after=0, warmup=0)
     same(decode(lm, PROMPTS, "threshold", near, **GRID), decode(lm, PROMPTS, "threshold", dual(), **GRID))

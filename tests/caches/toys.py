@@ -4,6 +4,7 @@ import dataclasses
 import functools
 
 import numpy as np
+import pytest
 
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone
@@ -11,6 +12,11 @@ from tests.conformance.toys import model
 from tests.models.weights import loud_params
 
 GRID = {"max_new": 12, "block": 4}
+# The shift of `next` lies in the window that a cache returns, alike for all: a test runs under one kind of prediction, and
+# under the other in the exhaustive run. test_invariants has every cache, under the two in turn.
+EXHAUSTIVE = [pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("same", "next")]
+SAME = pytest.mark.parametrize("prediction", ["same", EXHAUSTIVE[1]])
+NEXT = pytest.mark.parametrize("prediction", [EXHAUSTIVE[0], "next"])
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Geometry, Rows, Trace
 from jaxdlm.core.rule import Stepper
-from tests.conformance.toys import SHORT, model, untrained
+from tests.conformance.toys import PROMPTS, model, untrained
 
 GEOMETRY = Geometry(prompt=16, block=4, blocks=3)
 # the prompt's tail and the answer fill three blocks: models of both kinds have one geometry
@@ -106,7 +106,7 @@ def laid_out(kind: str, order: tuple[int, ...], alone: int | None) -> Rows:
     """The prompts in this order, each with its own id; but for `alone`, where given, rows are done from the start."""
     lm = model(kind)
     run = {"max_new": MAX_NEW[lm.config.attention], "block": GEOMETRY.block, "seed": 5, "ids": order}
-    batch = layout.lay_out(lm, [SHORT[row] for row in order], **run)
+    batch = layout.lay_out(lm, [PROMPTS[row] for row in order], **run)
     assert batch.geometry == GEOMETRY
     live = np.array([alone is None or row == alone for row in order])
     return batch.rows._replace(pending=batch.rows.pending & live[:, None])

@@ -19,10 +19,10 @@ from tests.conformance.toys import (
     EDGES,
     END,
     GRID,
+    LONGER,
     MASK,
     PAIRS,
     PROMPTS,
-    SHORT,
     covering,
     model,
     parameters,
@@ -140,7 +140,7 @@ OTHERS = [pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in EDGES if
 def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     """One row per device; the devices run their own number of trips. Policies are replicated, whichever they are."""
     assert jax.device_count() >= 4
-    prompts = [*PROMPTS, PROMPTS[1][:3]]
+    prompts = [*LONGER, LONGER[1][:3]]
     batch, fixed = prepare(recipe, cache, prompts)
     split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), batch.rows)
     static = {"model": fixed["model"], "geometry": fixed["geometry"]}
@@ -152,7 +152,7 @@ def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     for temperature in temperatures(recipe):
         rule = policy(recipe, temperature)
         moving = {"params": fixed["params"], "policy": rule, "cache": fixed["cache"]}
-        # three rows at once and one alone: programs that test_rows has compiled
+        # rows of two buckets, and one alone
         ways = [decode(model("same"), prompts[at], rule, cache, seed=3, ids=range(4)[at], **GRID) for at in SPLIT]
         whole = [np.concatenate([getattr(out, name) for out in ways]) for name in ("tokens", "forwards", "commit_step")]
         found = {
@@ -216,7 +216,7 @@ def test_numbers_are_no_part_of_what_a_program_is_found_by(recipe, cache, monkey
 )
 def test_nothing_is_traced_again(recipe, cache):
     """The loop itself, for one pair of those whose arguments are held above."""
-    nothing_is_traced_again(recipe, cache, _decode._run._cache_size, SHORT)
+    nothing_is_traced_again(recipe, cache, _decode._run._cache_size, PROMPTS)
 
 
 def test_eager_steps_are_the_compiled_loop():

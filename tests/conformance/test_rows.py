@@ -12,11 +12,11 @@ from tests.conformance.toys import (
     COVER,
     EDGES,
     GRID,
+    LONGER,
     MASK,
     PROMPTS,
     REFUSED,
     RULES,
-    SHORT,
     covering,
     meets,
     model,
@@ -58,7 +58,7 @@ def test_the_covering_cases_cover():
 @pytest.mark.parametrize(("kind", "recipe", "cache"), covering(CASES))
 def test_neighbours_and_order_do_not_matter(kind, recipe, cache):
     """Programs of three rows and of one; by `test_families` the pairs that are not here, in programs of three."""
-    neighbours_and_order_do_not_matter(kind, recipe, cache, SHORT)
+    neighbours_and_order_do_not_matter(kind, recipe, cache, PROMPTS)
 
 
 FIRST = ("same", "threshold", "none")
@@ -70,7 +70,7 @@ FIRST = ("same", "threshold", "none")
 )
 def test_neither_does_a_neighbour_in_other_columns(kind, recipe, cache):
     """The third prompt is longer than 16 tokens: another program, which `decode` chooses before it looks at the recipe."""
-    neighbours_and_order_do_not_matter(kind, recipe, cache, PROMPTS)
+    neighbours_and_order_do_not_matter(kind, recipe, cache, LONGER)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_neither_does_a_neighbour_in_other_columns(kind, recipe, cache):
 def test_seed_and_id_change_the_draws_and_nothing_else_does(kind, recipe, cache):
     """In the program of three rows that has been compiled above."""
     lm, run = model(kind), {"policy": policy(recipe, 1.0), "cache": cache, **GRID}
-    prompts = [SHORT[0], SHORT[0], SHORT[2]]
+    prompts = [PROMPTS[0], PROMPTS[0], PROMPTS[2]]
     out = decode(lm, prompts, seed=1, **run)
     assert (out.tokens[0] != out.tokens[1]).any(), "two ids drew alike"
     assert (out.tokens != decode(lm, prompts, seed=2, **run).tokens).any(), "two seeds drew alike"

@@ -13,8 +13,8 @@ from jaxdlm.rules import FilterWeights
 from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, untrained  # noqa: F401
 
 GRID = {"max_new": 8, "block": 4}
-PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3, 28, 10, 5, 1, 39])
-SHORT = (*PROMPTS[:2], PROMPTS[2][:14])  # of one bucket, and so one program; the third of PROMPTS has its own
+PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3])  # one program
+LONGER = (*PROMPTS[:2], [*PROMPTS[2], 28, 10, 5, 1, 39])  # more than 16 columns: a program of its own
 
 
 def parameters(recipe: str) -> dict:

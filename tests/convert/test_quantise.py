@@ -313,6 +313,7 @@ def test_a_spec_that_does_not_fit_is_refused(case, small, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_damaged_codes_are_refused(small, tmp_path):
     out = shutil.copytree(small[1], tmp_path / "out")
     for array in ("codes", "scale", "root"):

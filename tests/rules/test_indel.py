@@ -9,7 +9,7 @@ from jaxdlm.core.carry import Update
 from jaxdlm.rules import sample
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.indel import indel
-from tests.conformance.toys import MASK, PROMPTS, VOCAB, model
+from tests.conformance.toys import LONGER, MASK, PROMPTS, VOCAB, model
 from tests.rules.hand import IDS, call, row
 from tests.rules.test_oracle_runs import _raw, log_softmax
 
@@ -145,8 +145,8 @@ def test_decodes_like_the_released_loop(tau_mask, tau_edit, most):
     lm, total = model("same"), {}
     for cut, split in ((20, 11), (11, 20), (2, 33)):
         rule = indel(jnp.float32(tau_mask), jnp.float32(tau_edit), most, delete=jnp.int32(cut), insert=jnp.int32(split))
-        out = decode(lm, PROMPTS, chain(sample(), rule), max_new=LENGTH, block=BLOCK)
-        for at, prompt in enumerate(PROMPTS):
+        out = decode(lm, LONGER, chain(sample(), rule), max_new=LENGTH, block=BLOCK)
+        for at, prompt in enumerate(LONGER):
             tokens, forwards, events = oracle(lm, prompt, tau_mask, tau_edit, most, cut, split)
             assert out.tokens[at].tolist() == tokens
             assert out.forwards[at] == forwards

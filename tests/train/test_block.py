@@ -211,6 +211,7 @@ def made(causal, tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_phases_leave_what_they_say(made):
     folder, found, _ = made
     assert found["steps"] == 4 and found["samples"] == 8 and found["texts"] == 1
@@ -235,6 +236,7 @@ def test_the_same_call_again_answers_and_trains_nothing(made, monkeypatch):
         block.run(folder, **{**call, "block": 8})
 
 
+@pytest.mark.slow
 def test_the_exported_model_decodes_with_its_exact_cache(made, causal):
     lm = load(made[0] / "model")
     assert (lm.config.attention, lm.config.block_size, lm.config.prediction) == ("block_causal", BLOCK, "next")
