@@ -71,7 +71,7 @@ def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: in
 
     shape = jax.ShapeDtypeStruct((columns, config.vocab_size), jnp.float32)
     state = jax.eval_shape(lambda: policy.init(columns, config.vocab_size))
-    uncond = shape if policy.uncond else None
+    uncond = shape if policy.traits.uncond else None
 
     def whole(logits: Any, *others: Any) -> Any:
         return step(logits, summarise(dense_logits(logits)), *others)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
     from jaxdlm.core.carry import Row, Status, Update
+    from jaxdlm.core.compose import Traits
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
     from jaxdlm.decisions.ask import decide
     from jaxdlm.decisions.output import Answers, Decision
@@ -29,6 +30,7 @@ _HOMES = {
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",
     "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",
+    "Traits": "core.compose",
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip
 _PACKAGES = {

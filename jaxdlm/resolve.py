@@ -49,13 +49,13 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
     config = lm.config
     parts = list(compose.walk_rules(policy))
     if config.noise == "uniform":
-        if not any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+        if not any(part.traits.noise == "uniform" for part in parts):
             raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
         if isinstance(policy, Stepper):
             raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
         if not cache.recomputes_all and getattr(cache, "attention", "") != config.attention:
             raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
-    elif any(getattr(part, "noise", "mask") == "uniform" for part in parts):
+    elif any(part.traits.noise == "uniform" for part in parts):
         raise InputError(
             f"entropy_bound rewrites uniform noise, {lm.name} has masks: use sdar(strategy='entropy_bounded')"
         )
@@ -66,7 +66,7 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         )
     compose.complete(policy)
     for part in parts:
-        model = getattr(part, "made_for", None)
+        model = part.traits.made_for
         if model is not None and model != lm.name:
             raise InputError(
                 f"{compose.name(part)} was trained for {model}, not for {lm.name}: train one and pass weights=..."
@@ -74,7 +74,7 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
     needs = getattr(cache, "attention", config.attention)
     if needs != config.attention:
         raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
-    if policy.view == "canvas" and cache.window == "block":
+    if policy.traits.view == "canvas" and cache.window == "block":
         raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(

@@ -195,7 +195,7 @@ def test_every_cache_constructs(cache):
 def serves(rule: Rule, cache) -> bool:
     """Whether `decode` lets a policy have a cache; block_exact wants another model, which is not the policy's affair."""
     try:
-        uniform = any(getattr(part, "noise", "mask") == "uniform" for part in walk_rules(rule))
+        uniform = any(part.traits.noise == "uniform" for part in walk_rules(rule))
         attention = getattr(cache, "attention", "prefix_canvas" if uniform else "full")
         check(Toy(attention), rule, cache)
     except InputError:

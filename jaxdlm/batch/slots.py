@@ -186,7 +186,7 @@ def empty(
         zero + 1, zero, zero.astype(jnp.uint32), zero, None, ends, grammar,
     )  # fmt: skip
     rows = waiting(queue, model, policy, geometry)
-    both = loop.with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
+    both = loop.with_unconditional(rows, model, geometry)[0] if policy.traits.uncond else rows
     state = cache.init(Context(model, params, geometry, loop.width(policy, geometry)), both)
     return Pool(rows._replace(done=zero == 0), state, zero + FREE)
 

@@ -28,12 +28,32 @@ def name(rule: Any) -> str:
 
 
 class Traits(NamedTuple):
-    """The declarations of a rule, as in `core.rule.Stage`."""
+    """All that a rule says of itself, from which chains, caches, models and loops are matched with it.
 
-    reads: tuple[str, ...]
-    writes: tuple[str, ...] | None
-    makes: str | None
-    expects: str | None
+    reads, writes: fields of the update; None: not declared, so `chain` cannot check. A field in both is changed, one
+    that is only written is replaced. makes, expects: the kind of score that the rule makes, or compares with a number.
+    view: "block" (the window is the row's block) or "canvas" (all generated columns). uncond: whether it asks for the
+    logits without the prompt. noise: what open columns hold in the models that it is for, "mask" or "uniform". access: how
+    much of the logits it reads, None: all of them where it reads "logits" or declares nothing. A hint: a wrong one costs
+    time, never correctness. made_for: the model that its weights were trained for.
+    """
+
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] | None = None
+    makes: str | None = None
+    expects: str | None = None
+    view: str = "block"
+    uncond: bool = False
+    noise: str = "mask"
+    access: LogitsAccess | None = None
+    made_for: str | None = None
+
+    @property
+    def logits_access(self) -> LogitsAccess:
+        """`access`, or what follows from the fields."""
+        if self.access is not None:
+            return self.access
+        return LogitsAccess.WHOLE if self.writes is None or "logits" in self.reads else LogitsAccess.NOTHING
 
 
 def walk_rules(policy: Any) -> Iterator[Any]:
@@ -43,20 +63,9 @@ def walk_rules(policy: Any) -> Iterator[Any]:
         yield from walk_rules(member)
 
 
-def traits_of(rule: Any) -> Traits:
-    """The rule's declarations, which one that is no `Stage` need not have."""
-    reads, writes = getattr(rule, "reads", ()), getattr(rule, "writes", None)
-    return Traits(reads, writes, getattr(rule, "makes", None), getattr(rule, "expects", None))
-
-
-def logits_access(rule: Any) -> LogitsAccess:
-    """How much of the logits a rule reads; all of them, where it does not declare it."""
-    return getattr(rule, "logits_access", LogitsAccess.WHOLE)
-
-
 def rewrites(policy: Any) -> bool:
     """Whether a policy may change columns that are written, within the block at work; unknown counts as yes."""
-    fields = [traits_of(part).writes for part in walk_rules(policy)]
+    fields = [part.traits.writes for part in walk_rules(policy)]
     return any(each is None or not REWRITE.isdisjoint(each) for each in fields)
 
 
@@ -74,7 +83,7 @@ def order(rules: Sequence[Any]) -> None:
     scale: tuple[str, str] | None = None
     trusted = False
     for index, rule in enumerate(rules):
-        traits, own = traits_of(rule), name(rule)
+        traits, own = rule.traits, name(rule)
         trusted = trusted or traits.writes is None
         for field in traits.writes or ():
             if written.get(field) == own and field not in traits.reads:
@@ -84,7 +93,7 @@ def order(rules: Sequence[Any]) -> None:
             if field == "logits" and "token" in written:
                 raise InputError(f"{own} changes logits that {written['token']} has already read: put it before it")
         for field in traits.reads:
-            later = next((other for other in rules[index + 1 :] if field in (traits_of(other).writes or ())), None)
+            later = next((other for other in rules[index + 1 :] if field in (other.traits.writes or ())), None)
             if field in MAKERS and field not in written and not trusted and later is not None:
                 raise InputError(f"{own} needs the {field} of {name(later)}: put {name(later)} before it")
         if scale is not None and traits.expects not in (None, scale[0]):
@@ -101,7 +110,7 @@ def complete(policy: Any, what: str = "the policy") -> None:
     rules = getattr(policy, "rules", (policy,))
     written: set[str] = set()
     for rule in rules:
-        traits = traits_of(rule)
+        traits = rule.traits
         if traits.writes is None:
             return
         for field in traits.reads:

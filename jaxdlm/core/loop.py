@@ -22,7 +22,7 @@ BEFORE = 2**31 - 1  # the step whose noise fills a canvas before the first forwa
 
 def width(policy: Rule, geometry: Geometry) -> int:
     """Columns that the policy sees at once."""
-    return geometry.canvas if policy.view == "canvas" else geometry.block
+    return geometry.canvas if policy.traits.view == "canvas" else geometry.block
 
 
 def init(
@@ -31,7 +31,7 @@ def init(
     """The carry before the first forward."""
     batch, columns = rows.tokens.shape[0], width(policy, geometry)
     rows = enter(rows, model=model, policy=policy, geometry=geometry)
-    both = with_unconditional(rows, model, geometry)[0] if policy.uncond else rows
+    both = with_unconditional(rows, model, geometry)[0] if policy.traits.uncond else rows
     blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
     trace = Trace(
         commit_step=None if save == "none" else blank,
@@ -84,7 +84,9 @@ def prefill_admitted(
     geometry: Geometry,
 ) -> PyTree:  # fmt: skip
     """The state of the cache with the rows `new` admitted; see `Cache.admit`."""
-    both, which = (with_unconditional(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.uncond else (rows, new)
+    both, which = (
+        (with_unconditional(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.traits.uncond else (rows, new)
+    )
     return cache.admit(Context(model, params, geometry, width(policy, geometry)), both, state, which)
 
 
@@ -148,7 +150,7 @@ def read_head(
     """The head's output for hidden rows. Where the policy needs no more of the logits than `upto`, the head is read
     once, tile by tile, and no row of the vocabulary is ever held."""
     logits, uncond = lm_head_logits(hidden, model=model, params=params, policy=policy)
-    tiled = not policy.uncond and model.tiling.count > 1 and compose.logits_access(policy) <= upto
+    tiled = not policy.traits.uncond and model.tiling.count > 1 and policy.traits.logits_access <= upto
 
     def one(logits: Array, hidden: Array | None) -> Summary:
         return summarise(logits_source(logits, hidden, None, params, model))
@@ -194,7 +196,7 @@ def decide(
 
 def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "B"]:
     """First window column of each row: its block, or the canvas."""
-    if policy.view == "canvas":
+    if policy.traits.view == "canvas":
         return jnp.full_like(rows.block, geometry.prompt)
     return geometry.prompt + geometry.block * rows.block
 
@@ -217,11 +219,11 @@ def window_hidden(
     needs unconditional logits, as many again without the prompt.
     """
     context = Context(model, params, geometry, width(policy, geometry))
-    if policy.uncond:
+    if policy.traits.uncond:
         rows, versions = with_unconditional(rows, model, geometry, versions)
         start = jnp.concatenate([start, start])
     window, active = forward(cache, context, rows, start, state, versions)
-    return window.hidden, window.state, active[: active.shape[0] // 2] if policy.uncond else active
+    return window.hidden, window.state, active[: active.shape[0] // 2] if policy.traits.uncond else active
 
 
 def lm_head_logits(
@@ -229,7 +231,7 @@ def lm_head_logits(
 ) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None]:
     """(logits of hidden rows, unconditional ones or None); ids that may not be proposed are at -inf."""
     logits = mask_invalid(model.head(params, hidden), model)
-    if not policy.uncond:
+    if not policy.traits.uncond:
         return logits, None
     cond_logits, uncond = jnp.split(logits, 2)
     return cond_logits, uncond
@@ -328,7 +330,7 @@ def end(row: Rows, policy: Rule, geometry: Geometry, model: Model) -> Rows:
     that may rewrite any column, and prefilled text behind the end, keep a row going.
     """
     rewrites = compose.rewrites(policy)
-    if row.ends is None or (rewrites and policy.view == "canvas"):
+    if row.ends is None or (rewrites and policy.traits.view == "canvas"):
         return row
     place = jnp.arange(geometry.canvas, dtype=jnp.int32)
     exists, pending = place < row.stop, row.pending[geometry.prompt :]

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxdlm import struct
 from jaxdlm.argument import shown
 from jaxdlm.core import compose
-from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Update
-from jaxdlm.errors import InputError
+from jaxdlm.core.carry import Carry, Geometry, Row, Update
+from jaxdlm.core.compose import Traits
+from jaxdlm.errors import InputError, Moved
 from jaxdlm.typing import Array, Int32, Key, PyTree
 
 MOST = 2**31 - 1
@@ -25,10 +26,7 @@ class Rule(Protocol):
     """
 
     @property
-    def view(self) -> str: ...
-
-    @property
-    def uncond(self) -> bool: ...
+    def traits(self) -> Traits: ...
 
     def init(self, window: int, vocab: int) -> PyTree: ...
 
@@ -41,32 +39,33 @@ class Rule(Protocol):
 class Stepper(Rule, Protocol):
     """A policy that decides itself what one forward is spent on; `core.loop.step` hands the carry over to it.
 
-    `view`, `uncond`, `init` and `forwards` are those of the policy inside: they say what the loop must provide.
+    Its traits, `init` and `forwards` are those of the policy inside: they say what the loop must provide.
     """
 
     def advance(self, carry: Carry, **fixed: Any) -> Carry: ...
 
 
+WERE = ("view", "uncond", "reads", "writes", "makes", "expects", "noise")  # attributes of rules before `Traits`
+
+
 class Stage:
     """Defaults of a rule: no state, sees its block only, needs no unconditional logits.
 
-    view: "block" (the window is the row's block) or "canvas" (all generated columns).
-    forwards: an upper bound on the forwards that a row may need; large numbers meet in `plus` and `times`.
-    reads, writes: fields of the update; None: not declared, so `chain` cannot check. A field in both is changed, one
-    that is only written is replaced. makes, expects: the kind of score that the rule makes, or compares with a number.
-    logits_access: how much of the logits it reads. A hint: a wrong value costs time, never correctness.
+    declares: its `Traits`; a rule whose traits follow from its fields overrides `traits`. forwards: an upper bound on the
+    forwards that a row may need; large numbers meet in `plus` and `times`.
     """
 
-    view: ClassVar[str] = "block"
-    uncond: ClassVar[bool] = False
-    reads: ClassVar[tuple[str, ...]] = ()
-    writes: ClassVar[tuple[str, ...] | None] = None
-    makes: ClassVar[str | None] = None
-    expects: ClassVar[str | None] = None
+    declares: ClassVar[Traits] = Traits()
+
+    def __init_subclass__(cls) -> None:
+        moved = [name for name in WERE if name in vars(cls)]
+        if moved:
+            raise Moved(f"{cls.__name__}.{moved[0]}: a rule says this in its traits, declares = Traits({moved[0]}=...)")
 
     @property
-    def logits_access(self) -> LogitsAccess:
-        return LogitsAccess.WHOLE if self.writes is None or "logits" in self.reads else LogitsAccess.NOTHING
+    def traits(self) -> Traits:
+        """What the rule says of itself."""
+        return self.declares
 
     def init(self, window: int, vocab: int) -> PyTree:
         return ()
@@ -81,20 +80,9 @@ class PolicyWrapper(Stage):
     inner: Any
 
     @property
-    def view(self) -> str:  # type: ignore[override]
-        return self.inner.view
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return self.inner.uncond
-
-    @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        return self.inner.writes
-
-    @property
-    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
-        return compose.logits_access(self.inner)
+    def traits(self) -> Traits:
+        own = self.inner.traits
+        return Traits(writes=own.writes, view=own.view, uncond=own.uncond, access=own.logits_access)
 
     def init(self, window: int, vocab: int) -> PyTree:
         return self.inner.init(window, vocab)
@@ -111,21 +99,14 @@ class Chain(Stage):
     official: bool = struct.field(pytree_node=False, default=False)
 
     @property
-    def view(self) -> str:  # type: ignore[override]
-        return "canvas" if any(rule.view == "canvas" for rule in self.rules) else "block"
-
-    @property
-    def uncond(self) -> bool:  # type: ignore[override]
-        return any(rule.uncond for rule in self.rules)
-
-    @property
-    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
-        return max(compose.logits_access(rule) for rule in self.rules)
-
-    @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        parts = [rule.writes for rule in self.rules]
-        return None if None in parts else tuple({field: None for part in parts for field in part or ()})
+    def traits(self) -> Traits:
+        parts = [rule.traits for rule in self.rules]
+        fields = [part.writes for part in parts]
+        return Traits(
+            writes=None if None in fields else tuple({field: None for each in fields for field in each or ()}),
+            view="canvas" if any(part.view == "canvas" for part in parts) else "block",
+            uncond=any(part.uncond for part in parts), access=max(part.logits_access for part in parts),
+        )  # fmt: skip
 
     def init(self, window: int, vocab: int) -> PyTree:
         return tuple(rule.init(window, vocab) for rule in self.rules)

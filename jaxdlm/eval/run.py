@@ -269,7 +269,7 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     full, part = _positions(bench, unit, max((bench.prompts[e.id] for e in examples), key=len))
     cached = reads.forwards_cached(cache, out.commit_step, out.forwards, bench.geometry(unit.task)[1])
     positions = (out.forwards - cached) * full + cached * part
-    return cached, positions * (2 if policy.uncond else 1)
+    return cached, positions * (2 if policy.traits.uncond else 1)
 
 
 def versions(policy: Rule) -> int:

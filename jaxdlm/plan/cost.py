@@ -119,7 +119,7 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
         models = {"model": (job.config, mesh), "draft": (draft_config(job), alone)}
         return functools.reduce(Work.plus, (_work(*models[name], part, rows) for name, part in parts.items()))
     policy, geometry = job.method, job.layout.geometry
-    both = 2 if policy.uncond else 1
+    both = 2 if policy.traits.uncond else 1
     versions, width = getattr(policy, "draft_steps", 1), loop.width(policy, geometry)
     counted = reads.of_cache(
         job.kept,

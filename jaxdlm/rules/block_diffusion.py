@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Status, Update
-from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
+from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.eos import text_after
 from jaxdlm.rules.rank import best_columns, ranks
@@ -19,8 +19,7 @@ ORDERS = ("score", "position")
 class SelectScheduled(Stage):
     """See `select_scheduled`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",))
 
     steps: Any = None
     tau: Any = None
@@ -28,8 +27,8 @@ class SelectScheduled(Stage):
     order: str = struct.field(pytree_node=False, default="score")
 
     @property
-    def expects(self) -> str | None:  # type: ignore[override]
-        return None if self.tau is None else LOG_PROB
+    def traits(self) -> Traits:
+        return self.declares._replace(expects=None if self.tau is None else LOG_PROB)
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "score", rule="select_scheduled")
@@ -73,9 +72,7 @@ def select_scheduled(
 class SelectWithinEntropy(Stage):
     """See `select_within_entropy`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = NEG_ENTROPY
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=NEG_ENTROPY)
 
     gamma: Any
 
@@ -101,8 +98,9 @@ def select_within_entropy(gamma: Any = 0.1) -> SelectWithinEntropy:
 class StopAfterBlock(Stage):
     """See `stop_after_block`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "commit", "cut", "halt", "status")
-    writes: ClassVar[tuple[str, ...] | None] = ("cut", "halt", "status")
+    declares: ClassVar[Traits] = Traits(
+        reads=("token", "commit", "cut", "halt", "status"), writes=("cut", "halt", "status")
+    )
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "commit", rule="stop_after_block")

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
@@ -33,8 +34,7 @@ class History(NamedTuple):
 class SelectCoherent(Stage):
     """See `select_coherent`. State: `History`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
+    declares: ClassVar[Traits] = Traits(reads=("logits", "token", "score"), writes=("token", "commit"))
 
     steps: Any = None
     eps: Any = None
@@ -138,8 +138,7 @@ class Saved(NamedTuple):
 class SelectStable(Stage):
     """See `select_stable`. State: `Saved`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",))
 
     steps: Any = None
     expand_ratio: Any = 4.0

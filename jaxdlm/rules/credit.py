@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.readout import BiasedLogits, LogitsSource, add_bonus, incoming, summarise
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
@@ -21,8 +21,7 @@ SLACK = 1e-5  # probabilities this close to the row's best count as tied with it
 class AddCredit(Stage):
     """See `add_credit`. State: the credit of every token in every column of the block."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("logits",))
 
     alpha: Any
     beta: Any
@@ -115,9 +114,7 @@ def add_credit(
 class SelectAboveOrTied(Stage):
     """See `select_above_or_tied`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=LOG_PROB)
 
     tau: Any
 

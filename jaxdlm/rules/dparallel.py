@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
-from jaxdlm.core.compose import NEG_ENTROPY
+from jaxdlm.core.compose import NEG_ENTROPY, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Float32, Int32, Key
@@ -25,9 +25,7 @@ def shifted_neg_entropy(
 class SelectBelowEntropy(Stage):
     """See `select_below_entropy`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = NEG_ENTROPY
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=NEG_ENTROPY)
 
     threshold: Any
     strict: bool = struct.field(pytree_node=False, default=False)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Geometry, Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need, plus, times
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Int32, Key
@@ -16,9 +16,7 @@ from jaxdlm.typing import Array, Int32, Key
 class Edit(Stage):
     """See `edit`. State: forwards since the block's last mask was written."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit", "fill", "hold")
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit", "fill", "hold"), expects=LOG_PROB)
 
     tau_mask: Any
     tau_edit: Any

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Int32, Key
@@ -15,8 +16,9 @@ from jaxdlm.typing import Array, Int32, Key
 class StopAtEos(Stage):
     """See `stop_at_eos`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "commit", "cut", "halt", "status")
-    writes: ClassVar[tuple[str, ...] | None] = ("cut", "halt", "status")
+    declares: ClassVar[Traits] = Traits(
+        reads=("token", "commit", "cut", "halt", "status"), writes=("cut", "halt", "status")
+    )
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "commit", rule="stop_at_eos")

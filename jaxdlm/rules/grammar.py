@@ -16,7 +16,7 @@ from jaxdlm.core import automaton as language
 from jaxdlm.core import compose
 from jaxdlm.core.automaton import NEG, Automaton, Columns
 from jaxdlm.core.carry import LogitsAccess, Row, Status, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.rule import Chain, PolicyWrapper, Stage, Stepper, chain, need
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
@@ -47,8 +47,7 @@ def text_columns(row: Row, automaton: Automaton, loose: Bool[Array, "W"]) -> Col
 class Steer(Stage):
     """See `steer`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("logits",))
 
     temperature: Any = 1.0
 
@@ -90,20 +89,12 @@ class Steered(PolicyWrapper):
     inner: Any
     steer: Steer
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-
     @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        own = compose.traits_of(self.inner).writes
-        return None if own is None else ("logits", *own)
-
-    @property
-    def makes(self) -> str | None:  # type: ignore[override]
-        return compose.traits_of(self.inner).makes
-
-    @property
-    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
-        return LogitsAccess.WHOLE
+    def traits(self) -> Traits:
+        own = self.inner.traits
+        return own._replace(
+            reads=("logits",), writes=None if own.writes is None else ("logits", *own.writes), access=LogitsAccess.WHOLE
+        )
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         update, _ = self.steer.apply(update, (), row, key)
@@ -114,9 +105,7 @@ class Steered(PolicyWrapper):
 class Plan(Stage):
     """See `plan`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "score")
-    makes: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("token", "score"), makes=LOG_PROB)
 
     temperature: Any = 0.0
     posterior: bool = struct.field(pytree_node=False, default=True)
@@ -179,8 +168,10 @@ def plan(temperature: Any = 0.0, *, posterior: bool = True) -> Plan:
 class Constrain(Stage):
     """See `constrain`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "commit", "fill", "reopen", "halt", "status")
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "fill", "halt", "status")
+    declares: ClassVar[Traits] = Traits(
+        reads=("logits", "token", "commit", "fill", "reopen", "halt", "status"),
+        writes=("token", "commit", "fill", "halt", "status"),
+    )
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "commit", rule="constrain")
@@ -283,7 +274,7 @@ def steered(policy: Any) -> Any:
 
 
 def _touches(part: Any, fields: set[str]) -> bool:
-    writes = compose.traits_of(part).writes
+    writes = part.traits.writes
     return writes is None or not fields.isdisjoint(writes)
 
 

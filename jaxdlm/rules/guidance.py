@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.rule import Stage
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Key
@@ -15,11 +16,9 @@ from jaxdlm.typing import Array, Key
 class Guidance(Stage):
     """See `guidance`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("logits",)
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("logits",), uncond=True)
 
     scale: Any
-    uncond: ClassVar[bool] = True
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         if update.uncond is None:

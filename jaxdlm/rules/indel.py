@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Geometry, Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need, times
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
@@ -36,9 +36,9 @@ class Choice(NamedTuple):
 class Indel(Stage):
     """See `indel`. State: `History`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "fill", "reopen", "hold")
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(
+        reads=("logits", "token", "score"), writes=("token", "commit", "fill", "reopen", "hold"), expects=LOG_PROB
+    )
 
     tau_mask: Any
     tau_edit: Any

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.rank import best_columns
@@ -56,13 +56,15 @@ def shipped_filter(name: str = "tiny") -> FilterWeights:
 class SelectByFilter(Stage):
     """See `select_by_filter`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=LOG_PROB)
 
     weights: FilterWeights | None
     tau: Any
     made_for: str | None = struct.field(pytree_node=False, default=None)  # whose shipped filter stands in for `weights`
+
+    @property
+    def traits(self) -> Traits:
+        return self.declares._replace(made_for=self.made_for)
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "score", rule="select_by_filter")
@@ -109,8 +111,7 @@ def select_by_filter(weights: Any, tau: Any = 0.96) -> SelectByFilter:
 class EndAtText(Stage):
     """See `end_at_text`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score", "commit", "cut")
-    writes: ClassVar[tuple[str, ...] | None] = ("cut",)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score", "commit", "cut"), writes=("cut",))
 
     aggressive: bool = struct.field(pytree_node=False, default=False)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Int32, Key
@@ -27,9 +27,7 @@ def near(anchor: Bool[Array, "W"], radius: Int32[Array, ""] | int) -> Bool[Array
 class SelectNearAnchors(Stage):
     """See `select_near_anchors`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=LOG_PROB)
 
     kappa: Any
     tau: Any

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Status, Update
-from jaxdlm.core.compose import NEG_ENTROPY
+from jaxdlm.core.compose import NEG_ENTROPY, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.typing import Array, Bool, Int32, Key
@@ -21,9 +21,7 @@ class Progress(NamedTuple):
 class MultiBlock(Stage):
     """See `multi_block`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    expects: ClassVar[str | None] = NEG_ENTROPY
-    view: ClassVar[str] = "canvas"
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), expects=NEG_ENTROPY, view="canvas")
 
     tau: Any
     add: Any
@@ -31,8 +29,9 @@ class MultiBlock(Stage):
     official: bool = struct.field(pytree_node=False, default=False)
 
     @property
-    def writes(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        return ("commit", "token", "fill", "halt", "status") if self.official and self.early_stop else ("commit",)
+    def traits(self) -> Traits:
+        ends = self.official and self.early_stop
+        return self.declares._replace(writes=("commit", "token", "fill", "halt", "status") if ends else ("commit",))
 
     def init(self, window: int, vocab: int) -> Progress:
         return Progress(jnp.int32(1), jnp.zeros(window, bool))

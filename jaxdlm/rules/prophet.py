@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxdlm import argument, struct
 from jaxdlm.core import compose
 from jaxdlm.core.carry import Geometry, LogitsAccess, Row, Status, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.readout import Summary, incoming, summarise
 from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper, need
 from jaxdlm.errors import InputError
@@ -30,8 +31,9 @@ def answer_gap(summary: Summary, exists: Bool[Array, "W"], start: Any, length: i
 class FinishWhenClear(PolicyWrapper):
     """See `finish_when_clear`. State: the host's."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit", "hold", "halt", "status")
+    declares: ClassVar[Traits] = Traits(
+        reads=("logits",), writes=("token", "commit", "hold", "halt", "status"), view="canvas"
+    )
 
     inner: Any
     thresholds: tuple[Any, Any, Any]
@@ -41,11 +43,10 @@ class FinishWhenClear(PolicyWrapper):
     progress: str = struct.field(pytree_node=False, default="forwards")
     official: bool = struct.field(pytree_node=False, default=False)
 
-    view: ClassVar[str] = "canvas"
-
     @property
-    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
-        return max(LogitsAccess.SUMMARY, compose.logits_access(self.inner))
+    def traits(self) -> Traits:
+        own = self.inner.traits
+        return self.declares._replace(uncond=own.uncond, access=max(LogitsAccess.SUMMARY, own.logits_access))
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         usual, state = self.inner.apply(update, state, row, key)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Geometry, Row, Update
-from jaxdlm.core.compose import NEG_ENTROPY
+from jaxdlm.core.compose import NEG_ENTROPY, Traits
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.rule import Stage, need, times
 from jaxdlm.core.temperature import scale_logits
@@ -18,8 +18,7 @@ from jaxdlm.typing import Array, Int32, Key
 class Anneal(Stage):
     """See `anneal`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("logits", "condition")
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("logits", "condition"))
 
     steps: Any
     t_min: Any
@@ -50,9 +49,7 @@ def anneal(steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8) -> Anneal:
 class Renoise(Stage):
     """See `renoise`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "commit")
-    writes: ClassVar[tuple[str, ...] | None] = ("fill", "commit")
-    noise: ClassVar[str] = "uniform"
+    declares: ClassVar[Traits] = Traits(reads=("token", "commit"), writes=("fill", "commit"), noise="uniform")
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "commit", rule="renoise")
@@ -74,9 +71,9 @@ def renoise() -> Renoise:
 class StopWhenStable(Stage):
     """See `stop_when_stable`. State: the last `history` arg max of the window, newest first."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits", "token", "score", "commit")
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "commit")
-    expects: ClassVar[str | None] = NEG_ENTROPY
+    declares: ClassVar[Traits] = Traits(
+        reads=("logits", "token", "score", "commit"), writes=("token", "commit"), expects=NEG_ENTROPY
+    )
 
     steps: Any
     kappa: Any

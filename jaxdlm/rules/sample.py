@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import LogitsAccess, Row, Update
-from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY
+from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY, Traits
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.readout import Drawn, Summary, dense_logits, first_best, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
@@ -103,8 +103,7 @@ KINDS: dict[Measure, str] = {
 class Sample(Stage):
     """See `sample`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("logits",)
-    writes: ClassVar[tuple[str, ...] | None] = ("token", "score")
+    declares: ClassVar[Traits] = Traits(reads=("logits",), writes=("token", "score"))
 
     temperature: Any = 0.0
     top_p: Any = None
@@ -115,11 +114,11 @@ class Sample(Stage):
     greedy: bool = struct.field(pytree_node=False, default=True)
 
     @property
-    def makes(self) -> str | None:  # type: ignore[override]
-        return KINDS.get(self.measure)
+    def traits(self) -> Traits:
+        return self.declares._replace(makes=KINDS.get(self.measure), access=self._access)
 
     @property
-    def logits_access(self) -> LogitsAccess:  # type: ignore[override]
+    def _access(self) -> LogitsAccess:
         filtered = self.top_p is not None or self.top_k is not None
         if filtered or (self.measure not in SUMMARISED and self.measure is not uniform):
             return LogitsAccess.WHOLE
@@ -128,7 +127,7 @@ class Sample(Stage):
         return LogitsAccess.TILES if self.draw is gumbel_max else LogitsAccess.WHOLE
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
-        return (self._whole if self.logits_access is LogitsAccess.WHOLE else self._tiled)(update, row, key), state
+        return (self._whole if self._access is LogitsAccess.WHOLE else self._tiled)(update, row, key), state
 
     def _whole(self, update: Update, row: Row, key: Array) -> Update:
         """From the logits of the whole vocabulary."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Geometry, Row, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
@@ -18,8 +19,7 @@ from jaxdlm.typing import Array, Int32, Key
 class SelectTopK(Stage):
     """See `select_top_k`. State: open columns when the block began."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",))
 
     steps: Any = None
 
@@ -50,8 +50,7 @@ def select_top_k(steps: Any = None) -> SelectTopK:
 class SelectOnGrid(Stage):
     """See `select_on_grid`. State: open columns when the block began."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",))
 
     steps: Any
     eps: Any

@@ -50,7 +50,7 @@ def sub_blocks(host: Rule, size: Any = 8, *, lead: bool = True) -> SubBlocks:
         )
     if isinstance(host, Stepper):
         raise InputError(f"host={type(host).__name__} steps on its own: put sub_blocks inside it, as its host")
-    if host.view != "block":
+    if host.traits.view != "block":
         raise InputError(f"host={compose.name(host)} looks at the whole canvas, which has no sub-blocks: leave one out")
     compose.complete(host, "sub_blocks' host")
     size = argument.number(size, "sub_block", low=1, whole=True)

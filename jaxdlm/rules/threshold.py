@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row, Update
-from jaxdlm.core.compose import LOG_PROB
+from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns, ranks
 from jaxdlm.typing import Array, Key
@@ -16,9 +16,7 @@ from jaxdlm.typing import Array, Key
 class SelectAbove(Stage):
     """See `select_above`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=LOG_PROB)
 
     tau: Any
 
@@ -41,9 +39,7 @@ def select_above(tau: Any = 0.9) -> SelectAbove:
 class SelectWithinFactor(Stage):
     """See `select_within_factor`."""
 
-    reads: ClassVar[tuple[str, ...]] = ("token", "score")
-    writes: ClassVar[tuple[str, ...] | None] = ("commit",)
-    expects: ClassVar[str | None] = LOG_PROB
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=LOG_PROB)
 
     f: Any
     official: bool = struct.field(pytree_node=False, default=False)

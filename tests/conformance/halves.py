@@ -29,6 +29,10 @@ class Seen(NamedTuple):
     view: str
     uncond: bool
 
+    @property
+    def traits(self) -> "Seen":
+        return self
+
 
 class Outcome(NamedTuple):
     tokens: np.ndarray
@@ -90,7 +94,7 @@ def one_step(
     rows, (start, versions) = enter(laid_out(kind, (0, 1, 2), None), policy)
     blank = jnp.full((3, GEOMETRY.canvas), -1, jnp.int32)
     count = 1 if versions is None else versions.shape[1]
-    copies = count * (2 if policy.uncond else 1)
+    copies = count * (2 if policy.traits.uncond else 1)
     states = np.full((3 * copies, loop.width(policy, GEOMETRY), lm.config.hidden_size), 0.1, np.float32)
     if row is not None:
         states[row * count : (row + 1) * count] = hidden
@@ -116,7 +120,7 @@ def decode(
     kind: str, policy: Rule, cache: Any, order: tuple[int, ...] = (0, 1, 2), alone: int | None = None
 ) -> Outcome:
     """As `jaxdlm.decode`, by halves; whole canvases."""
-    lm, seen = model(kind), Seen(policy.view, policy.uncond)
+    lm, seen = model(kind), Seen(policy.traits.view, policy.traits.uncond)
     fixed = {"model": lm.model, "seen": seen}
     rows, (start, versions) = enter(laid_out(kind, order, alone), policy)
     blank = jnp.full((len(order), GEOMETRY.canvas), -1, jnp.int32)

@@ -79,7 +79,7 @@ def test_a_fragment_is_no_policy(rule, why):
 def test_what_fits_is_let_through():
     full = chain(add_credit(), sample(), select_near_anchors(), end_at_text(), stop_at_eos())
     assert chain(chain(add_credit(), sample()), chain(select_near_anchors(), end_at_text()), stop_at_eos()) == full
-    assert full.writes == ("logits", "token", "score", "commit", "cut", "halt", "status")
+    assert full.traits.writes == ("logits", "token", "score", "commit", "cut", "halt", "status")
     chain(sample(), Own(), select_above(), stop_at_eos())
     chain(Own(), select_above())
     chain(sample(measure=uniform), select_top_k())

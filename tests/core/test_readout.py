@@ -235,5 +235,5 @@ def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_t
     text = jax.jit(lambda c, p: loop.step(c, params=p, **fixed)).lower(carry, params).compile().as_text()
     products = re.findall(rf"= f32\[\d+,(64|{VOCAB})\]\S* dot\(", text)
     held = set(re.findall(rf"f32\[(?:\d+,)*{VOCAB}\]", text)) - {f"f32[{config.hidden_size},{VOCAB}]"}
-    assert products == (["64"] if policy.logits_access is LogitsAccess.SUMMARY else [f"{VOCAB}"])
-    assert bool(held) == (policy.logits_access is LogitsAccess.WHOLE)
+    assert products == (["64"] if policy.traits.logits_access is LogitsAccess.SUMMARY else [f"{VOCAB}"])
+    assert bool(held) == (policy.traits.logits_access is LogitsAccess.WHOLE)

@@ -1,4 +1,4 @@
-"""Bounds of forwards: sums and products that do not wrap around, as plain numbers and as tracers."""
+"""Traits of rules; bounds of forwards: sums and products that do not wrap around, as plain numbers and as tracers."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode
-from jaxdlm.core.carry import Geometry
-from jaxdlm.core.rule import MOST, plus, times
+from jaxdlm.core.carry import Geometry, LogitsAccess
+from jaxdlm.core.compose import Traits
+from jaxdlm.core.rule import MOST, Stage, plus, times
+from jaxdlm.errors import Moved
 from jaxdlm.policies import RECIPES
 from tests.conformance.toys import GRID, MASK, PROMPTS, RULES, model, parameters
 
@@ -43,3 +45,10 @@ def test_a_limit_that_is_never_met_leaves_no_mask(most):
     np.testing.assert_array_equal(
         out.tokens, decode(model("same"), PROMPTS, "llada21,max_post_steps=64", **GRID).tokens
     )
+
+
+def test_what_a_rule_said_in_attributes_it_says_in_its_traits():
+    with pytest.raises(Moved, match=r"Old.view: a rule says this in its traits, declares = Traits\(view=...\)"):
+        type("Old", (Stage,), {"view": "canvas"})
+    new = type("New", (Stage,), {"declares": Traits(reads=("token",), writes=("commit",), view="canvas")})
+    assert new().traits.view == "canvas" and new().traits.logits_access is LogitsAccess.NOTHING

@@ -39,4 +39,4 @@ def test_fields_are_found_at_any_depth():
 
 def test_the_rest_is_the_rules_own():
     rule = per_row(HEATED)
-    assert (rule.view, rule.uncond) == (HEATED.view, HEATED.uncond)
+    assert (rule.traits.view, rule.traits.uncond) == (HEATED.traits.view, HEATED.traits.uncond)

@@ -81,7 +81,7 @@ def test_released_blocks_last_their_share():
     assert not bool(act(rule, 1.0, row([True] + [False] * 7, tick=15)).hold)
     assert int(rule.forwards(Geometry(4, W, 1))) == 16
     assert not bool(act(finish_when_clear(HOST, 16, 3, 2), 1.0, view).hold)
-    assert rule.view == "canvas"
+    assert rule.traits.view == "canvas"
 
 
 @pytest.mark.parametrize(

@@ -203,5 +203,5 @@ def test_hand_made_confidences_come_back():
 
 
 def test_a_chain_asks_for_unconditional_logits_where_a_member_does():
-    assert chain(guidance(1.0), sample()).uncond
-    assert not chain(sample()).uncond
+    assert chain(guidance(1.0), sample()).traits.uncond
+    assert not chain(sample()).traits.uncond
