@@ -33,10 +33,15 @@ def test_by_hand():
     assert forbidden(guide, [1, 2, 3], []) == [7], "what the prompt holds is not undone"
 
 
+def some(rng) -> list[list[int]]:
+    """Sequences of which many end alike; most tables of them are of one size."""
+    return [[0, 1, 2, 1], *(rng.integers(0, 3, rng.integers(1, 5)).tolist() for _ in range(rng.integers(1, 6)))]
+
+
 def test_it_is_the_oracle_on_random_sequences():
     rng = np.random.default_rng(0)
     for _ in range(15):
-        sequences = [rng.integers(0, 3, rng.integers(1, 5)).tolist() for _ in range(rng.integers(1, 6))]
+        sequences = some(rng)
         guide = jd.guides.banned(sequences, LM)
         for _ in range(4):
             prompt, answer = (rng.integers(0, 3, rng.integers(1, 8)).tolist() for _ in range(2))
@@ -90,3 +95,15 @@ def test_what_cannot_be_banned_is_refused(words, message):
     assert "\n" not in str(caught.value)
     with pytest.raises(jd.InputError, match="lm=7: must be the model"):
         jd.guides.banned([[1]], 7)
+
+
+@pytest.mark.slow
+def test_transformers_says_the_same():
+    torch = pytest.importorskip("torch")
+    process = pytest.importorskip("transformers").NoBadWordsLogitsProcessor
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        sequences = some(rng)
+        prompt, answer = (rng.integers(0, 3, rng.integers(1, 8)).tolist() for _ in range(2))
+        theirs = process(sequences)(torch.tensor([prompt + answer]), torch.zeros(1, VOCAB))[0].numpy()
+        np.testing.assert_array_equal(behind(jd.guides.banned(sequences, LM), prompt, answer, ZERO), theirs)

@@ -12,13 +12,16 @@ from tests.guides import oracles
 VOCAB = 11
 
 
+@jax.jit
+def _behind(guide, prompt, length, answer, count, logits):
+    state = guide.init(Context(prompt, length, jnp.int32(9), (), VOCAB))
+    return guide.transform(logits, jax.lax.fori_loop(0, count, lambda i, s: guide.advance(s, answer[i]), state))
+
+
 def behind(guide, prompt: list[int], answer: list[int], logits: np.ndarray) -> np.ndarray:
-    """The logits behind a text, the prompt in a row with room for more."""
-    tokens = jnp.asarray([*prompt, 5, 5, 5], jnp.int32)  # what lies behind the prompt is no part of it
-    state = guide.init(Context(tokens, jnp.int32(len(prompt)), jnp.int32(9), (), VOCAB))
-    for token in answer:
-        state = guide.advance(state, jnp.int32(token))
-    return np.asarray(guide.transform(jnp.asarray(logits), state))
+    """The logits behind a text, the prompt in a row with room for more, whose tokens are no part of it."""
+    padded = lambda ids: np.array(ids + [5] * (10 - len(ids)), np.int32)  # noqa: E731
+    return np.asarray(_behind(guide, padded(prompt), len(prompt), padded(answer), len(answer), logits))
 
 
 def test_by_hand():
