@@ -39,6 +39,7 @@ from jaxdlm.layout import SEED, listed, row_numbers
 READS = ("label", "text")
 MOST_ROWS = 2**16  # of a program
 MOST_DRAWS = 1024
+IMPROPER = ("pseudo", "anyorder")  # laws whose sum over all texts is not 1
 
 
 def decide(
@@ -64,7 +65,8 @@ def decide(
         law: "slot": one column. "chain": left to right, the end included; sums to 1 over all texts. "product": all columns
             as if independent, one read. "pseudo", "anyorder": see docs/decisions.md. "auto": slot for labels, chain for text.
         joint: all questions in one reply, every label open at once: marginals given the other questions' words and not their
-            answers; one read (masked models). sequential: one after the other, each given the likeliest answers before it.
+            answers; one read (models with masks or noise).
+        sequential: all in one reply, one after the other, each given the likeliest answers before it.
         orders: 1, "reverse", "cyclic" or a number: listings of the options that are read and pooled.
         draws: of the noise of a model with uniform noise, whose probabilities are averaged. "auto": 1, and 4 of a question
             whose answer has more than 0.1 nats of entropy then.
@@ -72,7 +74,7 @@ def decide(
         calibration: a file that `jaxdlm decide --calibrate` has written, or what `jaxdlm.decisions.calibrate.fit` returns.
         prior: "contextual" or its strength γ in [0, 1]: log p - γ log r, r from states without content.
         temperature: p = softmax(log p / T); 1. A calibration brings its own.
-        cfg: guidance, not supported: other than 0 is refused.
+        cfg: guidance of strength w of labels of masked models, (w + 1) log p - w log u, u with masks in place of the prompt.
         width: open columns of a full-attention masked model under read="text"; default: whole blocks.
         cache: "auto" or "none": every sequence is read whole.
         seed, ids: key the noise of a row, where there is any; ids come back as the ids of rows, by default their places.
@@ -94,12 +96,10 @@ def decide(
         >>> answers[0]["answer"].value
         '[ Kate , Fay , Omar ]'
     """
-    if cfg != 0:
-        raise InputError(f"cfg={argument.shown(cfg)}: guidance is not supported here: leave it out")
     reader = Reader(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
-        max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential,
+        max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential, cfg=cfg,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))
@@ -129,12 +129,13 @@ class Reader:
         templates: Any = None, calibration: Any = None, prior: Any = None, temperature: Any = 1.0,
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
+        cfg: Any = 0.0,
     ) -> None:  # fmt: skip
         self.lm = lm
         self.joint, self.sequential = argument.flag(joint, "joint"), argument.flag(sequential, "sequential")
         if self.joint or self.sequential:
             self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),
-                              calibration=(calibration, None))  # fmt: skip
+                              calibration=(calibration, None), cfg=(cfg, 0.0))  # fmt: skip
         self.read = argument.check_choice(read, "read", READS)
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
@@ -148,12 +149,16 @@ class Reader:
         self.seed = SEED(seed, "seed")
         self.batch = argument.whole(1, MOST_ROWS)(batch, "batch")
         self.confidence = argument.check_choice(confidence, "confidence", CONFIDENCES)
+        if confidence == "mass" and self.law in IMPROPER:
+            raise InputError(f"confidence='mass': law={law!r} gives no probabilities that would add up: use another")
         self.limits = Limits(
             argument.whole(1, none=True)(width, "width"), argument.whole(1)(max_contexts, "max_contexts"),
-            argument.real(0, 1)(tolerance, "tolerance"), draws,
+            argument.real(0, 1)(tolerance, "tolerance"), draws, argument.real(0, 1000)(cfg, "cfg"),
         )  # fmt: skip
         self._check_width()
-        self.priors: dict[str, np.ndarray] = {}
+        self._check_guidance()
+        self.priors: dict[str, np.ndarray | None] = {}  # None: not finite
+        self._unread: dict[str, list[Plan[list[Raw]]]] = {}  # plans of priors that nobody has asked for before
         self.calibration = None if calibration is None else calibrate.read(calibration)
         if self.calibration is not None:
             argument.unused("beside a calibration, which has both", temperature=(temperature, 1.0), prior=(prior, None))
@@ -165,9 +170,15 @@ class Reader:
         if self.joint and self.sequential:
             raise InputError("joint and sequential exclude each other: leave one out")
         argument.unused("in a reply to several questions (joint, sequential)", **given)
-        if self.lm.config.noise == "uniform":
+        if self.sequential and self.lm.config.noise == "uniform":
             raise InputError(
-                f"joint and sequential are not read from {self.lm.name}, which has uniform noise: leave them out"
+                f"sequential=True is not read from {self.lm.name}, which has uniform noise: use joint=True"
+            )
+
+    def _check_guidance(self) -> None:
+        if self.limits.cfg and not (masked(self.lm.config) and self.read == "label" and self.law in ("auto", "slot")):
+            raise InputError(
+                f"cfg={self.limits.cfg}: guidance is of labels and law='slot' of masked models: leave it out"
             )
 
     def _check_width(self) -> None:
@@ -191,22 +202,27 @@ class Reader:
     def named(self) -> str:
         """The fingerprint of the reader and its calibration, as rows carry it."""
         fitted = None if self.calibration is None else self.calibration.fingerprint
-        parts = [self.fingerprint, None if self.prior is None else self.prior.strength, self.temperature, fitted]
+        parts = [self.fingerprint, None if self.prior is None else self.prior.strength, self.temperature, fitted,
+                 self.confidence, self.seed if self.noisy else None]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def prepare(self, state: Any, questions: Sequence[Question], number: Any, where: str) -> Asked:
-        """A row ready to be read. Raises InputError that names it."""
+    def prepare(self, state: Any, questions: Sequence[Question], number: Any, where: str, seed: Any = None) -> Asked:
+        """A row ready to be read, with a seed of its own or the call's. Raises InputError that names it."""
+        seed = self.seed if seed is None else SEED(seed, f"{where}: seed")
         plans = []
         for question in questions:
             place = f"{where}, question {argument.shown(question.name)}"
             if self.calibration is not None:
                 self.calibration.check_question(question, place)
             if not (self.joint or self.sequential):
-                plans.append(self.plan(state, question, randomness_key(number), place))
-        plan = together(plans) if plans else self._reply(state, questions, where)
+                plans.append(self.plan(state, question, (seed, randomness_key(number)), place))
+                self._prepare_prior(question, place)
+        plan = together(plans) if plans else self._reply(state, questions, (seed, randomness_key(number)), where)
         return Asked(number, tuple(questions), started(plan))
 
-    def _reply(self, state: Any, questions: Sequence[Question], where: str) -> Plan[list[list[Raw]]]:
+    def _reply(
+        self, state: Any, questions: Sequence[Question], key: tuple[int, int], where: str
+    ) -> Plan[list[list[Raw]]]:
         """All questions in one reply, those of one option aside."""
         if self.law not in ("auto", "slot"):
             raise InputError(f"law={self.law!r}: labels in one reply are read by law='slot': leave it out")
@@ -214,10 +230,17 @@ class Reader:
         if not open_:
             return together([_certain() for _ in questions])
         asked = reply(self.lm, state, open_, where)
-        return _filled((joint if self.joint else sequential)(self.lm, asked, where), questions)
+        if self.noisy:
+            every = hashlib.sha256("".join(question.fingerprint for question in open_).encode()).hexdigest()
+            asked = asked._replace(noise=noise_of(*key, every, self.lm.config.vocab_size))
+        plan = joint(self.lm, asked, self.limits.draws, where) if self.joint else sequential(self.lm, asked, where)
+        return _filled(plan, questions)
 
-    def plan(self, state: Any, question: Question, number: int, where: str) -> Plan[list[Raw]]:
-        """All readings of a question about a state; everything is encoded and checked before the first."""
+    def plan(self, state: Any, question: Question, key: tuple[int, int], where: str) -> Plan[list[Raw]]:
+        """All readings of a question about a state; everything is encoded and checked before the first.
+
+        key: seed and number of the row, by which noise is drawn.
+        """
         if len(question.options) == 1:
             return _certain()
         read = "text" if isinstance(question, Number) else self.read
@@ -228,7 +251,7 @@ class Reader:
         listings = [(template, order) for template in self.templates for order in orders]
         slots = [render(self.lm, state, question, order, template, read, where) for template, order in listings]
         if self.noisy:
-            noise = noise_of(self.seed, number, question.fingerprint, self.lm.config.vocab_size)
+            noise = noise_of(*key, question.fingerprint, self.lm.config.vocab_size)
             slots = [slot._replace(noise=noise) for slot in slots]
         plans = [LAWS[name](self.lm, slot, self.limits, where) for slot in slots]
         return started(together(plans))
@@ -241,8 +264,7 @@ class Reader:
 
     def answer(self, rows: Sequence[Asked]) -> list[RowAnswers]:
         """Reads all rows together."""
-        if self.prior is not None:
-            self._read_priors([question for row in rows for question in row.questions])
+        self._read_priors()
         found = drive(self.lm, [row.plan for row in rows], self.batch)
         decided = [tuple(map(self._decision, row.questions, raws)) for row, raws in zip(rows, found)]
         fixed = {"model": self.lm.name, "reader": self.named(), "reading": self.fingerprint}
@@ -250,35 +272,43 @@ class Reader:
             decided = [_given(row.questions, each) for row, each in zip(rows, decided)]
         return [RowAnswers(row.id, row.questions, each, **fixed) for row, each in zip(rows, decided)]
 
-    def _read_priors(self, questions: Sequence[Question]) -> None:
-        """r of each distinct question: the mean of what states without content give."""
-        new = {q.fingerprint: q for q in questions if q.fingerprint not in self.priors and len(q.options) > 1}
-        where = "the prior of question"
-        states = CONTENT_FREE if self.lm.tokenizer is None or not self.lm.tokenizer.closed else CONTENT_FREE[-1:]
-        plans = [self.plan(s, q, 0, f"{where} {argument.shown(q.name)}") for q in new.values() for s in states]
-        found = drive(self.lm, plans, self.batch)
-        for index, name in enumerate(new):
-            raws = found[index * len(states) : (index + 1) * len(states)]
-            if any(_status(raw) != "ok" for raw in raws):
-                raise InputError(
-                    f"the prior of question {argument.shown(new[name].name)} is not finite: leave prior out"
-                )
-            self.priors[name] = np.mean([pool([one.logp for one in raw]).probabilities for raw in raws], axis=0)
+    def _prepare_prior(self, question: Question, where: str) -> None:
+        """Plans for r of a question that is new: it about states without content."""
+        known = question.fingerprint in self.priors or question.fingerprint in self._unread
+        if self.prior is None or known or len(question.options) == 1:
+            return
+        closed = self.lm.tokenizer is not None and self.lm.tokenizer.closed
+        states = CONTENT_FREE[-1:] if closed else CONTENT_FREE
+        plans = [self.plan(state, question, (self.seed, 0), f"{where}: its prior") for state in states]
+        self._unread[question.fingerprint] = plans
+
+    def _read_priors(self) -> None:
+        """r: the mean of what states without content give."""
+        unread, self._unread = self._unread, {}
+        found = iter(drive(self.lm, [plan for plans in unread.values() for plan in plans], self.batch))
+        for name, plans in unread.items():
+            raws = [next(found) for _ in plans]
+            finite = all(_status(raw) == "ok" for raw in raws)
+            shares = [pool([one.logp for one in raw]).probabilities for raw in raws] if finite else []
+            self.priors[name] = np.mean(shares, axis=0) if finite else None
 
     def _decision(self, question: Question, raws: list[Raw]) -> Decision:
         forwards, columns = sum(raw.reads for raw in raws), sum(raw.columns for raw in raws)
         fixed: dict[str, Any] = {"type": question.kind, "forwards": forwards, "tokens_read": columns}
-        status = _status(raws)
+        status = "nonfinite" if self.priors.get(question.fingerprint, ()) is None else _status(raws)
         if status != "ok":
-            return Decision(**fixed, value=None, probabilities=None, status=status)
+            bound = max(raw.bound for raw in raws)
+            return Decision(**fixed, value=None, probabilities=None, status=status, bound=bound)
         pooled = self._pooled(question, [raw.logp for raw in raws])
-        p, mass = pooled.probabilities, float(np.mean([np.exp(np.logaddexp.reduce(raw.logp)) for raw in raws]))
+        masses = [np.exp(np.logaddexp.reduce(raw.logp)) if raw.mass is None else raw.mass for raw in raws]
+        p, mass = pooled.probabilities, float(np.mean(masses))
         draws = max(1, *(len(raw.drawn) for raw in raws))
         each = [log_p for raw in raws for log_p in raw.drawn or (raw.logp,)]
         told = _told(question, p) | {"stderr": self._stderr(question, raws, draws)}
         return Decision(
             **fixed, **told, draws=draws, confidence=confidence(self.confidence, question.kind, p, mass),
-            entropy=entropy(p), margin=margin(p), label_mass=mass, top_is_label=all(raw.top_is_label for raw in raws),
+            entropy=entropy(p), margin=margin(p), label_mass=None if self.law in IMPROPER else mass,
+            top_is_label=all(raw.top_is_label for raw in raws),
             agreement=float(np.mean([one.argmax() == p.argmax() for one in each])), spread=pooled.spread,
             flips=pooled.flips, bound=max(raw.bound for raw in raws), logits=tuple(pooled.logits.tolist()),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm.decisions import laws
 from jaxdlm.decisions.laws import Limits
+from jaxdlm.decisions.pool import pool
 from jaxdlm.decisions.read import drive
 from jaxdlm.decisions.render import Slot
 from tests.decisions.toys import CANVASES, END, MASK, PROMPT, WEIGHTS, exact, log_softmax, net, shares, spelled
@@ -31,6 +32,39 @@ def test_chain_of_an_exact_joint_is_enumeration():
     assert shares(row["q"]) == pytest.approx(WEIGHTS[:3] / 0.9, abs=1e-6)
     assert row["q"].label_mass == pytest.approx(0.9, abs=1e-6)
     assert (row["q"].status, row["q"].value, row["q"].forwards, row["q"].bound) == ("ok", "o0", 5, 0.0)
+
+
+def test_five_hundred_random_joints():
+    """chain, product and slot on random tables of four columns, against sums over the table."""
+    random, worst = np.random.default_rng(0), 0.0
+    for _ in range(500):
+        canvases = np.unique(random.integers(2, 6, (6, 4)), axis=0)
+        for row, length in zip(canvases, random.integers(1, 4, len(canvases))):
+            row[length:] = END
+        canvases = np.resize(np.unique(canvases, axis=0), (6, 4))  # some of them twice: their weights add
+        weights = random.dirichlet(np.ones(6)).astype(np.float32)
+        lm = exact(canvases, weights)
+        texts = [tuple(int(x) for x in row[row != END]) for row in np.unique(canvases, axis=0)]
+        ones = sorted({int(token) for token in canvases[:, 0]})
+        ends = (END,)
+        slots = [Slot(np.array(PROMPT, np.int32), c, (), ends) for c in (tuple(texts), tuple((x,) for x in ones))]
+        limits = Limits(width=4)
+        plans = [
+            laws.LAWS[name](lm, slot, limits, "here")
+            for name, slot in zip(("chain", "product", "slot"), (slots[0], *slots))
+        ]
+        chain, product, one = (np.exp(raw.logp) for raw in drive(lm, plans, 16))
+        agree = [np.all(canvases == [*text, *[END] * (4 - len(text))], axis=1) for text in texts]
+        truth = [weights[same].sum() for same in agree]
+        marginal = [
+            math.prod(weights[canvases[:, j] == v].sum() for j, v in enumerate([*t, *[END] * (4 - len(t))]))
+            for t in texts
+        ]
+        ended = canvases[:, 1] == END
+        first = [weights[(canvases[:, 0] == x) & ended].sum() / max(weights[ended].sum(), 1e-30) for x in ones]
+        worst = max(worst, np.abs(chain - truth).max(), np.abs(product - marginal).max())
+        worst = max(worst, np.abs(one - first).max() if ended.any() else 0.0)
+    assert worst < 1e-5
 
 
 def test_product_is_the_product_of_the_marginals_with_the_whole_tail():
@@ -96,6 +130,16 @@ def test_a_slot_is_one_forward(kind):
     row = len(START) - (lm.config.prediction == "next")
     assert raw.logp == pytest.approx(log_softmax(lm, canvas)[row, [3, 9, 40]], abs=2e-4)
     assert (raw.reads, raw.columns) == (1, len(canvas))
+
+
+def test_guidance_is_a_prior_at_another_temperature():
+    """(w + 1) c - w u = (c - w / (w + 1) u) · (w + 1): γ = w / (w + 1), T = 1 / (w + 1), the prior on a masked prompt."""
+    lm, ids, w = net("same"), [3, 9, 40], 1.5
+    (plain,), (guided,) = (jd.decide(lm, [START], [spelled(*[[i] for i in ids])], cfg=cfg) for cfg in (0.0, w))
+    free = log_softmax(lm, [*[47] * len(START), 47, 46])[len(START), ids]
+    expected = pool([np.array(plain["q"].logits)], np.exp(free), w / (w + 1), w + 1).probabilities
+    assert shares(guided["q"]) == pytest.approx(expected, abs=1e-5)
+    assert guided["q"].label_mass == plain["q"].label_mass and guided["q"].forwards == 2
 
 
 def test_pseudo_and_product_are_loops():
@@ -172,6 +216,14 @@ def test_logits_that_are_not_finite_harm_their_own_question_alone():
     assert bad.to_row("openai")["answers"] == [{"name": "q", "type": "refusal"}]
 
 
+def test_options_that_cannot_be_written():
+    """Ids beyond the tokenizer are no text: one of them has probability 0, none but them no answer."""
+    lm = net("same", tokens=dataclasses.replace(net("same").config.tokens, tokenizer_size=40))
+    (row,) = jd.decide(lm, [START], [spelled([3], [41], name="some"), spelled([42], [41], name="none")])
+    assert row["some"].probabilities == {"o0": 1.0, "o1": 0.0}
+    assert (row["none"].status, row["none"].value, row.status) == ("infeasible", None, "infeasible")
+
+
 @pytest.mark.parametrize(
     ("choices", "settings", "message"),
     [
@@ -192,7 +244,10 @@ def test_logits_that_are_not_finite_harm_their_own_question_alone():
         (([3], [4]), {"sequential": True, "prior": 0.5}, "prior=0.5 means nothing in a reply"),
         (([3, 4], [4]), {"joint": True}, "options are one token each"),
         (([3], [END]), {"joint": True}, "token id 6 is no word"),
-        (([3], [4]), {"cfg": 1.0}, "cfg=1.0: guidance is not supported"),
+        (([3], [4]), {"read": "text", "law": "pseudo", "confidence": "mass"}, "no probabilities that would add up"),
+        (([3], [4]), {"cfg": 1.0, "read": "text"}, "cfg=1.0: guidance is of labels"),
+        (([3], [4]), {"cfg": 1.0, "joint": True}, "cfg=1.0 means nothing in a reply"),
+        (([3], [4]), {"cfg": -1.0}, "cfg=-1.0: must be a number from 0"),
         (([3], [4]), {"cache": "dual"}, "cache='dual': must be one of auto, none"),
         (([3], [4]), {"law": "chian"}, "did you mean 'chain'"),
         (([3], [4]), {"orders": 0}, "orders=0"),
