@@ -1,10 +1,11 @@
-"""Decisions per minute, and which part of their time is the model's own forward; both in one run, in turns.
+"""Decisions per core-minute, and which part of their time is the model's own forward; both in one run, in turns.
 
     taskset -c 1 python benchmarks/decisions.py                               # smollm2, 100-token prompts, yes or no
     taskset -c 1 python benchmarks/decisions.py --model tiny-ar --rows 256 --tokens 40 --kind ids
 
 `decide`: from texts and questions to answers. `forward`: the stack over the same columns in programs of the same rows, and the
-head at the one column that is read; nothing else of it. The best of `--rounds` each. Prints a JSON object.
+head at the one column that is read; nothing else of it. The best of `--rounds` each, in seconds of processor time, which
+other processes lengthen least (`wall`: by the clock). Prints a JSON object.
 """
 
 import argparse
@@ -50,15 +51,15 @@ def forward(model: Any, params: Any, tokens: Any, valid: Any, at: Any) -> Any:
     return model.head(params, gather(model.apply(params, tokens, position, valid).hidden, at))
 
 
-def best(rounds: int, *runs: Any) -> list[float]:
-    """The least seconds of each, in turns."""
-    seconds: list[list[float]] = [[] for _ in runs]
+def best(rounds: int, *runs: Any) -> list[tuple[float, float]]:
+    """The least (processor, wall) seconds of each, in turns."""
+    seconds: list[list[tuple[float, float]]] = [[] for _ in runs]
     for _ in range(rounds):
         for own, run in zip(seconds, runs):
-            begin = time.perf_counter()
+            begin = time.process_time(), time.perf_counter()
             run()
-            own.append(time.perf_counter() - begin)
-    return [min(own) for own in seconds]
+            own.append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
+    return [tuple(map(min, zip(*own))) for own in seconds]  # type: ignore[misc]
 
 
 def main() -> None:
@@ -97,11 +98,12 @@ def main() -> None:
         jd.decide(lm, prompts, [question], batch=args.batch)
 
     alone(), decide()
-    own, whole = best(args.rounds, alone, decide)
+    (own, _), (whole, wall) = best(args.rounds, alone, decide)
     print(json.dumps({
         "model": args.model, "rows": args.rows, "tokens": max(lengths), "columns": width, "batch": args.batch,
-        "cores": len(os.sched_getaffinity(0)), "decisions_per_minute": round(60 * args.rows / whole, 1),
+        "cores": len(os.sched_getaffinity(0)), "decisions_per_core_minute": round(60 * args.rows / whole, 1),
         "decide_seconds": round(whole, 3), "forward_seconds": round(own, 3), "share": round(own / whole, 3),
+        "wall": round(wall, 3),
     }))  # fmt: skip
 
 

@@ -9,14 +9,15 @@ from jaxdlm.decisions import read
 from tests.decisions.toys import net, spelled
 
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position": 256}
-COUNT = 24
+CASES = [("same", "float32"), ("same", "bfloat16"), ("sdar", "bfloat16"), ("ar", "bfloat16"), ("uniform", "bfloat16")]
 
 
-def rows():
+def rows(count: int):
+    """Prompts of several buckets, and questions of their own, some of them with a second beside."""
     random = np.random.default_rng(3)
-    prompts = [random.integers(1, 45, int(random.integers(3, 40))).tolist() for _ in range(COUNT)]
+    prompts = [random.integers(1, 45, int(random.integers(3, 40))).tolist() for _ in range(count)]
     sets = []
-    for index in range(COUNT):
+    for index in range(count):
         labels = random.permutation(np.arange(1, 45))[: int(random.integers(2, 9))]
         asked = [spelled(*[[int(x)] for x in labels], name="label")]
         if index % 3 == 0:
@@ -32,24 +33,33 @@ def bits(lm, prompts, sets, **settings):
     return [[(d.logits, d.label_mass, d.top_is_label, str(d.stderr)) for d in row.values()] for row in answers]
 
 
-CASES = [("same", "float32"), ("same", "bfloat16"), ("sdar", "bfloat16"), ("ar", "bfloat16"), ("uniform", "bfloat16")]
+def compare(kind: str, dtype: str, count: int) -> int:
+    """Rows that were held to what they are in one batch: in another order, by fives, alone, without a second question."""
+    own = {"num_kv_heads": 2} if kind in ("sdar", "ar") else {}
+    lm, (prompts, sets) = net(kind, dtype, **SIZES, **own), rows(count)
+    together, compared = bits(lm, prompts, sets), 0
+    random = np.random.default_rng(5)
+    for parts in ([random.permutation(count)], np.array_split(random.permutation(count), count // 5), [[0], [9], [18]]):
+        for part in parts:
+            some = [int(index) for index in part]
+            found = bits(lm, [prompts[i] for i in some], [sets[i] for i in some], ids=some)
+            assert found == [together[i] for i in some]
+            compared += len(some)
+    assert bits(lm, [prompts[9]], [sets[9][:1]], ids=[9])[0][0] == together[9][0], "without the other question"
+    assert len({repr(each) for each in together}) == count
+    return compared
 
 
 @pytest.mark.parametrize(("kind", "dtype"), CASES)
 def test_bits_are_equal_wherever_a_row_stands(kind, dtype):
-    own = {"num_kv_heads": 2} if kind in ("sdar", "ar") else {}
-    lm, (prompts, sets) = net(kind, dtype, **SIZES, **own), rows()
-    together = bits(lm, prompts, sets)
-    order = np.random.default_rng(5).permutation(COUNT)
-    shuffled = bits(lm, [prompts[i] for i in order], [sets[i] for i in order], ids=order.tolist())
-    assert [shuffled[list(order).index(i)] for i in range(COUNT)] == together
-    for index in range(0, COUNT, 9):
-        alone = {"ids": [index]}
-        assert bits(lm, [prompts[index]], [sets[index]], **alone) == [together[index]]
-        assert bits(lm, [prompts[index]], [sets[index][:1]], **alone)[0][0] == together[index][0], (
-            "without the other question"
-        )
-    assert len({repr(each) for each in together}) == COUNT
+    assert compare(kind, dtype, 20) == 43
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "ar", "uniform"])
+def test_bits_of_many_rows(kind, dtype):
+    assert compare(kind, dtype, 100) == 203
 
 
 @pytest.mark.parametrize("kind", ["same", "ar"])
