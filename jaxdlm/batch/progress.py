@@ -134,9 +134,11 @@ class Progress:
         if self.answered != done - self.before:
             parts.append(f"{self.answered} of them here")
         if self.answered:
+            parts.append(f"{self.answered / working:.1f} rows/s")
+        if self.tokens:  # decisions write none
             parts += [
-                f"{self.answered / working:.1f} rows/s", f"{self.tokens / working:.0f} tokens/s",
-                f"{self.tokens / max(self.forwards, 1):.2f} tokens/forward", f"slots {100 * self.counts.use:.0f} % used",
+                f"{self.tokens / working:.0f} tokens/s", f"{self.tokens / max(self.forwards, 1):.2f} tokens/forward",
+                f"slots {100 * self.counts.use:.0f} % used",
             ]  # fmt: skip
         if self._end is not None:
             compiling = f" ({clock(self.building.seconds)} of it compiling)" if self.building.seconds >= 1 else ""

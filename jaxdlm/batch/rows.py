@@ -150,6 +150,8 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
         chat = openai.is_chat(value)
         plain = plain or not chat  # a completion goes on from its prompt as it is
         value = openai.fields(value, where)
+    if value.get("questions") is not None:
+        raise InputError(f"{where} has questions, which jaxdlm decide answers: give it this file, or leave them out")
     given = [name for name in PROMPTS if value.get(name) is not None]
     if len(given) != 1:
         have = " and ".join(given) or "no prompt"

@@ -9,6 +9,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm import cli
 from jaxdlm.batch import decide_job as jobs
+from jaxdlm.batch import rows
 from jaxdlm.batch.decisions import Lines, Readers, Row, understand
 from jaxdlm.batch.rows import Raw, Refusal
 from jaxdlm.decisions import calibrate
@@ -143,6 +144,11 @@ def test_a_bad_row_is_its_own_error(case):
     assert (found["custom_id"], found["response"]) == ("a", None) if wire else found["status"] == "error"
 
 
+def test_a_job_of_generations_says_who_answers_questions():
+    refused = rows.read(raw(row(0)), LM, rows.Defaults(8, 0), {})
+    assert "line 1 has questions, which jaxdlm decide answers" in refused.message
+
+
 def test_rows_may_have_their_own_settings():
     plain, other = answered(row(0)), answered(row(0, law="product", seed=3))
     assert plain["reader"] != other["reader"] and other["usage"]["forwards"] == 1
@@ -249,9 +255,9 @@ def test_wrong_usage_is_one_line(words, message, tmp_path, capsys, monkeypatch):
 def test_a_row_that_is_read_alone_is_read_alike():
     values = [row(index) for index in range(5)]
     readers = Readers(LM, SETTINGS)
-    rows = [understand(raw(value, index), readers, {}) for index, value in enumerate(values)]
-    assert all(isinstance(each, Row) for each in rows)
+    read = [understand(raw(value, index), readers, {}) for index, value in enumerate(values)]
+    assert all(isinstance(each, Row) for each in read)
     from jaxdlm.batch.decisions import decided
 
-    together = [outcome.answers.to_row() for _, outcome in decided(rows)]
+    together = [outcome.answers.to_row() for _, outcome in decided(read)]
     assert together == [answered(value) for value in values]
