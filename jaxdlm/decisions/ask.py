@@ -39,6 +39,7 @@ from jaxdlm.layout import SEED, listed, row_numbers
 READS = ("label", "text")
 MOST_ROWS = 2**16  # of a program
 MOST_DRAWS = 1024
+IMPROPER = ("pseudo", "anyorder")  # laws whose sum over all texts is not 1
 
 
 def decide(
@@ -148,6 +149,8 @@ class Reader:
         self.seed = SEED(seed, "seed")
         self.batch = argument.whole(1, MOST_ROWS)(batch, "batch")
         self.confidence = argument.check_choice(confidence, "confidence", CONFIDENCES)
+        if confidence == "mass" and self.law in IMPROPER:
+            raise InputError(f"confidence='mass': law={law!r} gives no probabilities that would add up: use another")
         self.limits = Limits(
             argument.whole(1, none=True)(width, "width"), argument.whole(1)(max_contexts, "max_contexts"),
             argument.real(0, 1)(tolerance, "tolerance"), draws,
@@ -278,7 +281,8 @@ class Reader:
         told = _told(question, p) | {"stderr": self._stderr(question, raws, draws)}
         return Decision(
             **fixed, **told, draws=draws, confidence=confidence(self.confidence, question.kind, p, mass),
-            entropy=entropy(p), margin=margin(p), label_mass=mass, top_is_label=all(raw.top_is_label for raw in raws),
+            entropy=entropy(p), margin=margin(p), label_mass=None if self.law in IMPROPER else mass,
+            top_is_label=all(raw.top_is_label for raw in raws),
             agreement=float(np.mean([one.argmax() == p.argmax() for one in each])), spread=pooled.spread,
             flips=pooled.flips, bound=max(raw.bound for raw in raws), logits=tuple(pooled.logits.tolist()),
         )  # fmt: skip

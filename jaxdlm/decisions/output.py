@@ -26,7 +26,8 @@ class Decision:
         sd, quantiles: of a number: standard deviation, and the 5th, 50th and 95th percentile; None else.
         confidence: 0 to 1, as `confidence=` says.
         entropy: nats over the options; margin: the largest less the second probability.
-        label_mass: probability of all options together in the model's own distribution, the mean over readings.
+        label_mass: probability of all options together in the model's own distribution, the mean over readings; None
+            under laws that are none (pseudo, anyorder).
         top_is_label: the model's likeliest token was one of theirs, in every reading.
         stderr: value -> of its probability, over draws of noise; nan of one draw, None where nothing is drawn.
         draws: draws of noise; agreement: share of readings with this winner; spread: the largest total variation between

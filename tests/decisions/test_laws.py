@@ -233,6 +233,7 @@ def test_options_that_cannot_be_written():
         (([3], [4]), {"sequential": True, "prior": 0.5}, "prior=0.5 means nothing in a reply"),
         (([3, 4], [4]), {"joint": True}, "options are one token each"),
         (([3], [END]), {"joint": True}, "token id 6 is no word"),
+        (([3], [4]), {"read": "text", "law": "pseudo", "confidence": "mass"}, "no probabilities that would add up"),
         (([3], [4]), {"cfg": 1.0}, "cfg=1.0: guidance is not supported"),
         (([3], [4]), {"cache": "dual"}, "cache='dual': must be one of auto, none"),
         (([3], [4]), {"law": "chian"}, "did you mean 'chain'"),

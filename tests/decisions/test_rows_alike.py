@@ -35,7 +35,8 @@ def bits(lm, prompts, sets, **settings):
 
 def compare(kind: str, dtype: str, count: int) -> int:
     """Rows that were held to what they are in one batch: in another order, by fives, alone, without a second question."""
-    own = {"num_kv_heads": 2} if kind in ("sdar", "ar") else {}
+    own = {} if kind in ("same", "uniform") else {"num_kv_heads": 2}
+    own |= {"expert_size": 48, "shared_size": 48} if kind == "llada2" else {}
     lm, (prompts, sets) = net(kind, dtype, **SIZES, **own), rows(count)
     together, compared = bits(lm, prompts, sets), 0
     random = np.random.default_rng(5)
@@ -57,7 +58,7 @@ def test_bits_are_equal_wherever_a_row_stands(kind, dtype):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "ar", "uniform"])
+@pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "llada2", "ar", "uniform"])
 def test_bits_of_many_rows(kind, dtype):
     assert compare(kind, dtype, 100) == 203
 

@@ -44,6 +44,9 @@ def test_right_answers_win_and_searching_finds_the_same(lm):
 
 def test_an_autoregressive_model_and_sixteen_bits(lm):
     asked = [jd.Choice("a", RIGHT[:3])]
+    assert (
+        jd.decide(lm, ["reverse : [ Fay , Omar , Kate ]"], asked, read="text", law="pseudo")[0]["a"].label_mass is None
+    )
     for model in (jd.load("tiny-ar"), jd.load("tiny", dtype="bfloat16")):
         (row,) = jd.decide(model, ["reverse : [ Fay , Omar , Kate ]"], asked, read="text")
         assert row["a"].value == "[ Kate , Omar , Fay ]" and row["a"].margin > 0.9
@@ -71,6 +74,9 @@ def test_orders_and_priors_on_words(lm):
     assert {k: pytest.approx(v, abs=1e-12) for k, v in other.probabilities.items()} == many[0]["a"].probabilities
     texts = {"read": "text", "templates": "{state} {instructions}"}
     half, full = (jd.decide(lm, ["[ Omar , Kate , Fay ]"], asked, **texts, prior=g)[0]["a"] for g in (0.0, 0.5))
+    listed = {"read": "text", "templates": "{state} {options}", "orders": "reverse"}
+    (row,) = jd.decide(lm, ["[ Omar , Kate , Fay ]"], asked, **listed)
+    assert row["a"].forwards == 8 and row["a"].spread > 0, "words may be listed as well"
     assert half.logits == full.logits and half.probabilities != full.probabilities
 
 
