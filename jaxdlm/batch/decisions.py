@@ -21,7 +21,7 @@ from jaxdlm.stops import Stops
 WINDOW = 256  # rows that are read together
 URLS = {"/v1/decisions": "openai", "/v1/systemone": "typesafe"}
 STATES = (*PROMPTS, "state", "input")
-OWN = ("read", "law", "orders", "draws", "joint", "sequential", "seed")  # settings that a row may have of its own
+OWN = ("read", "law", "orders", "draws", "joint", "sequential")  # settings that a row may have of its own, a seed aside
 HARMLESS = {
     "model", "safety_identifier", "cache_salt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
     "user", "metadata", "store", "service_tier",
@@ -95,7 +95,7 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
     batch, shape = openai.is_request(value), "jaxdlm"
     if batch:
         shape, value = _body(value, where)
-    known = (*BODIES[shape],) if batch else ("id", "questions", "answers", *STATES, *OWN)
+    known = (*BODIES[shape],) if batch else ("id", "questions", "answers", "seed", *STATES, *OWN)
     unknown = [key for key in value if key not in known and not (batch and key in HARMLESS)]
     if unknown:
         hint = did_you_mean(str(unknown[0]), known)
@@ -111,7 +111,7 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
         state = "\n\n".join([argument.text(value["instructions"], "instructions"), _text(state)])
     reader = readers.of({name: value.get(name) for name in OWN})
     diagnostics = argument.flag(value.get("diagnostics") or False, "diagnostics")
-    asked = reader.prepare(state, questions, id_, where)
+    asked = reader.prepare(state, questions, id_, where, value.get("seed"))
     return Row(raw.row, raw.line, id_, shape, batch, diagnostics, reader, asked)
 
 

@@ -156,7 +156,8 @@ class Reader:
             argument.real(0, 1)(tolerance, "tolerance"), draws,
         )  # fmt: skip
         self._check_width()
-        self.priors: dict[str, np.ndarray] = {}
+        self.priors: dict[str, np.ndarray | None] = {}  # None: not finite
+        self._unread: dict[str, list[Plan[list[Raw]]]] = {}  # plans of priors that nobody has asked for before
         self.calibration = None if calibration is None else calibrate.read(calibration)
         if self.calibration is not None:
             argument.unused("beside a calibration, which has both", temperature=(temperature, 1.0), prior=(prior, None))
@@ -194,18 +195,21 @@ class Reader:
     def named(self) -> str:
         """The fingerprint of the reader and its calibration, as rows carry it."""
         fitted = None if self.calibration is None else self.calibration.fingerprint
-        parts = [self.fingerprint, None if self.prior is None else self.prior.strength, self.temperature, fitted]
+        parts = [self.fingerprint, None if self.prior is None else self.prior.strength, self.temperature, fitted,
+                 self.confidence, self.seed if self.noisy else None]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def prepare(self, state: Any, questions: Sequence[Question], number: Any, where: str) -> Asked:
-        """A row ready to be read. Raises InputError that names it."""
+    def prepare(self, state: Any, questions: Sequence[Question], number: Any, where: str, seed: Any = None) -> Asked:
+        """A row ready to be read, with a seed of its own or the call's. Raises InputError that names it."""
+        seed = self.seed if seed is None else SEED(seed, f"{where}: seed")
         plans = []
         for question in questions:
             place = f"{where}, question {argument.shown(question.name)}"
             if self.calibration is not None:
                 self.calibration.check_question(question, place)
             if not (self.joint or self.sequential):
-                plans.append(self.plan(state, question, randomness_key(number), place))
+                plans.append(self.plan(state, question, (seed, randomness_key(number)), place))
+                self._prepare_prior(question, place)
         plan = together(plans) if plans else self._reply(state, questions, where)
         return Asked(number, tuple(questions), started(plan))
 
@@ -219,8 +223,11 @@ class Reader:
         asked = reply(self.lm, state, open_, where)
         return _filled((joint if self.joint else sequential)(self.lm, asked, where), questions)
 
-    def plan(self, state: Any, question: Question, number: int, where: str) -> Plan[list[Raw]]:
-        """All readings of a question about a state; everything is encoded and checked before the first."""
+    def plan(self, state: Any, question: Question, key: tuple[int, int], where: str) -> Plan[list[Raw]]:
+        """All readings of a question about a state; everything is encoded and checked before the first.
+
+        key: seed and number of the row, by which noise is drawn.
+        """
         if len(question.options) == 1:
             return _certain()
         read = "text" if isinstance(question, Number) else self.read
@@ -231,7 +238,7 @@ class Reader:
         listings = [(template, order) for template in self.templates for order in orders]
         slots = [render(self.lm, state, question, order, template, read, where) for template, order in listings]
         if self.noisy:
-            noise = noise_of(self.seed, number, question.fingerprint, self.lm.config.vocab_size)
+            noise = noise_of(*key, question.fingerprint, self.lm.config.vocab_size)
             slots = [slot._replace(noise=noise) for slot in slots]
         plans = [LAWS[name](self.lm, slot, self.limits, where) for slot in slots]
         return started(together(plans))
@@ -244,8 +251,7 @@ class Reader:
 
     def answer(self, rows: Sequence[Asked]) -> list[RowAnswers]:
         """Reads all rows together."""
-        if self.prior is not None:
-            self._read_priors([question for row in rows for question in row.questions])
+        self._read_priors()
         found = drive(self.lm, [row.plan for row in rows], self.batch)
         decided = [tuple(map(self._decision, row.questions, raws)) for row, raws in zip(rows, found)]
         fixed = {"model": self.lm.name, "reader": self.named(), "reading": self.fingerprint}
@@ -253,27 +259,33 @@ class Reader:
             decided = [_given(row.questions, each) for row, each in zip(rows, decided)]
         return [RowAnswers(row.id, row.questions, each, **fixed) for row, each in zip(rows, decided)]
 
-    def _read_priors(self, questions: Sequence[Question]) -> None:
-        """r of each distinct question: the mean of what states without content give."""
-        new = {q.fingerprint: q for q in questions if q.fingerprint not in self.priors and len(q.options) > 1}
-        where = "the prior of question"
-        states = CONTENT_FREE if self.lm.tokenizer is None or not self.lm.tokenizer.closed else CONTENT_FREE[-1:]
-        plans = [self.plan(s, q, 0, f"{where} {argument.shown(q.name)}") for q in new.values() for s in states]
-        found = drive(self.lm, plans, self.batch)
-        for index, name in enumerate(new):
-            raws = found[index * len(states) : (index + 1) * len(states)]
-            if any(_status(raw) != "ok" for raw in raws):
-                raise InputError(
-                    f"the prior of question {argument.shown(new[name].name)} is not finite: leave prior out"
-                )
-            self.priors[name] = np.mean([pool([one.logp for one in raw]).probabilities for raw in raws], axis=0)
+    def _prepare_prior(self, question: Question, where: str) -> None:
+        """Plans for r of a question that is new: it about states without content."""
+        known = question.fingerprint in self.priors or question.fingerprint in self._unread
+        if self.prior is None or known or len(question.options) == 1:
+            return
+        closed = self.lm.tokenizer is not None and self.lm.tokenizer.closed
+        states = CONTENT_FREE[-1:] if closed else CONTENT_FREE
+        plans = [self.plan(state, question, (self.seed, 0), f"{where}: its prior") for state in states]
+        self._unread[question.fingerprint] = plans
+
+    def _read_priors(self) -> None:
+        """r: the mean of what states without content give."""
+        unread, self._unread = self._unread, {}
+        found = iter(drive(self.lm, [plan for plans in unread.values() for plan in plans], self.batch))
+        for name, plans in unread.items():
+            raws = [next(found) for _ in plans]
+            finite = all(_status(raw) == "ok" for raw in raws)
+            shares = [pool([one.logp for one in raw]).probabilities for raw in raws] if finite else []
+            self.priors[name] = np.mean(shares, axis=0) if finite else None
 
     def _decision(self, question: Question, raws: list[Raw]) -> Decision:
         forwards, columns = sum(raw.reads for raw in raws), sum(raw.columns for raw in raws)
         fixed: dict[str, Any] = {"type": question.kind, "forwards": forwards, "tokens_read": columns}
-        status = _status(raws)
+        status = "nonfinite" if self.priors.get(question.fingerprint, ()) is None else _status(raws)
         if status != "ok":
-            return Decision(**fixed, value=None, probabilities=None, status=status)
+            bound = max(raw.bound for raw in raws)
+            return Decision(**fixed, value=None, probabilities=None, status=status, bound=bound)
         pooled = self._pooled(question, [raw.logp for raw in raws])
         p, mass = pooled.probabilities, float(np.mean([np.exp(np.logaddexp.reduce(raw.logp)) for raw in raws]))
         draws = max(1, *(len(raw.drawn) for raw in raws))

@@ -14,6 +14,7 @@ from jaxdlm.batch.decisions import Lines, Readers, Row, understand
 from jaxdlm.batch.rows import Raw, Refusal
 from jaxdlm.decisions import calibrate
 from tests.batch.jobs import results, write
+from tests.decisions.toys import net
 
 NAMES = ["Kate", "Omar", "Fay", "Alan"]
 LM = jd.load("tiny")
@@ -126,6 +127,7 @@ REFUSED = {
     "generation": (row(0, response_format={"type": "text"}), "unknown field 'response_format'"),
     "joint": (row(0, joint=True), "read='text' means nothing in a reply to several questions"),
     "joint no flag": (row(0, joint=1), "joint=1: must be true or false"),
+    "own seed": (row(0, seed="x"), "line 1: seed='x': must be a whole number"),
     "own law": (row(0, law="lottery"), "law='lottery'"),
     "no JSON": (b"{", "line 1 is not JSON"),
     "unknown word": (row(0, prompt="sort : [ Wladimir ]"), "unknown word 'Wladimir'"),
@@ -152,6 +154,30 @@ def test_a_job_of_generations_says_who_answers_questions():
 def test_rows_may_have_their_own_settings():
     plain, other = answered(row(0)), answered(row(0, law="product", seed=3))
     assert plain["reader"] != other["reader"] and other["usage"]["forwards"] == 1
+
+
+def test_a_prior_that_cannot_be_read_is_the_error_of_its_row():
+    """The first row's question is in its text alone, so that there is nothing to ask without one."""
+    readers = Readers(LM, SETTINGS | {"prior": 0.5})
+    pick = row(1)
+    pick["questions"]["first"]["instructions"] = "pick the first item"
+    bad, good = (understand(raw(value, index), readers, {}) for index, value in enumerate((row(0), pick)))
+    assert isinstance(bad, Refusal) and "question 'first': its prior is empty" in bad.message
+    from jaxdlm.batch.decisions import decided
+
+    ((_, outcome),) = decided([good])
+    assert outcome.answers.status == "ok" and len(readers.plain.priors) == 1
+
+
+def test_seeds_of_rows_make_no_readers():
+    lm = net("uniform")
+    readers = Readers(lm, {"draws": 2})
+    option = lambda name, token: jd.Option(name, tokens=(token,))  # noqa: E731
+    asked = {"a": jd.Choice("a", [option("x", 3), option("y", 4)])}
+    told = [jd.decide(lm, [[5, 6]], asked, draws=2, seed=seed, ids=[4])[0]["a"].logits for seed in (0, 9)]
+    rows = [readers.plain.prepare([5, 6], (asked["a"],), 4, "row", seed) for seed in (None, 9)]
+    assert [each["a"].logits for each in readers.plain.answer(rows)] == told and told[0] != told[1]
+    assert not readers._made
 
 
 def lines_of(capsys) -> list[dict]:
