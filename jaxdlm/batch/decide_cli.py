@@ -47,6 +47,9 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     option("--template", "templates", multiple=True, metavar="TEXT", help="prompt with {state} and {instructions}"),
     option("--prior", metavar="G", show_default="none", help="contextual, or its strength from 0 to 1"),
     option("--temperature", type=click.FLOAT, default=1.0, metavar="T", help="of the probabilities"),
+    option(
+        "--cfg", type=Number(argument.real(0, 1000), click.FLOAT), default=0.0, metavar="W", help="guidance of labels"
+    ),
     option("--width", type=COUNT, metavar="W", show_default="whole blocks", help="open columns under --read text"),
     option("--confidence", type=click.Choice(("jev", "mass", "entropy")), default="jev", help="what confidence means"),
     option("--max-contexts", type=COUNT, default=4096, metavar="N", help="sequences that a question may read"),

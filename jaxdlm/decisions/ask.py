@@ -73,7 +73,7 @@ def decide(
         calibration: a file that `jaxdlm decide --calibrate` has written, or what `jaxdlm.decisions.calibrate.fit` returns.
         prior: "contextual" or its strength γ in [0, 1]: log p - γ log r, r from states without content.
         temperature: p = softmax(log p / T); 1. A calibration brings its own.
-        cfg: guidance, not supported: other than 0 is refused.
+        cfg: guidance of strength w of labels of masked models, (w + 1) log p - w log u, u with masks in place of the prompt.
         width: open columns of a full-attention masked model under read="text"; default: whole blocks.
         cache: "auto" or "none": every sequence is read whole.
         seed, ids: key the noise of a row, where there is any; ids come back as the ids of rows, by default their places.
@@ -95,12 +95,10 @@ def decide(
         >>> answers[0]["answer"].value
         '[ Kate , Fay , Omar ]'
     """
-    if cfg != 0:
-        raise InputError(f"cfg={argument.shown(cfg)}: guidance is not supported here: leave it out")
     reader = Reader(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
-        max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential,
+        max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential, cfg=cfg,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))
@@ -130,12 +128,13 @@ class Reader:
         templates: Any = None, calibration: Any = None, prior: Any = None, temperature: Any = 1.0,
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
+        cfg: Any = 0.0,
     ) -> None:  # fmt: skip
         self.lm = lm
         self.joint, self.sequential = argument.flag(joint, "joint"), argument.flag(sequential, "sequential")
         if self.joint or self.sequential:
             self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),
-                              calibration=(calibration, None))  # fmt: skip
+                              calibration=(calibration, None), cfg=(cfg, 0.0))  # fmt: skip
         self.read = argument.check_choice(read, "read", READS)
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
@@ -153,9 +152,10 @@ class Reader:
             raise InputError(f"confidence='mass': law={law!r} gives no probabilities that would add up: use another")
         self.limits = Limits(
             argument.whole(1, none=True)(width, "width"), argument.whole(1)(max_contexts, "max_contexts"),
-            argument.real(0, 1)(tolerance, "tolerance"), draws,
+            argument.real(0, 1)(tolerance, "tolerance"), draws, argument.real(0, 1000)(cfg, "cfg"),
         )  # fmt: skip
         self._check_width()
+        self._check_guidance()
         self.priors: dict[str, np.ndarray | None] = {}  # None: not finite
         self._unread: dict[str, list[Plan[list[Raw]]]] = {}  # plans of priors that nobody has asked for before
         self.calibration = None if calibration is None else calibrate.read(calibration)
@@ -172,6 +172,12 @@ class Reader:
         if self.lm.config.noise == "uniform":
             raise InputError(
                 f"joint and sequential are not read from {self.lm.name}, which has uniform noise: leave them out"
+            )
+
+    def _check_guidance(self) -> None:
+        if self.limits.cfg and not (masked(self.lm.config) and self.read == "label" and self.law in ("auto", "slot")):
+            raise InputError(
+                f"cfg={self.limits.cfg}: guidance is of labels and law='slot' of masked models: leave it out"
             )
 
     def _check_width(self) -> None:
@@ -287,7 +293,8 @@ class Reader:
             bound = max(raw.bound for raw in raws)
             return Decision(**fixed, value=None, probabilities=None, status=status, bound=bound)
         pooled = self._pooled(question, [raw.logp for raw in raws])
-        p, mass = pooled.probabilities, float(np.mean([np.exp(np.logaddexp.reduce(raw.logp)) for raw in raws]))
+        masses = [np.exp(np.logaddexp.reduce(raw.logp)) if raw.mass is None else raw.mass for raw in raws]
+        p, mass = pooled.probabilities, float(np.mean(masses))
         draws = max(1, *(len(raw.drawn) for raw in raws))
         each = [log_p for raw in raws for log_p in raw.drawn or (raw.logp,)]
         told = _told(question, p) | {"stderr": self._stderr(question, raws, draws)}

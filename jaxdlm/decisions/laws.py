@@ -24,12 +24,14 @@ ANY_ORDER = 5  # tokens, terminator included, of which all orders are summed
 
 class Limits(NamedTuple):
     """width: open columns of a canvas, None: whole blocks. contexts: that a question may read; above, the likeliest
-    first until at most `tolerance` is left. draws: of noise, "auto": one, and more where that leaves the answer open."""
+    first until at most `tolerance` is left. draws: of noise, "auto": one, and more where that leaves the answer open.
+    cfg: strength of guidance of a slot."""
 
     width: int | None = None
     contexts: int = 4096
     tolerance: float = 0.01
     draws: int | str = "auto"
+    cfg: float = 0.0
 
 
 Law = Callable[[Any, Slot, Limits, str], Plan[Raw]]
@@ -109,7 +111,8 @@ class Canvas:
 def slot(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
     """P_k = exp l_x[j, c_k], x the prompt, one open column j and what stands behind the answer: one read.
 
-    A model that continues a text: the distribution behind the prompt.
+    A model that continues a text: the distribution behind the prompt. With guidance of strength w, (w + 1) l_x - w l_u
+    instead, u with masks in place of the prompt: a second read.
     """
     if any(len(choice) != 1 for choice in asked.choices):
         long = next(k for k, choice in enumerate(asked.choices) if len(choice) != 1)
@@ -127,8 +130,16 @@ def slot(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
             f"{where} has {len(tokens)} tokens, more than the {lm.config.max_position} positions of {lm.name}: shorten it"
         )
     ids = tuple(choice[0] for choice in asked.choices)
-    ((column,),) = yield [Read(tokens, ((start, ids),))]
-    return Raw(column.logp, column.top in ids, 1, len(tokens))
+    want = ((start, ids),)
+    if not limits.cfg:
+        ((column,),) = yield [Read(tokens, want)]
+        return Raw(column.logp, column.top in ids, 1, len(tokens))
+    blank = tokens.copy()
+    blank[: start - asked.pre] = lm.config.tokens.mask
+    (column,), (free,) = yield [Read(tokens, want), Read(blank, want)]
+    with np.errstate(invalid="ignore"):  # an id that is no text
+        guided = np.where(column.logp == -np.inf, -np.inf, (limits.cfg + 1) * column.logp - limits.cfg * free.logp)
+    return Raw(guided, column.top in ids, 2, 2 * len(tokens), mass=float(np.exp(np.logaddexp.reduce(column.logp))))
 
 
 def chain(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:

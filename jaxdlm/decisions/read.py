@@ -45,7 +45,8 @@ class Column(NamedTuple):
 class Raw(NamedTuple):
     """One reading of a question. logp: log P_k in the order of its options. top_is_label: whether the likeliest token of
     all was an option's (of its first column). bound: how much options that were not read may have, in total variation.
-    drawn: log P of each draw of noise alone; without: of all but each, where there are several."""
+    drawn: log P of each draw of noise alone; without: of all but each, where there are several. mass: Σ P, where logp is
+    not log P."""
 
     logp: np.ndarray
     top_is_label: bool
@@ -54,6 +55,7 @@ class Raw(NamedTuple):
     bound: float = 0.0
     drawn: tuple[np.ndarray, ...] = ()
     without: tuple[np.ndarray, ...] = ()
+    mass: float | None = None
 
     @property
     def status(self) -> str:

@@ -37,13 +37,14 @@ class Template:
 class Slot(NamedTuple):
     """A question in token ids. prompt: what stands before the answer, the text `pre` included. choices: ids of each
     option, in the order of the question. post: ids behind it. ends: those of which any ends the reply. noise: what open
-    columns hold in a model with uniform noise, (draw, first position, columns) -> ids."""
+    columns hold in a model with uniform noise, (draw, first position, columns) -> ids. pre: ids of the text `pre`."""
 
     prompt: np.ndarray
     choices: tuple[tuple[int, ...], ...]
     post: tuple[int, ...]
     ends: tuple[int, ...]
     noise: Callable[[int, int, int], np.ndarray] | None = None
+    pre: int = 0
 
 
 def read_templates(given: Any) -> tuple[Template, ...]:
@@ -91,7 +92,7 @@ def render(
         for option, text in zip(question.options, texts)
     ]
     _check(lm, question, choices, read, where)
-    return Slot(encoded(lm, prompt, reader.pre, where), tuple(choices), reader.post, ends_of(lm))
+    return Slot(encoded(lm, prompt, reader.pre, where), tuple(choices), reader.post, ends_of(lm), pre=len(reader.pre))
 
 
 def encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray:
@@ -136,7 +137,7 @@ def _given(lm: Any, state: Any, question: Question, template: Template, read: st
         pre, post = reader.pre, reader.post
         choices = [tuple(option.tokens or reader.inside(_word(question, option))) for option in options]
     _check(lm, question, choices, read, where)
-    return Slot(encoded(lm, state, pre, where), tuple(choices), post, ends_of(lm))
+    return Slot(encoded(lm, state, pre, where), tuple(choices), post, ends_of(lm), pre=len(pre))
 
 
 def ends_of(lm: Any) -> tuple[int, ...]:

@@ -29,7 +29,7 @@ CASES = {
     "calibration": (lambda lm: calibrate.Calibration(calibrate.model_of(lm), "another reader"), "fitted with other read", LABELS),
     "prior": (0.5, None, WORDS | {"read": "text"}),
     "temperature": (2.0, None, LABELS),
-    "cfg": (1.0, "cfg=1.0: guidance is not supported", LABELS),
+    "cfg": (1.0, None, LABELS),
     "width": (8, None, TEXTS),
     "cache": ("prefix", "cache='prefix': must be one of auto, none", LABELS),
     "seed": (1, None, NOISE),

@@ -10,6 +10,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm.decisions import laws
 from jaxdlm.decisions.laws import Limits
+from jaxdlm.decisions.pool import pool
 from jaxdlm.decisions.read import drive
 from jaxdlm.decisions.render import Slot
 from tests.decisions.toys import CANVASES, END, MASK, PROMPT, WEIGHTS, exact, log_softmax, net, shares, spelled
@@ -131,6 +132,16 @@ def test_a_slot_is_one_forward(kind):
     assert (raw.reads, raw.columns) == (1, len(canvas))
 
 
+def test_guidance_is_a_prior_at_another_temperature():
+    """(w + 1) c - w u = (c - w / (w + 1) u) · (w + 1): γ = w / (w + 1), T = 1 / (w + 1), the prior on a masked prompt."""
+    lm, ids, w = net("same"), [3, 9, 40], 1.5
+    (plain,), (guided,) = (jd.decide(lm, [START], [spelled(*[[i] for i in ids])], cfg=cfg) for cfg in (0.0, w))
+    free = log_softmax(lm, [*[47] * len(START), 47, 46])[len(START), ids]
+    expected = pool([np.array(plain["q"].logits)], np.exp(free), w / (w + 1), w + 1).probabilities
+    assert shares(guided["q"]) == pytest.approx(expected, abs=1e-5)
+    assert guided["q"].label_mass == plain["q"].label_mass and guided["q"].forwards == 2
+
+
 def test_pseudo_and_product_are_loops():
     lm = net("same")
     mask, end = 47, 46
@@ -234,7 +245,9 @@ def test_options_that_cannot_be_written():
         (([3, 4], [4]), {"joint": True}, "options are one token each"),
         (([3], [END]), {"joint": True}, "token id 6 is no word"),
         (([3], [4]), {"read": "text", "law": "pseudo", "confidence": "mass"}, "no probabilities that would add up"),
-        (([3], [4]), {"cfg": 1.0}, "cfg=1.0: guidance is not supported"),
+        (([3], [4]), {"cfg": 1.0, "read": "text"}, "cfg=1.0: guidance is of labels"),
+        (([3], [4]), {"cfg": 1.0, "joint": True}, "cfg=1.0 means nothing in a reply"),
+        (([3], [4]), {"cfg": -1.0}, "cfg=-1.0: must be a number from 0"),
         (([3], [4]), {"cache": "dual"}, "cache='dual': must be one of auto, none"),
         (([3], [4]), {"law": "chian"}, "did you mean 'chain'"),
         (([3], [4]), {"orders": 0}, "orders=0"),
