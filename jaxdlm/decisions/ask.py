@@ -65,7 +65,8 @@ def decide(
         law: "slot": one column. "chain": left to right, the end included; sums to 1 over all texts. "product": all columns
             as if independent, one read. "pseudo", "anyorder": see docs/decisions.md. "auto": slot for labels, chain for text.
         joint: all questions in one reply, every label open at once: marginals given the other questions' words and not their
-            answers; one read (masked models). sequential: one after the other, each given the likeliest answers before it.
+            answers; one read (models with masks or noise).
+        sequential: all in one reply, one after the other, each given the likeliest answers before it.
         orders: 1, "reverse", "cyclic" or a number: listings of the options that are read and pooled.
         draws: of the noise of a model with uniform noise, whose probabilities are averaged. "auto": 1, and 4 of a question
             whose answer has more than 0.1 nats of entropy then.
@@ -169,9 +170,9 @@ class Reader:
         if self.joint and self.sequential:
             raise InputError("joint and sequential exclude each other: leave one out")
         argument.unused("in a reply to several questions (joint, sequential)", **given)
-        if self.lm.config.noise == "uniform":
+        if self.sequential and self.lm.config.noise == "uniform":
             raise InputError(
-                f"joint and sequential are not read from {self.lm.name}, which has uniform noise: leave them out"
+                f"sequential=True is not read from {self.lm.name}, which has uniform noise: use joint=True"
             )
 
     def _check_guidance(self) -> None:
@@ -216,10 +217,12 @@ class Reader:
             if not (self.joint or self.sequential):
                 plans.append(self.plan(state, question, (seed, randomness_key(number)), place))
                 self._prepare_prior(question, place)
-        plan = together(plans) if plans else self._reply(state, questions, where)
+        plan = together(plans) if plans else self._reply(state, questions, (seed, randomness_key(number)), where)
         return Asked(number, tuple(questions), started(plan))
 
-    def _reply(self, state: Any, questions: Sequence[Question], where: str) -> Plan[list[list[Raw]]]:
+    def _reply(
+        self, state: Any, questions: Sequence[Question], key: tuple[int, int], where: str
+    ) -> Plan[list[list[Raw]]]:
         """All questions in one reply, those of one option aside."""
         if self.law not in ("auto", "slot"):
             raise InputError(f"law={self.law!r}: labels in one reply are read by law='slot': leave it out")
@@ -227,7 +230,11 @@ class Reader:
         if not open_:
             return together([_certain() for _ in questions])
         asked = reply(self.lm, state, open_, where)
-        return _filled((joint if self.joint else sequential)(self.lm, asked, where), questions)
+        if self.noisy:
+            every = hashlib.sha256("".join(question.fingerprint for question in open_).encode()).hexdigest()
+            asked = asked._replace(noise=noise_of(*key, every, self.lm.config.vocab_size))
+        plan = joint(self.lm, asked, self.limits.draws, where) if self.joint else sequential(self.lm, asked, where)
+        return _filled(plan, questions)
 
     def plan(self, state: Any, question: Question, key: tuple[int, int], where: str) -> Plan[list[Raw]]:
         """All readings of a question about a state; everything is encoded and checked before the first.

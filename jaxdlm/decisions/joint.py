@@ -7,8 +7,9 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.decisions.laws import masked
+from jaxdlm.decisions.noisy import MORE, Noise, mean_share, shape_of, unsure
 from jaxdlm.decisions.questions import Number, Question
-from jaxdlm.decisions.read import Plan, Raw, Read
+from jaxdlm.decisions.read import Column, Plan, Raw, Read
 from jaxdlm.decisions.render import Template, Texts, encoded, ends_of, is_ids, labels_of, lines_of, put, spelled, words
 from jaxdlm.errors import InputError
 
@@ -17,13 +18,14 @@ ASK = "Reply with one line for each question: its number, a colon, and the label
 
 class Reply(NamedTuple):
     """A reply with one label per question. body: its ids, with the first label of each. columns: where labels stand in it.
-    ids: of the labels of each question. ends: those of which any ends the reply."""
+    ids: of the labels of each question. ends: those of which any ends the reply. noise: as in `Slot`."""
 
     prompt: np.ndarray
     body: tuple[int, ...]
     columns: tuple[int, ...]
     ids: tuple[tuple[int, ...], ...]
     ends: tuple[int, ...]
+    noise: Noise | None = None
 
 
 def reply(lm: Any, state: Any, questions: Sequence[Question], where: str) -> Reply:
@@ -88,13 +90,52 @@ def _of_ids(lm: Any, state: Any, questions: Sequence[Question], where: str) -> R
     return Reply(encoded(lm, state, (), where), body, tuple(range(len(ids))), ids, ends_of(lm))
 
 
-def joint(lm: Any, asked: Reply, where: str) -> Plan[list[Raw]]:
-    """Marginals of all labels, every label open and all else in place: one read, counted with the first question."""
+def joint(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
+    """Marginals of all labels, every label open and all else in place: one read, counted with the first question.
+
+    With uniform noise: one read per draw, which all labels share, and means over draws.
+    """
+    if lm.config.noise == "uniform":
+        return (yield from _noisy(lm, asked, draws, where))
     if not masked(lm.config):
         raise InputError(f"joint=True opens all answers at once, which {lm.name} cannot: use sequential=True")
     (found,) = yield [_read(lm, asked, (), where, range(len(asked.ids)))]
     reads = [(1, _size(lm, asked, len(asked.body)))] + [(0, 0)] * (len(found) - 1)
     return [Raw(c.logp, c.top in ids, *read) for c, ids, read in zip(found, asked.ids, reads)]
+
+
+def _noisy(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
+    kept = (*asked.body, *asked.ends[:1])
+    start, width, noise = shape_of(lm, asked, len(kept) + 1, where)
+    want = tuple((start + column, ids) for column, ids in zip(asked.columns, asked.ids))
+
+    def read(draw: int) -> Read:
+        canvas = np.full(width, lm.config.tokens.pad, np.int32)
+        canvas[: len(kept)] = kept
+        canvas[list(asked.columns)] = noise(draw, start, width)[list(asked.columns)]
+        return Read(np.concatenate([asked.prompt, canvas]), want, width)
+
+    tables: list[list[Column]] = []
+    goal = 1 if draws == "auto" else int(draws)
+    while len(tables) < goal:
+        tables += yield [read(draw) for draw in range(len(tables), goal)]
+        if draws == "auto" and len(tables) == 1 and any(unsure(column.logp) for column in tables[0]):
+            goal = MORE
+    return [
+        _mean_of([table[place] for table in tables], ids, place == 0, start + width)
+        for place, ids in enumerate(asked.ids)
+    ]
+
+
+def _mean_of(columns: Sequence[Column], ids: tuple[int, ...], counts: bool, size: int) -> Raw:
+    """One label over all draws."""
+    logps = [column.logp for column in columns]
+    others = range(len(logps) if len(logps) > 1 else 0)
+    return Raw(
+        mean_share(logps), all(column.top in ids for column in columns), counts * len(logps), counts * len(logps) * size,
+        drawn=tuple(mean_share([logp]) for logp in logps),
+        without=tuple(mean_share(logps[:m] + logps[m + 1 :]) for m in others),
+    )  # fmt: skip
 
 
 def sequential(lm: Any, asked: Reply, where: str) -> Plan[list[Raw]]:

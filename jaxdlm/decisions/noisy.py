@@ -57,7 +57,7 @@ def slot(lm: Any, asked: Slot, draws: int | str, where: str) -> Plan[Raw]:
     """P_k = mean over draws of softmax over the options at the one noisy column, everything behind it in place."""
     ids = tuple(choice[0] for choice in asked.choices)
     behind = (*asked.post, *asked.ends[:1])
-    start, width, noise = _shape(lm, asked, 1 + len(behind) + 1, where)
+    start, width, noise = shape_of(lm, asked, 1 + len(behind) + 1, where)
 
     def canvas(node: Node, draw: int) -> np.ndarray:
         body = np.full(width, lm.config.tokens.pad, np.int32)
@@ -65,15 +65,14 @@ def slot(lm: Any, asked: Slot, draws: int | str, where: str) -> Plan[Raw]:
         return body
 
     def combine(tables: list[list[np.ndarray]]) -> np.ndarray:
-        mass = [np.logaddexp.reduce(table[0]) for table in tables]
-        return _mean([log_softmax(table[0]) for table in tables]) + _mean(mass)
+        return mean_share([table[0] for table in tables])
 
     return (yield from _averaged(lm, asked, Contexts([()], [ids], canvas, combine), width, draws))
 
 
 def chain(lm: Any, asked: Slot, draws: int | str, trie: Trie, spelled: Any, ids: Any, where: str) -> Plan[Raw]:
     """log P_k = Σ_i log mean over draws of p(d_i | d_{<i} written, noise behind). No joint law of this model exists."""
-    start, width, noise = _shape(lm, asked, max(map(len, trie.leaves)), where)
+    start, width, noise = shape_of(lm, asked, max(map(len, trie.leaves)), where)
     nodes = list(trie.children)
     wanted = [tuple(dict.fromkeys(i for token in trie.children[node] for i in ids(token))) for node in nodes]
 
@@ -92,7 +91,7 @@ def chain(lm: Any, asked: Slot, draws: int | str, trie: Trie, spelled: Any, ids:
     return (yield from _averaged(lm, asked, Contexts(nodes, wanted, canvas, combine), width, draws))
 
 
-def _shape(lm: Any, asked: Slot, need: int, where: str) -> tuple[int, int, Noise]:
+def shape_of(lm: Any, asked: Any, need: int, where: str) -> tuple[int, int, Noise]:
     """(first column, width, noise). Raises InputError where the canvas is too long."""
     start, width = len(asked.prompt), -(-need // STEP) * STEP
     if start + width > lm.config.max_position:
@@ -121,7 +120,7 @@ def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int |
             columns = [column for (column,) in found[m * size : (m + 1) * size]]
             tables.append([column.logp for column in columns])
             tops.append(columns[0].top in contexts.ids[0])
-        if draws == "auto" and len(tables) == 1 and _unsure(contexts.combine(tables)):
+        if draws == "auto" and len(tables) == 1 and unsure(contexts.combine(tables)):
             goal = MORE
     rest = [tables[:m] + tables[m + 1 :] for m in range(len(tables))] if len(tables) > 1 else []
     return Raw(
@@ -131,9 +130,14 @@ def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int |
     )  # fmt: skip
 
 
-def _unsure(logp: np.ndarray) -> bool:
+def unsure(logp: np.ndarray) -> bool:
     finite = np.isfinite(logp).any() and not np.isnan(logp).any()
     return bool(finite and entropy(np.exp(log_softmax(logp))) > UNSURE)
+
+
+def mean_share(logps: Sequence[np.ndarray]) -> np.ndarray:
+    """log of the mean over draws of the softmax over options, plus that of the mean of their probability together."""
+    return _mean([log_softmax(logp) for logp in logps]) + _mean([np.logaddexp.reduce(logp) for logp in logps])
 
 
 def _mean(logp: Sequence[Any]) -> Any:

@@ -54,7 +54,7 @@ def test_an_autoregressive_model_answers_one_after_the_other():
     with pytest.raises(jd.InputError, match="which net-ar cannot: use sequential=True"):
         jd.decide(lm, [START], [FIRST], joint=True)
     with pytest.raises(jd.InputError, match="not read from net-uniform"):
-        jd.decide(net("uniform"), [START], [FIRST], joint=True)
+        jd.decide(net("uniform"), [START], [FIRST], sequential=True)
 
 
 def test_questions_of_one_option_take_no_line():

@@ -1,6 +1,8 @@
 """Models with uniform noise: the average over draws is that of single passes, keyed by row and question, with its error."""
 
 import functools
+import hashlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,26 @@ def test_chain_averages_inside_each_context(lm):
         total.append(steps)
     assert row["q"].label_mass == pytest.approx(np.exp(total).sum(), rel=1e-4)
     assert np.diff(row["q"].logits) == pytest.approx(np.diff(total), abs=1e-4)
+
+
+def test_questions_of_one_reply_share_their_draws(lm):
+    """Every label of a canvas is noise at once, and the mean over draws is taken label by label."""
+    first, second = spelled([3], [9], name="a"), spelled([7], [8], [11], name="b")
+    (row,) = jd.decide(lm, [START], [first, second], joint=True, draws=3)
+    every = hashlib.sha256((first.fingerprint + second.fingerprint).encode()).hexdigest()
+    means = {"a": [], "b": []}
+    for draw in range(3):
+        canvas = np.full(WIDTH, lm.config.tokens.pad)
+        canvas[:2], canvas[2] = noise(lm, types.SimpleNamespace(fingerprint=every), draw)[:2], lm.config.tokens.eos[0]
+        found = log_p(lm, canvas)
+        for name, column, ids in (("a", 0, [3, 9]), ("b", 1, [7, 8, 11])):
+            p = np.exp(found[column, ids])
+            means[name].append(p / p.sum())
+    for name, each in means.items():
+        assert shares(row[name]) == pytest.approx(np.mean(each, axis=0), abs=1e-5)
+        error = np.std(each, axis=0, ddof=1) / np.sqrt(3)
+        assert list(row[name].stderr.values()) == pytest.approx(error, abs=1e-5)
+    assert (row.forwards, row["b"].draws) == (3, 3)
 
 
 @pytest.mark.parametrize("draws", [0, -1, 2000, 1.5, True, "many"])
