@@ -13,12 +13,13 @@ CASES = [("same", "float32"), ("same", "bfloat16"), ("sdar", "bfloat16"), ("ar",
 
 
 def rows(count: int):
-    """Prompts of several buckets, and questions of their own, some of them with a second beside."""
+    """Prompts of several buckets, and questions of their own, some of them with a second beside. Few: of fewer programs."""
+    longest, least, most = (40, 2, 9) if count > 20 else (20, 3, 5)
     random = np.random.default_rng(3)
-    prompts = [random.integers(1, 45, int(random.integers(3, 40))).tolist() for _ in range(count)]
+    prompts = [random.integers(1, 45, int(random.integers(3, longest))).tolist() for _ in range(count)]
     sets = []
     for index in range(count):
-        labels = random.permutation(np.arange(1, 45))[: int(random.integers(2, 9))]
+        labels = random.permutation(np.arange(1, 45))[: int(random.integers(least, most))]
         asked = [spelled(*[[int(x)] for x in labels], name="label")]
         if index % 3 == 0:
             asked.append(spelled([int(labels[0])], [int(labels[1]), 7], name="second"))
