@@ -30,7 +30,7 @@ LAYERS = [
     {"chat", "text", "checkpoint", "_load", "io", "command"},
     {"resolve", "output"},
     {"_decode", "decisions"},
-    {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
+    {"train", "eval", "batch", "plan", "viz", "aligned"},  # applications: they use decode and load, and never each other's
     {"cli"},
     {"__main__"},
 ]
