@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.aligned.guide import AsapGuide
 from jaxdlm.core.carry import Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import KV, Model
@@ -39,7 +38,7 @@ def draw(
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
     blank = jnp.zeros((rows.done.shape[0], max_new), jnp.float32)
     carry = Carry(rows, kv, policy.drafter.init(rows, prompt), Trace(None, None, None), jnp.int32(0))
-    alike = (trie[:, None] == trie[None, :]) & ~rows.done[None, :]
+    alike = _first(trie, jnp.zeros_like(trie), ~rows.done, 1)[trie, 0]
     fixed = {"model": model, "params": params, "policy": policy}
 
     def live(loops: tuple[Carry, Ledger, Array]) -> Bool[Array, ""]:
@@ -52,7 +51,9 @@ def draw(
         carry = carry._replace(rows=_rejected(policy.guide, carry.rows, before))
         return carry, *_noted(ledger, alike, before, carry.rows, policy.warp.log_prob(logits[:, 0]), policy.guide)
 
-    carry, ledger, _ = jax.lax.while_loop(live, step, (carry, Ledger(blank, blank), alike))
+    carry, ledger, _ = jax.lax.while_loop(
+        live, step, (carry, Ledger(blank, blank), jnp.minimum(alike, trie.shape[0] - 1))
+    )
     return carry.rows._replace(guide=()), ledger
 
 
@@ -69,19 +70,29 @@ def _rejected(guide: Any, rows: Rows, before: Rows) -> Rows:
 
 
 def _noted(
-    ledger: Ledger, alike: Bool[Array, "B B"], before: Rows, rows: Rows, logp: Float32[Array, "B V"], guide: AsapGuide
-) -> tuple[Ledger, Bool[Array, "B B"]]:
-    """(the ledger with the column that was written, whether rows have the same text so far)."""
+    ledger: Ledger, alike: Int32[Array, "B"], before: Rows, rows: Rows, logp: Float32[Array, "B V"], guide: Any
+) -> tuple[Ledger, Int32[Array, "B"]]:
+    """(the ledger with the column that was written, the first row with the same text of each row)."""
     token = store.take(rows.tokens, before.length[:, None])[:, 0]
     wrote = rows.length > before.length
-    # behind the tokens of rows that go on a node is made, in all rows that have read the same
-    goes_on = alike & (wrote & ~rows.done)[None, :]
-    taken = jnp.where(goes_on, token[None, :], jnp.iinfo(jnp.int32).max)
-    unseen = jax.vmap(guide.unseen)(logp, before.guide, taken)
+    # behind the tokens of rows that go on a node is made, whichever of the rows with the same text has drawn them
+    goes_on = wrote & ~rows.done
+    first = _first(alike, token, goes_on, logp.shape[1])
+    unseen = jax.vmap(guide.unseen)(logp, before.guide, (first < token.shape[0])[alike])
     row = jnp.arange(token.shape[0])
     column = jnp.where(wrote, before.length - before.start, ledger.logp.shape[1])
     ledger = Ledger(
         ledger.logp.at[row, column].set(logp[row, token], mode="drop"),
         ledger.unseen.at[row, column].set(unseen, mode="drop"),
     )
-    return ledger, goes_on & (token[:, None] == token[None, :])
+    return ledger, jnp.where(goes_on, first[alike, token], alike)
+
+
+def _first(
+    row: Int32[Array, "B"], column: Int32[Array, "B"], counts: Bool[Array, "B"], columns: int
+) -> Int32[Array, "B U"]:
+    """The first of the rows that count with each pair of numbers; B where there is none."""
+    rows = row.shape[0]
+    none = jnp.full((rows, columns), rows, jnp.int32)
+    column = jnp.where(counts, column, columns)
+    return none.at[row, column].min(jnp.arange(rows, dtype=jnp.int32), mode="drop")

@@ -13,7 +13,7 @@ from jaxdlm.core.guide import Context, Guide
 from jaxdlm.guides.grammar import GrammarGuide, Place
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
-NODES, CHILDREN = 256, 16  # least sizes of tables: fewer programs
+NODES, CHILDREN = 1024, 16  # least sizes of tables: fewer programs
 
 
 class Known(NamedTuple):
@@ -76,11 +76,11 @@ class AsapGuide(Guide):
         token = jnp.where(there, known.token[state.trie, at], jnp.iinfo(jnp.int32).max)
         return token, known.child[state.trie, at], known.value[state.trie, at]
 
-    def unseen(self, logp: Float32[Array, "V"], state: Where, taken: Int32[Array, "R"]) -> Float32[Array, ""]:
+    def unseen(self, logp: Float32[Array, "V"], state: Where, taken: Bool[Array, "V"]) -> Float32[Array, ""]:
         """log Σ p over the tokens that the grammar allows, less those of edges and those `taken`."""
         allowed = self.language.transform(logp, state.place)
         token, *_ = self.edges(state)
-        return jax.nn.logsumexp(allowed.at[jnp.concatenate([token, taken])].set(-jnp.inf, mode="drop"))
+        return jax.nn.logsumexp(jnp.where(taken, -jnp.inf, allowed).at[token].set(-jnp.inf, mode="drop"))
 
     def left(self, state: Where) -> Bool[Array, ""]:
         """Whether no text of the language begins with the row's own and fits."""
@@ -89,7 +89,7 @@ class AsapGuide(Guide):
 
 
 def known_of(tries: Sequence[AsapTrie], least: int = NODES) -> Known:
-    """Tables of tries, of one size: the least of 256, 1024, ... that holds each of them."""
+    """Tables of tries, of one size: the least of 1024, 4096, ... that holds each of them."""
     side = _side(1 + max(map(len, tries)), least)
 
     def filled(columns: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
@@ -98,7 +98,7 @@ def known_of(tries: Sequence[AsapTrie], least: int = NODES) -> Known:
         return np.pad(first, (0, more), mode="edge"), *(np.pad(each, (0, side - len(each))) for each in rest)
 
     columns = [np.stack(each) for each in zip(*(filled(trie.edges()) for trie in tries), strict=True)]
-    return Known(*columns, np.array([len(trie) == 0 for trie in tries]))  # type: ignore[arg-type]
+    return Known(*columns, np.array([len(trie) == 0 for trie in tries]))  # type: ignore[call-arg]
 
 
 def children_of(tries: Sequence[AsapTrie]) -> int:

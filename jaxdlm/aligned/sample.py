@@ -24,7 +24,7 @@ from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.sharding import beside
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.state import Rows
-from jaxdlm.stops import Stops, read_stops
+from jaxdlm.stops import read_stops
 from jaxdlm.structured import grammar_of, roomy
 
 MODES = ("asap", "reject", "gcd")
@@ -103,6 +103,9 @@ def asap(
         attempts: rows that mode="reject" draws for a prompt at most; default 100 per sample.
         raw: do not pass strings through the chat template.
 
+    The samples of a prompt depend on nothing else than these arguments; other prompts of the call may move the last bits
+    of `mass` and `logp`.
+
     Departures from the official code: a batch; a trie to each prompt; one number per node for all children that were not
     read; T before c; a text of max_new tokens needs no end.
 
@@ -118,7 +121,11 @@ def asap(
         (True, True)
     """
     argument.check_choice(mode, "mode", MODES)
-    samples, max_new, batch = COUNT(samples, "samples"), COUNT(max_new, "max_new"), argument.whole(1, MOST_ROWS)(batch, "batch")
+    samples, max_new, batch = (
+        COUNT(samples, "samples"),
+        COUNT(max_new, "max_new"),
+        argument.whole(1, MOST_ROWS)(batch, "batch"),
+    )
     if mode != "reject":
         argument.unused(f"with mode={mode!r}, which rejects nothing", attempts=(attempts, None))
     most = argument.whole(1, none=True)(attempts, "attempts")
@@ -191,7 +198,7 @@ class Sampler:
 
     def run(self, texts: Sequence[np.ndarray], ids: Sequence[int], seed: int, jobs: Sequence[Job]) -> None:
         """All samples of prompts that stand in the same columns."""
-        lm, each = self.lm, np.repeat(np.arange(len(texts)), self.batch)
+        lm, each = self.lm, np.repeat(np.arange(len(texts)), self.batch).tolist()
         stops = [read_stops(lm, True).sequences] * len(each)
         rows, prompt = arrange_rows(
             lm, [texts[i] for i in each], max_new=self.max_new, seed=seed, ids=[ids[i] for i in each], stops=stops,
@@ -207,16 +214,14 @@ class Sampler:
             policy = self._policy([job.trie for job in jobs])
             policy = beside(lm.params, batch, policy)[1]
             made = draw(batch, jnp.asarray(number, jnp.int32), kv, lm.model, lm.params, policy, prompt, self.max_new)
-            told = jax.device_get((made[0]._replace(key=(), ends=None), made[1]))
+            answers, ledger = jax.device_get((made[0]._replace(key=(), ends=None), made[1]))
             for index, job in enumerate(jobs):
                 if busy[index]:
                     first = index * self.batch
-                    self._take(job, *told, range(first, first + int(busy[index])))
+                    self._take(job, answers, ledger, range(first, first + int(busy[index])))
 
     def _policy(self, tries: Sequence[AsapTrie]) -> Any:
-        guide = AsapGuide(
-            self.language, known_of(tries), jnp.float32(self.temperature), self.mode, children_of(tries)
-        )
+        guide = AsapGuide(self.language, known_of(tries), jnp.float32(self.temperature), self.mode, children_of(tries))
         return dataclasses.replace(autoregressive(self.temperature, guide=guide), placed=widens(self.lm.params))
 
     def _take(self, job: Job, rows: Rows, ledger: Ledger, own: range) -> None:
