@@ -11,6 +11,7 @@ import pytest
 from scipy.stats import binomtest
 
 import jaxdlm as jd
+from jaxdlm.aligned import sample
 from jaxdlm.aligned import trie as tries
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
 from jaxdlm.core.carry import Status
@@ -393,6 +394,17 @@ def test_bad_input(arguments, message):
     usual = {"prompts": [PROMPT], "grammar": grammar(), "samples": 1, "max_new": MAX_NEW}
     with pytest.raises(jd.InputError, match=message):
         jd.asap(LM, **usual | arguments)
+
+
+def test_a_batch_that_the_device_has_no_room_for(monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(sample, "draw", full)
+    with pytest.raises(
+        jd.InputError, match="1 prompts with batch=40 need more memory than the device has: lower batch"
+    ):
+        drawn(40, batch=40)
 
 
 def test_diffusion_models_are_refused():

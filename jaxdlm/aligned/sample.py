@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm._decode import MOST_ROWS, read_text, widens
+from jaxdlm._decode import MOST_ROWS, exhausted, read_text, widens
 from jaxdlm.aligned.draw import Ledger, draw, read_prompts
 from jaxdlm.aligned.guide import AsapGuide, children_of, known_of
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
@@ -116,9 +116,11 @@ def asap(
         >>> import jaxdlm as jd
         >>> lm = jd.load("tiny-ar")
         >>> names = jd.grammar.regex("\\\\[ (Alan|Kate)( , (Omar|Kate))* \\\\]", lm)
-        >>> out = jd.asap(lm, "reverse : [ Kate , Alan ]", names, samples=4, max_new=16, batch=4)
-        >>> all(names.accepts(row) for row in out.tokens[0]), 0 < out.mass[0] <= 1
-        (True, True)
+        >>> out = jd.asap(lm, "reverse : [ Kate , Alan ]", names, samples=8, max_new=16, batch=4)
+        >>> out.texts[0][0], out.texts[0][-1]  # as token by token, and once the trie has learnt
+        ('[ Kate , Omar ]', '[ Alan , Kate ]')
+        >>> print(f"{out.mass[0]:.4f}")
+        0.0702
     """
     argument.check_choice(mode, "mode", MODES)
     samples, max_new, batch = (
@@ -143,7 +145,15 @@ def asap(
         groups.setdefault(bucket_of(len(text)), []).append(index)
     numbers, jobs = row_numbers(ids, len(prompts)), [Job(each) for each in tries]
     for members in groups.values():
-        sampler.run([texts[i] for i in members], [numbers[i] for i in members], seed, [jobs[i] for i in members])
+        try:
+            sampler.run([texts[i] for i in members], [numbers[i] for i in members], seed, [jobs[i] for i in members])
+        except jax.errors.JaxRuntimeError as error:
+            if not exhausted(error):
+                raise
+            rows = f"{len(members)} prompts with batch={sampler.batch}"
+            raise InputError(
+                f"{rows} need more memory than the device has: lower batch, or pass fewer prompts"
+            ) from error
     return sampler.output(jobs)
 
 
