@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm._decode import MOST_ROWS, exhausted, read_text, widens
+from jaxdlm._decode import MOST_ROWS, exhausted, widens
 from jaxdlm.aligned.draw import Ledger, draw, read_prompts
 from jaxdlm.aligned.guide import AsapGuide, children_of, known_of
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
@@ -21,6 +21,7 @@ from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.guides.grammar import grammar as grammar_guide
 from jaxdlm.layout import COUNT, arrange_rows, bucket_of, encode, listed, row_numbers
 from jaxdlm.methods.autoregressive import autoregressive
+from jaxdlm.output import read_text
 from jaxdlm.sharding import beside
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.state import Rows
