@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from jaxdlm import caches, grammar, guides, methods, policies, rules, speculative, steppers, viz
     from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
+    from jaxdlm.aligned.sample import AsapOutput, asap
+    from jaxdlm.aligned.trie import AsapTrie
     from jaxdlm.core.carry import Row, Status, Update
     from jaxdlm.core.compose import Traits
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
@@ -26,6 +28,7 @@ __version__ = distribution.VERSION
 _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "output", "decode": "_decode", "stream": "_decode",
+    "asap": "aligned.sample", "AsapOutput": "aligned.sample", "AsapTrie": "aligned.trie",
     "decide": "decisions.ask", "Answers": "decisions.output", "Decision": "decisions.output",
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",

@@ -30,7 +30,8 @@ LAYERS = [
     {"chat", "text", "checkpoint", "_load", "io", "command"},
     {"resolve", "output"},
     {"_decode", "decisions"},
-    {"train", "eval", "batch", "plan", "viz"},  # applications: they use decode and load, and never each other's
+    # applications: they use decode and load, and never each other's
+    {"train", "eval", "batch", "plan", "viz", "aligned"},
     {"cli"},
     {"__main__"},
 ]

@@ -11,6 +11,7 @@ import jaxdlm
 PAGES = {
     "jaxdlm._decode": "decode",
     "jaxdlm._load": "decode",
+    "jaxdlm.aligned": "grammars",
     "jaxdlm.output": "decode",
     "jaxdlm.core.carry.Status": "decode",
     "jaxdlm.decisions": "decisions",

@@ -52,12 +52,19 @@ def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
 
 def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> Carry:
     """One round; rows that are done keep every bit."""
+    return step_and_logits(carry, model=model, params=params, policy=policy)[0]
+
+
+def step_and_logits(
+    carry: Carry, *, model: Model, params: PyTree, policy: Speculation
+) -> tuple[Carry, Float32[Array, "B 1_R V"]]:
+    """(the carry one round later, what the target read): before a guide has bent it."""
     rows, drafter = carry.rows, policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
     logits, fresh = read(carry, proposal, model=model, params=params, placed=policy.placed)
     carry, verdict = verify_and_commit(carry, proposal, logits, fresh, policy=policy)
-    return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict))
+    return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict)), logits
 
 
 def bounded(proposal: Proposal, rows: Rows) -> Proposal:
