@@ -43,6 +43,10 @@ class Pieces:
     def lengths(self) -> np.ndarray:
         return np.diff(self.start)
 
+    def bytes_of(self, tokens: np.ndarray) -> set[int]:
+        """The bytes that stand in some of the tokens, bool[V]."""
+        return set(np.unique(self.data[np.repeat(tokens, self.lengths)]).tolist())
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Spelling:
