@@ -162,6 +162,7 @@ def prepare(
     json_schema: Any = None, json: Any = None,
 ) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
+    argument.model(lm)
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
