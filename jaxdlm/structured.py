@@ -108,10 +108,19 @@ NOT_SERVED = (
     "grammar",
 )
 
+NOT_OURS = {  # what else a row may call a language, which would be free without a word
+    "grammar": "regex, choices, json_schema or json", "lark": "regex, choices, json_schema or json",
+    "guided_grammar": "regex, choices, json_schema or json", "guided_regex": "regex", "guided_choice": "choices",
+    "guided_json": "json_schema",
+}  # fmt: skip
+
 
 def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
     """(form, value) of the language that a row of a batch asks for, in our names, as `structured_outputs` (vLLM) or as
     `response_format` (OpenAI); None for none. Raises InputError for two of them, and for what cannot be honoured."""
+    strange = next((name for name in NOT_OURS if fields.get(name) is not None), None)
+    if strange is not None:
+        raise InputError(f"{where}: {strange} is not read here: use {NOT_OURS[strange]}")
     stated = [(name, fields[name]) for name in FORMS if name != "grammar" and fields.get(name) is not None]
     if (outputs := fields.get("structured_outputs")) is not None:
         stated += _structured_outputs(outputs, where)

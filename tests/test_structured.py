@@ -65,3 +65,12 @@ def test_json_object_is_true_or_false(value):
     with pytest.raises(InputError, match=r"^line 1: structured_outputs.json_object=.*: must be true or false"):
         asked_by({"structured_outputs": {"json_object": value}}, "line 1")
     assert asked_by({"structured_outputs": {"json_object": False}}, "line 1") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("grammar", "regex, choices"), ("guided_json", "json_schema"), ("guided_choice", "choices")]
+)
+def test_a_language_by_another_name_is_not_ignored(name, own):
+    with pytest.raises(InputError, match=f"^line 1: {name} is not read here: use {own}"):
+        asked_by({name: "x"}, "line 1")
+    assert asked_by({name: None}, "line 1") is None
