@@ -162,6 +162,7 @@ def prepare(
     json_schema: Any = None, json: Any = None,
 ) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
+    argument.model(lm)
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
@@ -183,7 +184,8 @@ def prepare(
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
     language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json}
-    grammars = grammars_of(lm, len(prompts), columns, **language)
+    stops = read_stops(lm, stop if isinstance(policy, Speculation) else ends_wanted(policy, stop))
+    grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars,
@@ -193,7 +195,7 @@ def prepare(
         check_pair(lm, policy, max_new, longest)
     else:
         check(lm, policy, cache)
-    fixed = {"cache": cache, "seed": seed, "save": save, "stop": stop}
+    fixed = {"cache": cache, "seed": seed, "save": save, "stop": stops}
     parts = tuple(one_program(lm, part, policy, **fixed) for part in work)
     return Programs(parts, tuple(part.rows for part in work), max_new, lm.config.tokens.pad)
 

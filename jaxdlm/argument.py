@@ -135,6 +135,13 @@ def text(value: Any, name: str) -> str:
     return value
 
 
+def model(lm: Any) -> Any:
+    """What `jaxdlm.load` returns, and not the name of it."""
+    if not hasattr(lm, "config"):
+        refuse(lm, "lm", 'a model, as in lm = jaxdlm.load("tiny")')
+    return lm
+
+
 def path(value: Any, name: str) -> pathlib.Path:
     """A path, `~` expanded, that the file system can look up; whether there is anything is another question."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):

@@ -245,6 +245,8 @@ def language(choices: str | None, regex: str | None, json_schema: str | None, an
     from jaxdlm.checkpoint.files import read_text
 
     file = None if json_schema is None else argument.path(json_schema, "--json-schema")
+    if file is not None and not file.is_file():
+        raise InputError(f"--json-schema {json_schema} is no file: give the path of one that holds the schema")
     schema = None if file is None else read_text(file, file.parent)
     stated = {
         "choices": None if choices is None else choices.split(","), "regex": regex, "json_schema": schema,

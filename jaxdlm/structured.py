@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from jaxdlm import argument
 from jaxdlm.errors import InputError
+from jaxdlm.grammar.schemas import DEEPEST
 
 FORMS = ("grammar", "choices", "regex", "json_schema", "json")
 
 
-def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> list[Any] | None:
+def grammars_of(lm: Any, rows: int, max_new: Sequence[int], stops: Any, **asked: Any) -> list[Any] | None:
     """The grammar of each row, None for rows that are free, or None where all are. asked: by the names of `FORMS`, one
     value for all rows or a list with one for each, None where a row is free. Raises InputError."""
     stated = {name: value for name, value in asked.items() if value is not None}
@@ -23,20 +27,40 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> lis
     grammars = []
     for row, each in enumerate(values):
         key = id(each)
-        if key not in made:
-            made[key] = None if each is None else grammar_of(lm, name, each)
         try:
-            grammars.append(made[key] if made[key] is None else roomy(made[key], name, max_new[row]))
+            if key not in made:
+                made[key] = None if each is None else grammar_of(lm, name, each)
+            grammars.append(made[key] if made[key] is None else fitting(lm, made[key], name, max_new[row], stops))
         except InputError as error:
-            raise InputError(f"prompt {row}: {error}") from None
+            own = key in made or any(other is not each for other in values)  # else the value is wrong for every row
+            raise InputError(f"prompt {row}: {error}" if own else str(error)) from None
     return grammars
 
 
-def roomy(grammar: Any, name: str, max_new: int) -> Any:
-    """The grammar, if its shortest text fits. Raises InputError with both numbers."""
+def fitting(lm: Any, grammar: Any, name: str, max_new: int, stops: Any) -> Any:
+    """The grammar, if its shortest text fits and no stop (`jaxdlm.stops.Stops`) cuts a text. Raises InputError."""
     if grammar.min_tokens > max_new:
         raise InputError(f"{name} needs at least {grammar.min_tokens} tokens and max_new is {max_new}: raise it")
+    inside = _inside(lm, grammar, stops)
+    if inside:
+        raise InputError(
+            f"stop={argument.shown(inside[0])} may stand inside an answer that {name} allows, and a cut answer need not "
+            f"belong to it: leave that stop out, and say in {name} where answers end"
+        )
     return grammar
+
+
+def _inside(lm: Any, grammar: Any, stops: Any) -> list[Any]:
+    """The stops that a text of the grammar may hold. A string is in none if no token of the grammar has one of its bytes."""
+    from jaxdlm.grammar.spelling import spelling_of
+
+    live = np.asarray(grammar.classes) > 0
+    live[[end for end in lm.config.tokens.eos if end < live.size]] = False
+    inside: list[Any] = sorted(each for each in stops.ids if live[each])
+    if stops.strings:
+        letters = set().union(*(part.bytes_of(live) for part in spelling_of(lm).contexts))
+        inside += [each for each in stops.strings if letters.issuperset(each.encode("utf-8", "surrogatepass"))]
+    return inside
 
 
 def grammar_of(lm: Any, name: str, value: Any) -> Any:
@@ -55,10 +79,10 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
             )
         return value
     if name == "json":
-        return grammar.json(lm) if value is True else grammar.json(lm, value)
+        return grammar.json(lm, 3 if value is True else argument.whole(0, DEEPEST)(value, "json"))
     if name == "json_object":
         return grammar.json(lm, objects=True)
-    return getattr(grammar, name)(value, lm)
+    return getattr(grammar, name)(argument.text(value, name) if name == "regex" else value, lm)
 
 
 def _per_row(name: str, value: Any, rows: int) -> list[Any]:
@@ -84,10 +108,19 @@ NOT_SERVED = (
     "grammar",
 )
 
+NOT_OURS = {  # what else a row may call a language, which would be free without a word
+    "grammar": "regex, choices, json_schema or json", "lark": "regex, choices, json_schema or json",
+    "guided_grammar": "regex, choices, json_schema or json", "guided_regex": "regex", "guided_choice": "choices",
+    "guided_json": "json_schema",
+}  # fmt: skip
+
 
 def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
     """(form, value) of the language that a row of a batch asks for, in our names, as `structured_outputs` (vLLM) or as
     `response_format` (OpenAI); None for none. Raises InputError for two of them, and for what cannot be honoured."""
+    strange = next((name for name in NOT_OURS if fields.get(name) is not None), None)
+    if strange is not None:
+        raise InputError(f"{where}: {strange} is not read here: use {NOT_OURS[strange]}")
     stated = [(name, fields[name]) for name in FORMS if name != "grammar" and fields.get(name) is not None]
     if (outputs := fields.get("structured_outputs")) is not None:
         stated += _structured_outputs(outputs, where)
@@ -108,7 +141,9 @@ def _structured_outputs(outputs: Any, where: str) -> list[tuple[str, Any]]:
         if name not in (*OUTPUTS, "json_object", *NOT_SERVED):
             raise InputError(f"{where}: structured_outputs has no field {name!r:.60}: use json, regex or choice")
     stated = [(OUTPUTS[name], outputs[name]) for name in OUTPUTS if outputs.get(name) is not None]
-    return stated + ([("json_object", True)] if outputs.get("json_object") else [])
+    free = outputs.get("json_object")
+    wanted = free is not None and argument.flag(free, f"{where}: structured_outputs.json_object")
+    return stated + ([("json_object", True)] if wanted else [])
 
 
 def _response_format(response: Any, where: str) -> list[tuple[str, Any]]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxdlm as jd
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 
@@ -148,3 +149,21 @@ def test_an_argument_without_meaning_is_refused_unless_it_is_the_default():
     for value in (4, None, np.float32(3), jnp.int32(3)):
         with pytest.raises(InputError, match=r"^depth=.* means nothing here: leave it out$"):
             argument.unused("here", depth=(value, 3))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda lm: jd.decode(lm, ["a"]),
+        lambda lm: jd.decide(lm, ["a"], [jd.Predicate("a", "?")]),
+        lambda lm: jd.decide(lm, ["a"], [jd.Predicate("a", "?"), jd.Predicate("b", "?")], joint=True),
+        lambda lm: jd.grammar.regex("a", lm),
+        lambda lm: jd.grammar.json(lm),
+        lambda lm: jd.grammar.unconstrained(lm),
+        lambda lm: jd.guides.banned(["a"], lm),
+    ],
+)
+@pytest.mark.parametrize("lm", ["tiny", None])
+def test_the_name_of_a_model_is_no_model(use, lm):
+    with pytest.raises(InputError, match=r"^lm=.*: must be a model, as in lm = jaxdlm.load"):
+        use(lm)

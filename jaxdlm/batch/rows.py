@@ -14,7 +14,7 @@ from jaxdlm.core.keys import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
 from jaxdlm.stops import Stops, read_stops
-from jaxdlm.structured import asked_by, grammar_of, roomy
+from jaxdlm.structured import asked_by, fitting, grammar_of
 
 PROMPTS = ("prompt", "messages", "tokens")
 LARGEST = 2**31 - 1
@@ -170,18 +170,18 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
     temperature = _temperature(value.get("temperature"), defaults, where)
     tokens = encode(lm, prompt, raw.row, max_new, plain)
     stops = _stops(value.get("stop"), lm, defaults, where)
-    grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, where)
+    grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, stops, where)
     return Request(
         raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar
     )
 
 
-def _grammar(asked: tuple[str, Any] | None, lm: Any, max_new: int, where: str) -> Any:
+def _grammar(asked: tuple[str, Any] | None, lm: Any, max_new: int, stops: Stops, where: str) -> Any:
     """The grammar of a row that asks for one."""
     if asked is None:
         return None
     try:
-        return roomy(grammar_of(lm, *asked), asked[0], max_new)
+        return fitting(lm, grammar_of(lm, *asked), asked[0], max_new, stops)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 

@@ -17,7 +17,7 @@ from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.batch.threads import Threads
 from jaxdlm.errors import InputError
 from jaxdlm.stops import ends_wanted, read_stops
-from jaxdlm.structured import grammar_of, roomy
+from jaxdlm.structured import fitting, grammar_of
 
 FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
@@ -33,7 +33,7 @@ class Job:
             options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language
         )
         if options.language is not None:  # a job whose every row would be refused is refused
-            roomy(grammar_of(lm, *options.language), options.language[0], options.max_new)
+            fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, stop)
         self.policy = fingerprint.describe(policies.plain)
         label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
         self.lines = Lines(lm, label, options.schema)

@@ -131,7 +131,7 @@ class Reader:
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
         cfg: Any = 0.0,
     ) -> None:  # fmt: skip
-        self.lm = lm
+        self.lm = argument.model(lm)
         self.joint, self.sequential = argument.flag(joint, "joint"), argument.flag(sequential, "sequential")
         if self.joint or self.sequential:
             self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),
@@ -140,7 +140,7 @@ class Reader:
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
         self.noisy = lm.config.noise == "uniform"
-        draws = draws if draws == "auto" else argument.whole(1, MOST_DRAWS)(draws, "draws")
+        draws = draws if isinstance(draws, str) and draws == "auto" else argument.whole(1, MOST_DRAWS)(draws, "draws")
         if not self.noisy and draws not in ("auto", 1):
             raise InputError(f"draws={draws}: {lm.name} has no noise to draw: leave it out")
         self.templates = read_templates(templates)

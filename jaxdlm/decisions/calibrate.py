@@ -17,6 +17,7 @@ from jaxdlm.decisions.questions import Question
 from jaxdlm.errors import InputError
 
 FORMAT, VERSION = "jaxdlm-calibration", 1
+FARTHEST = 50.0  # of the bias
 STEEPEST = math.log(100.0)  # of log(1 / T): labels that the answers separate would have T run to 0
 ROUNDS = 200
 
@@ -74,8 +75,13 @@ class Calibration:
 
     def check_question(self, question: Question, where: str) -> None:
         """Raises InputError for a question that was not fitted."""
-        if question.fingerprint not in self.fits and len(question.options) > 1:
+        fit, options = self.fits.get(question.fingerprint), len(question.options)
+        if fit is None and options > 1:
             raise InputError(f"{where}: the calibration has no such question: fit it, or leave calibration out")
+        if fit is not None and fit.prior is not None and len(fit.prior) != options:
+            raise InputError(
+                f"{where}: the calibration's prior has {len(fit.prior)} shares for {options} options: fit it again"
+            )
 
     def of(self, question: Question) -> tuple[float, float, np.ndarray | None]:
         """(1 / T, bias, prior)."""
@@ -108,8 +114,11 @@ def _parsed(value: Any) -> Calibration:
     fits = {}
     for key, each in value["questions"].items():
         fit = Fit(**each | {"prior": None if each["prior"] is None else tuple(each["prior"])})
-        argument.real(above=0)(fit.temperature, "temperature")
-        argument.real()(fit.bias, "bias")
+        slack = 1 + 1e-9  # of the bounds that `fit` keeps to
+        argument.real(math.exp(-STEEPEST) / slack, math.exp(STEEPEST) * slack)(fit.temperature, "temperature")
+        argument.real(-FARTHEST, FARTHEST)(fit.bias, "bias")
+        argument.text(fit.name, "name")
+        argument.whole(1)(fit.n, "n")
         for share in fit.prior or ():
             argument.real(0, 1)(share, "prior")
         fits[key] = fit
@@ -218,9 +227,9 @@ def _binary(z: np.ndarray, y: np.ndarray) -> tuple[float, float, bool]:
             break
         at = new
     edge = math.exp(STEEPEST)
-    return float(at[0]), float(at[1]), bool(at[0] >= edge or at[0] <= 1 / edge or abs(at[1]) >= 50)
+    return float(at[0]), float(at[1]), bool(at[0] >= edge or at[0] <= 1 / edge or abs(at[1]) >= FARTHEST)
 
 
 def _inside(x: np.ndarray) -> np.ndarray:
     edge = math.exp(STEEPEST)
-    return np.array([np.clip(x[0], 1 / edge, edge), np.clip(x[1], -50, 50)])
+    return np.array([np.clip(x[0], 1 / edge, edge), np.clip(x[1], -FARTHEST, FARTHEST)])

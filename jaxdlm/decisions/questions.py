@@ -12,6 +12,7 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 
 MOST = 4096  # options of one question
+LARGEST = 1e15  # of numbers: those below have all their digits
 Value = str | bool | int | float
 
 
@@ -138,7 +139,7 @@ class Number(_Question):
         _head(self)
         where = _named(self)
         for side in ("minimum", "maximum"):
-            argument.real(-1e15, 1e15)(getattr(self, side), f"{where}: {side}")
+            argument.real(-LARGEST, LARGEST)(getattr(self, side), f"{where}: {side}")
         argument.whole(0, 15, none=True)(self.decimals, f"{where}: decimals")
         if self.step is not None and self.decimals is not None:
             raise InputError(f"{where}: step and decimals say the same: give one of them")
@@ -190,6 +191,7 @@ def _named(question: Any) -> str:
 def _head(question: Any) -> None:
     if not isinstance(question.name, str) or not question.name:
         argument.refuse(question.name, "name of a question", "a string that is not empty")
+    _spelled(question.name, "name of a question")
     _described(question.instructions, f"{_named(question)}: instructions")
 
 
@@ -197,10 +199,11 @@ def _described(value: Any, where: str) -> Any:
     """Text or JSON, as it is."""
     if isinstance(value, str | dict | list | None):
         try:
-            json.dumps(value)
-            return value
+            written = json.dumps(value, ensure_ascii=False)
         except (TypeError, ValueError, RecursionError):
-            pass
+            argument.refuse(value, where, "text, or an object or list of JSON")
+        _spelled(written, where)
+        return value
     argument.refuse(value, where, "text, or an object or list of JSON")
 
 
@@ -229,13 +232,22 @@ def _option(item: Any, where: str) -> Option:
 
 
 def _value(value: Any, where: str) -> Value:
-    if isinstance(value, bool | int) or (isinstance(value, float) and value == value):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, int | float):
+        return value if abs(value) <= LARGEST else argument.refuse(value, where, f"a number up to {LARGEST:g}")
     if not isinstance(value, str):
         argument.refuse(value, where, "a string or a truth value")
     if not value.strip():
         raise InputError(f"{where} is empty: give it a word")
+    _spelled(value, where)
     return value
+
+
+def _spelled(text: str, where: str) -> None:
+    """Raises InputError for what no text can hold, and no file of answers."""
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"{where} {text!a:.60} holds half of a surrogate pair: it is no text")
 
 
 def _distinct(question: Any, options: tuple[Option, ...]) -> tuple[Option, ...]:

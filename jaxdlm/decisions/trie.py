@@ -126,4 +126,5 @@ def _after(canvas: Any, children: Sequence[int], column: Column) -> dict[int, fl
 
 def _total(logp: Iterable[float]) -> float:
     values = np.array(list(logp), np.float64)
-    return float(np.logaddexp.reduce(values)) if values.size else -np.inf
+    with np.errstate(invalid="ignore"):  # of logits that are not finite, which is told by the question's status
+        return float(np.logaddexp.reduce(values)) if values.size else -np.inf

@@ -24,6 +24,8 @@ def read_questions(value: Any, where: str = "questions") -> tuple[Question, ...]
     TypeSafe's form, or one question. Raises InputError for none, two of one name, or what is not understood."""
     if isinstance(value, KINDS):
         value = [value]
+    if isinstance(value, Mapping) and isinstance(value.get("instructions"), str):
+        raise InputError(f"{where} is a question and no map of questions: give it a type and put it into a list")
     if isinstance(value, Mapping):
         read = [_of_map(name, question, f"{where}.{argument.shown(name)}") for name, question in value.items()]
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):

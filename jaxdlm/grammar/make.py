@@ -181,7 +181,7 @@ def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | No
 
 def _white_space(stated: str | None, lm: Any) -> str | None:
     """What may stand where JSON allows white space; None: the layout of `json.dumps`."""
-    return " ?" if stated is None and getattr(lm.tokenizer, "join_words", False) else stated
+    return " ?" if stated is None and getattr(argument.model(lm).tokenizer, "join_words", False) else stated
 
 
 def _options(**options: Any) -> str:
@@ -195,7 +195,7 @@ def unconstrained(lm: Any) -> Grammar:
     For rows without a grammar beside rows with one: whatever a rule or a guide makes of it, they decode as if it were
     not there. Needs no tokenizer.
     """
-    tokens, size = lm.config.tokens, lm.config.vocab_size
+    tokens, size = argument.model(lm).config.tokens, lm.config.vocab_size
     known = size if tokens.tokenizer_size is None else min(tokens.tokenizer_size, size)
     live = (np.arange(size) < known) & (np.arange(size) != (-1 if tokens.mask is None else tokens.mask))
     table = np.array([[0, 0], [0, 1]], np.int32)

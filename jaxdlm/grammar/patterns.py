@@ -56,19 +56,26 @@ def parse(pattern: str, *, search: bool = False) -> Node:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a later Python may read otherwise, this one reads as it does
-            tree = _sre.parse(pattern)
-    except (re.error, OverflowError) as error:
+            tree, stated = _parsed(pattern)
+    except (re.error, OverflowError, ValueError) as error:
         raise InputError(f"regex {shown(pattern)} does not parse ({error}): correct it") from None
     except RecursionError:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
     flags = tree.state.flags
     _check_flags(pattern, flags)
-    stated = re.match(r"\(\?[a-zA-Z]*u", pattern) is not None  # Python's parser sets this flag by itself, too
     edge = "open" if search else "closed"
     try:
         return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge))
     except RecursionError:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
+
+
+def _parsed(pattern: str) -> tuple[Any, bool]:
+    """(Python's tree, whether the pattern says (?u), which ASCII does not go with)."""
+    try:
+        return _sre.parse(pattern, re.ASCII), False
+    except ValueError:
+        return _sre.parse(pattern), True
 
 
 def _check_flags(pattern: str, flags: int) -> None:

@@ -11,6 +11,7 @@ from jaxdlm import argument
 from jaxdlm.argument import shown
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.grammar import numbers, patterns, syntax
+from jaxdlm.grammar.automaton import MOST_NODES
 from jaxdlm.grammar.syntax import EVERY, Node, alt, cat, chars, members, repeat, text, those, without, words
 
 DEEPEST = 6  # of free values
@@ -280,8 +281,9 @@ class _Reader:
         if ways[0] == "format":
             tree = patterns.parse(FORMATS[argument.check_choice(known["format"], where, FORMATS)])
         else:
+            pattern = argument.text(known["pattern"], where)
             try:
-                tree = patterns.parse(argument.text(known["pattern"], where), search=True)
+                tree = patterns.parse(pattern, search=True)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
         return cat(text('"'), quoted(tree), text('"'))
@@ -349,7 +351,10 @@ class _Reader:
             if low > len(parts):
                 raise _wrong(f"{path}/minItems", f"is {low}, but there are {len(parts)} items: correct one of them")
             return _array(parts, low, None, self._spaces)
-        more = [item] * ((low if high is None else high) - len(parts))
+        count = (low if high is None else high) - len(parts)
+        if count > MOST_NODES:  # refused before it is written out
+            raise _wrong(f"{path}/{'minItems' if high is None else 'maxItems'}", f"asks for {count:,} items: lower it")
+        more = [item] * count
         return _array([*parts, *more], low, item if high is None else None, self._spaces)
 
     def _items(self, known: Mapping[str, Any], path: str, inside: tuple[str, ...]) -> Node | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.tokenizer_spec import glued
 
@@ -42,6 +43,10 @@ class Pieces:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.start)
+
+    def bytes_of(self, tokens: np.ndarray) -> set[int]:
+        """The bytes that stand in some of the tokens, bool[V]."""
+        return set(np.unique(self.data[np.repeat(tokens, self.lengths)]).tolist())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,7 +109,7 @@ def spelling_of(lm: Any) -> Spelling:
     Raises InputError where there is no tokenizer, no token that ends a text, or a tokenizer whose texts are not the sum
     of what its tokens add.
     """
-    if lm.tokenizer is None:
+    if argument.model(lm).tokenizer is None:
         raise InputError(
             "a grammar needs the letters of the tokens, and this model has no tokenizer: load one that has"
         )

@@ -68,8 +68,7 @@ def banned(words: Sequence[Any], lm: Any) -> Banned:
         >>> "Kate" in jd.decode(lm, ["reverse : [ Alan , Kate ]"], policy=policy, max_new=16).text[0]
         False
     """
-    if not hasattr(lm, "config"):
-        argument.refuse(lm, "lm", "the model that decodes, as jaxdlm.load makes it")
+    argument.model(lm)
     sequences = {ids for at, word in enumerate(_listed(words)) for ids in spelled(lm, word, f"words[{at}]")}
     total = sum(map(len, sequences))
     if total > MOST:

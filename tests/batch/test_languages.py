@@ -37,13 +37,16 @@ def test_a_bad_language_is_its_rows_error_and_one_of_the_job_refuses_the_job(tmp
         {"id": 0, "prompt": PROMPT}, {"id": 1, "prompt": PROMPT, "regex": "(?=a)"},
         {"id": 2, "prompt": PROMPT, "regex": WORDS, "json": True},
         {"id": 3, "prompt": PROMPT, "structured_outputs": {"structural_tag": "x"}},
+        {"id": 4, "prompt": PROMPT, "regex": WORDS, "stop": "Kate"},
     ]  # fmt: skip
     source = write(tmp_path / "in.jsonl", rows)
     job(source, tmp_path / "out", lm=lm, **RUN).run()
     answered, *errors = read(tmp_path / "out")
     assert answered["status"] == "eos" and all(row["status"] == "error" for row in errors)
-    for line, (row, words) in enumerate(zip(errors, ["(?=", "regex and json", "structural_tag"]), start=2):
+    for line, (row, words) in enumerate(zip(errors, ["(?=", "regex and json", "structural_tag", "'Kate'"]), start=2):
         assert row["error"].startswith(f"line {line}") and words in row["error"]
+    with pytest.raises(InputError, match="stop='Kate' may stand inside an answer"):
+        job(source, tmp_path / "other", lm=lm, **RUN | {"language": ("regex", WORDS), "stop": ["Kate"]})
     with pytest.raises(InputError, match="needs at least"):
         job(source, tmp_path / "other", lm=lm, **RUN | {"language": ("regex", r"\[ ([A-Z][a-z]+ , ){40}\]")})
 

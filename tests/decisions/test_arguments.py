@@ -2,6 +2,7 @@
 
 import inspect
 
+import numpy as np
 import pytest
 
 import jaxdlm as jd
@@ -64,3 +65,9 @@ def test_every_argument_does_something(name):
     before = told(**usual)
     assert told(**usual) == before, "the same again"
     assert told(**usual | {name: value}) != before
+
+
+@pytest.mark.parametrize("name", ["draws", "cfg", "temperature", "seed", "batch", "orders", "tolerance", "prior"])
+def test_an_array_is_no_number(name):
+    with pytest.raises(jd.InputError, match=f"^{name}="):
+        jd.decide(net("same"), **{key: LABELS[key] for key in ("prompts", "questions")}, **{name: np.array([1.0, 2.0])})

@@ -1,5 +1,6 @@
 """Temperatures are found again, the file belongs to one model and one question, and metrics are what they say."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -86,10 +87,20 @@ def test_it_is_refused_for_anything_else(tmp_path):
         with pytest.raises(jd.InputError, match=message):
             jd.decide(model, prompts[:1], questions, calibration=fitted, **more)
     other = json.dumps(json.loads(fitted.text()) | {"version": 9})
-    for text in ("", "{}", "[]", other, fitted.text().replace('"bias": 0.0', '"bias": NaN')):
+    hotter, nameless = (
+        json.dumps(json.loads(fitted.text()) | {"questions": {asked[0].fingerprint: kept | change}})
+        for kept in [json.loads(fitted.text())["questions"][asked[0].fingerprint]]
+        for change in ({"temperature": 1e-300}, {"name": 5})
+    )
+    for text in ("", "{}", "[]", other, hotter, nameless, fitted.text().replace('"bias": 0.0', '"bias": NaN')):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(jd.InputError, match="is not one of jaxdlm decide --calibrate"):
             jd.decide(lm, prompts[:1], asked, calibration=tmp_path / "bad.json")
+    fit = dataclasses.replace(fitted.fits[asked[0].fingerprint], prior=(1.0,))
+    with pytest.raises(
+        jd.InputError, match=r"row 0, question 'q': the calibration's prior has 1 shares for \d options"
+    ):
+        jd.decide(lm, prompts[:1], asked, calibration=dataclasses.replace(fitted, fits={asked[0].fingerprint: fit}))
     with pytest.raises(jd.InputError, match="row 3: the label 'o9' of 'q' is none of its options"):
         calibrate.fit(lm, jd.decide(lm, prompts, asked), [{"q": "o0"}] * 3 + [{"q": "o9"}] * 9)
     with pytest.raises(jd.InputError, match="no row has both an answer and a label"):

@@ -103,6 +103,7 @@ HOSTILE = {
     "no step": ([{"type": "number", "minimum": 0, "maximum": 1, "step": 0}], "step=0"),
     "step and decimals": ([{"type": "number", "minimum": 0, "maximum": 1, "step": 1, "decimals": 1}], "say the same"),
     "upside down": ([{"type": "number", "minimum": 2, "maximum": 1}], "minimum 2 is above maximum 1"),
+    "no list": ({"type": "predicate", "instructions": "?"}, "questions is a question and no map of questions: .* a list"),
     "not a number": ([{"type": "number", "minimum": float("nan"), "maximum": 1}], "minimum=nan"),
 }  # fmt: skip
 
@@ -128,6 +129,15 @@ def test_what_is_no_question_is_refused_by_name(case):
         (lambda: jd.Choice("a", [("x", object())]), "must be text, or an object or list of JSON"),
         (lambda: jd.Predicate("a", 3), "instructions=3"),
         (lambda: jd.Number("a", 0, 1, decimals=99), "decimals=99"),
+        (lambda: jd.Choice("a", ["x", float("inf")]), r"choices\[1\]=inf: must be a number up to 1e\+15"),
+        (lambda: jd.Choice("a", [10**5000]), r"choices\[0\]=a number of thousands of digits: must be a number up to"),
+        (lambda: jd.Choice("\ud800", ["x"]), "name of a question .* holds half of a surrogate pair"),
+        (lambda: jd.Choice("a", ["\ud800"]), r"choices\[0\] .* holds half of a surrogate pair"),
+        (
+            lambda: jd.Choice("a", [("x", {"y": "\ud800"})]),
+            r"choices\[0\]: description .* holds half of a surrogate pair",
+        ),
+        (lambda: jd.Predicate("a", "\ud800"), "instructions .* holds half of a surrogate pair"),
     ],
 )
 def test_classes_check_what_they_are_given(make, message):

@@ -18,7 +18,7 @@ WRITTEN = (
     "[^é]{1,2}", r"[à-ÿ]+", "(?s:.)*", "(?s).a", ".*", r"\w+", r"\W*\w", r"\s|\S\S", r"(?u)\w{2}", r"(?u:\w)\W",
     r"(?a:\w)(?u:\W)", "^a(b|0)$", "(^a|^b)0", r"\Aa+\Z", "(?P<x>a)(?P<y>b)?", "(?x) a b # c", "a{2,}b{0,2}", "[ab]{3}",
     "(a|b)*a(a|b){2}", "((a|b)(0|1))*", "(a*)*b", "(a?b?)*", "[\\]a-]", "\\x61\\u00e9", "𝄞|[𝄀-𝄿]é", "(|a)(|b)(|0)", "[\\d\\s]+",
-    "[^\\d\\s]+", "(?:)*a",
+    "[^\\d\\s]+", "(?:)*a", r"(?s)(?u)\w\W", "(a?){12}a{2}", "((a|b)?0?){9}",
 )  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def check(pattern, flags=re.ASCII, texts=TEXTS):
 
 @pytest.mark.parametrize("pattern", WRITTEN)
 def test_it_accepts_what_python_does(pattern):
-    assert check(pattern, 0 if "(?u" in pattern else re.ASCII) > 0
+    assert check(pattern, 0 if "(?u)" in pattern else re.ASCII) > 0
 
 
 def test_nothing_at_all():
@@ -103,6 +103,7 @@ def test_search_is_that_of_json_schema(pattern, search, found):
         ("(?i)a", r"uses the flag i \(ignore case: write \[aA\]\)"),
         ("(?i:a)b", "uses the flag i"),
         ("(?m)^a", "uses the flag m"),
+        ("(?a)(?u)a", "does not parse .*incompatible"),
         ("(a", "does not parse .*unterminated subpattern"),
         ("a{3,1}", "does not parse"),
         ("*", "does not parse .*nothing to repeat"),
