@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdlm.errors import InputError
 
-FORMS = ("grammar", "choices", "regex", "json_schema", "json")
+FORMS = ("grammar", "choices", "regex", "json_schema", "json", "lark")
 
 
 def grammars_of(lm: Any, rows: int, max_new: Sequence[int], **asked: Any) -> list[Any] | None:

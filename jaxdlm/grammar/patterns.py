@@ -43,10 +43,13 @@ class Scope(NamedTuple):
     unicode: bool
     front: str = ""
     back: str = ""
+    inside: bool = False
 
 
-def parse(pattern: str, *, search: bool = False) -> Node:
+def parse(pattern: str, *, search: bool = False, inside: bool = False) -> Node:
     r"""The texts that `re.fullmatch(pattern, text, re.ASCII)` accepts; search: those in which `re.search` finds it.
+
+    inside: those that `re.match` takes as a whole, wherever in a longer text; so anchors and lazy quantifiers are refused.
 
     `\d`, `\w` and `\s` are those of ASCII, as JSON Schema has them, unless the pattern says (?u). Lazy quantifiers are
     as good as others. Anchors mean something at the ends only.
@@ -64,9 +67,9 @@ def parse(pattern: str, *, search: bool = False) -> Node:
     flags = tree.state.flags
     _check_flags(pattern, flags)
     stated = re.match(r"\(\?[a-zA-Z]*u", pattern) is not None  # Python's parser sets this flag by itself, too
-    edge = "open" if search else "closed"
+    edge = "open" if search else "" if inside else "closed"
     try:
-        return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge))
+        return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge, inside))
     except RecursionError:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
 
@@ -183,7 +186,16 @@ def _repeated(value: tuple[int, Any, Sequence[Item]], scope: Scope) -> Node:
     return repeat(node, int(low), None if high == _sre.MAXREPEAT else int(high))
 
 
+def _lazy(value: tuple[int, Any, Sequence[Item]], scope: Scope) -> Node:
+    if scope.inside:
+        raise InputError(
+            f"regex {shown(scope.pattern)} uses a lazy quantifier, and where it ends depends on what follows: write which "
+            f"characters it takes, as in [^x]*"
+        )
+    return _repeated(value, scope)
+
+
 ITEMS: dict[str, Callable[[Any, Scope], Node]] = {
     "LITERAL": _literal, "NOT_LITERAL": lambda value, scope: chars(without(EVERY, [(value, value)])), "ANY": _any,
-    "IN": _set, "BRANCH": _branch, "SUBPATTERN": _group, "MAX_REPEAT": _repeated, "MIN_REPEAT": _repeated,
+    "IN": _set, "BRANCH": _branch, "SUBPATTERN": _group, "MAX_REPEAT": _repeated, "MIN_REPEAT": _lazy,
 }  # fmt: skip
