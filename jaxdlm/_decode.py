@@ -92,7 +92,8 @@ def decode(
             policy, and ends within max_new. One for all rows, or a list with one per row (None: a free row). choices: a
             list of texts; regex: a pattern of Python's `re` that matches the whole answer; json_schema: a schema as a
             dict or JSON; json: True, or the depth to which values may be nested; lark: a context-free grammar in Lark's
-            language, nested to depth 3 (`jaxdlm.grammar.lark` takes another); grammar: from `jaxdlm.grammar`. See docs/structured.md.
+            language, nested to depth 3 (`jaxdlm.grammar.lark` takes another); grammar: from `jaxdlm.grammar`. See
+            docs/structured.md.
 
     A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else, as far as
     docs/batch.md says on which platform. Rows of other columns (a prompt's are its length, rounded up to 16, 24, 32, 48,

@@ -262,7 +262,7 @@ BATCH = {
     "regex": (["--regex", "a"], None, []),
     "json_schema": (["--json-schema", "SCHEMA"], None, []),
     "any_json": (["--any-json"], None, []),
-    "lark": (["--lark", "LARK"], None, []),
+    "lark": (["--lark", "SCHEMA"], None, []),
     "slots": (["--slots", "3"], None, []),
     "rows_per_program": (["--rows-per-program", "3"], None, []),
     "order": (["--order", "input"], None, []),

@@ -10,7 +10,7 @@ from jaxdlm.grammar import syntax
 from jaxdlm.grammar.syntax import Node
 
 MOST_NODES = 2**16  # before it is deterministic
-COMPACT_FROM = 256
+COMPACT_FROM, COMPACT_TO = 2**8, 2**14  # parts of a tree that are made small before they are written out again
 MOST_STATES = 2**14  # of the smallest automaton; four times as many before it is that
 MOST_WORK = 2**22  # nodes in sets of nodes: `(a|b)*a(a|b){40}` has 2^40 of them
 
@@ -59,12 +59,13 @@ def automaton(tree: Node, what: str) -> Automaton:
 
 def compact(tree: Node, what: str) -> Node:
     """The same texts by the smallest automaton, where that pays: parts that are written out many times stay small."""
-    if not COMPACT_FROM < tree.size <= MOST_NODES:
+    if not COMPACT_FROM < tree.size <= COMPACT_TO:
         return tree
     made = automaton(tree, what)
-    edges = [(0, *rest) for at, *rest in _edges(made) if at == 1]  # nothing leads back to a beginning
+    every = _edges(made)
+    first = [(0, low, high, to) for at, low, high, to in every if at == 1]  # nothing leads back to a beginning
     ends = np.flatnonzero(made.accepting).tolist()
-    return syntax.Words(made.accepting.size, (*edges, *_edges(made)), (*ends, *([0] if made.accepting[1] else [])))
+    return syntax.Words(made.accepting.size, (*first, *every), (*ends, *([0] if made.accepting[1] else [])))
 
 
 def _edges(made: Automaton) -> list[syntax.Edge]:

@@ -68,6 +68,7 @@ def tree(grammar: str, depth: int, start: str) -> Node:
         found = rules.written_out(start, depth)
         if found is NOTHING:
             raise _no_text(rules, depth, start)
+        found = cat(*rules.between, found)
     except RecursionError:
         raise InputError(f"lark {shown(grammar)} is nested too deeply: write it flatter") from None
     if found.size > MOST_NODES:
@@ -105,7 +106,9 @@ def _loaded(grammar: str) -> tuple[Any, dict[int, Node]]:
         def do_import(self, dotted_path: Any, base_path: Any, aliases: Any, *rest: Any) -> None:
             if base_path is not None or dotted_path[0] not in LIBRARY or len(dotted_path) > 1:
                 path = ".".join(dotted_path)
-                raise GrammarError(f"it imports from {path!r:.60}, and only {', '.join(LIBRARY)} are read: copy the rule")
+                raise GrammarError(
+                    f"it imports from {path!r:.60}, and only {', '.join(LIBRARY)} are read: copy the rule"
+                )
             super().do_import(dotted_path, base_path, aliases, *rest)
             for name in OWN.keys() & aliases.keys() if dotted_path[0] == "common" else ():
                 own[id(self._definitions[aliases[name]].tree)] = OWN[name]
@@ -118,8 +121,9 @@ def _loaded(grammar: str) -> tuple[Any, dict[int, Node]]:
             builder.load_grammar(grammar, "grammar")
             made = builder.build()
             for each in [*(tree for tree, _ in dict(made.term_defs).values()), *(rule[2] for rule in made.rule_defs)]:
-                if each is not None:
-                    literals.transform(each)
+                for part in () if each is None else each.iter_subtrees():
+                    if part.data in ("literal", "range"):  # in its place: others refer to the same tree
+                        part.data, part.children = "pattern", literals.transform(part).children
     except InputError:
         raise
     except (LarkError, OSError, AssertionError, SyntaxError, ValueError, KeyError, TypeError) as error:
@@ -169,11 +173,15 @@ class _Rules:
         self._empty: dict[Node, bool] = {}
         self._known: dict[tuple[str, int], Node] = {}
         spaces = [self._terminal(self._terminals.get(name), name) for name in dict.fromkeys(grammar.ignore)]
-        self._between = [repeat(alt(*spaces), 0, None)] if spaces else []
+        self.between = [repeat(alt(*spaces), 0, None)] if spaces else []
         bodies = {name: (params, body) for name, params, body, _ in grammar.rule_defs}
         if start not in bodies:
-            raise InputError(f"lark has no rule {start!r:.60}{did_you_mean(start, bodies)}: add it, or name yours in start=")
-        self._rules = {name: _repeating(name, self._read(body, name)) for name, (params, body) in bodies.items() if not params}
+            raise InputError(
+                f"lark has no rule {start!r:.60}{did_you_mean(start, map(str, bodies))}: add it, or name yours in start="
+            )
+        self._rules = {
+            name: _repeating(name, self._read(body, name)) for name, (params, body) in bodies.items() if not params
+        }
         self.back: set[tuple[str, str]] = set()
         reached = self._follow(start)
         unused = [name for name in bodies if name not in reached and "__" not in name]
@@ -202,7 +210,9 @@ class _Rules:
     def written_out(self, name: str, depth: int) -> Node:
         """The texts of a rule with so many references back inside each other; NOTHING where there are none."""
         if (name, depth) not in self._known:
-            self._known[name, depth] = compact(self._node(self._rules[name], name, depth), f"lark at depth={depth}: {name}")
+            self._known[name, depth] = compact(
+                self._node(self._rules[name], name, depth), f"lark at depth={depth}: {name}"
+            )
         return self._known[name, depth]
 
     def _node(self, part: Any, inside: str, depth: int) -> Node:
@@ -245,14 +255,18 @@ class _Rules:
             case "pattern":
                 node = self._terminal(tree, f"of {rule}")
             case other:
-                raise InputError(f"lark: {rule} uses a {str(other).split('_')[0]}, which is not supported: write the rule out")
-        return cat(node, *self._between)
+                raise InputError(
+                    f"lark: {rule} uses a {str(other).split('_')[0]}, which is not supported: write the rule out"
+                )
+        return cat(node, *self.between)
 
     def _terminal(self, tree: Any, name: str) -> Node:
         """The texts of a terminal."""
         node = self._part(tree, name)
         if self._may_be_empty(node):
-            raise InputError(f"lark: terminal {name} may be empty, as no terminal can: let its rule leave it out instead")
+            raise InputError(
+                f"lark: terminal {name} may be empty, as no terminal can: let its rule leave it out instead"
+            )
         return node
 
     def _part(self, tree: Any, name: str) -> Node:
@@ -277,7 +291,6 @@ class _Rules:
             case "pattern":
                 return _pattern(tree.children[0], name)
         raise InputError(f"lark: terminal {name} has a {tree.data}, which no terminal can: leave it out")
-
 
     def _may_be_empty(self, node: Node) -> bool:
         if node not in self._empty:
@@ -324,7 +337,9 @@ def _repeating(name: str, body: Any) -> Any:
         if around:
             other = Either(tuple(Row(each) for each in options if not each or each[at] != Use(name)))
             loop = Times(Either(tuple(Row(each) for each in around if each)), 0, None)
-            return Row((other, loop) if at == 0 else (loop, other)) if any(around) else other
+            if not any(around):  # A: A | x
+                return _repeating(name, other)
+            return Row((other, loop) if at == 0 else (loop, other))
     return body
 
 

@@ -187,8 +187,9 @@ def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar
     does not: where a rule refers to itself at its beginning only, or at its end only, it is a repetition. A grammar
     without other recursion is exact and needs no bound.
 
-    A terminal has the texts that its expression matches as a whole, in Unicode: how a lexer would choose among several
-    is not part of the language, so it is that of Lark's Earley parser with `lexer="dynamic_complete"`. What `%ignore` names
+    A terminal has the texts that its expression matches as a whole, in Unicode; how a lexer would choose among several is
+    not part of the language, which is that of Lark's Earley parser with `lexer="dynamic_complete"`. That one takes the
+    first option of an expression that fits: write the longer before the shorter, as in `/1[.]5|1/`. What `%ignore` names
     may stand before, between and behind terminals. Names, aliases, `?`, `!` and priorities change no text.
 
     Args:
@@ -212,8 +213,9 @@ def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar
         >>> import jaxdlm as jd
         >>> from jaxdlm import grammar
         >>> lm = jd.load("tiny")
-        >>> made = grammar.lark('start: "[" (start | "Alan")* "]"\\n%ignore " "', lm, depth=1)  # doctest: +SKIP
-        >>> made.accepts(lm.tokenizer.encode_inside("[ Alan [ Alan ] ]"))  # doctest: +SKIP
+        >>> text = '''start: "[" (start | "Alan")* "]"
+        ... %ignore " " '''
+        >>> grammar.lark(text, lm, depth=1).accepts(lm.tokenizer.encode_inside("[ Alan [ Alan ] ]"))
         True
     """
     argument.text(start, "start")

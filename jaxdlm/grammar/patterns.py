@@ -49,7 +49,8 @@ class Scope(NamedTuple):
 def parse(pattern: str, *, search: bool = False, inside: bool = False) -> Node:
     r"""The texts that `re.fullmatch(pattern, text, re.ASCII)` accepts; search: those in which `re.search` finds it.
 
-    inside: those that `re.match` takes as a whole, wherever in a longer text; so anchors and lazy quantifiers are refused.
+    inside: those that `re.match` takes as a whole, wherever in a longer text; so anchors, lazy quantifiers and an option
+    that begins a later one are refused.
 
     `\d`, `\w` and `\s` are those of ASCII, as JSON Schema has them, unless the pattern says (?u). Lazy quantifiers are
     as good as others. Anchors mean something at the ends only.
@@ -165,6 +166,13 @@ def category(kind: str, unicode: bool) -> tuple[Range, ...]:
 
 
 def _branch(value: tuple[None, Sequence[Sequence[Item]]], scope: Scope) -> Node:
+    if scope.inside and any(
+        not len(option) for option in value[1][:-1]
+    ):  # the parser has taken out what all begin with
+        raise InputError(
+            f"regex {shown(scope.pattern)} has an option that a later one begins with, and takes that first: put the longer "
+            f"one before it"
+        )
     return alt(*(_sequence(option, scope) for option in value[1]))
 
 
