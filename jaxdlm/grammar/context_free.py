@@ -18,6 +18,8 @@ from jaxdlm.grammar.syntax import Node, alt, cat, chars, repeat, text
 
 DEEPEST = 32
 MOST_LETTERS = 2**15  # of a grammar: what a loader written in Python reads in a second
+MOST_BLANKS = 2**8  # in a row: Lark's lexer takes their square
+MOST_PAIRS = 16  # of backslashes behind the last delimiter: Lark's lexer takes an exponential of them to find none
 MOST_PARTS = 2**17  # of all terminals
 LIBRARY = ("common", "lark", "python", "unicode")  # grammars that come with Lark: no import reads another file
 NOTHING = alt()
@@ -94,6 +96,7 @@ def _loaded(grammar: str) -> tuple[Any, dict[int, Node]]:
     trees, by `id`, of imported terminals that are in `OWN`."""
     if len(grammar) > MOST_LETTERS:
         raise InputError(f"lark has {len(grammar):,} letters, at most {MOST_LETTERS:,} are taken: shorten it")
+    _check_letters(grammar)
     try:
         from lark.exceptions import GrammarError, LarkError
         from lark.load_grammar import GrammarBuilder, PrepareLiterals, _parse_grammar
@@ -130,6 +133,20 @@ def _loaded(grammar: str) -> tuple[Any, dict[int, Node]]:
         reason = " ".join(str(error).strip().splitlines()[:1]) or "it is no grammar of Lark"
         raise InputError(f"lark {shown(grammar)} does not load ({reason:.200}): correct it") from None
     return made, own
+
+
+def _check_letters(grammar: str) -> None:
+    """What Lark's lexer would take long for: its expressions of blanks, strings and regular expressions go back."""
+    if re.search(rf"\s{{{MOST_BLANKS}}}", grammar):
+        raise InputError(f"lark has {MOST_BLANKS} or more blanks in a row: leave some out")
+    behind = [line.rsplit('"', 1)[1] for line in grammar.split("\n") if '"' in line]
+    behind += grammar.rsplit("/", 1)[1:]
+    for each in behind:
+        if sum(len(run) - 1 for run in re.findall(r"\\{2,}", each)) > MOST_PAIRS:
+            raise InputError(
+                f"lark has more than {MOST_PAIRS} pairs of backslashes behind the last quote of a line, or the last slash: "
+                f"close the string or the expression"
+            )
 
 
 def _check_terminals(statements: Sequence[Any]) -> None:
