@@ -57,6 +57,7 @@ def decode(
     regex: Any = None,
     json_schema: Any = None,
     json: Any = None,
+    lark: Any = None,
 ) -> Output:
     """The answers to all prompts, one row each; prompts that stand in the same columns are decoded as one batch.
 
@@ -87,11 +88,12 @@ def decode(
             only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
         rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
             same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
-        choices, regex, json_schema, json, grammar: at most one of them; the answer belongs to that language, whatever the
+        choices, regex, json_schema, json, lark, grammar: at most one of them; the answer belongs to that language, whatever the
             policy, and ends within max_new. One for all rows, or a list with one per row (None: a free row). choices: a
             list of texts; regex: a pattern of Python's `re` that matches the whole answer; json_schema: a schema as a
-            dict or JSON; json: True, or the depth to which values may be nested; grammar: from `jaxdlm.grammar`.
-            See docs/structured.md.
+            dict or JSON; json: True, or the depth to which values may be nested; lark: a context-free grammar in Lark's
+            language, nested to depth 3 (`jaxdlm.grammar.lark` takes another); grammar: from `jaxdlm.grammar`. See
+            docs/structured.md.
 
     A row's result depends on its own prompt, id and seed, the model, policy and cache, and on nothing else, as far as
     docs/batch.md says on which platform. Rows of other columns (a prompt's are its length, rounded up to 16, 24, 32, 48,
@@ -113,7 +115,7 @@ def decode(
     return prepare(
         lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop,
         rows_per_program=rows_per_program, grammar=grammar, choices=choices, regex=regex, json_schema=json_schema,
-        json=json,
+        json=json, lark=lark,
     ).run()  # fmt: skip
 
 
@@ -159,7 +161,7 @@ def prepare(
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
     raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
     rows_per_program: int | None = None, grammar: Any = None, choices: Any = None, regex: Any = None,
-    json_schema: Any = None, json: Any = None,
+    json_schema: Any = None, json: Any = None, lark: Any = None,
 ) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
     argument.model(lm)
@@ -183,7 +185,8 @@ def prepare(
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
-    language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json}
+    language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json,
+                "lark": lark}  # fmt: skip
     stops = read_stops(lm, stop if isinstance(policy, Speculation) else ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     work = lay_apart(

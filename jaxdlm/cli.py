@@ -112,7 +112,7 @@ def generate(
     prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
     html: str | None, rows_per_program: int | None, choices: str | None, regex: str | None, json_schema: str | None,
-    any_json: bool,
+    any_json: bool, lark: str | None,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
@@ -130,7 +130,7 @@ def generate(
     # what needs no model is checked before loading one
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
-    language = command.language(choices, regex, json_schema, any_json)
+    language = command.language(choices, regex, json_schema, any_json, lark)
     page = None if html is None else _page(html)
     stated = {} if temperature is None else {"temperature": argument.temperature(temperature)}
     method = None if policy is None else read(policy, stated)

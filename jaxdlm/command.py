@@ -237,20 +237,25 @@ languages = (
     option("--regex", metavar="PATTERN", help="the answer matches a regular expression as a whole"),
     option("--json-schema", metavar="FILE", help="the answer is JSON of a schema"),
     flag("--any-json", help="the answer is JSON"),
+    option("--lark", metavar="FILE", help="the answer is a sentence of a context-free grammar of Lark, nested 3 deep"),
 )
 
 
-def language(choices: str | None, regex: str | None, json_schema: str | None, any_json: bool) -> dict[str, Any]:
+def language(
+    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None
+) -> dict[str, Any]:  # fmt: skip
     """The languages that the options ask for, as arguments of a decode."""
     from jaxdlm.checkpoint.files import read_text
 
-    file = None if json_schema is None else argument.path(json_schema, "--json-schema")
-    if file is not None and not file.is_file():
-        raise InputError(f"--json-schema {json_schema} is no file: give the path of one that holds the schema")
-    schema = None if file is None else read_text(file, file.parent)
+    def content(path: str | None, name: str) -> str | None:
+        file = None if path is None else argument.path(path, name)
+        if file is not None and not file.is_file():
+            raise InputError(f"{name} {path} is no file: give the path of one that holds the text")
+        return None if file is None else read_text(file, file.parent)
+
     stated = {
-        "choices": None if choices is None else choices.split(","), "regex": regex, "json_schema": schema,
-        "json": any_json or None,
+        "choices": None if choices is None else choices.split(","), "regex": regex,
+        "json_schema": content(json_schema, "--json-schema"), "json": any_json or None, "lark": content(lark, "--lark"),
     }  # fmt: skip
     return {name: value for name, value in stated.items() if value is not None}
 

@@ -9,7 +9,7 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.grammar.schemas import DEEPEST
 
-FORMS = ("grammar", "choices", "regex", "json_schema", "json")
+FORMS = ("grammar", "choices", "regex", "json_schema", "json", "lark")
 
 
 def grammars_of(lm: Any, rows: int, max_new: Sequence[int], stops: Any, **asked: Any) -> list[Any] | None:

@@ -96,6 +96,7 @@ DECODE = {
     "regex": ("a", "regex is about text and toy-same has no tokenizer", {}),
     "json_schema": ({"type": "null"}, "json_schema is about text and toy-same has no tokenizer", {}),
     "json": (True, "json is about text and toy-same has no tokenizer", {}),
+    "lark": ('start: "a"', "lark is about text and toy-same has no tokenizer", {}),
 }
 REFUSED = [  # beside what it means nothing to
     ("infill", True, "max_new=8 means nothing with infill=True", {"prompts": MASKED}),
@@ -140,6 +141,7 @@ AUTOREGRESSIVE = {
     "regex": ("a", "regex is about text"),
     "json_schema": ({"type": "null"}, "json_schema is about text"),
     "json": (True, "json is about text"),
+    "lark": ('start: "a"', "lark is about text"),
 }
 
 
@@ -260,6 +262,7 @@ BATCH = {
     "regex": (["--regex", "a"], None, []),
     "json_schema": (["--json-schema", "SCHEMA"], None, []),
     "any_json": (["--any-json"], None, []),
+    "lark": (["--lark", "SCHEMA"], None, []),
     "slots": (["--slots", "3"], None, []),
     "rows_per_program": (["--rows-per-program", "3"], None, []),
     "order": (["--order", "input"], None, []),
@@ -344,6 +347,7 @@ GENERATE = {
     "regex": ["PROMPT", "--regex", "a"],
     "json_schema": ["PROMPT", "--json-schema", "pyproject.toml"],
     "any_json": ["PROMPT", "--any-json"],
+    "lark": ["PROMPT", "--lark", "pyproject.toml"],
     "rows_per_program": ["PROMPT", "--rows-per-program", "3"],
     "as_json": ["PROMPT", "--json"],
     "watch": ["PROMPT", "--watch"],

@@ -49,7 +49,9 @@ ALLOWED = {
 }
 NEVER = {"torch", "transformers", "tensorflow", "sentencepiece"}
 CHILD = "jaxdlm.confined.templates"  # runs in a process of its own, and nothing imports it
-LAZY = {"tokenizers", "gguf", "jinja2", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval"}
+LAZY = {
+    "tokenizers", "gguf", "jinja2", "lark", "safetensors", "orbax", "huggingface_hub", "rich", "matplotlib", "lm_eval",
+}  # fmt: skip
 
 
 def imports(tree: ast.AST, *, top_level: bool, types: bool = False) -> list[str]:

@@ -54,7 +54,8 @@ def batch(
     input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
     hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
-    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, **rest: Any,
+    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None,
+    **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -74,7 +75,7 @@ def batch(
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
-    language = one_language(command.language(choices, regex, json_schema, any_json))
+    language = one_language(command.language(choices, regex, json_schema, any_json, lark))
     if slots is not None and rows_per_program is not None and slots != rows_per_program:
         raise InputError(
             f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"

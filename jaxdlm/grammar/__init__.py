@@ -7,10 +7,10 @@ on disk by its words and the tokenizer (`jaxdlm.grammar.store`).
 """
 
 from jaxdlm.grammar.grammar import BUCKETS, Grammar, Tables
-from jaxdlm.grammar.make import choices, json, json_schema, regex, unconstrained
+from jaxdlm.grammar.make import choices, json, json_schema, lark, regex, unconstrained
 from jaxdlm.grammar.tokens import FAR
 
-__all__ = ["BUCKETS", "FAR", "Grammar", "Tables", "choices", "json", "json_schema", "regex", "unconstrained"]
+__all__ = ["BUCKETS", "FAR", "Grammar", "Tables", "choices", "json", "json_schema", "lark", "regex", "unconstrained"]
 
 
 def __dir__() -> list[str]:

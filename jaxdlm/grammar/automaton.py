@@ -10,6 +10,7 @@ from jaxdlm.grammar import syntax
 from jaxdlm.grammar.syntax import Node
 
 MOST_NODES = 2**16  # before it is deterministic
+COMPACT_FROM, COMPACT_TO = 2**8, 2**14  # parts of a tree that are made small before they are written out again
 MOST_STATES = 2**14  # of the smallest automaton; four times as many before it is that
 FEW = 8  # nodes whose closures are joined one by one
 MOST_WORK = 2**22  # nodes in sets of nodes: `(a|b)*a(a|b){40}` has 2^40 of them
@@ -39,7 +40,7 @@ def automaton(tree: Node, what: str) -> Automaton:
     """
     if tree.size > MOST_NODES:
         raise InputError(
-            f"{what} is too large: written out it has {_count(tree.size)} parts, at most {MOST_NODES:,} are taken: lower "
+            f"{what} is too large: written out it has {count(tree.size)} parts, at most {MOST_NODES:,} are taken: lower "
             f"its repetitions, lengths and numbers of items"
         )
     try:
@@ -57,7 +58,30 @@ def automaton(tree: Node, what: str) -> Automaton:
     return smallest
 
 
-def _count(size: int) -> str:
+def compact(tree: Node, what: str) -> Node:
+    """The same texts by the smallest automaton, where that pays: parts that are written out many times stay small."""
+    if not COMPACT_FROM < tree.size <= COMPACT_TO:
+        return tree
+    made = automaton(tree, what)
+    every = _edges(made)
+    first = [(0, low, high, to) for at, low, high, to in every if at == 1]  # nothing leads back to a beginning
+    ends = np.flatnonzero(made.accepting).tolist()
+    return syntax.Words(made.accepting.size, (*first, *every), (*ends, *([0] if made.accepting[1] else [])))
+
+
+def _edges(made: Automaton) -> list[syntax.Edge]:
+    """The ways of an automaton, neighbouring bytes as one; none of them to or from state 0."""
+    found: list[syntax.Edge] = []
+    for at, row in enumerate(made.next[:, made.kind]):
+        begins = np.flatnonzero(np.diff(row, prepend=-1))
+        for low, high in zip(begins.tolist(), [*(begins[1:] - 1).tolist(), 255]):
+            if row[low]:
+                found.append((at, low, high, int(row[low])))
+    return found
+
+
+def count(size: int) -> str:
+    """A number of parts for messages, which may be of thousands of digits."""
     return f"{size:,}" if size < 10**12 else "more than 10^12"
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.argument import shown
 from jaxdlm.errors import InputError
-from jaxdlm.grammar import patterns, schemas, store, syntax
+from jaxdlm.grammar import context_free, patterns, schemas, store, syntax
 from jaxdlm.grammar.automaton import automaton
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
 from jaxdlm.grammar.spelling import Spelling, spelling_of
@@ -177,6 +177,51 @@ def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | No
     whitespace = _white_space(whitespace, lm)
     words = f"json:{depth}{_options(whitespace=whitespace, objects=objects)}"
     return _made(words, lm, lambda: schemas.anything(depth, schemas.layout(whitespace), objects))
+
+
+def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar:
+    """The sentences of a context-free grammar, written in the language of Lark, with bounded recursion.
+
+    L_D = the sentences with a derivation in which at most D references, one inside the other, lead back to a rule that is
+    being written out: L_0 ⊆ L_1 ⊆ ... ⊆ L, never more than L. Brackets in brackets count, `list: list "," item | item`
+    does not: where a rule refers to itself at its beginning only, or at its end only, it is a repetition. A grammar
+    without other recursion is exact and needs no bound.
+
+    A terminal has the texts that its expression matches as a whole, in Unicode; how a lexer would choose among several is
+    not part of the language, which is that of Lark's Earley parser with `lexer="dynamic_complete"`. That one takes the
+    first option of an expression that fits: write the longer before the shorter, as in `/1[.]5|1/`. What `%ignore` names
+    may stand before, between and behind terminals. Names, aliases, `?`, `!` and priorities change no text.
+
+    Args:
+        text: rules and terminals: sequences, alternatives, groups, `?`, `*`, `+`, `~n..m`, `[...]`, strings (i, too), ranges,
+            regular expressions (those of `regex` without anchors and lazy quantifiers), `%ignore`, `%override`, `%extend`,
+            and `%import` of what comes with Lark, as in `common.ESCAPED_STRING`. No templates.
+        lm: the model, for the letters of its tokens.
+        depth: D, 0 to 32. States grow about as D, or by a factor per level where there are several kinds of brackets
+            (JSON: 2.1).
+        start: the rule that is a whole answer.
+
+    Raises:
+        InputError: the package lark is missing (the extra `grammar`); text that Lark does not load or that uses what is
+            not supported, by name; a rule that `start` does not use; a depth at which there is no sentence (with one at
+            which there is), or at which the automaton is too large.
+
+    Source: bounded-depth under-approximation by finite automata; left recursion after Arden's rule. Language of grammars:
+    Lark 1.3.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> from jaxdlm import grammar
+        >>> lm = jd.load("tiny")
+        >>> text = '''start: "[" (start | "Alan")* "]"
+        ... %ignore " " '''
+        >>> grammar.lark(text, lm, depth=1).accepts(lm.tokenizer.encode_inside("[ Alan [ Alan ] ]"))
+        True
+    """
+    argument.text(start, "start")
+    depth = argument.whole(0, context_free.DEEPEST)(depth, "depth")
+    words = f"lark:depth={depth} {start} {argument.text(text, 'lark')}"
+    return _made(words, lm, lambda: context_free.tree(text, depth, start))
 
 
 def _white_space(stated: str | None, lm: Any) -> str | None:

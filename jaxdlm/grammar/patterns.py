@@ -43,10 +43,14 @@ class Scope(NamedTuple):
     unicode: bool
     front: str = ""
     back: str = ""
+    inside: bool = False
 
 
-def parse(pattern: str, *, search: bool = False) -> Node:
+def parse(pattern: str, *, search: bool = False, inside: bool = False) -> Node:
     r"""The texts that `re.fullmatch(pattern, text, re.ASCII)` accepts; search: those in which `re.search` finds it.
+
+    inside: those that `re.match` takes as a whole, wherever in a longer text; so anchors, lazy quantifiers and an option
+    that begins a later one are refused.
 
     `\d`, `\w` and `\s` are those of ASCII, as JSON Schema has them, unless the pattern says (?u). Lazy quantifiers are
     as good as others. Anchors mean something at the ends only.
@@ -63,9 +67,9 @@ def parse(pattern: str, *, search: bool = False) -> Node:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
     flags = tree.state.flags
     _check_flags(pattern, flags)
-    edge = "open" if search else "closed"
+    edge = "open" if search else "" if inside else "closed"
     try:
-        return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge))
+        return _sequence(list(tree), Scope(pattern, bool(flags & re.DOTALL), stated, edge, edge, inside))
     except RecursionError:
         raise InputError(f"regex {shown(pattern)} is nested too deeply: write it flatter") from None
 
@@ -169,6 +173,13 @@ def category(kind: str, unicode: bool) -> tuple[Range, ...]:
 
 
 def _branch(value: tuple[None, Sequence[Sequence[Item]]], scope: Scope) -> Node:
+    if scope.inside and any(
+        not len(option) for option in value[1][:-1]
+    ):  # the parser has taken out what all begin with
+        raise InputError(
+            f"regex {shown(scope.pattern)} has an option that a later one begins with, and takes that first: put the longer "
+            f"one before it"
+        )
     return alt(*(_sequence(option, scope) for option in value[1]))
 
 
@@ -190,7 +201,16 @@ def _repeated(value: tuple[int, Any, Sequence[Item]], scope: Scope) -> Node:
     return repeat(node, int(low), None if high == _sre.MAXREPEAT else int(high))
 
 
+def _lazy(value: tuple[int, Any, Sequence[Item]], scope: Scope) -> Node:
+    if scope.inside:
+        raise InputError(
+            f"regex {shown(scope.pattern)} uses a lazy quantifier, and where it ends depends on what follows: write which "
+            f"characters it takes, as in [^x]*"
+        )
+    return _repeated(value, scope)
+
+
 ITEMS: dict[str, Callable[[Any, Scope], Node]] = {
     "LITERAL": _literal, "NOT_LITERAL": lambda value, scope: chars(without(EVERY, [(value, value)])), "ANY": _any,
-    "IN": _set, "BRANCH": _branch, "SUBPATTERN": _group, "MAX_REPEAT": _repeated, "MIN_REPEAT": _repeated,
+    "IN": _set, "BRANCH": _branch, "SUBPATTERN": _group, "MAX_REPEAT": _repeated, "MIN_REPEAT": _lazy,
 }  # fmt: skip

@@ -35,7 +35,8 @@ class Text(Node):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Words(Node):
-    """One of these words, by the smallest automaton: edges, and the nodes at which a word ends; 0 is the beginning."""
+    """One of these words, by the smallest automaton: edges, and the nodes at which a word ends; 0 is the beginning, to
+    which no edge leads."""
 
     edges: tuple[Edge, ...]
     ends: tuple[int, ...]

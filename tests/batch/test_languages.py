@@ -71,6 +71,7 @@ def test_the_language_of_a_job_is_part_of_it(tmp_path):
         ({"structured_outputs": {"json_object": True}}, ("json_object", True)),
         ({"structured_outputs": {"regex": "a+", "choice": None}}, ("regex", "a+")),
         ({"structured_outputs": {"choice": ["a"]}}, ("choices", ["a"])),
+        ({"lark": "start: x", "regex": None}, ("lark", "start: x")),
     ],
 )  # fmt: skip
 def test_names_of_others(fields, wanted):
@@ -103,6 +104,16 @@ def test_openai_bodies(tmp_path):
     first, second = (row["response"]["body"]["choices"][0] for row in read(tmp_path / "out"))
     assert first["message"]["content"] in ("[ Omar ]", "[ Kate ]") and first["finish_reason"] == "stop"
     assert second["message"]["content"] == "[ Omar , Kate , Alan ]"
+
+
+def test_a_grammar_on_the_command_line(capsys, tmp_path):
+    pytest.importorskip("lark")
+    (rules := tmp_path / "rules.lark").write_text("start: x")
+    run = ["generate", PROMPT, "--max-new", "16", "--lark", str(rules)]
+    assert cli.main(run) == cli.BAD_INPUT
+    assert "'x' used but not defined" in (said := capsys.readouterr().err) and said.count("\n") == 1
+    assert cli.main([*run, "--regex", "a"]) == cli.BAD_INPUT
+    assert cli.main([*run[:-1], str(tmp_path / "none")]) == cli.BAD_INPUT
 
 
 def test_the_command_line(capsys, tmp_path):

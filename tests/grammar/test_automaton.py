@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxdlm.errors import InputError
+from jaxdlm.grammar import automaton as automata
 from jaxdlm.grammar import patterns, syntax
-from jaxdlm.grammar.automaton import MOST_NODES, MOST_STATES, automaton, equivalent
+from jaxdlm.grammar.automaton import MOST_NODES, MOST_STATES, automaton, compact, equivalent
 
 
 def told_apart(table, accepting):
@@ -36,6 +37,22 @@ def test_equivalent_states_of_random_automata():
         assert sorted(set(label.tolist())) == list(range(label.max() + 1))
         merged += label.max() + 1 < size
     assert merged > 50
+
+
+def test_a_compact_part_has_the_same_texts_wherever_it_stands(monkeypatch):
+    """In a repetition and beside others, though the smallest automaton may lead back to its beginning."""
+    monkeypatch.setattr(automata, "COMPACT_FROM", 0)
+    draw = random.Random(4)
+    for _ in range(40):
+        pattern = "".join(draw.choice(["a*", "(a|b)?", "(ab)*", "[ab]{0,2}", "(a|ba)+"]) for _ in range(3))
+        part = patterns.parse(pattern)
+        small = compact(part, pattern)
+        assert isinstance(small, syntax.Words) and small.size < 40
+        for around in (lambda x: syntax.repeat(syntax.cat(x, syntax.text("c")), 0, None), lambda x: syntax.alt(x, x),
+                       lambda x: syntax.alt(syntax.cat(x, syntax.text("c")), syntax.repeat(x, 2, 3))):  # fmt: skip
+            one, other = automaton(around(part), pattern), automaton(around(small), pattern)
+            np.testing.assert_array_equal(one.next[:, one.kind], other.next[:, other.kind])
+            np.testing.assert_array_equal(one.accepting, other.accepting)
 
 
 def test_it_is_the_smallest_and_its_states_are_in_the_order_of_a_search():
