@@ -26,7 +26,7 @@ from jaxdlm.sharding import beside
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.state import Rows
 from jaxdlm.stops import read_stops
-from jaxdlm.structured import grammar_of, roomy
+from jaxdlm.structured import fitting, grammar_of
 
 MODES = ("asap", "reject", "gcd")
 PER_SAMPLE = 100  # rows that are drawn for a sample before mode="reject" gives up
@@ -134,7 +134,7 @@ def asap(
     most = argument.whole(1, none=True)(attempts, "attempts")
     temperature = argument.real(argument.COLDEST, argument.HOTTEST)(temperature, "temperature")
     argument.flag(raw, "raw")
-    language = roomy(grammar_of(lm, "grammar", grammar), "grammar", max_new)
+    language = fitting(lm, grammar_of(lm, "grammar", grammar), "grammar", max_new, read_stops(lm, True))
     prompts = listed(prompts)
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     check_pair(lm, autoregressive(temperature), max_new, max(map(len, texts)))
