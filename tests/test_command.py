@@ -124,4 +124,4 @@ def test_a_schema_that_is_no_file_is_named_by_its_option(tmp_path):
     """And nobody is told to download a checkpoint again."""
     for path in (tmp_path, tmp_path / "none.json"):
         with pytest.raises(InputError, match=r"^--json-schema .* is no file: give the path"):
-            command.language(None, None, str(path), False)
+            command.language(None, None, str(path), False, None)
