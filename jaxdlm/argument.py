@@ -137,7 +137,7 @@ def text(value: Any, name: str) -> str:
 
 def model(lm: Any) -> Any:
     """What `jaxdlm.load` returns, and not the name of it."""
-    if not hasattr(lm, "config"):
+    if not (hasattr(lm, "config") or hasattr(lm, "tokenizer")):
         refuse(lm, "lm", 'a model, as in lm = jaxdlm.load("tiny")')
     return lm
 

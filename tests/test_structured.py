@@ -26,6 +26,7 @@ def asked(stop=True, rows=2, **language):
         ({"json": [True, "x"]}, "^prompt 1: json='x': must be a whole number"),
         ({"choices": [CHOICES, ["a", "a"]]}, r"^prompt 1: choices\[0\] and choices\[1\] are both 'a'"),
         ({"json_schema": [None, {"type": "x"}]}, "^prompt 1: json_schema #/type"),
+        ({"choices": ["Kate", "a" * 500_000]}, r"^choices\[1\] has 500,000 letters: give a text of less than 16,384"),
         ({"grammar": [None, "Kate"]}, "^prompt 1: grammar='Kate' is no grammar"),
         ({"regex": r"\[( Kate ,){9} Kate \]"}, "^prompt 0: regex needs at least 21 tokens and max_new is 16: raise it"),
     ],

@@ -11,7 +11,7 @@ from jaxdlm import argument
 from jaxdlm.argument import shown
 from jaxdlm.errors import InputError
 from jaxdlm.grammar import context_free, patterns, schemas, store, syntax
-from jaxdlm.grammar.automaton import automaton
+from jaxdlm.grammar.automaton import MOST_STATES, automaton
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
 from jaxdlm.grammar.spelling import Spelling, spelling_of
 from jaxdlm.grammar.syntax import Node
@@ -95,6 +95,8 @@ def _choices(texts: Any) -> list[str]:
         if first.setdefault(each, index) != index:
             raise InputError(f"choices[{first[each]}] and {name} are both {shown(each)}: leave one out")
         _check_text(each, name)
+        if len(each) >= MOST_STATES:  # a text takes a state per letter and more
+            raise InputError(f"{name} has {len(each):,} letters: give a text of less than {MOST_STATES:,}")
     if len(known) > MOST_CHOICES or sum(map(len, known)) > MOST_LETTERS:
         raise InputError(
             f"choices has more than {MOST_CHOICES:,} texts or {MOST_LETTERS:,} letters: give fewer or shorter ones"

@@ -138,7 +138,11 @@ BAD_CHOICES = {
     "twice": (["a", "b", "a"], r"choices\[0\] and choices\[2\] are both 'a': leave one out"),
     "half a pair": (["a\ud800"], r"choices\[0\] is not valid text at 1: it holds half of a surrogate pair"),
     "too many": (map(str, range(10**5)), "choices has more than 65,536 texts or 524,288 letters"),
-    "too long": (["a" * 2**20], "choices has more than 65,536 texts or 524,288 letters: give fewer or shorter"),
+    "too long": (["a" * 2**20], r"choices\[0\] has 1,048,576 letters: give a text of less than 16,384"),
+    "too long together": (
+        ("a" * n for n in range(10**4, 10**4 + 60)),
+        "choices has more than 65,536 texts or 524,288 letters: give fewer or shorter",
+    ),
     "no tokens": (["a", "ac"], r"choices\[1\]='ac' cannot be spelled by the tokens of this model"),
 }
 
