@@ -109,8 +109,7 @@ NOT_SERVED = (
 )
 
 NOT_OURS = {  # what else a row may call a language, which would be free without a word
-    "grammar": "regex, choices, json_schema or json", "lark": "regex, choices, json_schema or json",
-    "guided_grammar": "regex, choices, json_schema or json", "guided_regex": "regex", "guided_choice": "choices",
+    "guided_grammar": "regex, choices, json_schema, json or lark", "guided_regex": "regex", "guided_choice": "choices",
     "guided_json": "json_schema",
 }  # fmt: skip
 
@@ -122,6 +121,12 @@ def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
     if strange is not None:
         raise InputError(f"{where}: {strange} is not read here: use {NOT_OURS[strange]}")
     stated = [(name, fields[name]) for name in FORMS if name != "grammar" and fields.get(name) is not None]
+    if (own := fields.get("grammar")) is not None:
+        if not isinstance(own, Mapping) or len(own) != 1 or next(iter(own)) not in FORMS[1:]:
+            raise InputError(
+                f'{where}: grammar must be an object with one of {", ".join(FORMS[1:])}, as {{"regex": "[0-9]+"}}'
+            )
+        stated += own.items()
     if (outputs := fields.get("structured_outputs")) is not None:
         stated += _structured_outputs(outputs, where)
     if (response := fields.get("response_format")) is not None:

@@ -69,7 +69,8 @@ def test_json_object_is_true_or_false(value):
 
 
 @pytest.mark.parametrize(
-    ("name", "own"), [("grammar", "regex, choices"), ("guided_json", "json_schema"), ("guided_choice", "choices")]
+    ("name", "own"),
+    [("guided_grammar", "regex, choices"), ("guided_json", "json_schema"), ("guided_choice", "choices")],
 )
 def test_a_language_by_another_name_is_not_ignored(name, own):
     with pytest.raises(InputError, match=f"^line 1: {name} is not read here: use {own}"):

@@ -72,6 +72,7 @@ def test_the_language_of_a_job_is_part_of_it(tmp_path):
         ({"structured_outputs": {"regex": "a+", "choice": None}}, ("regex", "a+")),
         ({"structured_outputs": {"choice": ["a"]}}, ("choices", ["a"])),
         ({"lark": "start: x", "regex": None}, ("lark", "start: x")),
+        ({"grammar": {"regex": "a+"}}, ("regex", "a+")),
     ],
 )  # fmt: skip
 def test_names_of_others(fields, wanted):
