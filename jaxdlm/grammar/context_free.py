@@ -15,6 +15,7 @@ from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.grammar import patterns, syntax
 from jaxdlm.grammar.automaton import MOST_NODES, compact, count
 from jaxdlm.grammar.syntax import Node, alt, cat, chars, repeat, text
+from jaxdlm.grammar.terminals import of_pattern
 
 DEEPEST = 32
 MOST_LETTERS = 2**15  # of a grammar: what a loader written in Python reads in a second
@@ -306,7 +307,7 @@ class _Rules:
             case "value":
                 return self._part(tree.children[0], name)
             case "pattern":
-                return _pattern(tree.children[0], name)
+                return of_pattern(tree.children[0], name)
         raise InputError(f"lark: terminal {name} has a {tree.data}, which no terminal can: leave it out")
 
     def _may_be_empty(self, node: Node) -> bool:
@@ -383,24 +384,3 @@ def _bounds(words: Sequence[Any], name: str) -> tuple[int, int | None]:
     if not 0 <= low <= high:
         raise InputError(f"lark: {name} repeats something {low}..{high} times: the numbers go up from 0")
     return low, high
-
-
-def _pattern(pattern: Any, name: str) -> Node:
-    """The texts of a string or an expression. Expressions are of Unicode, as Lark has them."""
-    flags = "".join(sorted(pattern.flags))
-    if pattern.type == "str" and any("\ud800" <= each <= "\udfff" for each in pattern.value):
-        raise InputError(f"lark: {name} is a string with half of a surrogate pair, which no text holds: leave it out")
-    if pattern.type == "str":
-        if set(flags) - {"i"}:
-            raise InputError(f"lark: {name} is a string with the flag {flags}, which it cannot have: leave it out")
-        return cat(*(chars(_cases(each)) for each in pattern.value)) if flags else text(pattern.value)
-    try:
-        return patterns.parse(f"(?u{flags.replace('u', '')}:{pattern.value})", inside=True)
-    except InputError as error:
-        raise InputError(f"lark: terminal {name}: {error}") from None
-
-
-def _cases(letter: str) -> tuple[syntax.Range, ...]:
-    """A letter in the cases that match each other."""
-    others = [each for each in (letter.lower(), letter.upper()) if re.fullmatch(re.escape(letter), each, re.IGNORECASE)]
-    return syntax.those("".join([letter, *others]))
