@@ -71,9 +71,11 @@ def replay(calls: list[Any], slots: int, start: Any, advance: Any) -> float:
     """Seconds of the device alone for the same queues."""
     import jax
 
+    from jaxdlm.batch.slots import Sides
+
     (queue, _, _, *parts), options = calls[0]
     ends = None if queue.ends is None else queue.ends.shape[-2:]
-    pool = jax.block_until_ready(start(*parts, **options, slots=slots, ends=ends))
+    pool = jax.block_until_ready(start(*parts, **options, slots=slots, sides=Sides(ends)))
     begin = time.perf_counter()
     for args, options in calls:
         pool, _ = advance(pool, *args, **options)

@@ -215,7 +215,7 @@ def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
     fixed = {"model": striped(job.decoder, params, columns // replicas), "geometry": job.layout.geometry, "mesh": mesh}
     count = job.batch // replicas
     ends = ending.shape([read_stops(job.lm, ends_wanted(job.method, True)).sequences])
-    ready = slots.start.lower(params, rule, cache, **fixed, slots=count, ends=ends).compile()
+    ready = slots.start.lower(params, rule, cache, **fixed, slots=count, sides=slots.Sides(ends)).compile()
     pool = jax.tree.map(placed, ready.out_info, ready.output_shardings)
 
     def numbers(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:

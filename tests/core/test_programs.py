@@ -10,6 +10,7 @@ import pytest
 
 from jaxdlm import command
 from jaxdlm.core import programs
+from tests.conftest import CACHE
 
 ROOT = pathlib.Path(__file__).parents[2]
 SETTINGS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
@@ -75,7 +76,7 @@ def test_a_folder_that_cannot_be_made(config, monkeypatch, tmp_path):
 
 
 def test_the_tests_own_folder_is_in_force():
-    assert programs.keep() is None and "jaxdlm-test-cache" in jax.config.jax_compilation_cache_dir
+    assert programs.keep() is None and jax.config.jax_compilation_cache_dir == str(CACHE)
 
 
 @pytest.mark.parametrize("found", [True, False])

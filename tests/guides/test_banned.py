@@ -93,7 +93,7 @@ def test_what_cannot_be_banned_is_refused(words, message):
     with pytest.raises(jd.InputError, match=message) as caught:
         jd.guides.banned(words, LM)
     assert "\n" not in str(caught.value)
-    with pytest.raises(jd.InputError, match="lm=7: must be the model"):
+    with pytest.raises(jd.InputError, match="lm=7: must be a model"):
         jd.guides.banned([[1]], 7)
 
 
