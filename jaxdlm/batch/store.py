@@ -10,7 +10,7 @@ import os
 import pathlib
 import urllib.parse
 import uuid
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
@@ -57,9 +57,10 @@ class Folder:
     def _whole(self, name: str, data: bytes) -> tuple[pathlib.Path, pathlib.Path]:
         """(a temporary file beside the object that holds the data, the object's path)."""
         path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{TEMPORARY}{self._own}-{next(self._count)}")
         try:
-            with self._opened(partial) as file:
+            with open(partial, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -67,14 +68,6 @@ class Folder:
             partial.unlink(missing_ok=True)
             raise
         return partial, path
-
-    def _opened(self, path: pathlib.Path) -> BinaryIO:
-        """A new file; another writer may remove its folder, as long as that is empty."""
-        for _ in range(100):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return open(path, "wb")
-        raise InputError(f"output {self.where}: its folders vanish while they are written to: choose another folder")
 
     def put(self, name: str, data: bytes) -> None:
         partial, path = self._whole(name, data)
@@ -114,15 +107,7 @@ class Folder:
             ) from None
 
     def delete(self, name: str) -> None:
-        path = self.root / name
-        path.unlink(missing_ok=True)
-        for folder in path.parents:  # the folders that this leaves empty
-            if folder == self.root or not folder.is_relative_to(self.root):
-                return
-            try:
-                folder.rmdir()
-            except OSError:
-                return
+        (self.root / name).unlink(missing_ok=True)
 
     def names(self) -> set[str]:
         files = (path for path in self.root.rglob("*") if not path.name.startswith(".") and path.is_file())

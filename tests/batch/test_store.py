@@ -34,16 +34,3 @@ def test_a_job_that_is_a_folder_is_named(tmp_path):
         job(source, tmp_path / "out").run()
     assert job(source, f"file://{tmp_path}/two").run() == 0
     assert len(read(tmp_path / "two")) == 2
-
-
-def test_folders_that_are_left_empty_go_with_their_last_file(tmp_path):
-    folder = store(str(tmp_path))
-    for name in ("parts/a/1", "parts/a/2", "top"):
-        folder.put(name, b"x")
-    folder.delete("parts/a/1")
-    assert folder.names() == {"parts/a/2", "top"}
-    folder.delete("parts/a/2")
-    folder.delete("top")
-    assert list(tmp_path.iterdir()) == []
-    folder.put("parts/a/3", b"y")
-    assert folder.get("parts/a/3") == b"y"
