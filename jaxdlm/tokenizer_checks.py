@@ -107,13 +107,14 @@ def _longest(part: Part, where: str) -> int:
     target = np.arange(units.size) ^ (units >> 10 << ((units & 1 << 9) >> 6))
     begins = units[leaf] & 0x7FFFFFFF
     sound = (target < units.size)[~leaf].all() and leaf[target[~leaf & has_leaf]].all() and not leaf[0]
-    sound = sound and bool((begins < len(entries)).all()) and _is_text(entries)
+    sound = sound and bool((begins < len(entries)).all()) and is_text(entries)
     if not sound or (np.frombuffer(entries, np.uint8)[begins] & 0xC0 == 0x80).any():
         raise _wrong(where, "has a damaged table")
     return max(map(len, entries.split(b"\0")), default=1) or 1
 
 
-def _is_text(data: bytes) -> bool:
+def is_text(data: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
     try:
         data.decode()
     except UnicodeDecodeError:

@@ -6,43 +6,6 @@ from jaxdlm import controls, text
 from jaxdlm.errors import InputError
 from tests import helpers
 
-transformers = pytest.importorskip("transformers")
-
-QWEN = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|mask|>")
-LLAMA = ("<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|mdm_mask|>")
-QWEN3 = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")  # words to it
-GEMMA = ("<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<mask>")
-MOE = ("<|endoftext|>", "<role>", "</role>", "<|role_end|>", "<|mask|>")
-TURNS = (
-    "{{ bos_token }}{% for m in messages %}<turn> {{ m.role }} {{ m.content }}{{ eos_token }}{% endfor %}"
-    "{% if add_generation_prompt %}<turn> assistant {% endif %}"
-)
-STYLES = {
-    "chatml": lambda folder: helpers.byte_level(folder, QWEN, helpers.CHATML, eos_token="<|im_end|>"),
-    "llama3": lambda folder: helpers.byte_level(
-        folder, LLAMA, helpers.HEADERS, bos_token="<|begin_of_text|>", eos_token="<|eot_id|>", mask_token="<|mdm_mask|>"
-    ),
-    "thinking": lambda folder: helpers.byte_level(
-        folder, QWEN, helpers.THINKING, words=QWEN3, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    ),
-    "alternating": lambda folder: helpers.byte_level(
-        folder, GEMMA, helpers.ALTERNATING, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
-    ),
-    "roles": lambda folder: helpers.byte_level(folder, MOE, helpers.ROLES, eos_token="<|endoftext|>"),
-    "metaspace-first": lambda folder: helpers.metaspace(folder, TURNS, "first"),
-    "metaspace-always": lambda folder: helpers.metaspace(folder, TURNS, "always"),
-}
-CHATS = {
-    "one": [{"role": "user", "content": "How many clips?"}],
-    "spaces": [{"role": "user", "content": "  two words \n"}],
-    "turns": [
-        {"role": "system", "content": "You are terse."},
-        {"role": "user", "content": "def f(x):\n    return x"},
-        {"role": "assistant", "content": "41 + 1 = 42"},
-        {"role": "user", "content": "naïve ① 中文?"},
-    ],
-}
-
 WORDS = ("reverse", ":", "[", "]", ",", "Alan", "Fox", "Kate", "Gray", "def", "f", "(", "x", ")", "return", "+")
 
 

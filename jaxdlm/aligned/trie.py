@@ -2,9 +2,7 @@
 
 import json
 import math
-import os
 import pathlib
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -14,6 +12,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
+from jaxdlm.whole import whole_file
 
 FORMAT, VERSION = "jaxdlm-asap", 1
 MOST_NODES = 2**20  # of a trie; a full one learns no more, which keeps it sound
@@ -151,17 +150,14 @@ class AsapTrie:
     def save(self, path: Any) -> None:
         """Writes an npz file, whole or not at all; the path gets no ending of its own."""
         target = argument.path(path, "trie")
-        partial = target.with_name(f".{target.name}-{uuid.uuid4().hex[:8]}")
         head = {"format": FORMAT, "version": VERSION, "drawn": self.drawn, "facts": self.facts._asdict()}
         try:
-            with partial.open("wb") as out:
+            with whole_file(target) as out:
                 np.savez(
                     out, head=np.frombuffer(json.dumps(head).encode(), np.uint8), parent=np.array(self._parent, np.int32),
                     token=np.array(self._token, np.int32), logp=np.array(self._logp), unseen=np.array(self._unseen),
                 )  # fmt: skip
-            os.replace(partial, target)
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise InputError(f"trie {target} cannot be written ({error.strerror}): check the path") from None
 
     @classmethod

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from jaxdlm import argument
 from jaxdlm.batch import openai
 from jaxdlm.batch.lines import encoded
-from jaxdlm.batch.rows import PROMPTS, SHOWN, Raw, Refusal, identity, parse, randomness_key
+from jaxdlm.batch.rows import PROMPTS, SHOWN, Raw, Refusal, check_duplicate, identity, parse, randomness_key, short
 from jaxdlm.batch.shards import BROKEN, REFUSED, Line
-from jaxdlm.batch.source import LONGEST, lines
+from jaxdlm.batch.source import rows_of
 from jaxdlm.command import NONFINITE
 from jaxdlm.decisions.ask import Asked, Reader
 from jaxdlm.decisions.output import RowAnswers
@@ -22,10 +22,7 @@ WINDOW = 256  # rows that are read together
 URLS = {"/v1/decisions": "openai", "/v1/systemone": "typesafe"}
 STATES = (*PROMPTS, "state", "input")
 OWN = ("read", "law", "orders", "draws", "joint", "sequential")  # settings that a row may have of its own, a seed aside
-HARMLESS = {
-    "model", "safety_identifier", "cache_salt", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
-    "user", "metadata", "store", "service_tier",
-}  # fmt: skip
+HARMLESS = openai.HARMLESS | {"cache_salt", "prompt_cache_options", "prompt_cache_retention"}
 BODIES = {
     "openai": ("input", "questions", "joint"),
     "typesafe": ("state", "questions", "joint", "instructions", "diagnostics"),
@@ -80,13 +77,12 @@ def understand(raw: Raw, readers: Readers, duplicates: Mapping[int, int]) -> Row
         value = parse(raw)
         kind = WireRefusal if openai.is_request(value) else Refusal
         id_ = identity(value, raw)
-        if raw.row in duplicates:
-            raise InputError(f"{where}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one")
+        check_duplicate(id_, raw, duplicates)
         return _row(value, id_, raw, readers, where)
     except InputError as error:
         message = str(error)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        message = f"the row does not read ({' '.join(str(error).split())[:80] or type(error).__name__})"
+        message = f"the row does not read ({short(error)})"
     message = message if message.startswith(where) else f"{where}: {message}"
     return kind(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
 
@@ -117,9 +113,7 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
 
 def _body(value: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:
     """(shape, body) of a batch line. Raises InputError."""
-    body = value.get("body")
-    if not isinstance(value.get("custom_id"), str) or not isinstance(body, Mapping):
-        raise InputError(f"{where}: a batch request needs custom_id (a string) and body (an object)")
+    body = openai.body_of(value, where)
     url = value.get("url", "/v1/systemone" if "state" in body else "/v1/decisions")
     if url not in URLS:
         raise InputError(f"{where}: url {argument.shown(url)} asks no question: one of {', '.join(URLS)}")
@@ -194,10 +188,7 @@ class Lines:
             }
         if not row.batch:
             return Line(encoded(body), error)
-        number = f"{randomness_key(row.id):08x}"
-        response = {"status_code": 200, "request_id": f"req-{number}", "body": body}
-        fields = {"id": f"batch_req_{number}", "custom_id": row.id, "response": response, "error": None}
-        return Line(encoded(fields), error)
+        return Line(encoded(openai.answered(row.id, f"{randomness_key(row.id):08x}", body)), error)
 
     def refusal(self, refused: Refusal) -> Line:
         """The row of what cannot be read."""
@@ -234,18 +225,7 @@ def stream(raws: Iterable[Raw], readers: Readers, write: Any, duplicates: Mappin
 
 def stdin_rows() -> Iterator[Raw]:
     """The lines of stdin; blank ones are no rows."""
-    row = 0
-    for number, (line, size, ended) in enumerate(lines(sys.stdin.buffer), start=1):
-        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-        if size > LONGEST:
-            yield Raw(
-                row, number, InputError(f"line {number} has {size} bytes, more than {LONGEST}: cut it"), not ended
-            )
-        elif text.strip():
-            yield Raw(row, number, text, not ended)
-        else:
-            continue
-        row += 1
+    return rows_of(sys.stdin.buffer)
 
 
 def told(refused: int, broken: int) -> None:

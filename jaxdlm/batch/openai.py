@@ -28,11 +28,17 @@ def is_chat(value: Mapping[str, Any]) -> bool:
     return isinstance(body, Mapping) and "messages" in body
 
 
-def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The row in our own names. Raises InputError for what cannot be honoured."""
+def body_of(value: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """The body of a batch line. Raises InputError where there is none."""
     body = value.get("body")
     if not isinstance(value.get("custom_id"), str) or not isinstance(body, Mapping):
         raise InputError(f"{where}: a batch request needs custom_id (a string) and body (an object)")
+    return body
+
+
+def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The row in our own names. Raises InputError for what cannot be honoured."""
+    body = body_of(value, where)
     if value.get("url", CHAT) not in (CHAT, COMPLETION):
         raise InputError(f"{where}: url {value['url']!r:.60} is not served: one of {CHAT}, {COMPLETION}")
     wanted = {CHAT: "messages", COMPLETION: "prompt"}.get(value.get("url", ""))
@@ -81,6 +87,11 @@ def response(
         "choices": [choice],
         "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
     }
+    return answered(identity, number, body)
+
+
+def answered(identity: Any, number: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The line around a body."""
     answer = {"status_code": 200, "request_id": f"req-{number}", "body": body}
     return {"id": f"batch_req_{number}", "custom_id": identity, "response": answer, "error": None}
 

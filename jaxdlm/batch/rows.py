@@ -89,7 +89,7 @@ def parse(raw: Raw) -> Mapping[str, Any]:
         raise
     except (ValueError, RecursionError) as error:
         cut = "; the file ends inside it, so it was probably cut off" if raw.last else ""
-        raise InputError(f"line {raw.line} is not JSON ({_short(error)}){cut}: write one object per line") from None
+        raise InputError(f"line {raw.line} is not JSON ({short(error)}){cut}: write one object per line") from None
     if not isinstance(value, dict):
         raise InputError(f'line {raw.line} is JSON, but no object: write {{"id": ..., "prompt": ...}}')
     return value
@@ -104,7 +104,8 @@ def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _short(error: BaseException) -> str:
+def short(error: BaseException) -> str:
+    """What an error says, in a few words."""
     if isinstance(error, RecursionError):
         return "nested too deep"
     if "integer string conversion" in str(error):
@@ -125,21 +126,24 @@ def identity(value: Mapping[str, Any], raw: Raw) -> Any:
     return id_
 
 
+def check_duplicate(id_: Any, raw: Raw, duplicates: Mapping[int, int]) -> None:
+    """Raises InputError where an earlier row has the id. duplicates: row -> line that had its id first."""
+    if raw.row in duplicates:
+        raise InputError(f"line {raw.line}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one")
+
+
 def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -> Request | Refusal:
     """A request ready to decode, or why not. duplicates: row -> line that had its id first."""
     id_: Any = raw.row
     try:
         value = parse(raw)
         id_ = identity(value, raw)
-        if raw.row in duplicates:
-            raise InputError(
-                f"line {raw.line}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one"
-            )
+        check_duplicate(id_, raw, duplicates)
         return _request(value, id_, raw, lm, defaults)
     except InputError as error:
         message = str(error).replace(f"prompt {raw.row}", f"line {raw.line}: the prompt", 1)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        message = f"line {raw.line}: the row does not read ({_short(error)})"
+        message = f"line {raw.line}: the row does not read ({short(error)})"
     return Refusal(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
 
 

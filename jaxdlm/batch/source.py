@@ -84,15 +84,20 @@ class JsonLines:
 
     def rows(self, first: int = 0, digest: Any = None) -> Iterator[Raw]:
         """Rows from `first` on; `digest` takes in every byte."""
-        row = 0
         with opened(self.path) as file:
-            for number, (line, size, ended) in enumerate(lines(file, digest), start=1):
-                text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-                if not text.strip() and size <= LONGEST:
-                    continue
-                if row >= first:
-                    yield Raw(row, number, text if size <= LONGEST else _too_long(number, size), not ended)
-                row += 1
+            yield from rows_of(file, first, digest)
+
+
+def rows_of(file: Any, first: int = 0, digest: Any = None) -> Iterator[Raw]:
+    """The rows of an open file; see `JsonLines`."""
+    row = 0
+    for number, (line, size, ended) in enumerate(lines(file, digest), start=1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if not text.strip() and size <= LONGEST:
+            continue
+        if row >= first:
+            yield Raw(row, number, text if size <= LONGEST else _too_long(number, size), not ended)
+        row += 1
 
 
 def _too_long(number: int, size: int) -> InputError:

@@ -61,27 +61,17 @@ def pack(
     states, symbols, edges = shape
     parts = []
     for grammar in grammars:
-        table = np.zeros((states, symbols), np.int32)
-        table[: grammar.next.shape[0], : grammar.next.shape[1]] = grammar.next
-        source, symbol = (x.astype(np.int32) for x in np.nonzero(table))
-        fill = lambda x, size, value: np.concatenate([x, np.full(size - len(x), value, x.dtype)])  # noqa: E731
-        accepting = fill(np.asarray(grammar.accepting, bool), states, False)
+        own = grammar.tables((states, symbols))
+        source, symbol = (x.astype(np.int32) for x in np.nonzero(own.next))
+        edge = lambda x: np.pad(x, (0, edges - len(source))).astype(np.int32)  # noqa: E731
         parts.append(
             Automaton(
-                classes=np.asarray(grammar.classes, np.int32),
-                next=table,
-                accepting=accepting,
-                distance=fill(np.asarray(grammar.distance, np.int32), states, 2**30),
-                source=fill(source, edges, 0),
-                symbol=fill(symbol, edges, 0),
-                target=fill(table[source, symbol], edges, 0),
-                start=np.int32(grammar.start),
-                first=np.int32(0),
-                last=np.int32(0),
-                state=np.int32(grammar.start),
-                end=accepting,
+                classes=own.classes.astype(np.int32), next=own.next.astype(np.int32), accepting=own.accepting,
+                distance=own.distance.astype(np.int32), source=edge(source), symbol=edge(symbol),
+                target=edge(own.next[source, symbol]), start=own.state, first=np.int32(0), last=np.int32(0),
+                state=own.state, end=own.accepting,
             )
-        )
+        )  # fmt: skip
     packed = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
     return packed._replace(first=np.asarray(first, np.int32), last=np.asarray(last, np.int32))
 
@@ -223,9 +213,11 @@ def walk(
     return jax.lax.scan(step, automaton.state, (scores, inside, rest[1:]))[1]
 
 
-def marginals(scores: Float32[Array, "W C"], inside: Bool[Array, "W"], automaton: Automaton) -> tuple[Array, Array]:
-    """(log Q(column j is of class c), log Z): float32[W, C], float32[]. NEG where a class is impossible."""
-    rest = backward(scores, inside, automaton, segment_logsumexp)
+def marginals(
+    scores: Float32[Array, "W C"], inside: Bool[Array, "W"], automaton: Automaton, rest: Float32[Array, "1_W S"]
+) -> Float32[Array, "W C"]:
+    """log Q(column j is of class c), NEG where a class is impossible; rest: `backward` of the same scores by sums, whose
+    number at the row's state is log Z."""
     before = forward(scores, inside, automaton)
     total = rest[0, automaton.state]
     alive, count = _alive(automaton), automaton.next.shape[1]
@@ -235,7 +227,7 @@ def marginals(scores: Float32[Array, "W C"], inside: Bool[Array, "W"], automaton
         return segment_logsumexp(jnp.maximum(jnp.where(alive, values, NEG), NEG), automaton.symbol, count)
 
     joint = jax.lax.map(lambda x: one(*x), (scores, before, rest[1:]))
-    return jnp.where(joint > NEG / 2, joint - total, NEG), total
+    return jnp.where(joint > NEG / 2, joint - total, NEG)
 
 
 def most(

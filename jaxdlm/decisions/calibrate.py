@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from jaxdlm import argument
 from jaxdlm.decisions.pool import FLOOR, log_softmax, pool
 from jaxdlm.decisions.questions import Question
 from jaxdlm.errors import InputError
+from jaxdlm.whole import whole_file
 
 FORMAT, VERSION = "jaxdlm-calibration", 1
 FARTHEST = 50.0  # of the bias
@@ -57,9 +57,11 @@ class Calibration:
     def save(self, path: Any) -> None:
         """Writes the file, whole or not at all."""
         target = argument.path(path, "calibration")
-        partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
-        partial.write_text(self.text())
-        os.replace(partial, target)
+        try:
+            with whole_file(target) as out:
+                out.write(self.text().encode())
+        except OSError as error:
+            raise InputError(f"calibration {target} cannot be written ({error.strerror}): check the path") from None
 
     def check_model(self, lm: Any) -> None:
         """Raises InputError where it was fitted with another model."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
+from jaxdlm.tokenizer_checks import is_text
 from jaxdlm.tokenizer_spec import glued
 
 BEFORE = ("\n", "0", "a")  # words of each kind that matters to `glued`: white space, digits, others
@@ -226,16 +227,8 @@ def _check(tokenizer: Any, tables: Sequence[Sequence[bytes]], leads: np.ndarray,
             ([token], tables[0][token]),
             ([before, token], tables[0][before] + tables[leads[before]][token]),
         ):
-            if tokenizer.decode(ids) != data.decode("utf-8", "replace") and _is_text(data):
+            if tokenizer.decode(ids) != data.decode("utf-8", "replace") and is_text(data):
                 raise InputError(
                     f"a grammar needs what each token adds to the text, and this tokenizer decodes {ids} as "
                     f"{tokenizer.decode(ids)!r:.60}, not as {data.decode()!r:.60}: such a decoder is not supported"
                 )
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

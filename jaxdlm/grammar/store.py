@@ -1,12 +1,12 @@
 """Compiled grammars are kept: the latest in memory, all of them as files beside the compiled programs."""
 
 import collections
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
 import threading
-import uuid
 import zipfile
 from collections.abc import Callable
 
@@ -15,6 +15,7 @@ import platformdirs
 
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
 from jaxdlm.grammar.tokens import TokenTable
+from jaxdlm.whole import whole_file
 
 IN_MEMORY = 64
 ON_DISK = 512  # files; the oldest go
@@ -109,14 +110,10 @@ def _inside(array: np.ndarray, size: int) -> bool:
 
 def _write(file: pathlib.Path, words: str, table: TokenTable) -> None:
     """Writes the file whole or not at all; a full disk costs the file and nothing else."""
-    partial = file.with_name(f".{file.stem}-{uuid.uuid4().hex[:8]}")
-    try:
-        with partial.open("wb") as out:
+    with contextlib.suppress(OSError):
+        with whole_file(file) as out:
             np.savez(out, words=np.frombuffer(words.encode(), np.uint8), **table._asdict())
-        os.replace(partial, file)
         _drop_oldest(file.parent)
-    except OSError:
-        partial.unlink(missing_ok=True)
 
 
 def _drop_oldest(place: pathlib.Path) -> None:

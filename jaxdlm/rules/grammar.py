@@ -18,10 +18,11 @@ from jaxdlm.core.automaton import NEG, Automaton, Columns
 from jaxdlm.core.carry import LogitsAccess, Row, Status, Update
 from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.keys import column_gumbel
+from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Chain, PolicyWrapper, Stage, Stepper, chain, need
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.errors import InputError
-from jaxdlm.rules.sample import first_best
+from jaxdlm.rules.indel import Indel
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 WRITES = {"token", "commit", "fill", "reopen"}  # fields that a text is made of
@@ -54,11 +55,13 @@ class Steer(Stage):
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         automaton = grammar_of(row, "steer")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
-        divisor = jnp.where(is_cold(self.temperature), 1.0, divisor_of(self.temperature))
+        divisor = divisor_of(self.temperature)
         logp = language.log_probs(scale_logits(update.logits, divisor))
         single = language.class_sums(logp, automaton)
         scores = language.with_fixed(single, columns, automaton)
-        share, _ = language.marginals(scores, columns.open | columns.fixed, automaton)
+        inside = columns.open | columns.fixed
+        rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
+        share = language.marginals(scores, inside, automaton, rest)
         gain = language.of_tokens(jnp.where(share > NEG / 2, share - single, NEG), automaton)
         steered = jnp.where(gain > NEG / 2, divisor * (logp + gain), -jnp.inf)
         # what the grammar leaves as it is stays so to the bit, and so does a row of which no text is possible: `constrain`
@@ -115,18 +118,20 @@ class Plan(Stage):
         automaton = grammar_of(row, "plan")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         inside = columns.open | columns.fixed
-        divisor = jnp.where(is_cold(self.temperature), 1.0, divisor_of(self.temperature))
+        divisor = divisor_of(self.temperature)
         logp = language.log_probs(scale_logits(update.logits, divisor))
         sums = language.class_sums(logp, automaton)
+        scores = language.with_fixed(sums, columns, automaton)
+        rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
         token = self._best(logp, columns, inside, automaton)
         if not self.greedy:
-            drawn = self._drawn(logp, sums, columns, inside, automaton, row, key)
+            drawn = self._drawn(logp, scores, rest, inside, automaton, row, key)
             token = jnp.where(is_cold(self.temperature), token, drawn)
         token = jnp.where(inside, token, jax.lax.argmax(logp, 1, jnp.int32))
         token = jnp.where(columns.fixed, columns.token, token)
         score = jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]
         if self.posterior:
-            share, _ = language.marginals(language.with_fixed(sums, columns, automaton), inside, automaton)
+            share = language.marginals(scores, inside, automaton, rest)
             own = automaton.classes[token][:, None]
             gain = jnp.take_along_axis(share, own, axis=1) - jnp.take_along_axis(sums, own, axis=1)
             score = jnp.where(columns.open, jnp.minimum(score + gain[:, 0], 0.0), score)
@@ -139,12 +144,10 @@ class Plan(Stage):
         return language.token_of(logp, language.walk(scores, inside, rest, automaton), automaton)
 
     def _drawn(
-        self, logp: Array, sums: Array, columns: Columns, inside: Array, automaton: Automaton, row: Row, key: Array
+        self, logp: Array, scores: Array, rest: Array, inside: Array, automaton: Automaton, row: Row, key: Array
     ) -> Int32[Array, "W"]:
         """A text drawn from Q: from left to right a class given what stands before, then a token of the class."""
         fold = jax.random.fold_in
-        scores = language.with_fixed(sums, columns, automaton)
-        rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
         noise = column_gumbel(fold(key, CLASSES), row.position, scores.shape[1])
         symbols = language.walk(jnp.where(scores > NEG / 2, scores + noise, NEG), inside, rest, automaton)
         own = automaton.classes[None, :] == symbols[:, None]
@@ -236,7 +239,7 @@ def constrain() -> Constrain:
     return Constrain()
 
 
-def constrained(policy: Any, temperature: Any = None) -> Any:
+def constrained(policy: Any) -> Any:
     """The policy, under the grammar of each row: `steer` in front of its sampler, `constrain` behind its last selection.
 
     A policy that has `constrain` or `plan` itself is left as it is. Raises InputError for one that moves text from column
@@ -245,9 +248,8 @@ def constrained(policy: Any, temperature: Any = None) -> Any:
     parts = list(compose.walk_rules(policy))
     if any(isinstance(part, Constrain | Plan | Steer) for part in parts):
         return policy
-    moving = next((compose.name(part) for part in parts if compose.name(part) in MOVING), None)
-    if moving is not None:
-        raise InputError(f"{moving} moves text from column to column, which no grammar follows: use another policy")
+    if any(isinstance(part, Indel) for part in parts):
+        raise InputError("indel moves text from column to column, which no grammar follows: use another policy")
     if isinstance(policy, Stepper) and isinstance(policy, PolicyWrapper):
         return dataclasses.replace(policy, inner=constrained(policy.inner))  # type: ignore[type-var]
     if not isinstance(policy, Chain):
@@ -255,9 +257,6 @@ def constrained(policy: Any, temperature: Any = None) -> Any:
     members = list(steered(policy).rules)
     last = max(i for i, part in enumerate(members) if _touches(part, WRITES))
     return dataclasses.replace(policy, rules=(*members[: last + 1], constrain(), *members[last + 1 :]))
-
-
-MOVING = ("indel", "insert_and_delete")
 
 
 def steered(policy: Any) -> Any:

@@ -1,7 +1,6 @@
 """Sums and maxima over the texts of a language, against the sum over every canvas."""
 
 import itertools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +8,14 @@ import numpy as np
 import pytest
 
 from jaxdlm.core import automaton as language
-from jaxdlm.core.automaton import NEG, Automaton, Columns
+from jaxdlm.core.automaton import NEG, Columns
+from jaxdlm.core.carry import Automaton
+from jaxdlm.grammar import Grammar
 
 V, W = 5, 4
 
 
-class Toy(NamedTuple):
-    """A language as `jaxdlm.grammar.Grammar` has it."""
-
-    classes: np.ndarray
-    next: np.ndarray
-    accepting: np.ndarray
-    distance: np.ndarray
-    start: int
-
-
-def toy(rng, states=4, symbols=4) -> Toy:
+def toy(rng, states=4, symbols=4) -> Grammar:
     """A random automaton of few edges; class 0 and state 0 are dead."""
     table = rng.integers(0, states, (states, symbols)) * (rng.random((states, symbols)) < 0.9)
     table[0], table[:, 0] = 0, 0
@@ -33,16 +24,16 @@ def toy(rng, states=4, symbols=4) -> Toy:
     distance = np.where(accepting, 0, 2**30)
     for _ in range(states):
         distance = np.minimum(distance, np.where(table > 0, distance[table], 2**30).min(1) + 1)
-    return Toy(rng.integers(0, symbols, V), table, accepting, np.minimum(distance, 2**30), 1)
+    return Grammar("toy", "by hand", rng.integers(0, symbols, V), table, 1, accepting, np.minimum(distance, 2**30))
 
 
-def one(toy: Toy, columns: int = W) -> Automaton:
+def one(toy: Grammar, columns: int = W) -> Automaton:
     """The toy's automaton without a leading axis, at the edges of a window that is the whole text."""
     packed = language.pack([toy], language.shape_of(toy), np.array([0]), np.array([columns]))
     return jax.tree.map(lambda x: jnp.asarray(x[0]), packed)
 
 
-def belongs(toy: Toy, text) -> bool:
+def belongs(toy: Grammar, text) -> bool:
     state = toy.start
     for token in text:
         state = toy.next[state, toy.classes[token]]
@@ -69,7 +60,8 @@ def tables(logp, tokens, fixed, automaton):
     every = jnp.ones(W, bool)
     sums = language.with_fixed(language.class_sums(logp, automaton), columns, automaton)
     bests = language.with_fixed(language.class_bests(logp, automaton), columns, automaton)
-    share, total = language.marginals(sums, every, automaton)
+    sum_rest = language.backward(sums, every, automaton, language.segment_logsumexp)
+    share, total = language.marginals(sums, every, automaton, sum_rest), sum_rest[0, automaton.state]
     rest = language.backward(bests, every, automaton, language.segment_best)
     path = language.token_of(logp, language.walk(bests, every, rest, automaton), automaton)
     return share, total, jnp.where(fixed, tokens, path), rest[0, automaton.state]
@@ -128,7 +120,9 @@ def test_extreme_logits_leave_every_text_possible(scale):
     logits = jnp.asarray(np.random.default_rng(0).normal(0, scale, (W, V)), jnp.float32)
     logp = language.log_probs(logits)
     sums = language.class_sums(logp, automaton)
-    share, total = language.marginals(sums, jnp.ones(W, bool), automaton)
+    every = jnp.ones(W, bool)
+    rest = language.backward(sums, every, automaton, language.segment_logsumexp)
+    share, total = language.marginals(sums, every, automaton, rest), rest[0, automaton.state]
     assert np.isfinite(total) and total > NEG / 2 and not np.isnan(share).any()
 
 
