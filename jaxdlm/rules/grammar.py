@@ -242,19 +242,20 @@ def constrain() -> Constrain:
 def constrained(policy: Any) -> Any:
     """The policy, under the grammar of each row: `steer` in front of its sampler, `constrain` behind its last selection.
 
-    A policy that has `constrain` or `plan` itself is left as it is. Raises InputError for one that moves text from column
-    to column, of which no column's language is known.
+    A policy that has `constrain` or `plan` itself is left as it is, and one with `steer` gets the second alone.
+    Raises InputError for one that moves text from column to column, of which no column's language is known.
     """
     parts = list(compose.walk_rules(policy))
-    if any(isinstance(part, Constrain | Plan | Steer) for part in parts):
+    if any(isinstance(part, Constrain | Plan) for part in parts):
         return policy
     if any(isinstance(part, Indel) for part in parts):
         raise InputError("indel moves text from column to column, which no grammar follows: use another policy")
     if isinstance(policy, Stepper) and isinstance(policy, PolicyWrapper):
         return dataclasses.replace(policy, inner=constrained(policy.inner))  # type: ignore[type-var]
+    policy = policy if any(isinstance(part, Steer) for part in parts) else steered(policy)
     if not isinstance(policy, Chain):
-        return chain(steered(policy), constrain())
-    members = list(steered(policy).rules)
+        return chain(policy, constrain())
+    members = list(policy.rules)
     last = max(i for i, part in enumerate(members) if _touches(part, WRITES))
     return dataclasses.replace(policy, rules=(*members[: last + 1], constrain(), *members[last + 1 :]))
 

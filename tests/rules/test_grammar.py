@@ -154,6 +154,13 @@ def test_a_policy_is_steered_once_and_constrained_once(name):
     assert sum(isinstance(part, Constrain) for part in walk_rules(again)) == 1
 
 
+def test_a_chain_that_steers_itself_is_constrained_all_the_same():
+    """The laws of the columns are not that of the text."""
+    own = chain(steer(1.0), jd.rules.sample(1.0), jd.rules.select_above(0.9))
+    parts = [type(part).__name__ for part in constrained(own).rules]
+    assert parts == ["Steer", "Sample", "SelectAbove", "Constrain"]
+
+
 def test_policies_that_move_text_are_refused():
     with pytest.raises(InputError, match="moves text"):
         constrained(jd.llada22())
