@@ -21,6 +21,7 @@ from typing import Any
 from jaxdlm.batch.store import Store
 
 SUCCESS, JOB, PARTS = "_SUCCESS", "job.json", "parts/"
+ON_THE_WAY = (PARTS, "claims/", "workers/")  # what only a job that is under way needs
 OURS = re.compile(
     r"rows-\d{5,}-of-\d{5,}(\.jsonl|\.[0-9a-f]{12}\.done)|parts/.*|claims/.*|workers/.*|_SUCCESS|job\.json"
 )
@@ -186,8 +187,10 @@ class Shards:
             }
             self.store.put(SUCCESS, _json({"stamp": self.stamp, "shards": self.count, **total}))
         for name in names:
-            if name.startswith((PARTS, "claims/", "workers/")):
+            if name.startswith(ON_THE_WAY):
                 self.store.delete(name)
+        for folder in ON_THE_WAY:
+            self.store.prune(folder)
         return json.loads(self.store.get(SUCCESS) or b"{}")
 
 
@@ -196,6 +199,8 @@ def wipe(store: Store) -> None:
     names = [name for name in store.names() if OURS.fullmatch(name)]
     for name in sorted(names, key=lambda name: (name == JOB, not name.endswith((".done", SUCCESS)), name)):
         store.delete(name)
+    for folder in ON_THE_WAY:
+        store.prune(folder)
 
 
 def _json(value: Any) -> bytes:

@@ -10,7 +10,8 @@ import os
 import pathlib
 import urllib.parse
 import uuid
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Protocol
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
@@ -39,6 +40,10 @@ class Store(Protocol):
         """All objects."""
         ...
 
+    def prune(self, name: str) -> None:
+        """Removes a folder and those in it as far as they are empty, where there are folders."""
+        ...
+
 
 class Folder:
     """A local folder."""
@@ -57,10 +62,9 @@ class Folder:
     def _whole(self, name: str, data: bytes) -> tuple[pathlib.Path, pathlib.Path]:
         """(a temporary file beside the object that holds the data, the object's path)."""
         path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{TEMPORARY}{self._own}-{next(self._count)}")
         try:
-            with open(partial, "wb") as file:
+            with self._opened(partial) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -68,6 +72,14 @@ class Folder:
             partial.unlink(missing_ok=True)
             raise
         return partial, path
+
+    def _opened(self, path: pathlib.Path) -> BinaryIO:
+        """A new file in a folder that another worker may remove as long as it is empty."""
+        for _ in range(100):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                return open(path, "wb")
+        raise InputError(f"output {self.where}: its folders vanish while they are written to: choose another folder")
 
     def put(self, name: str, data: bytes) -> None:
         partial, path = self._whole(name, data)
@@ -110,13 +122,23 @@ class Folder:
         (self.root / name).unlink(missing_ok=True)
 
     def names(self) -> set[str]:
-        files = (path for path in self.root.rglob("*") if not path.name.startswith(".") and path.is_file())
+        files = (path for path in self._files() if not path.name.startswith(".") and path.is_file())
         return {path.relative_to(self.root).as_posix() for path in files}
+
+    def _files(self) -> Iterator[pathlib.Path]:
+        """`os.walk` passes over folders that vanish while they are listed; pathlib's own walks raise."""
+        return (pathlib.Path(folder, name) for folder, _, names in os.walk(self.root) for name in names)
+
+    def prune(self, name: str) -> None:
+        for folder, _, _ in os.walk(self.root / name, topdown=False):
+            with contextlib.suppress(OSError):  # not empty, or gone
+                os.rmdir(folder)
 
     def tidy(self) -> None:
         """Removes what a killed writer left half written; call it only when nobody else writes here."""
-        for path in self.root.rglob(f"{TEMPORARY}*"):
-            path.unlink(missing_ok=True)
+        for path in self._files():
+            if path.name.startswith(TEMPORARY):
+                path.unlink(missing_ok=True)
 
 
 class Bucket:
@@ -159,6 +181,9 @@ class Bucket:
         self._fs.invalidate_cache()
         files: Any = self._fs.find(self._root)
         return {path.removeprefix(f"{self._root}/") for path in files}
+
+    def prune(self, name: str) -> None:
+        pass
 
 
 def store(where: str) -> Store:
