@@ -26,7 +26,7 @@ from contest import clock, in_turns
 
 import jaxdlm as jd
 from jaxdlm._load import packaged
-from jaxdlm.eval import harness, metrics, prompts, svg
+from jaxdlm.eval import harness, metrics, plots, prompts
 from jaxdlm.eval.task import make
 from jaxdlm.layout import bucket_of
 
@@ -132,11 +132,11 @@ def speed(lm: Any, args: argparse.Namespace) -> bool:
             print(f"| {rows} | {name} | {rate:.1f} | {ratios[name]:.3f} | {busy:.3f} | {per} | {equal} |", flush=True)
         agreed &= all(all(t.equal) for t in found.values())
         reached.append(f"{ratios[OURS]:.3f} at {rows} row{'s' * (rows > 1)}")
-        drawn[f"{rows} row{'s' * (rows > 1)}"] = [svg.Bar(name, ratio) for name, ratio in ratios.items()]
+        drawn[f"{rows} row{'s' * (rows > 1)}"] = ratios
     print(f"\ntime of {OURS} / {THEIRS}: {', '.join(reached)} (goal: at most {GOAL})")
     if args.chart:
-        chart = svg.bars("time, relative to transformers greedy", drawn, base=1.0)
-        pathlib.Path(args.chart).write_text(chart + "\n")
+        chart = plots.bars("time, relative to transformers greedy", drawn, base=1.0)
+        pathlib.Path(args.chart).write_text(plots.svg(chart))
     return agreed
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm import cli, policies
-from jaxdlm.eval import report, summary, svg
+from jaxdlm.eval import plots, report, summary
 from jaxdlm.eval.run import BASELINE
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -121,15 +121,10 @@ def draft_and_target(name: str, pairs: Mapping[str, Any]) -> list[str]:
 
 
 def charts(found: Mapping[str, Any], folder: pathlib.Path) -> None:
-    """curves.svg with everything, and a chart per method with `threshold` beside it."""
-    names = report.policies_of(found)
-    (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(found, summary.POOLED, names), names, legend=True))
-    for name in names:
-        drawn = report.tpf_chart(found, summary.POOLED, names)
-        pair = [s for s in drawn.series if s.name in (name, "threshold")]
-        order = [name, *(other for other in ("threshold",) if other != name)]
-        chart = drawn._replace(title=name, series=sorted(pair, key=lambda s: s.name == name))
-        (folder / f"{name}.svg").write_text(svg.chart(chart, order, legend=True))
+    """curves.svg with every setting, and a chart per method."""
+    (folder / "curves.svg").write_text(plots.svg(plots.overview(found, summary.POOLED, "tpf", report.TPF, width=620)))
+    for chart in report.method_charts(found, report.policies_of(found)):
+        (folder / f"{chart['title']['text']}.svg").write_text(plots.svg({**chart, "width": 420, "height": 260}))
 
 
 def main() -> None:

@@ -4,12 +4,13 @@ import pathlib
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from jaxdlm import distribution
 from jaxdlm.errors import InputError
-from jaxdlm.eval import chosen, ideal, pairs, report, rows, run, summary, svg, timing
+from jaxdlm.eval import chosen, ideal, pairs, plots, report, rows, run, summary, timing
 from jaxdlm.eval.sweeps import Choice
 from jaxdlm.eval.task import TASKS
 
@@ -51,10 +52,10 @@ def draft_and_target(
     made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
-    (folder / "tokens.svg").write_text(report.pairs_chart(made))
+    _picture(folder / "tokens.svg", lambda: report.pairs_chart(made))
     for line in lines:
         _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
-    _say(f"wrote {folder / 'report.html'}, tokens.svg, summary.json, rows.jsonl ({len(done)} rows)")
+    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(done)} rows)")
 
 
 class Results:
@@ -144,8 +145,14 @@ def write(folder: pathlib.Path, made: dict[str, Any], lines: Sequence[rows.Line]
     made["bounds"] = bounds_of(made, lines)
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.page(made))
-    names = report.policies_of(made)
-    (folder / "curves.svg").write_text(svg.chart(report.tpf_chart(made, summary.POOLED, names), names, legend=True))
+    _picture(folder / "curves.svg", lambda: plots.overview(made, summary.POOLED, "tpf", report.TPF))
+
+
+def _picture(path: pathlib.Path, chart: Callable[[], plots.Spec]) -> None:
+    if plots.there():
+        path.write_text(plots.svg(chart()))
+    else:
+        _say(f"no charts, for which: {distribution.install('plot')}")
 
 
 def bounds_of(made: dict[str, Any], lines: Sequence[rows.Line]) -> dict[str, Any]:

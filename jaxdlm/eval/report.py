@@ -5,12 +5,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxdlm import distribution
+from jaxdlm.eval import plots
 from jaxdlm.eval.pairs import BASELINE as PLAIN
-from jaxdlm.eval.run import BASELINE
-from jaxdlm.eval.summary import MARGINS, POOLED, TASK_MARGIN
-from jaxdlm.eval.svg import Bar, Chart, Mark, Series, bars, chart, element, style
+from jaxdlm.eval.summary import POOLED
 
 Summary = Mapping[str, Any]
+TPF = "tokens per forward"
 
 STYLE = """
 body { font: 14px/1.5 system-ui, sans-serif; color: #111; max-width: 1180px; margin: 2rem auto; padding: 0 1rem }
@@ -18,22 +19,12 @@ h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin: 
 p { max-width: 75ch } table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0 }
 th, td { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #e5e7eb; white-space: nowrap }
 th { font-weight: 600; border-bottom: 1px solid #6b7280 } td:first-child, th:first-child { text-align: left }
-.panels { display: flex; flex-wrap: wrap; gap: 12px } .panels svg { border: 1px solid #e5e7eb; border-radius: 6px }
-.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem }
-.legend { position: sticky; top: 0; background: #fff; padding: .4rem 0; z-index: 1 }
-.legend label { cursor: pointer; white-space: nowrap } .legend svg { vertical-align: middle }
+.panels { display: flex; flex-wrap: wrap; gap: 12px } .chart { max-width: 100%; overflow-x: auto }
+#pooled0, #pooled1, #wall0, #wall1, #tokens0 { flex: 1 1 420px }
+td code { white-space: normal; overflow-wrap: anywhere }
+h3 { font-size: 1rem; margin: 1.5rem 0 .3rem } .scroll { overflow-x: auto } .vega-bind { font-size: 13px }
 .muted { color: #6b7280 } .no { color: #9ca3af } code { font-size: .92em }
 svg .series { transition: opacity .1s } svg.focus .series { opacity: .12 } svg.focus .series.on { opacity: 1 }
-"""
-SCRIPT = """
-document.querySelectorAll('.legend label').forEach(label => {
-  const name = label.dataset.name, box = label.querySelector('input');
-  const each = f => document.querySelectorAll('.series[data-name="' + CSS.escape(name) + '"]').forEach(f);
-  box.addEventListener('change', () => each(g => g.style.display = box.checked ? '' : 'none'));
-  label.addEventListener('mouseenter', () => each(g => { g.classList.add('on'); g.ownerSVGElement.classList.add('focus') }));
-  label.addEventListener('mouseleave', () => each(g => { g.classList.remove('on');
-    g.ownerSVGElement.classList.remove('focus') }));
-});
 """
 
 
@@ -42,23 +33,33 @@ def page(summary: Summary) -> str:
     names = policies_of(summary)
     meta = summary["meta"]
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>jaxdlm eval: {_e(meta['model'])}</title><style>{STYLE}</style>",
+        _head(meta),
         f"<h1>Decoding policies on {_e(meta['model'])}</h1>",
         f"<p class=muted>{_e(_provenance(meta))}</p>",
         "<h2>No loss, and how much faster</h2>", _headline_note(summary), headline(summary, names),
-        "<h2>Accuracy against tokens per forward</h2>", _reading_note(), _legend(names),
-        f"<div class=panels>{''.join(panels(summary, names))}</div>",
+        "<h2>Accuracy against tokens per forward</h2>", _reading_note(),
+        _drawn([plots.overview(summary, pool, "tpf", TPF) for pool in _pools(summary)], "pooled"),
+        "<h3>Each method on the pooled tasks</h3>", _drawn(method_charts(summary, names), "method"),
+        "<h3>Each task</h3>", _drawn(task_charts(summary), "task"),
+        "<h3>Every setting on the pooled tasks</h3>", settings_table(summary),
     ]  # fmt: skip
     if any(p["cache"] != "none" for p in summary["points"]):
         parts += ["<h2>Caches</h2>", _cache_note(), cache_table(summary)]
     parts += [
         "<h2>Wall clock</h2>",
         _wall_note(summary),
-        f"<div class=panels>{''.join(wall_panels(summary, names))}</div>",
+        _drawn(wall_charts(summary), "wall"),
         timing_table(summary),
     ]
     parts += ["<h2>Gates</h2>", _gate_note(), gate_table(summary), _left_out(summary)]
-    return "\n".join([*parts, f"<script>{SCRIPT}</script></html>"])
+    return "\n".join([*parts, "</html>"])
+
+
+def _head(meta: Mapping[str, Any]) -> str:
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>jaxdlm eval: {_e(meta['model'])}</title><style>{STYLE}</style>{plots.library() if plots.there() else ''}"
+    )
 
 
 def policies_of(summary: Summary) -> list[str]:
@@ -70,60 +71,41 @@ def policies_of(summary: Summary) -> list[str]:
     return sorted(score, key=lambda name: (-score[name], name))
 
 
-def panels(summary: Summary, names: Sequence[str]) -> list[str]:
-    """One panel per task, the pooled ones first."""
-    tasks = list(dict.fromkeys(p["task"] for p in summary["points"]))
-    tasks = [t for t in (POOLED, "all") if t in tasks] + [t for t in tasks if t not in (POOLED, "all")]
-    return [chart(tpf_chart(summary, task, names), names) for task in tasks]
+def method_charts(summary: Summary, names: Sequence[str]) -> list[plots.Spec]:
+    return [plots.of_method(summary, POOLED, "tpf", TPF, name) for name in names if _measured(summary, POOLED, name)]
 
 
-def tpf_chart(summary: Summary, task: str, names: Sequence[str]) -> Chart:
-    bound = summary.get("bounds", {}).get(task)
-    dotted = None if bound is None else [(x, 100 * y) for x, y in bound["points"]]
-    return _chart(summary, task, names, "tpf", "tokens per forward", dotted)
+def task_charts(summary: Summary) -> list[plots.Spec]:
+    tasks = [t for t in dict.fromkeys(p["task"] for p in summary["points"]) if t != POOLED]
+    size: dict[str, Any] = {"width": 280, "height": 210, "choice": False}
+    return [plots.overview(summary, task, "tpf", TPF, **size) for task in tasks if _measured(summary, task)]
 
 
-def wall_panels(summary: Summary, names: Sequence[str]) -> list[str]:
-    tasks = [t for t in (POOLED, "all") if any(p["task"] == t for p in summary["points"])]
-    return [
-        chart(
-            _chart(summary, t, names, "speedup_batch_wall", "speed-up in wall time of the run's own batches", None),
-            names,
-        )
-        for t in tasks
-    ]
+def wall_charts(summary: Summary) -> list[plots.Spec]:
+    wall = "speed-up in wall time of the run's own batches"
+    return [plots.overview(summary, t, "speedup_batch_wall", wall) for t in _pools(summary, "speedup_batch_wall")]
 
 
-def _chart(summary: Summary, task: str, names: Sequence[str], x: str, x_label: str, dotted: Any) -> Chart:
-    points = [p for p in summary["points"] if p["task"] == task and p["cache"] == "none" and x in p]
-    stars = {c["policy"]: c.get("oracle") for c in summary["curves"] if c["task"] == task and c["cache"] == "none"}
-    series = []
-    for name in names:
-        marks = [_mark(p, x) for p in points if p["policy"] == name]
-        star = stars.get(name) if x == "tpf" and len(marks) > 1 else None
-        if marks:
-            series.append(Series(name, marks, (star["tpf"], 100 * star["accuracy"]) if star else None))
-    base = next((p for p in points if p["policy"] == BASELINE and not p["settings"]), None)
-    margin = 100 * MARGINS.get(task, TASK_MARGIN)
-    band = None if base is None else (100 * base["accuracy"] - margin, 100 * base["accuracy"] + margin)
-    gate = summary["gates"].get(task)
-    note = "" if gate is None or gate["learned"] else f"not learned (gate {100 * gate['gate']:.0f})"
-    return Chart(task, x_label, series, band, dotted, note or f"n = {points[0]['n'] if points else 0}")
+def _pools(summary: Summary, x: str = "tpf") -> list[str]:
+    return [task for task in (POOLED, "all") if len(plots.points(summary, task, x)) > 1]
 
 
-def _mark(p: Mapping[str, Any], x: str) -> Mark:
-    low, high = (100 * value for value in p["interval"])
-    title = f"{p['label']}: {100 * p['accuracy']:.1f} % [{low:.1f}, {high:.1f}], TPF {p['tpf']:.2f}"
-    if "delta" in p:
-        title += f", {p['speedup_forwards']:.2f}x fewer forwards, Δ {100 * p['delta']:+.1f} points"
-    return Mark(p[x], 100 * p["accuracy"], low, high, title)
+def _measured(summary: Summary, task: str, name: str | None = None) -> bool:
+    return any(name in (None, p["policy"]) for p in plots.points(summary, task, "tpf"))
+
+
+def _drawn(charts: Sequence[plots.Spec], name: str) -> str:
+    """Charts side by side as far as the page is wide; without the package that draws them, what to install."""
+    if not plots.there():
+        return f"<p class=muted>Charts need vl-convert-python: <code>{_e(distribution.install('plot'))}</code></p>"
+    return f"<div class=panels>{''.join(plots.embed(f'{name}{i}', spec) for i, spec in enumerate(charts))}</div>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are HTML already."""
     cells = lambda row, tag: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)  # noqa: E731
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=scroll><table><thead><tr>{cells(head, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def headline(summary: Summary, names: Sequence[str]) -> str:
@@ -147,6 +129,17 @@ def headline(summary: Summary, names: Sequence[str]) -> str:
     where = "setting chosen on validation" if claimed else "fastest setting without loss"
     head = ["method", where, "speed-up, forwards", "TPF", "accuracy, %", "Δ, points", "lower bound"]
     return table([*head, *(["worst template Δ", "no loss"] if claimed else []), "AUP", "AUP self"], rows)
+
+
+def settings_table(summary: Summary) -> str:
+    """What the charts show, in numbers, best first within a method."""
+    every = sorted(plots.points(summary, POOLED, "tpf"), key=lambda p: (p["policy"], -p["accuracy"]))
+    rows = [
+        [f"<code>{_e(p['setting'])}</code>", f"{p['accuracy']:.1f}", f"{p['low']:.1f} – {p['high']:.1f}", f"{p['tpf']:.2f}",
+         *(f"{p[name]:{form}}" if p[name] is not None else "" for name, form in (("saved", ".2f"), ("delta", "+.2f")))]
+        for p in every
+    ]  # fmt: skip
+    return table(["setting", "accuracy, %", "95 % interval", "TPF", "forwards saved, times", "Δ, points"], rows)
 
 
 def cache_table(summary: Summary) -> str:
@@ -189,23 +182,23 @@ def pairs_page(summary: Summary) -> str:
     meta = summary["meta"]
     title = f"Draft and target: {meta['model']}" + (f" with {meta['draft']}" if meta["draft"] else "")
     return "\n".join([
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>jaxdlm eval: {_e(meta['model'])}</title>",
-        f"<style>{STYLE}</style><h1>{_e(title)}</h1>",
+        _head(meta), f"<h1>{_e(title)}</h1>",
         f"<p class=muted>{_e(_provenance(meta))}</p>",
-        _pairs_note(), speculative_table(summary["speculative"]), pairs_chart(summary), _left_out(summary), "</html>",
+        _pairs_note(), speculative_table(summary["speculative"]), _drawn([pairs_chart(summary)], "tokens"),
+        _left_out(summary), "</html>",
     ])  # fmt: skip
 
 
-def pairs_chart(summary: Summary) -> str:
+def pairs_chart(summary: Summary) -> plots.Spec:
     """Tokens per target forward of every task, a bar per method, at the smallest batch size that it ran at."""
     lines = sorted(summary["speculative"], key=lambda line: line["batch"])
     methods = {f"{r['label']} {r['draft'] or ''}".strip(): r for r in reversed(lines) if r["policy"] != PLAIN}
-    charts = defaultdict(list)
+    groups: dict[str, dict[str, float]] = defaultdict(dict)
     for name in sorted(methods):
         for task, counts in methods[name]["tasks"].items():
-            charts[task].append(Bar(name, counts["tokens_per_forward"]))
-    best = sorted(charts, key=lambda task: -max(bar.value for bar in charts[task]))
-    return bars("tokens per target forward", {task: charts[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
+            groups[task][name] = counts["tokens_per_forward"]
+    best = sorted(groups, key=lambda task: -max(groups[task].values()))
+    return plots.bars("tokens per target forward", {task: groups[task] for task in best}, base=1.0, note=f"1 = {PLAIN}")
 
 
 def _pairs_note() -> str:
@@ -240,16 +233,6 @@ def gate_table(summary: Summary) -> str:
         for task, gate in summary["gates"].items()
     ]
     return table(["task", "one token per forward, %", "gate", "counts"], rows)
-
-
-def _legend(names: Sequence[str]) -> str:
-    def entry(index: int, name: str) -> str:
-        colour, dash = style(index)
-        line = element("line", x1=0, x2=26, y1=4, y2=4, stroke=colour, stroke_width=2.4, stroke_dasharray=dash)
-        line = element("svg", line, width=26, height=8)
-        return f'<label data-name="{_e(name)}"><input type=checkbox checked> {line} {_e(name)}</label>'
-
-    return f"<div class=legend>{''.join(entry(i, name) for i, name in enumerate(names))}</div>"
 
 
 def _left_out(summary: Summary) -> str:
@@ -290,11 +273,13 @@ def _bound_note(summary: Summary) -> str:
 
 def _reading_note() -> str:
     return (
-        "<p>Each line is one method over the settings of its knob; bars are 95 % Wilson intervals; the grey band is one "
-        "token per forward ± the margin; the dotted line is what an ideal model reaches (no loss by confidence "
-        "thresholds at best, then one forward; a method that verifies several drafts in a forward may pass it); ★ is the "
-        "best setting chosen per row with the answers known. End-of-text padding is never counted as a token. AUP and ★ "
-        "use the rows that every setting decoded. Point at a method to bring it forward.</p>"
+        "<p>Each point is a setting of a method. The black line is the Pareto front of all: no other setting is better in "
+        "both. Point at a setting for its figures, which brings its method forward, or choose one from the list: its own "
+        "front and 95 % Wilson intervals. The grey band is one token per forward ± the margin; the dotted line is what an "
+        "ideal model reaches (no loss by confidence thresholds at best, then one forward; a method that verifies several "
+        "drafts in a forward may pass it). Among the charts of methods the grey line is the front of all, ★ the best "
+        "setting chosen per row with the answers known. End-of-text padding is never counted as a token. AUP and ★ use "
+        "the rows that every setting decoded.</p>"
     )
 
 
