@@ -1,4 +1,4 @@
-"""Methods and caches by name: each registers itself in its own file, and every table is read from the files there are."""
+"""Methods, caches and drafters by name: each registers itself in its own file, and every table is derived from the files."""
 
 import functools
 import importlib
@@ -6,9 +6,10 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-METHODS, CACHES = "jaxdlm.methods", "jaxdlm.caches"
+METHODS, CACHES, DRAFTERS = "jaxdlm.methods", "jaxdlm.caches", "jaxdlm.speculative.drafters"
 LAST = 10**6  # place in the tables of what names none
 Made = TypeVar("Made", bound=Callable[..., Any])
+Kind = TypeVar("Kind", bound=type[Any])
 
 
 class Method(NamedTuple):
@@ -41,8 +42,18 @@ class Cache(NamedTuple):
     order: int
 
 
+class Drafter(NamedTuple):
+    """A source of draft tokens; `drafter` says what each field means."""
+
+    name: str
+    build: type[Any]
+    example: Callable[..., Any]
+    order: int
+
+
 _methods: dict[str, Method] = {}
 _caches: dict[str, Cache] = {}
+_drafters: dict[str, Drafter] = {}
 
 
 def method(
@@ -78,11 +89,25 @@ def cache(name: str, *, serves: tuple[str, ...], order: int = LAST) -> Callable[
     return register
 
 
+def drafter(example: Callable[..., Any], *, order: int = LAST) -> Callable[[Kind], Kind]:
+    """Registers a class of drafters under its name, which `jaxdlm.drafters` has.
+
+    example: `(target, draft, sampling) -> drafter`, a small one for two loaded models and a `Warp`, its trained parts
+    untrained: tests/conformance/test_drafters.py decodes with it, and requires the target's own tokens.
+    """
+
+    def register(build: Kind) -> Kind:
+        _drafters[build.__name__] = Drafter(build.__name__, build, example, order)
+        return build
+
+    return register
+
+
 @functools.cache
 def files(package: str) -> tuple[str, ...]:
     """Names of the modules of a package, helpers (_name) left out; imports none of them."""
-    found = pkgutil.iter_modules(importlib.import_module(package).__path__)
-    return tuple(sorted(module.name for module in found if module.name[0] != "_"))
+    modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+    return tuple(sorted(module.name for module in modules if module.name[0] != "_"))
 
 
 def method_of(name: str) -> Method:
@@ -101,6 +126,12 @@ def methods() -> dict[str, Method]:
 def caches() -> dict[str, Cache]:
     """All caches by name, in the order of the tables."""
     return _read(CACHES, _caches)
+
+
+@functools.cache
+def drafters() -> dict[str, Drafter]:
+    """All drafters by the names of their classes, in alphabetical order where none is stated."""
+    return _read(DRAFTERS, _drafters)
 
 
 def _read(package: str, registered: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A method, a cache or a guide is one file: a copy of the package with one more of each has them everywhere."""
+"""A method, a cache, a guide or a drafter is one file: a copy of the package with one more of each has them everywhere."""
 
 import json
 import os
@@ -14,16 +14,22 @@ from tests.test_documents import block
 ROOT = pathlib.Path(__file__).parents[1]
 # what a user sees, what the public name gives, and what the suites of conformance go through
 ASK = """
-import json
+import json, sys
 import jaxdlm as jd
-from jaxdlm import cli
-from tests.conformance import toys
+from jaxdlm import cli, registry
+from tests.conformance import test_drafters, toys
+sys.path.insert(0, "docs/site")
+import pages
 made = jd.until_eos(0.8) == jd.policies.read("until_eos,tau=0.8")
 kept = jd.caches.half_dual() == jd.policies.read_cache("half_dual")
 lm = jd.load("tiny-ar")
 out = jd.decode(lm, ["reverse : [ Alan ]"], jd.autoregressive(guide=jd.guides.at_least(7, lm)), max_new=8)
 guided = [dir(jd.guides), int(out.forwards[0])]
-print(json.dumps([cli.policy_rows(), made, kept, guided, toys.RULES, toys.CROSS, dir(jd), list(jd.policies.RECIPES)]))
+test_drafters.test_greedy_tokens_are_those_of_plain_decoding("Again")
+drafters = [dir(jd.drafters), [*test_drafters.test_greedy_tokens_are_those_of_plain_decoding.pytestmark[0].args[1]]]
+site = {name.public: name.page for name in pages.names()}
+recipes = list(jd.policies.RECIPES)
+print(json.dumps([cli.policy_rows(), made, kept, guided, toys.RULES, toys.CROSS, dir(jd), recipes, drafters, site]))
 """
 
 
@@ -35,18 +41,28 @@ def linked(source: pathlib.Path, target: pathlib.Path) -> pathlib.Path:
     return target
 
 
+def own_folder(package: pathlib.Path, folder: str) -> pathlib.Path:
+    """A folder of the package to which a file may be added, no link."""
+    for path in [*reversed(pathlib.PurePath(folder).parents), pathlib.PurePath(folder)]:
+        if (package / path).is_symlink():
+            (package / path).unlink()
+            linked(ROOT / "jaxdlm" / path, package / path)
+    return package / folder
+
+
 def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_path):
     package = linked(ROOT / "jaxdlm", tmp_path / "jaxdlm")
     for folder, file, name in (
         ("methods", "until_eos", "method"), ("caches", "half_dual", "cache"), ("guides", "at_least", "guide"),
+        ("speculative/drafters", "again", "drafter"),
     ):  # fmt: skip
-        (package / folder).unlink()
-        (linked(ROOT / "jaxdlm" / folder, package / folder) / f"{file}.py").write_text(block("CONTRIBUTING.md", name))
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
+        (own_folder(package, folder) / f"{file}.py").write_text(block("CONTRIBUTING.md", name))
+    for folder in ("tests", "docs"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, made, kept, guided, rules, cross, names, recipes = json.loads(done.stdout)
+    rows, made, kept, guided, rules, cross, names, recipes, drafted, site = json.loads(done.stdout)
     assert made and kept
     assert guided[0] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7
     assert [row["method"] for row in rows] == recipes == [*policies.RECIPES, "until_eos"], (
@@ -56,6 +72,15 @@ def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_pat
     assert "half_dual" in rows[recipes.index("freedave")]["caches"] and rows[-1]["caches"] == "all"
     assert "half_dual" not in rows[recipes.index("prophet")]["caches"]
     assert "until_eos" in rules and "until_eos" in names
+    for listed in drafted:
+        assert sorted(listed) == sorted([*registry.drafters(), "Again"])
+    pages = {
+        "until_eos": "methods",
+        "caches.half_dual": "caches",
+        "guides.at_least": "guides",
+        "drafters.Again": "drafters",
+    }
+    assert {name: site[f"jaxdlm.{name}"] for name in pages} == pages
     assert {("until_eos", "half_dual"), ("until_eos", "dual"), ("threshold", "half_dual")} <= {
         tuple(pair) for pair in cross
     }

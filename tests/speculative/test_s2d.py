@@ -99,13 +99,6 @@ def test_never_leaving_early_is_the_whole_draft():
         np.testing.assert_array_equal(getattr(out, name), getattr(whole, name))
 
 
-def test_a_row_does_not_depend_on_its_batch():
-    batch = decode(TARGET, PROMPTS, policy=policy((0.2, 0.3)), **RUN)
-    for row in (1, 2):
-        alone = decode(TARGET, [PROMPTS[row]], policy=policy((0.2, 0.3)), **RUN)
-        np.testing.assert_array_equal(alone.commit_step[0], batch.commit_step[row])
-
-
 @pytest.mark.slow
 def test_sampled_tokens_have_the_targets_distribution():
     draft = near(SMALL, 0.1)

@@ -1,14 +1,16 @@
-"""Where draft tokens come from: a model, the text itself, a model's exits, or nowhere."""
+"""Where draft tokens come from: a model, the text itself, a model's exits, or nowhere. Each is a class in its own file."""
 
-from jaxdlm.speculative.drafters.lookup import Lookup
-from jaxdlm.speculative.drafters.model import DraftModel
-from jaxdlm.speculative.drafters.nothing import Nothing
-from jaxdlm.speculative.drafters.pearl import Pearl
-from jaxdlm.speculative.drafters.s2d import Exits
-from jaxdlm.speculative.drafters.specdec_pp import SpecDecPP
+from typing import Any
 
-__all__ = ["DraftModel", "Exits", "Lookup", "Nothing", "Pearl", "SpecDecPP"]
+from jaxdlm import registry
+
+DRAFTERS: dict[str, Any] = {name: known.build for name, known in registry.drafters().items()}
+globals().update(DRAFTERS)
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(f"there is no drafter {name!r}: use one of {', '.join(DRAFTERS)}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(DRAFTERS)

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
 
 
+@drafter(lambda target, draft, sampling: Lookup(depth=3, ngram=2))
 @struct.dataclass
 class Lookup:
     """The k tokens behind the earliest of the longest matches, up to `ngram` tokens, of the row's last tokens.

@@ -9,6 +9,7 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.core.readout import mask_invalid
+from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
@@ -23,6 +24,7 @@ class DraftState(NamedTuple):
     kv: KV
 
 
+@drafter(lambda target, draft, sampling: DraftModel(draft.params, sampling, draft.model, depth=3))
 @struct.dataclass
 class DraftModel:
     """Vanilla drafting (K = 1), SpecTr's (K > 1) and EasySpec's (`rough`), from one model with one cache per row.

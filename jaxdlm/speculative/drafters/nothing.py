@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 
 from jaxdlm import struct
+from jaxdlm.registry import drafter
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Key, PyTree
 
 
+@drafter(lambda target, draft, sampling: Nothing())
 @struct.dataclass
 class Nothing:
     """A tree without nodes."""

@@ -9,6 +9,7 @@ from jaxdlm import struct
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.core.select import select_rows
+from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
@@ -27,6 +28,7 @@ class PearlState(NamedTuple):
     tail_logq: Float32[Array, "B C-1 V"] | None
 
 
+@drafter(lambda target, draft, sampling: Pearl(draft.params, sampling, draft.model, chunk=3))
 @struct.dataclass
 class Pearl:
     """Chunks of C tokens; what the target reads in a round was drafted in the round before (arXiv 2408.11850).

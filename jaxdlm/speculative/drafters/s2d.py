@@ -12,6 +12,7 @@ from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.params import fingerprint, map_specs
+from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
@@ -35,6 +36,13 @@ class ExitState(NamedTuple):
     length: tuple[Int32[Array, "B"], ...]  # of all groups but the first, which has read everything
 
 
+def _example(target: Any, draft: Any, sampling: Warp) -> "Exits":
+    """Two exits, the first of which is rarely sure."""
+    ends = (draft.config.num_layers - 1, draft.config.num_layers)
+    return Exits(draft.params, sampling, (jnp.float32(0.3),), draft.model, ends, depth=3)
+
+
+@drafter(_example)
 @struct.dataclass
 class Exits:
     """A chain of `depth` tokens from a model whose layers are cut at `exits`.

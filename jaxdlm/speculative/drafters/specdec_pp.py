@@ -10,10 +10,12 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
+from jaxdlm.registry import drafter
 from jaxdlm.speculative.drafters.model import DraftModel, DraftState
 from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.warp import Warp
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
@@ -39,6 +41,14 @@ def acceptance(head: Head, hidden: Float[Array, "... d"]) -> Float32[Array, "...
     return jax.nn.sigmoid(logits[..., 1] - logits[..., 0])
 
 
+def _example(target: Any, draft: Any, sampling: Warp) -> "SpecDecPP":
+    """With a head that knows nothing: every token is accepted with probability 1/2."""
+    size = draft.config.hidden_size
+    head = Head(jnp.zeros((1, size, size)), jnp.zeros((1, size)), jnp.zeros((size, 2)), jnp.zeros(2))
+    return SpecDecPP(DraftModel(draft.params, sampling, draft.model, depth=4), head, jnp.float32(0.8))
+
+
+@drafter(_example)
 @struct.dataclass
 class SpecDecPP:
     """A chain of up to `base.depth` tokens; a row stops once 1 - Π P(accepted) > threshold, or at end of text.

@@ -1,0 +1,66 @@
+"""Every drafter there is: the target's own greedy tokens, and rows that depend on neither their batch nor their slot."""
+
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdlm import decode, registry
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.warp import warp
+from tests.speculative.test_loop import TARGET
+from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near
+
+DRAFTS = {"near": near(TARGET, 0.02), "wrong": model(8)}  # one shape, hence one program
+FIELDS = ("tokens", "forwards", "draft_forwards", "drafted", "accepted", "commit_step")
+
+
+def policy(name: str, draft: str, temperature: float) -> Speculation:
+    sampling = warp(jnp.float32(temperature))  # an array: every temperature runs the same program
+    drafter = registry.drafters()[name].example(TARGET, DRAFTS[draft], sampling)
+    return Speculation(drafter, sampling, verify.rejection if drafter.tree.is_chain else verify.k_sequence)
+
+
+@functools.cache
+def batch(name: str, draft: str, temperature: float):
+    return decode(TARGET, PROMPTS, policy(name, draft, temperature), max_new=MAX_NEW, seed=5)
+
+
+@pytest.mark.parametrize("name", registry.drafters())
+def test_greedy_tokens_are_those_of_plain_decoding(name):
+    for draft in DRAFTS:
+        out = batch(name, draft, 0.0)
+        np.testing.assert_array_equal(out.tokens, expected(3))
+        assert (out.forwards <= (out.commit_step >= 0).sum(1)).all()
+
+
+@pytest.mark.parametrize("name", registry.drafters())
+def test_a_row_does_not_depend_on_its_neighbours(name):
+    """In another order; and one row among others that it has not met."""
+    whole, order, others = batch(name, "near", 1.0), [3, 0, 4, 1, 2], [[5, 6, 5], PROMPTS[2], [8] * 9, [4, 2], [19]]
+    moved = decode(TARGET, [PROMPTS[i] for i in order], policy(name, "near", 1.0), ids=order, max_new=MAX_NEW, seed=5)
+    among = decode(TARGET, others, policy(name, "near", 1.0), ids=[7, 2, 9, 8, 6], max_new=MAX_NEW, seed=5)
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(moved, field), getattr(whole, field)[order])
+        np.testing.assert_array_equal(getattr(among, field)[1], getattr(whole, field)[2])
+    assert (whole.tokens != expected(3)).any(), "at temperature 1 the tokens are drawn"
+
+
+COVER = ("Exits",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in COVER else pytest.mark.exhaustive) for name in registry.drafters()],
+)
+@pytest.mark.slow
+def test_a_row_does_not_depend_on_its_slot(name):
+    """Alone, and admitted into one of two slots behind a row that is done: other programs, the same bits."""
+    whole = batch(name, "near", 1.0)
+    pooled = decode(TARGET, PROMPTS, policy(name, "near", 1.0).replace(slots=2), max_new=MAX_NEW, seed=5)
+    alone = decode(TARGET, [PROMPTS[3]], policy(name, "near", 1.0), ids=[3], max_new=MAX_NEW, seed=5)
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(pooled, field), getattr(whole, field))
+        np.testing.assert_array_equal(getattr(alone, field)[0], getattr(whole, field)[3])
