@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 import jaxdlm as jd
-from jaxdlm.eval.task import TASKS, make
+from jaxdlm.eval.task import LEARNABLE, TASKS, make
 from jaxdlm.quant import quantize_params
-from jaxdlm.train.measure import LEARNABLE
 
 SETTINGS = ((8, None, "uniform"), (8, None, "power"), (4, 64, "uniform"), (4, 64, "power"))
 

@@ -29,8 +29,7 @@ from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.models.config import TokenIds
-from jaxdlm.models.registry import released_config
-from jaxdlm.models.released import RELEASED
+from jaxdlm.models.registry import RELEASED, released_config
 from jaxdlm.sharding import striped
 
 LENGTH = 32

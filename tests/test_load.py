@@ -17,7 +17,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
 from jaxdlm.models import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import path_name
-from jaxdlm.models.released import RELEASED
+from jaxdlm.models.registry import RELEASED
 from tests import helpers
 from tests.convert.folders import golden, hub_folder
 from tests.models.weights import loud_params

@@ -1,4 +1,4 @@
-"""A method, a cache, a guide or a drafter is one file: a copy of the package with one more of each has them everywhere."""
+"""A method, cache, guide, drafter, family or task is one file: a copy of the package with one more of each has them all."""
 
 import json
 import os
@@ -17,19 +17,37 @@ ASK = """
 import json, sys
 import jaxdlm as jd
 from jaxdlm import cli, registry
-from tests.conformance import test_drafters, toys
+from jaxdlm.models.registry import read_config
+from jaxdlm.speculative import verify
+from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.warp import warp
+from tests.conformance import test_drafters, test_families, toys
+from tests.eval import test_task
+from tests.models import test_table
 sys.path.insert(0, "docs/site")
 import pages
 made = jd.until_eos(0.8) == jd.policies.read("until_eos,tau=0.8")
-kept = jd.caches.half_dual() == jd.policies.read_cache("half_dual")
+same = jd.caches.half_dual() == jd.policies.read_cache("half_dual")
 lm = jd.load("tiny-ar")
-out = jd.decode(lm, ["reverse : [ Alan ]"], jd.autoregressive(guide=jd.guides.at_least(7, lm)), max_new=8)
-guided = [dir(jd.guides), int(out.forwards[0])]
-test_drafters.test_greedy_tokens_are_those_of_plain_decoding("Again")
+sampling = warp(guide=jd.guides.at_least(7, lm))
+policy = Speculation(jd.drafters.Again(3), sampling, verify.greedy)
+out = jd.decode(lm, ["reverse : [ Alan ]"], policy, max_new=8)
+guided = [dir(jd.guides), int((out.commit_step >= 0).sum()), int(out.drafted[0])]
 drafters = [dir(jd.drafters), [*test_drafters.test_greedy_tokens_are_those_of_plain_decoding.pytestmark[0].args[1]]]
 site = {name.public: name.page for name in pages.names()}
 recipes = list(jd.policies.RECIPES)
-print(json.dumps([cli.policy_rows(), made, kept, guided, toys.RULES, toys.CROSS, dir(jd), recipes, drafters, site]))
+meets = test_families.chosen("veil", "threshold"), test_families.meets("threshold", "block_exact", "veil")
+test_table.test_the_inverse_of_every_family_is_bit_identical("veil")
+config = read_config({"architectures": ["VeilForDiffusion"], "veil_length": 4})
+family = [config.family, config.block_size, *meets, "veil-1b" in pages.shapes()]
+try:
+    read_config({"architectures": ["VeilForDiffusion"], "veil_length": "x"})
+except jd.InputError as error:
+    family.append(str(error))
+test_task.test_answers_pass_their_own_check_and_round_trip("last")
+tasks = ["last" in test_task.TASKS, "| `last` | 4 | 90% | no |" in pages.tasks()]
+rows, names = cli.policy_rows(), dir(jd)
+print(json.dumps([rows, made, same, guided, toys.RULES, toys.CROSS, names, recipes, drafters, site, family, tasks]))
 """
 
 
@@ -50,11 +68,12 @@ def own_folder(package: pathlib.Path, folder: str) -> pathlib.Path:
     return package / folder
 
 
+@pytest.mark.slow
 def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_path):
     package = linked(ROOT / "jaxdlm", tmp_path / "jaxdlm")
     for folder, file, name in (
         ("methods", "until_eos", "method"), ("caches", "half_dual", "cache"), ("guides", "at_least", "guide"),
-        ("speculative/drafters", "again", "drafter"),
+        ("speculative/drafters", "again", "drafter"), ("models/families", "veil", "family"), ("eval/tasks", "last", "task"),
     ):  # fmt: skip
         (own_folder(package, folder) / f"{file}.py").write_text(block("CONTRIBUTING.md", name))
     for folder in ("tests", "docs"):
@@ -62,9 +81,9 @@ def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_pat
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", ASK], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, made, kept, guided, rules, cross, names, recipes, drafted, site = json.loads(done.stdout)
-    assert made and kept
-    assert guided[0] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7
+    rows, made, same, guided, rules, cross, names, recipes, drafted, site, family, tasks = json.loads(done.stdout)
+    assert made and same
+    assert guided[0] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7 and guided[2] > 0
     assert [row["method"] for row in rows] == recipes == [*policies.RECIPES, "until_eos"], (
         "known ones keep their places"
     )
@@ -72,6 +91,8 @@ def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_pat
     assert "half_dual" in rows[recipes.index("freedave")]["caches"] and rows[-1]["caches"] == "all"
     assert "half_dual" not in rows[recipes.index("prophet")]["caches"]
     assert "until_eos" in rules and "until_eos" in names
+    assert family[:2] == ["veil", 4] and family[2] and family[3:5] == [True, True] and family[5].startswith("config.json: veil_length='x': must be a whole")
+    assert tasks == [True, True]
     for listed in drafted:
         assert sorted(listed) == sorted([*registry.drafters(), "Again"])
     pages = {

@@ -105,23 +105,6 @@ def helpers(_: None) -> str:
     return "\n\n".join(pages.block(name, 3) for name in pages.of_page("methods") if name.path not in made)
 
 
-def shapes(_: None) -> str:
-    from jaxdlm.models.registry import FAMILIES, released_config
-    from jaxdlm.models.released import RELEASED
-
-    lines = ["| shape | family | layers | width | vocabulary | positions |", "|---|---|--:|--:|--:|--:|"]
-    for shape in RELEASED:
-        c = released_config(shape)
-        lines.append(
-            f"| `{shape}` | {c.family} | {c.num_layers} | {c.hidden_size} | {c.vocab_size:,} | {c.max_position:,} |"
-        )
-    families = [
-        f"| `{family.name}` | {', '.join(f'`{each}`' for each in family.architectures) or '–'} |"
-        for family in FAMILIES.values()
-    ]
-    return "\n".join(["| family | `architectures` of config.json |", "|---|---|", *families, "", *lines])
-
-
 def commands(_: None) -> str:
     """The help of every command, as a terminal of 80 columns shows it."""
     from checkpoints_convert import __main__ as convert
@@ -139,4 +122,7 @@ def told(name: str, command: click.Command, top: click.Context | None) -> str:
     return click.unstyle(command.get_help(context))
 
 
-PARTS = {"names": names, "methods": methods, "helpers": helpers, "shapes": shapes, "commands": commands}
+PARTS = {
+    "names": names, "methods": methods, "helpers": helpers, "commands": commands, "tasks": lambda _: pages.tasks(),
+    "shapes": lambda _: pages.shapes(),
+}  # fmt: skip

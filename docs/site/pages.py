@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jaxdlm
+from jaxdlm.eval.task import TASKS, make
+from jaxdlm.models.registry import FAMILIES, released_config
 
 # The page of a public name, by where the name is defined; the longest prefix wins.
 PAGES = {
@@ -84,6 +86,31 @@ def block(name: Name, level: int = 2) -> str:
     made = _made(name.value) if name.page == "caches" else None
     behind = _directive(path_of(made), {"heading_level": level + 3, "members": "[]"}) if made else ""
     return _directive(name.path, options) + behind
+
+
+def shapes() -> str:
+    """The families of models, and the released sizes of each."""
+    families = ["| family | `architectures` of config.json |", "|---|---|"]
+    sizes = ["| shape | family | layers | width | vocabulary | positions |", "|---|---|--:|--:|--:|--:|"]
+    for family in FAMILIES.values():
+        families.append(f"| `{family.name}` | {', '.join(f'`{each}`' for each in family.architectures)} |")
+        for name in family.released:
+            c = released_config(name)
+            sizes.append(
+                f"| `{name}` | {c.family} | {c.num_layers} | {c.hidden_size} | {c.vocab_size:,} | {c.max_position:,} |"
+            )
+    return "\n".join([*families, "", *sizes])
+
+
+def tasks() -> str:
+    """The tasks of the benchmark, each with a problem and an answer that its check takes."""
+    table = ["| task | columns | gate | learned | a problem | an answer |", "|---|--:|--:|---|---|---|"]
+    for name, task in TASKS.items():
+        problem = make(name, 1)[0]
+        shown = (" ".join(each.replace("|", "\\|").split()) for each in (problem.prompt, problem.answer))
+        cells = (f"`{name}`", task.canvas, f"{task.gate:.0%}", "yes" if task.family.trained else "no", *shown)
+        table.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(table)
 
 
 def _directive(path: str, options: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from jaxdlm.command import COUNT, Command, flag, option, section
 from jaxdlm.errors import InputError
 
 LEARNED = "learned"
-UNSEEN = ("gsm", "code", "text")  # the embedded models are trained on every other task
 PROMPTS = "prompts"  # a set that has no answers
 N = 200
 SWEEP = "NAME[,key=value...],..."
@@ -121,23 +120,22 @@ def _unused(why: str, given: Mapping[str, Any]) -> None:
 
 def read_tasks(words: str, run_code: bool) -> list[str]:
     """Names of --tasks. Raises InputError for an unknown one, and for `code` without --run-code."""
-    from jaxdlm.eval.task import TASKS, task
+    from jaxdlm.eval.task import LEARNABLE, TASKS, task
 
     if words.strip() == PROMPTS:
         return [PROMPTS]
     if words == LEARNED:
-        return [name for name in TASKS if name not in UNSEEN]
+        return list(LEARNABLE)
     names = [name.strip() for name in words.split(",") if name.strip()]
     names = [each for name in names for each in (TASKS if name == "all" else [name])]
     for name in names:
         if name == PROMPTS:
             raise InputError(f"--tasks {PROMPTS} stands alone: leave the others out")
-        task(name)
-    if "code" in names and not run_code:
-        if words == "all":
-            names.remove("code")
-        else:
-            raise InputError("task 'code' runs what the model wrote, in a sandboxed process: allow it with --run-code")
+        if task(name).family.runs_code and not run_code and words != "all":
+            raise InputError(
+                f"task {name!r} runs what the model wrote, in a sandboxed process: allow it with --run-code"
+            )
+    names = [name for name in names if run_code or not TASKS[name].family.runs_code]
     if not names:
         raise InputError("--tasks names no task")
     return list(dict.fromkeys(names))

@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxdlm import registry
 from jaxdlm.errors import InputError
-from jaxdlm.eval.tasks import add, code, couple, gsm, lists, puzzles, text, vocab
+from jaxdlm.eval.tasks import vocab
 from jaxdlm.eval.tasks.base import Family, Score, render, split_of
 
 SPLITS = ("train", "validation", "test")
@@ -88,9 +89,8 @@ class Task:
         return Score(score.correct, score.strict, score.valid and clean)
 
 
-TASKS: dict[str, Task] = {
-    family.name: Task(family) for module in (lists, couple, puzzles, add, gsm, code, text) for family in module.FAMILIES
-}
+TASKS: dict[str, Task] = {name: Task(family) for name, family in registry.tasks().items()}
+LEARNABLE = tuple(name for name, each in TASKS.items() if each.family.trained)  # by the embedded models
 
 
 def task(name: str) -> Task:

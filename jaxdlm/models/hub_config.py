@@ -44,7 +44,8 @@ def _ids(value: Any, name: str, numbers: Sequence[Any], wanted: str) -> Any:
 IDS: dict[str, Kind] = {
     "mask_token_id": one_id, "pad_token_id": one_id, "bos_token_id": one_id, "eos_token_id": ids,
 }  # fmt: skip
-# Every key of config.json that is read, in whichever family and at whichever depth. 0 means "as another key has it"
+# Every key of config.json that is read, in whichever family and at whichever depth, but for those that a family brings
+# (`Family.keys`). 0 means "as another key has it"
 # where a release or its configuration class has it so.
 CONFIG: dict[str, Kind] = IDS | {
     "architectures": listed(text), "model_type": text, "torch_dtype": text, "dtype": text,
@@ -109,21 +110,22 @@ class Fields:
     """config.json of one family. Every read is held against `CONFIG` and named in its error; a default that was needed
     is noted.
 
-    defaults: what the family's configuration class fills in (`jaxdlm.models.defaults`). where: the object of the file that
-    the values are from, and a dot.
+    defaults: what the family's configuration class fills in. keys: kinds of keys that only this family has. where: the
+    object of the file that the values are from, and a dot.
     """
 
     values: Mapping[str, Any]
     family: str
     hints: Hints
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Kind] = field(default_factory=dict)
     where: str = ""
 
     def get(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value; of an absent key what the class fills in, else `default`. null asks for `default` where there is one."""
         value = self.values.get(key)
         if value is not None:
-            return CONFIG[key](value, f"config.json: {self.where}{key}")
+            return (self.keys.get(key) or CONFIG[key])(value, f"config.json: {self.where}{key}")
         filled = self.defaults.get(key)
         if filled is not None and (key not in self.values or default is _REQUIRED):
             self.hints.notes.append(f"config.json has no {key}; {self.family} default {filled!r}")

@@ -3,47 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdlm import registry
 from jaxdlm.argument import record
 from jaxdlm.errors import ConfigUnsupported, InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.families import (
-    a2d,
-    diffusion_gemma,
-    dream,
-    fast_dllm_v2,
-    gemma3,
-    llada,
-    llada2_moe,
-    llada_moe,
-    llama,
-    native,
-    qwen2,
-    qwen3,
-    sdar,
-)
 from jaxdlm.models.hub_config import CONFIG, Hints
-from jaxdlm.models.released import RELEASED
 from jaxdlm.models.table import Family
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        llada.FAMILY,
-        llada_moe.FAMILY,
-        llada2_moe.FAMILY,
-        dream.FAMILY,
-        sdar.FAMILY,
-        sdar.MOE,
-        fast_dllm_v2.FAMILY,
-        a2d.FAMILY,
-        diffusion_gemma.FAMILY,
-        llama.FAMILY,
-        qwen2.FAMILY,
-        qwen3.FAMILY,
-        qwen3.MOE,
-        gemma3.FAMILY,
-        native.FAMILY,
-    )
+FAMILIES: dict[str, Family] = registry.families()
+RELEASED: dict[str, Mapping[str, Any]] = {
+    name: values for family in FAMILIES.values() for name, values in family.released.items()
 }
 
 

@@ -6,15 +6,17 @@ move has an exact inverse, so that an export is bit-identical to what was read.
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdlm.argument import Kind
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.hub_config import Hints
+from jaxdlm.models.hub_config import Fields, Hints
 from jaxdlm.models.params import ParamSpec, param_specs
 from jaxdlm.models.segments import segments
+from jaxdlm.registry import LAST
 
 
 class Piece(NamedTuple):
@@ -91,22 +93,43 @@ Names = Mapping[str, str | Joint]  # leaf -> hub name; {i} is the layer, {e} the
 class Family:
     """A checkpoint family.
 
-    `read_config(config.json, hints)` gives the ModelConfig; `tensors(config, names)` yields every TensorMap (`names`,
+    `config(fields)` gives the ModelConfig of a config.json; `tensors(config, names)` yields every TensorMap (`names`,
     the tensor names present, only chooses between released spellings). `ignore` are fnmatch patterns of tensors that
     carry no weight of ours; `heads` are the names of the head tensor, which a model that is tied under `tie_key` may store
     beside the embedding or instead of it; `twins` are two prefixes, of which the first gives second names to the tensors
     of the other.
+
+    `defaults` are the values that the family's configuration class fills in where config.json has none. A release may rely
+    on it: the `text_config` of Gemma-3 4B states eight keys of some twenty. For classes of transformers and their heirs
+    (Dream and Fast-dLLM v2 of Qwen2, SDAR of Qwen3, A2D of all three) they are the class's, key by key, and a test compares
+    the two; LLaDA, LLaDA-MoE and LLaDA2 bring classes of their own, whose numbers stand in their repositories. None: the
+    class leaves it to be derived (heads from hidden_size, key/value heads from the heads). Keys that are not listed must be
+    stated, such as those whose default would only show that the file is of another network. Ids of special tokens are no
+    defaults, since a vocabulary decides what they mean.
+
+    `keys` are the kinds of keys that no other family has, see `hub_config.CONFIG`. `released`: short name -> config.json of
+    a released model, reduced to what decides the shape, for benchmarks and plans, never for loading weights. `lead_bos`:
+    trained with bos before every text.
     """
 
     name: str
     architectures: tuple[str, ...]
     model_types: tuple[str, ...]
-    read_config: Callable[[Mapping[str, Any], Hints], ModelConfig]
+    config: Callable[[Fields], ModelConfig]
     tensors: Callable[..., Iterator[TensorMap]]
     ignore: tuple[str, ...] = ("*.rotary_emb.inv_freq", "*.masked_bias")
     heads: tuple[str, ...] = ("lm_head.weight",)
     tie_key: str = "tie_word_embeddings"
     twins: tuple[str, str] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    keys: Mapping[str, Kind] = field(default_factory=dict)
+    released: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    lead_bos: bool = False
+    order: int = LAST
+
+    def read_config(self, values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+        """ModelConfig of a config.json of the family."""
+        return self.config(Fields(values, self.name, hints, self.defaults, self.keys))
 
 
 def tensor_maps(config: ModelConfig, names: Names) -> Iterator[TensorMap]:

@@ -24,8 +24,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
-from jaxdlm.models.registry import released_config
-from jaxdlm.models.released import RELEASED
+from jaxdlm.models.registry import RELEASED, released_config
 from jaxdlm.plan.chips import GIB, chip_of
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.speculative import loop as loop_of_pairs

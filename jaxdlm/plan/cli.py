@@ -171,7 +171,7 @@ def command_line(topology: str, policy: str, best: "Trial") -> str | None:
     import shlex
 
     from jaxdlm._load import SHAPE
-    from jaxdlm.models.released import RELEASED
+    from jaxdlm.models.registry import RELEASED
     from jaxdlm.plan.chips import host_chips
     from jaxdlm.plan.search import groups
     from jaxdlm.policy_words import split

@@ -11,12 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.model import Model
-from jaxdlm.eval.task import TASKS, make
+from jaxdlm.eval.task import LEARNABLE, TASKS, make
 from jaxdlm.eval.tasks import vocab
 from jaxdlm.train.data import prompt_ids
 from jaxdlm.typing import Array, Int32, PyTree
-
-LEARNABLE = tuple(name for name in TASKS if name not in ("gsm", "code", "text"))
 
 
 def _logits(model: Model, params: PyTree, tokens: Array, first: int, count: int) -> Array:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxdlm.errors import InputError
-from jaxdlm.eval.task import TASKS, Example
-from jaxdlm.train.measure import LEARNABLE
+from jaxdlm.eval.task import LEARNABLE, TASKS, Example
 
 
 def benchmark(count: int, seed: int, *, canvas: int, names: Sequence[str] = LEARNABLE) -> list[Example]:

@@ -1,4 +1,4 @@
-"""Every recipe with every cache on models of all four families: alone, batched and permuted a row decodes alike."""
+"""Every recipe with every cache on models of four families and of new ones: alone, batched and permuted a row decodes alike."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ import jaxdlm
 from jaxdlm import policies
 from jaxdlm.core.carry import Status
 from tests.conformance import halves
-from tests.conformance.toys import MASK, PROMPTS, RULES, meets, model, parameters, policy, temperatures
+from tests.conformance.toys import MASK, OWN, PROMPTS, RULES, meets, model, parameters, policy, temperatures
 
 # LLaDA: full attention; Dream: rows predict the next column, grouped heads, biases; SDAR: block-causal, grouped heads
 # with norms; LLaDA2: block-causal, a mixture of experts
-FAMILIES = {"llada": "same", "dream": "next", "sdar": "sdar", "llada2": "llada2"}
+FAMILIES = {"llada": "same", "dream": "next", "sdar": "sdar", "llada2": "llada2", **{name: name for name in OWN}}
 # small windows and periods, so that on twelve columns something lies outside and is kept
 SMALL = {
     "refresh": {"before": 2, "after": 1, "warmup": 2}, "delayed": {"every": 5}, "recap": {"local": 2},

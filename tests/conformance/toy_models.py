@@ -2,10 +2,13 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.config import RopeConfig, TokenIds
+from jaxdlm.models.registry import FAMILIES, released_config
+from tests.models.configs import shrunk
 from tests.models.weights import loud_params
 
 VOCAB, MASK, END = 48, 47, 46
@@ -30,11 +33,27 @@ KINDS = {
         "routed_scale": 2.5, "router_in_f32": True, **GROUPED,
     },
 }  # fmt: skip
+# Families of masked diffusion that one of these kinds stands for; any other is a kind by itself, by its first release
+KNOWN = ("llada", "llada_moe", "dream", "sdar", "sdar_moe", "fast_dllm_v2", "llada2_moe", "a2d")
+SAME = ("vocab_size", "hidden_size", "max_position", "tokens")  # all toys have the same head and ids
+
+
+def kind_of(config: ModelConfig) -> dict[str, Any]:
+    """A released configuration in toy sizes."""
+    small = shrunk(config)
+    return {field.name: getattr(small, field.name) for field in dataclasses.fields(small) if field.name not in SAME}
+
+
+OWN = {
+    family.name: kind_of(released_config(next(iter(family.released)))) for family in FAMILIES.values()
+    if family.name not in KNOWN and family.released
+}  # fmt: skip
+OWN = {name: kind for name, kind in OWN.items() if kind["noise"] == "mask"}
 
 
 def untrained(kind: str) -> LM:
     """A model without weights: all that a recipe and a cache are checked against."""
-    return LM(Backbone(dataclasses.replace(BASE, **KINDS[kind])), None, None, f"toy-{kind}")
+    return LM(Backbone(dataclasses.replace(BASE, **(KINDS | OWN)[kind])), None, None, f"toy-{kind}")
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 
 from jaxdlm import InputError, Rule, policies, resolve
 from jaxdlm.rules import FilterWeights
-from tests.conformance.toy_models import BASE, END, KINDS, MASK, VOCAB, model, untrained  # noqa: F401
+from tests.conformance.toy_models import BASE, END, KINDS, MASK, OWN, VOCAB, model, untrained  # noqa: F401
 
 GRID = {"max_new": 8, "block": 4}
 PROMPTS = ([3, 9, 4, 1], [7, 2, 11, 5, 8, 13, 6], [12, 30, 21, 4, 4, 17, 40, 2, 9, 33, 25, 18, 7, 3])  # one program

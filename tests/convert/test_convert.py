@@ -357,8 +357,7 @@ def test_internal_check_without_an_oracle(tmp_path, capsys, monkeypatch):
 def test_a_dry_run_of_the_largest_table_needs_no_data(tmp_path):
     from checkpoints_convert.plan import describe
     from jaxdlm.checkpoint.safetensors import header_bytes
-    from jaxdlm.models.registry import family_named, released_config
-    from jaxdlm.models.released import RELEASED
+    from jaxdlm.models.registry import RELEASED, family_named, released_config
 
     maps = family_named("llada2_moe").tensors(released_config("llada2-mini"))
     kind = np.dtype(ml_dtypes.bfloat16)

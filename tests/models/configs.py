@@ -84,3 +84,26 @@ CONFIGS: dict[str, ModelConfig] = {
         tie_embeddings=True,
     ),
 }
+
+
+def shrunk(config: ModelConfig) -> ModelConfig:
+    """The structure of a released model in sizes of a test: layers of each kind, experts in groups, blocks."""
+    sizes: dict[str, Any] = {
+        "vocab_size": 61, "num_layers": 2, "hidden_size": 32, "num_heads": 4, "head_dim": 8, "max_position": 64,
+        "num_kv_heads": 4 if config.num_kv_heads == config.num_heads else 2, "param_dtype": "float32",
+        "rope": dataclasses.replace(BASE.rope, rotary_dim=4 if config.rope.rotary_dim else None),
+        "tokens": dataclasses.replace(BASE.tokens, mask=None if config.tokens.mask is None else BASE.tokens.mask),
+    }  # fmt: skip
+    if config.intermediate_size:
+        sizes["intermediate_size"] = 48
+    if config.num_experts:
+        sizes |= MOE | {"shared_size": 12 if config.shared_size else 0, "num_layers": 2 + config.first_dense_layers}
+    if config.n_group > 1:
+        sizes |= {"n_group": 4, "topk_group": 2}
+    if config.layer_kinds:
+        sizes |= {"num_layers": 3, "layer_kinds": ("local", "local", "global"), "sliding_window": 4}
+    if config.global_head_dim:
+        sizes |= {"global_head_dim": 16, "global_kv_heads": 1}
+    if config.block_size:
+        sizes["block_size"] = 4
+    return dataclasses.replace(config, **sizes)

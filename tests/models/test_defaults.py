@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from jaxdlm.errors import InputError
-from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.hub_config import Hints
-from jaxdlm.models.registry import detect, read_config
-from jaxdlm.models.released import RELEASED
+from jaxdlm.models.registry import FAMILIES, RELEASED, detect, read_config
 
 pytestmark = pytest.mark.slow  # importing transformers takes ten seconds
 
@@ -33,6 +31,12 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
     "A2DQwen3LMHeadModel": ("Qwen3Config", {}),
     "A2DLlamaLMHeadModel": ("LlamaConfig", {"mask_token_id": 7}),
 }
+
+
+def defaults_of(name: str) -> Any:
+    """What our table fills in for an architecture; A2D has those of the class that it grew from."""
+    families = {"A2DQwen2LMHeadModel": "qwen2", "A2DQwen3LMHeadModel": "qwen3", "A2DLlamaLMHeadModel": "llama"}
+    return FAMILIES[families.get(name) or detect({"architectures": [name]}).name].defaults
 
 
 def written(name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -56,8 +60,7 @@ def test_an_empty_file_is_what_the_class_is_without_arguments(name: str) -> None
     silent = {"architectures": [name], **values}
     config = read_config(silent, hints)
     same(config, read_config(written(name, values) | values), name)
-    table = DEFAULTS["llama" if "Llama" in name else "qwen3" if "A2DQwen3" in name else "qwen2"]
-    table = DEFAULTS.get(config.family, table)
+    table = defaults_of(name)
     said = "\n".join(hints.notes)
     for key, value in table.items():
         assert value is None or f"config.json has no {key};" in said, f"{key} is never read"
@@ -65,8 +68,7 @@ def test_an_empty_file_is_what_the_class_is_without_arguments(name: str) -> None
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_each_default_is_the_class_s(name: str) -> None:
-    families = {"A2DQwen2LMHeadModel": "qwen2", "A2DQwen3LMHeadModel": "qwen3", "A2DLlamaLMHeadModel": "llama"}
-    table = DEFAULTS[families.get(name) or detect({"architectures": [name]}).name]
+    table = defaults_of(name)
     theirs = written(name, CLASSES[name][1])
     rope = theirs["rope_parameters"]
     rope = rope.get("full_attention", rope) | {"local": rope.get("sliding_attention", rope)}

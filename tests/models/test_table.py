@@ -1,6 +1,5 @@
 """The tables: complete, each leaf once, and an inverse that loses no bit."""
 
-import dataclasses
 import json
 import pathlib
 
@@ -13,7 +12,7 @@ from jaxdlm.models.hub_config import Hints
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.registry import FAMILIES, RELEASED, detect, family_named, released_config
 from jaxdlm.models.table import Op, Piece
-from tests.models.configs import CONFIGS
+from tests.models.configs import BASE, CONFIGS, shrunk
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 TENSORS = {"llada-8b": 291, "llada-moe-7b": 3219, "llada2-mini": 14813, "dream-7b": 339, "sdar-4b": 399, "sdar-8b": 399}
@@ -85,12 +84,9 @@ def test_export_of_a_golden_checkpoint_is_bit_identical(name: str) -> None:
 
 
 def tiny(family: str):
-    """A configuration with every feature of the family's table."""
-    name = {"llada2_moe": "grouped_moe", "diffusion_gemma": "prefix_canvas", "gemma3_text": "local_global"}
-    config = dataclasses.replace(CONFIGS[name.get(family, "full")], family=family)
-    if family == "llada2_moe":
-        config = dataclasses.replace(config, qk_norm=True)
-    return dataclasses.replace(config, qk_norm=True, tie_embeddings=True) if family == "gemma3_text" else config
+    """A configuration with every feature of the family's table: a released one, made small."""
+    released = next(iter(family_named(family).released), None)
+    return shrunk(released_config(released)) if released else BASE
 
 
 @pytest.mark.parametrize("family", FAMILIES)

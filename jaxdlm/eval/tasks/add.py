@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of, digits
+from jaxdlm.registry import task
 
 
 def carry_run(a: int, b: int) -> int:
@@ -44,4 +45,4 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(correct, correct, len(tokens) in (payload["d"], payload["d"] + 1))
 
 
-FAMILIES = (Family("add", draw, check, canvas=8, group="add", gate=0.7),)
+TASK = task(Family("add", draw, check, canvas=8, group="add", gate=0.7, trained=True, order=120))

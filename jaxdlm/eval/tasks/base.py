@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxdlm.registry import LAST
+
 Tokens = Sequence[str]
 Knobs = dict[str, Any]
 
@@ -44,8 +46,8 @@ class Family:
     """One task: `draw(rng, **knobs)` samples a problem, `check(payload, tokens)` judges an answer.
 
     canvas: recommended number of generated columns. test_share: probability of the test split (of problems).
-    core: what the mixture of the embedded CPU models draws; None where it does not use the task.
-    gate: smallest accuracy at one token per step at which the task may enter speed claims.
+    gate: smallest accuracy at one token per step at which the task may enter speed claims. trained: the embedded models
+    learned from it. runs_code: the check runs what the model wrote. order: place in the tables.
     """
 
     name: str
@@ -56,6 +58,9 @@ class Family:
     gate: float = 0.9
     test_share: float = 0.05
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = False
+    runs_code: bool = False
+    order: int = LAST
 
 
 def split_of(name: str, key: Any, test_share: float) -> str:

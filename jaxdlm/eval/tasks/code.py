@@ -10,6 +10,7 @@ from typing import Any
 from jaxdlm.eval.tasks import sandbox
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of, digits
 from jaxdlm.eval.tasks.vocab import INDENT, join
+from jaxdlm.registry import task
 
 Op = tuple[str, int | None]
 NUMBER_OPS = ("add", "subtract", "double", "triple", "negate")
@@ -127,4 +128,4 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(correct, correct, True)
 
 
-FAMILIES = (Family("code", draw, check, canvas=64, group="code", gate=0.7),)
+TASK = task(Family("code", draw, check, canvas=64, group="code", gate=0.7, runs_code=True, order=140))

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of, digits
 from jaxdlm.eval.tasks.vocab import ADJECTIVES, PEOPLE, THINGS
+from jaxdlm.registry import task
 
 OPTIONS = (*PEOPLE, *THINGS, *ADJECTIVES)
 
@@ -46,4 +47,4 @@ def alike(payload: Mapping[str, Any], tokens: list[str]) -> bool:
     return len({token == pair[0] for token, pair in zip(tokens, payload["pairs"], strict=True)}) == 1
 
 
-FAMILIES = (Family("couple", draw, check, canvas=16, group="couple"),)
+TASK = task(Family("couple", draw, check, canvas=16, group="couple", trained=True, order=100))

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of, digits
 from jaxdlm.eval.tasks.vocab import FIRST_NAMES
+from jaxdlm.registry import task
 
 ITEMS = ("apples", "oranges", "eggs", "books", "coins", "pens", "balls")
 HOLDERS = ("bags", "boxes", "packs")
@@ -100,4 +101,4 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(value == payload["answer"], value == payload["answer"] and sound, True)
 
 
-FAMILIES = (Family("gsm", draw, check, canvas=64, group="gsm", gate=0.7),)
+TASK = task(Family("gsm", draw, check, canvas=64, group="gsm", gate=0.7, order=130))

@@ -14,6 +14,7 @@ from typing import Any
 
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of, digits
 from jaxdlm.eval.tasks.vocab import FIRST_NAMES, LAST_NAMES
+from jaxdlm.registry import task
 
 Item = tuple[str, ...]
 
@@ -204,4 +205,5 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(correct, correct and exact, exact and len(answer) == _length(payload))
 
 
-FAMILIES = tuple(Family(name, _draw(name), check, canvas=16, group="lists") for name in OPERATIONS)
+for place, name in enumerate(OPERATIONS):
+    task(Family(name, _draw(name), check, canvas=16, group="lists", trained=True, order=place))

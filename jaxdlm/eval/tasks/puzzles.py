@@ -9,6 +9,7 @@ from itertools import permutations
 from typing import Any
 
 from jaxdlm.eval.tasks.base import WRONG, Draw, Family, Score, choice_of
+from jaxdlm.registry import task
 
 SYMBOLS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 Grid = tuple[tuple[int, ...], ...]
@@ -119,7 +120,7 @@ def check_sudoku(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(correct, correct and exact, exact)
 
 
-FAMILIES = (
-    Family("latin4", draw_latin, check_latin, canvas=32, group="latin"),
-    Family("sudoku4", draw_sudoku, check_sudoku, canvas=32, group="sudoku", test_share=0.2),
+LATIN = task(Family("latin4", draw_latin, check_latin, canvas=32, group="latin", trained=True, order=110))
+SUDOKU = task(
+    Family("sudoku4", draw_sudoku, check_sudoku, canvas=32, group="sudoku", test_share=0.2, trained=True, order=111)
 )

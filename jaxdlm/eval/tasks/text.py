@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxdlm.eval.tasks.base import Draw, Family, Score, choice_of
 from jaxdlm.eval.tasks.vocab import ADJECTIVES, FIRST_NAMES, PEOPLE, THINGS, VERBS
+from jaxdlm.registry import task
 
 INTRANSITIVE = ("sleeps", "sings", "runs", "waits", "smiles", "jumps")
 TRANSITIVE = tuple(verb for verb in VERBS if verb not in (*INTRANSITIVE, "says"))
@@ -169,4 +170,4 @@ def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
     return Score(correct, correct, legal)
 
 
-FAMILIES = (Family("text", draw, check, canvas=32, group="text", gate=0.7),)
+TASK = task(Family("text", draw, check, canvas=32, group="text", gate=0.7, order=150))

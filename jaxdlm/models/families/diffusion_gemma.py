@@ -10,9 +10,11 @@ from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.families._shapes import shape
 from jaxdlm.models.families.gemma3 import layer_kinds, text_fields
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import DECODER, Family, Joint, TensorMap, tensor_maps
+from jaxdlm.registry import family
 
 _LAYER = "model.decoder.layers.{i}."
 _EXPERTS = Joint(_LAYER + "experts.gate_up_proj", ("e_gate", "e_up"), axis=1)
@@ -39,10 +41,51 @@ NAMES: dict[str, str | Joint] = {
     "self_cond/down": "model.decoder.self_conditioning.down_proj.weight",
 }
 
+DEFAULTS: dict[str, Any] = {
+    "vocab_size": 262144,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "num_global_key_value_heads": None,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+    },
+    "sliding_window": 512,
+    "sliding_window_pattern": 6,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+}
+_26B = {
+    "architectures": ["DiffusionGemmaForBlockDiffusion"],
+    "canvas_length": 256,
+    "text_config": shape(
+        "DiffusionGemmaForBlockDiffusion",
+        *(30, 2816, 2112, 16, 8, 256),
+        vocab_size=262144,
+        global_head_dim=512,
+        num_global_key_value_heads=2,
+        num_experts=128,
+        top_k_experts=8,
+        moe_intermediate_size=704,
+        sliding_window=1024,
+        max_position_embeddings=262144,
+        hidden_activation="gelu_pytorch_tanh",
+        rope_parameters=DEFAULTS["rope_parameters"],
+    ),
+}
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `DiffusionGemmaForBlockDiffusion`: released keys, and those that transformers 5 writes back."""
-    fields, canvas = text_fields(values, "diffusion_gemma", hints), Fields(values, "diffusion_gemma", hints)
+    canvas, fields = fields, text_fields(fields)
     fields.common()
     fields.refuse(attention_bias=False, use_bidirectional_attention="vision", rope_scaling=None)
     hidden, vocab = fields.get("hidden_size"), fields.get("vocab_size")
@@ -83,7 +126,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         layer_scalar=True,
         self_conditioning=True,
         attention="prefix_canvas",
-        block_size=hints.block_size or canvas.get("canvas_length", 256),
+        block_size=fields.hints.block_size or canvas.get("canvas_length", 256),
         prediction="same",
         noise="uniform",
         tokens=fields.tokens(vocab, pad=0, bos=2, eos=(1, 106, 50), turn_end=106),
@@ -113,12 +156,16 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
     return tensor_maps(config, NAMES)
 
 
-FAMILY = Family(
-    "diffusion_gemma",
-    ("DiffusionGemmaForBlockDiffusion",),
-    ("diffusion_gemma",),
-    read_config,
-    tensors,
-    ignore=("*.rotary_emb.inv_freq", "model.encoder.vision_tower.*", "model.encoder.embed_vision.*"),
-    twins=("model.encoder.language_model.", "model.decoder."),
+FAMILY = family(
+    Family(
+        "diffusion_gemma",
+        ("DiffusionGemmaForBlockDiffusion",),
+        ("diffusion_gemma",),
+        read_config,
+        tensors,
+        ignore=("*.rotary_emb.inv_freq", "model.encoder.vision_tower.*", "model.encoder.embed_vision.*"),
+        twins=("model.encoder.language_model.", "model.decoder."),
+        defaults=DEFAULTS,
+        released={"diffusion-gemma-26b": _26B},
+    )
 )

@@ -1,14 +1,13 @@
 """Dream-v0-7B, Dream-Coder-7B and DiffuCoder-7B: Qwen2 with full attention; row i - 1 predicts token i.
 arXiv 2508.15487."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families import qwen2
 from jaxdlm.models.families._qwen import decoder
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import QWEN_7B, qwen_shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, decoder_tensors
+from jaxdlm.registry import family
 
 TOKENS = {
     "mask": 151666,
@@ -20,11 +19,20 @@ TOKENS = {
 }
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `DreamModel`. The release recommends at most 2048 tokens whatever max_position_embeddings is."""
-    hints.notes.append("Dream: keep prompt and answer within 2048 tokens, as its authors advise")
-    fields = Fields(values, "dream", hints, DEFAULTS["dream"])
+    fields.hints.notes.append("Dream: keep prompt and answer within 2048 tokens, as its authors advise")
     return decoder(fields, tokens=TOKENS, qkv_bias=True, attention="full", prediction="next", noise="mask")
 
 
-FAMILY = Family("dream", ("DreamModel", "DreamForCausalLM"), ("Dream", "dream"), read_config, decoder_tensors)
+FAMILY = family(
+    Family(
+        "dream",
+        ("DreamModel", "DreamForCausalLM"),
+        ("Dream", "dream"),
+        read_config,
+        decoder_tensors,
+        defaults=qwen2.DEFAULTS,
+        released={"dream-7b": qwen_shape("DreamModel", *QWEN_7B, vocab_size=152064, max_position_embeddings=131072)},
+    )
+)

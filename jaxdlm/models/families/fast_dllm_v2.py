@@ -1,13 +1,12 @@
 """Fast-dLLM v2: Qwen2.5 decoded in blocks of 32; inside the block row i - 1 predicts token i. arXiv 2509.26328."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families import qwen2
 from jaxdlm.models.families._qwen import decoder
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import QWEN_7B, qwen_shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, decoder_tensors
+from jaxdlm.registry import family
 
 TOKENS = {
     "mask": 151665,
@@ -18,18 +17,33 @@ TOKENS = {
 }
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `Fast_dLLM_QwenForCausalLM`; `bd_size` is the block size."""
-    fields = Fields(values, "fast_dllm_v2", hints, DEFAULTS["fast_dllm_v2"])
     return decoder(
         fields,
         tokens=TOKENS,
         qkv_bias=True,
         attention="block_causal",
-        block_size=hints.block_size or fields.get("bd_size"),
+        block_size=fields.hints.block_size or fields.get("bd_size"),
         prediction="next",
         noise="mask",
     )
 
 
-FAMILY = Family("fast_dllm_v2", ("Fast_dLLM_QwenForCausalLM",), ("Fast_dLLM_Qwen",), read_config, decoder_tensors)
+_ARCHITECTURE = "Fast_dLLM_QwenForCausalLM"
+FAMILY = family(
+    Family(
+        "fast_dllm_v2",
+        (_ARCHITECTURE,),
+        ("Fast_dLLM_Qwen",),
+        read_config,
+        decoder_tensors,
+        defaults=qwen2.DEFAULTS | {"bd_size": 32},
+        released={
+            "fast-dllm-v2-7b": qwen_shape(_ARCHITECTURE, *QWEN_7B, vocab_size=152064, bd_size=32),
+            "fast-dllm-v2-1.5b": qwen_shape(
+                _ARCHITECTURE, 28, 1536, 8960, 12, 2, 128, bd_size=32, tie_word_embeddings=True
+            ),
+        },
+    )
+)

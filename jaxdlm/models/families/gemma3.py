@@ -1,14 +1,16 @@
 """Gemma-3 text models: sandwich norms, five sliding-window layers for each global one. arXiv 2503.19786."""
 
+import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import DECODER, Family, TensorMap, tensor_maps
+from jaxdlm.registry import family
 
 NAMES = DECODER | {
     "post_attn_norm": "model.layers.{i}.post_attention_layernorm.weight",
@@ -22,10 +24,29 @@ WHOLE = ("eos_token_id", "bos_token_id", "pad_token_id", "tie_word_embeddings", 
 WHOLE += ("quantization_config", "quantization")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")  # the second beside the first prefix
 
+DEFAULTS = {
+    "vocab_size": 262208,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "tie_word_embeddings": True,
+}
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `Gemma3ForCausalLM`, or the text part of `Gemma3ForConditionalGeneration`."""
-    fields = text_fields(values, "gemma3_text", hints)
+    fields = text_fields(fields)
     fields.common()
     fields.refuse(attention_bias=False, attn_logit_softcapping=(), use_bidirectional_attention=False)
     heads = fields.heads()
@@ -61,13 +82,13 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     )
 
 
-def text_fields(values: Mapping[str, Any], family: str, hints: Hints) -> Fields:
+def text_fields(fields: Fields) -> Fields:
     """The text model's part of a multimodal file, with the whole file's ids, ties and types."""
-    text = Fields(values, family, hints).get("text_config", None)
+    text = fields.get("text_config", None)
     if text is None:
-        return Fields(values, family, hints, DEFAULTS[family])
-    whole = {key: values[key] for key in WHOLE if values.get(key) is not None}
-    return Fields({**text, **whole}, family, hints, DEFAULTS[family], where="text_config.")
+        return fields
+    whole = {key: fields.values[key] for key in WHOLE if fields.values.get(key) is not None}
+    return dataclasses.replace(fields, values={**text, **whole}, where="text_config.")
 
 
 def layer_kinds(fields: Fields, layers: int) -> tuple[str, ...]:
@@ -90,18 +111,43 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
     return tensor_maps(config, table | {"lm_head": HEADS[prefix == PREFIXES[0]]})
 
 
-FAMILY = Family(
-    "gemma3_text",
-    ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
-    ("gemma3_text", "gemma3"),
-    read_config,
-    tensors,
-    ignore=(
-        "*.rotary_emb.inv_freq",
-        "vision_tower.*",
-        "multi_modal_projector.*",
-        "model.vision_tower.*",
-        "model.multi_modal_projector.*",
-    ),
-    heads=HEADS,
+def _released(*sizes: int, window: int, rows: int, linear: float | None, scalar: int = 256) -> dict[str, Any]:
+    return shape(
+        "Gemma3ForCausalLM",
+        *sizes,
+        vocab_size=rows,
+        rope_theta=1e6,
+        rope_local_base_freq=1e4,
+        rope_scaling=None if linear is None else {"rope_type": "linear", "factor": linear},
+        sliding_window=window,
+        query_pre_attn_scalar=scalar,
+        hidden_activation="gelu_pytorch_tanh",
+        max_position_embeddings=32768 if linear is None else 131072,
+    )
+
+
+FAMILY = family(
+    Family(
+        "gemma3_text",
+        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        ("gemma3_text", "gemma3"),
+        read_config,
+        tensors,
+        ignore=(
+            "*.rotary_emb.inv_freq",
+            "vision_tower.*",
+            "multi_modal_projector.*",
+            "model.vision_tower.*",
+            "model.multi_modal_projector.*",
+        ),
+        heads=HEADS,
+        defaults=DEFAULTS,
+        released={
+            "gemma3-270m": _released(18, 640, 2048, 4, 1, 256, window=512, rows=262144, linear=None),
+            "gemma3-1b": _released(26, 1152, 6912, 4, 1, 256, window=512, rows=262144, linear=None),
+            "gemma3-4b": _released(34, 2560, 10240, 8, 4, 256, window=1024, rows=262208, linear=8.0),
+            "gemma3-12b": _released(48, 3840, 15360, 16, 8, 256, window=1024, rows=262208, linear=8.0),
+            "gemma3-27b": _released(62, 5376, 21504, 32, 16, 128, window=1024, rows=262208, linear=8.0, scalar=168),
+        },
+    )
 )

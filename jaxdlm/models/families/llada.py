@@ -1,13 +1,12 @@
 """LLaDA-8B Base, Instruct and 1.5: Llama with full attention under renamed tensors. arXiv 2502.09992."""
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from jaxdlm.errors import ConfigUnsupported, InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig
-from jaxdlm.models.defaults import DEFAULTS
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, TensorMap, tensor_maps
+from jaxdlm.registry import family
 
 _BLOCK = "model.transformer.blocks.{i}."
 NAMES = {
@@ -25,10 +24,38 @@ NAMES = {
     "down": _BLOCK + "ff_out.weight",
 }
 
+DEFAULTS = {  # the class's sizes are those of GPT-2; its choice of block, norm and activation is not filled in
+    "vocab_size": 50257,
+    "d_model": 768,
+    "n_heads": 12,
+    "n_kv_heads": None,
+    "n_layers": 12,
+    "mlp_hidden_size": None,
+    "mlp_ratio": 4,
+    "max_sequence_length": 1024,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "rope_full_precision": True,
+    "weight_tying": True,
+}
+_8B = {
+    "architectures": ["LLaDAModelLM"],
+    "d_model": 4096,
+    "n_layers": 32,
+    "n_heads": 32,
+    "n_kv_heads": 32,
+    "mlp_hidden_size": 12288,
+    "vocab_size": 126464,
+    "embedding_size": 126464,
+    "rope_theta": 500000.0,
+    "rms_norm_eps": 1e-5,
+    "max_sequence_length": 4096,
+    "weight_tying": False,
+}
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `LLaDAModelLM`; settings that no release uses are refused by name."""
-    fields = Fields(values, "llada", hints, DEFAULTS["llada"])
     fields.common()
     fields.refuse(
         alibi=False,
@@ -89,12 +116,17 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
     return tensor_maps(config, NAMES)
 
 
-FAMILY = Family(
-    name="llada",
-    architectures=("LLaDAModelLM", "LLaDAModel"),
-    model_types=("llada",),
-    read_config=read_config,
-    tensors=tensors,
-    heads=(NAMES["lm_head"],),
-    tie_key="weight_tying",
+FAMILY = family(
+    Family(
+        "llada",
+        ("LLaDAModelLM", "LLaDAModel"),
+        ("llada",),
+        read_config,
+        tensors,
+        heads=(NAMES["lm_head"],),
+        tie_key="weight_tying",
+        defaults=DEFAULTS,
+        released={"llada-8b": _8B, "llada-1.5-8b": _8B},
+        lead_bos=True,  # base model included (arXiv 2502.09992)
+    )
 )

@@ -1,14 +1,15 @@
 """LLaDA2.0 and 2.1, mini and flash: GLM-4-MoE shapes with fused query/key/value, block-causal.
 arXiv 2512.15745, 2602.08676."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from jaxdlm.models.config import ModelConfig, RopeConfig
-from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families._shapes import shape
 from jaxdlm.models.families.llada_moe import TOKENS
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, Joint, Names, TensorMap, tensor_maps
+from jaxdlm.registry import family
 
 _LAYER = "model.layers.{i}."
 _QKV = Joint(_LAYER + "attention.query_key_value.weight", ("wq", "wk", "wv"))
@@ -39,10 +40,54 @@ NAMES: dict[str, str | Joint] = {
 # the form that training code saves: one tensor [E, out, in] per projection
 MERGED = {f"e_{part}": _LAYER + f"mlp.experts.{part}_proj" for part in ("gate", "up", "down")}
 
+DEFAULTS = {
+    "vocab_size": 30592,
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "use_qk_norm": True,
+    "max_position_embeddings": 16384,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.5,
+    "num_experts": 16,
+    "num_experts_per_tok": 2,
+    "num_shared_experts": 0,
+    "first_k_dense_replace": 0,
+    "n_group": 8,
+    "topk_group": 4,
+    "routed_scaling_factor": 2.5,
+    "tie_word_embeddings": False,
+    # not in the class: what its router does
+    "score_function": "sigmoid",
+    "norm_topk_prob": True,
+    "moe_router_enable_expert_bias": True,
+}
+_RELEASED: dict[str, Any] = {
+    "vocab_size": 157184,
+    "num_experts": 256,
+    "num_experts_per_tok": 8,
+    "num_shared_experts": 1,
+    "n_group": 8,
+    "topk_group": 4,
+    "score_function": "sigmoid",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "moe_router_enable_expert_bias": True,
+    "max_position_embeddings": 32768,
+    "first_k_dense_replace": 1,
+    "rotary_dim": 64,
+    "partial_rotary_factor": 0.5,
+    "rope_theta": 600000,
+    "rms_norm_eps": 1e-6,
+}
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `LLaDA2MoeModelLM`. `sliding_window` is ignored, as the released code never uses it."""
-    fields = Fields(values, "llada2_moe", hints, DEFAULTS["llada2_moe"])
     fields.common()
     fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
@@ -75,7 +120,7 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
         router_in_f32=True,
         tie_embeddings=fields.get("tie_word_embeddings"),
         attention="block_causal",
-        block_size=hints.block_size or fields.get("block_size", 32),
+        block_size=fields.hints.block_size or fields.get("block_size", 32),
         prediction="same",
         noise="mask",
         tokens=fields.tokens(vocab, needs_mask=True, **TOKENS),
@@ -97,10 +142,21 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
     return tensor_maps(config, table)
 
 
-FAMILY = Family(
-    "llada2_moe",
-    ("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
-    ("llada2_moe", "llada2_moe_veomni", "llada21_moe"),
-    read_config,
-    tensors,
+FAMILY = family(
+    Family(
+        "llada2_moe",
+        ("LLaDA2MoeModelLM", "LLaDA21MoeModelLM"),
+        ("llada2_moe", "llada2_moe_veomni", "llada21_moe"),
+        read_config,
+        tensors,
+        defaults=DEFAULTS,
+        released={
+            "llada2-mini": shape(
+                "LLaDA2MoeModelLM", 20, 2048, 5120, 16, 4, 128, moe_intermediate_size=512, **_RELEASED
+            ),
+            "llada2-flash": shape(
+                "LLaDA2MoeModelLM", 32, 4096, 9216, 32, 4, 128, moe_intermediate_size=1024, **_RELEASED
+            ),
+        },
+    )
 )

@@ -1,16 +1,32 @@
 """LLaDA-MoE-7B-A1B: Qwen3-MoE shapes, full attention, router probabilities used without renormalising.
 arXiv 2509.24389."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
 from jaxdlm.models.families._qwen import decoder, expert_count
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, decoder_tensors
+from jaxdlm.registry import family
 
+DEFAULTS = {  # its sizes are -1 in its class
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+_7B = {
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "expert_intermediate_size": 1024,
+    "vocab_size": 157184,
+    "rope_theta": 50000,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
 # shared with LLaDA2
 TOKENS = {
     "mask": 156895,
@@ -22,9 +38,8 @@ TOKENS = {
 }
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `LLaDAMoEModelLM`. norm_topk_prob is ignored there, so it is here."""
-    fields = Fields(values, "llada_moe", hints, DEFAULTS["llada_moe"])
     fields.refuse(
         attention_bias=False,
         clip_qkv=False,
@@ -53,4 +68,14 @@ def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
     )
 
 
-FAMILY = Family("llada_moe", ("LLaDAMoEModelLM",), ("llada_moe", "lladamoe", "dllm"), read_config, decoder_tensors)
+FAMILY = family(
+    Family(
+        "llada_moe",
+        ("LLaDAMoEModelLM",),
+        ("llada_moe", "lladamoe", "dllm"),
+        read_config,
+        decoder_tensors,
+        defaults=DEFAULTS,
+        released={"llada-moe-7b": shape("LLaDAMoEModelLM", 16, 2048, 8192, 16, 16, 128, **_7B)},
+    )
+)

@@ -1,18 +1,19 @@
 """The library's own format: config.json carries a ModelConfig, tensors are named by their path in the tree."""
 
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.table import Family, Op, TensorMap
+from jaxdlm.registry import family
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """The object under "jaxdlm"; a stated block size replaces its own."""
-    config = ModelConfig.from_json(Fields(values, "jaxdlm", hints).get("jaxdlm"))
-    return config.in_blocks(hints.block_size) if hints.block_size else config
+    config = ModelConfig.from_json(fields.get("jaxdlm"))
+    length = fields.hints.block_size
+    return config.in_blocks(length) if length else config
 
 
 def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:
@@ -23,4 +24,4 @@ def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[Tensor
         yield TensorMap(path, None, (name,), op, spec.shape, spec.shape)
 
 
-FAMILY = Family("jaxdlm", ("JaxDLM",), ("jaxdlm",), read_config, tensors, ignore=(), heads=("lm_head",))
+FAMILY = family(Family("jaxdlm", ("JaxDLM",), ("jaxdlm",), read_config, tensors, ignore=(), heads=("lm_head",)))

@@ -1,18 +1,39 @@
 """Qwen2 and Qwen2.5: grouped heads with query/key/value biases. arXiv 2407.10671, 2412.15115."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families import llama
 from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import QWEN_7B, qwen_shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, decoder_tensors
+from jaxdlm.registry import family
+
+DEFAULTS = llama.DEFAULTS | {
+    "vocab_size": 151936,
+    "intermediate_size": 22016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32768,
+}
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `Qwen2ForCausalLM`; the biases are part of the class and have no key."""
-    return decoder(Fields(values, "qwen2", hints, DEFAULTS["qwen2"]), tokens=QWEN_TOKENS, qkv_bias=True)
+    return decoder(fields, tokens=QWEN_TOKENS, qkv_bias=True)
 
 
-FAMILY = Family("qwen2", ("Qwen2ForCausalLM",), ("qwen2",), read_config, decoder_tensors)
+FAMILY = family(
+    Family(
+        "qwen2",
+        ("Qwen2ForCausalLM",),
+        ("qwen2",),
+        read_config,
+        decoder_tensors,
+        defaults=DEFAULTS,
+        released={
+            "qwen2.5-0.5b": qwen_shape("Qwen2ForCausalLM", 24, 896, 4864, 14, 2, 64, tie_word_embeddings=True),
+            "qwen2.5-1.5b": qwen_shape("Qwen2ForCausalLM", 28, 1536, 8960, 12, 2, 128, tie_word_embeddings=True),
+            "qwen2.5-3b": qwen_shape("Qwen2ForCausalLM", 36, 2048, 11008, 16, 2, 128, tie_word_embeddings=True),
+            "qwen2.5-7b": qwen_shape("Qwen2ForCausalLM", *QWEN_7B, vocab_size=152064),
+        },
+    )
+)

@@ -1,14 +1,15 @@
 """SDAR 1.7B to 30B-A3B and TraDo: Qwen3 decoded block by block. arXiv 2510.06303."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.defaults import DEFAULTS
+from jaxdlm.models.families import qwen3
 from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder, qwen3_experts
-from jaxdlm.models.hub_config import Fields, Hints
+from jaxdlm.models.families._shapes import A3B, qwen_shape
+from jaxdlm.models.hub_config import Fields
 from jaxdlm.models.table import Family, decoder_tensors
+from jaxdlm.registry import family
 
 TOKENS = QWEN_TOKENS | {"mask": 151669, "mask_text": ("<|MASK|>", "<MASK>"), "bos": 151643}
 
@@ -24,15 +25,13 @@ def block_size(fields: Fields) -> int:
     return known
 
 
-def read_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_config(fields: Fields) -> ModelConfig:
     """config.json of `SDARForCausalLM`."""
-    fields = Fields(values, "sdar", hints, DEFAULTS["sdar"])
     return _block_decoder(fields)
 
 
-def read_moe_config(values: Mapping[str, Any], hints: Hints) -> ModelConfig:
+def read_moe_config(fields: Fields) -> ModelConfig:
     """config.json of `SDARMoeForCausalLM`."""
-    fields = Fields(values, "sdar_moe", hints, DEFAULTS["sdar_moe"])
     return _block_decoder(fields, **qwen3_experts(fields))
 
 
@@ -50,5 +49,29 @@ def _block_decoder(fields: Fields, **changes: Any) -> ModelConfig:
     )
 
 
-FAMILY = Family("sdar", ("SDARForCausalLM",), ("sdar",), read_config, decoder_tensors)
-MOE = Family("sdar_moe", ("SDARMoeForCausalLM", "SDARMoEForCausalLM"), ("sdar_moe",), read_moe_config, decoder_tensors)
+FAMILY = family(
+    Family(
+        "sdar",
+        ("SDARForCausalLM",),
+        ("sdar",),
+        read_config,
+        decoder_tensors,
+        defaults=qwen3.DEFAULTS,
+        released={
+            "sdar-1.7b": qwen_shape("SDARForCausalLM", 28, 2048, 6144, 16, 8, 128, block_size=4),
+            "sdar-4b": qwen_shape("SDARForCausalLM", 36, 2560, 9728, 32, 8, 128, block_size=4),
+            "sdar-8b": qwen_shape("SDARForCausalLM", 36, 4096, 12288, 32, 8, 128, block_size=4),
+        },
+    )
+)
+MOE = family(
+    Family(
+        "sdar_moe",
+        ("SDARMoeForCausalLM", "SDARMoEForCausalLM"),
+        ("sdar_moe",),
+        read_moe_config,
+        decoder_tensors,
+        defaults=qwen3.DEFAULTS_MOE,
+        released={"sdar-30b-a3b": qwen_shape("SDARMoeForCausalLM", 48, 2048, 6144, 32, 4, 128, block_size=4, **A3B)},
+    )
+)
