@@ -27,10 +27,11 @@ from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
-from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.core.rule import Rule
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import RELEASED, released_config
 from jaxdlm.sharding import striped
+from jaxdlm.steppers.freedave import FreeDave
 
 LENGTH = 32
 
@@ -91,8 +92,8 @@ def counted(name: str, shape: str, columns: int) -> str:
     tile = Tiling(config.vocab_size).run
     part = dataclasses.replace(config, vocab_size=tile, tokens=TokenIds(mask=tile - 1, eos=(1,)))
     inner, steps, versions = policy, 1, 1
-    if isinstance(policy, Stepper):
-        inner, versions = policy.inner, policy.draft_steps  # type: ignore[attr-defined]
+    if isinstance(policy, FreeDave):
+        inner, versions = policy.inner, policy.draft_steps
         steps = 2 * versions - 1
     operations, moved = (x * config.vocab_size / tile for x in chain_cost(inner, part, columns, versions, steps))
     weights = weights_read(config)

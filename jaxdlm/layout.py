@@ -1,7 +1,7 @@
 """Prompts as rows of token ids: what is read, what is refused, and which columns it stands in."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any, NamedTuple
 
 import jax
@@ -204,8 +204,9 @@ def _mask(config: Any) -> int:
 def row_numbers(ids: Sequence[int] | None, rows: int) -> list[int]:
     """The numbers that rows are known by; by default they are counted."""
     ids = range(rows) if ids is None else ids
-    if not hasattr(ids, "__len__") or len(ids) != rows:
-        count = len(ids) if hasattr(ids, "__len__") else "no"
+    sized = isinstance(ids, Sized)
+    if not sized or len(ids) != rows:
+        count = len(ids) if sized else "no"
         raise InputError(f"ids has {count} entries for {rows} prompts: give one whole number per prompt")
     return [KEY(i, f"ids[{at}]") for at, i in enumerate(ids)]
 

@@ -39,7 +39,7 @@ def resolve_cache(cache: Any) -> Cache:
     """A cache by name, with arguments as in a shell, or the cache itself."""
     if isinstance(cache, str):
         cache = policies.read_cache(cache)
-    if isinstance(cache, type) or not hasattr(cache, "refresh"):
+    if isinstance(cache, type) or not isinstance(cache, Cache):
         raise InputError(f"cache {argument.shown(cache)} is neither a name nor a cache: pass 'none'")
     return cache
 
@@ -53,7 +53,7 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
             raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
         if isinstance(policy, Stepper):
             raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
-        if not cache.recomputes_all and getattr(cache, "attention", "") != config.attention:
+        if not cache.recomputes_all and cache.attention != config.attention:
             raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
     elif any(part.traits.noise == "uniform" for part in parts):
         raise InputError(
@@ -71,9 +71,10 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
             raise InputError(
                 f"{compose.name(part)} was trained for {model}, not for {lm.name}: train one and pass weights=..."
             )
-    needs = getattr(cache, "attention", config.attention)
-    if needs != config.attention:
-        raise InputError(f"this cache needs {needs} attention, {lm.name} has {config.attention}: use cache='none'")
+    if cache.attention not in (None, config.attention):
+        raise InputError(
+            f"this cache needs {cache.attention} attention, {lm.name} has {config.attention}: use cache='none'"
+        )
     if policy.traits.view == "canvas" and cache.window == "block":
         raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
     if isinstance(policy, Stepper) and not cache.versions:

@@ -14,6 +14,7 @@ from jaxdlm.models.attention import Spread
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import ParamSpec, map_specs
+from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import PyTree
 
 # logical axis (ParamSpec.axes) -> mesh axis. A mesh that lacks the axis keeps that dimension whole.
@@ -98,7 +99,8 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
         return model
     tied = model.config.tie_embeddings
     leaf = params["embed" if tied else "lm_head"]
-    placed = getattr(getattr(leaf, "codes", leaf), "sharding", None)
+    quantised = isinstance(leaf, QuantizedLeaf)
+    placed = getattr(leaf.codes if quantised else leaf, "sharding", None)
     alone = placed is not None and len(placed.device_set) == 1
     gpu = placed is not None and all(device.platform == "gpu" for device in placed.device_set)
     if gpu and 0 < 4 * columns * model.config.vocab_size <= WHOLE:
@@ -106,7 +108,7 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     if not isinstance(placed, NamedSharding):
         return dataclasses.replace(model, alone=alone)
     # the vocabulary is the first axis of an embedding, the last of a head and of its codes
-    axis = 0 if tied and not hasattr(leaf, "codes") else 1
+    axis = 0 if tied and not quantised else 1
     names = placed.spec[axis] if axis < len(placed.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
     stripes = math.prod(placed.mesh.shape[name] for name in names)

@@ -37,7 +37,7 @@ class BlockExactCache:
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = True
     admits: ClassVar[bool] = True
-    attention: ClassVar[str] = "block_causal"
+    attention: ClassVar[str | None] = "block_causal"
 
     def init(self, context: Context, rows: Rows) -> Stored:
         blank = Stored(stored.empty(context, rows), jnp.zeros_like(rows.block))

@@ -27,7 +27,7 @@ class EncoderCache(Refreshing):
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
-    attention: ClassVar[str] = "prefix_canvas"
+    attention: ClassVar[str | None] = "prefix_canvas"
 
     def init(self, context: Context, rows: Rows) -> KV:
         return self.admit(context, rows, stored.empty(context, rows), jnp.ones_like(rows.done))

@@ -45,7 +45,7 @@ class SubBlockCache:
     window: ClassVar[str] = "block"
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
-    attention: ClassVar[str] = "block_causal"
+    attention: ClassVar[str | None] = "block_causal"
     size: int = struct.field(pytree_node=False, default=8)
 
     def init(self, context: Context, rows: Rows) -> SubBlockState:

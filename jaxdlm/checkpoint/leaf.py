@@ -29,12 +29,14 @@ STORED = FLOATS | {"int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8)}  # of
 class Op(Protocol):
     """An exact rearrangement: source tensors to one piece of a leaf (`jaxdlm.models.table.Op`).
 
-    `stack`: each source gives one index of the piece's leading axis; else there is one source.
+    `stack`: each source gives one index of the piece's leading axis; else there is one source. `single`: the same move
+    for one source of a stack.
     """
 
     @property
     def stack(self) -> bool: ...
     def forward(self, sources: Sequence[np.ndarray]) -> np.ndarray: ...
+    def single(self) -> Op: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,9 @@ class AsIs:
 
     def forward(self, sources: Sequence[np.ndarray]) -> np.ndarray:
         return sources[0]
+
+    def single(self) -> Op:
+        return replace(self, stack=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class LeafSpec:
         axes = list(range(len(self.shape)))
         lead = int(self.stacked) + int(self.pieces[0].op.stack)
         info = self.tensors.infos[self.pieces[0].sources[0]]
-        view = _single(self.pieces[0].op).forward([np.empty(info.shape, np.uint8)])  # never touched: no memory
+        view = self.pieces[0].op.single().forward([np.empty(info.shape, np.uint8)])  # never touched: no memory
         return (*axes[:lead], *sorted(axes[lead:], key=lambda axis: -view.strides[axis - lead]))
 
     def _piece(self, piece: Piece, shape: tuple[int, ...], bounds: list[slice]) -> np.ndarray:
@@ -107,7 +112,7 @@ class LeafSpec:
             return cast(self._one(piece.sources[0], piece.op, shape, bounds), self.dtype, self.path)
         chosen = range(shape[0])[bounds[0]]
         out = files.empty((len(chosen), *(len(range(s.start, s.stop, s.step)) for s in bounds[1:])), self.dtype)
-        single = _single(piece.op)
+        single = piece.op.single()
         for at, number in enumerate(chosen):
             one = cast(self._one(piece.sources[number], single, shape[1:], bounds[1:]), self.dtype, self.path)
             out[at] = contiguous(one)
@@ -142,11 +147,6 @@ class LeafSpec:
         return np.lib.stride_tricks.as_strided(
             buffer[first - rows[0] * row :], want.shape, tuple(stride * size for stride in want.strides)
         )
-
-
-def _single(op: Op) -> Op:
-    """The same move for one source of a stack."""
-    return op._replace(stack=False) if op.stack else op  # type: ignore[attr-defined]
 
 
 def cast(array: np.ndarray, dtype: np.dtype, path: str) -> np.ndarray:

@@ -213,7 +213,7 @@ def _hub(
         )  # fmt: skip
     compare_names(expected, present - set(skipped), folder)
     _check_sources(maps, tensors)
-    notes = (*hints.notes, *getattr(tensors, "warnings", ()))
+    notes = (*hints.notes, *tensors.warnings)
     leaves = tuple(_leaves(config, maps, tensors))
     config = dataclasses.replace(config, param_dtype=_param_dtype(leaves))
     return Checkpoint(folder, "hub", config, leaves, tensors, raw, family, maps, skipped, notes)
@@ -227,7 +227,7 @@ def _second_names(
     Savers keep one name of a tensor that has several, and not always the same one. The file's metadata says which name
     went; where it does not, the architecture says what it ties. Where both are stored, they must be equal.
     """
-    shared = {name: kept for name, kept in getattr(tensors, "dropped", {}).items() if name in missing}
+    shared = {name: kept for name, kept in tensors.dropped.items() if name in missing}
     tied = {kept: f"tied to {name}" for name, kept in shared.items() if kept in extra}
     for second, first in _ties(family, config, maps, extra).items():
         if first in missing:
@@ -289,7 +289,7 @@ def _check_sources(maps: Iterable[TensorMap], tensors: Tensors) -> None:
                     expected=tuple(entry.source_shape), got=info.shape,
                     hint="check hidden_size, heads, head_dim and the feed-forward sizes in config.json",
                 )  # fmt: skip
-            key = (name, getattr(entry.op, "piece", None))
+            key = (name, entry.op.piece)
             if pieces.setdefault(key, entry.path) != entry.path:
                 raise CheckpointError(
                     f"feeds both {pieces[key]} and {entry.path}", tensor=name, hint="report the table"

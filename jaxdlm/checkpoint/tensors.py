@@ -29,10 +29,18 @@ SHOWN = 10  # names of a long list that an error message quotes
 
 
 class Tensors(Protocol):
-    """Tensors by name: their headers, and their values in the stored dtype."""
+    """Tensors by name: their headers, and their values in the stored dtype.
+
+    warnings: of what was found amiss in the folder, for the manifest. dropped: name that is not stored -> the stored tensor
+    that it shares its memory with, as far as the files say.
+    """
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+    @property
+    def dropped(self) -> Mapping[str, str]: ...
     def file(self, name: str) -> Path: ...
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray: ...
 
@@ -48,7 +56,7 @@ class ShardedTensors:
 
     @property
     def dropped(self) -> dict[str, str]:
-        """Name that is not stored -> the stored tensor that it shares its memory with, as the shards' metadata says.
+        """As the shards' metadata says.
 
         safetensors' `save_model` writes it for every name that it drops; other entries of the metadata say nothing.
         """
@@ -84,7 +92,14 @@ class SharedTensors:
 
     inner: Tensors
     shared: Mapping[str, str]
-    warnings: tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self.inner.warnings
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        return self.inner.dropped
 
     @functools.cached_property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -102,7 +117,7 @@ class SharedTensors:
 
 def share(tensors: Tensors, shared: Mapping[str, str]) -> Tensors:
     """The same tensors, with a second name for some."""
-    return SharedTensors(tensors, shared, tuple(getattr(tensors, "warnings", ()))) if shared else tensors
+    return SharedTensors(tensors, shared) if shared else tensors
 
 
 def open_tensors(folder: Path, slashes: bool = False) -> ShardedTensors:

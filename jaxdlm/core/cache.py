@@ -1,6 +1,6 @@
 """The protocol of caches, which decide the columns that a forward recomputes; the loop asks `due` when, row by row."""
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ class Context:
         return jnp.clip(index, 0, columns - 1)
 
 
+@runtime_checkable
 class Cache(Protocol):
     """Rows of hidden states for a window, with or without stored keys and values.
 
@@ -53,12 +54,14 @@ class Cache(Protocol):
     view of rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a
     row.
     admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
+    attention: that of the models it serves, None: any.
     """
 
     recomputes_all: ClassVar[bool]
     window: ClassVar[str]
     versions: ClassVar[bool]
     admits: ClassVar[bool]
+    attention: ClassVar[str | None]
 
     def init(self, context: Context, rows: Rows) -> PyTree: ...
 
@@ -80,6 +83,7 @@ class Refreshing:
     """
 
     admits: ClassVar[bool] = False
+    attention: ClassVar[str | None] = None
 
     def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> Any:
         return state

@@ -22,9 +22,8 @@ DECIDE = {"commit", "fill", "halt"}  # fields that bring a row to its end
 
 
 def name(rule: Any) -> str:
-    """A rule's name in messages: `called`, or the name of its class in lower case, which is mostly that of its
-    factory."""
-    return getattr(rule, "called", None) or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(rule).__name__).lower()
+    """A rule's name in messages: that of its class in lower case, which is mostly that of its factory."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(rule).__name__).lower()
 
 
 class Traits(NamedTuple):
@@ -35,7 +34,9 @@ class Traits(NamedTuple):
     view: "block" (the window is the row's block) or "canvas" (all generated columns). uncond: whether it asks for the
     logits without the prompt. noise: what open columns hold in the models that it is for, "mask" or "uniform". access: how
     much of the logits it reads, None: all of them where it reads "logits" or declares nothing. A hint: a wrong one costs
-    time, never correctness. made_for: the model that its weights were trained for.
+    time, never correctness. made_for: the model that its weights were trained for. temperature: of its draws, None: it
+    draws nothing at a temperature. official: whether it was asked to do as released code does, to the forward. versions:
+    of each row, side by side in a forward.
     """
 
     reads: tuple[str, ...] = ()
@@ -47,6 +48,9 @@ class Traits(NamedTuple):
     noise: str = "mask"
     access: LogitsAccess | None = None
     made_for: str | None = None
+    temperature: Any = None
+    official: bool = False
+    versions: int = 1
 
     @property
     def logits_access(self) -> LogitsAccess:
@@ -59,7 +63,7 @@ class Traits(NamedTuple):
 def walk_rules(policy: Any) -> Iterator[Any]:
     """The policy and every rule inside it: members of chains, and the policies inside wrappers."""
     yield policy
-    for member in (*getattr(policy, "rules", ()), *([policy.inner] if hasattr(policy, "inner") else [])):
+    for member in policy.members:
         yield from walk_rules(member)
 
 
@@ -70,8 +74,8 @@ def rewrites(policy: Any) -> bool:
 
 
 def official(policy: Any) -> bool:
-    """Whether a policy was asked to do as released code does, to the forward."""
-    return any(getattr(part, "official", False) for part in walk_rules(policy))
+    """Whether a policy, or a rule inside it, was asked to do as released code does, to the forward."""
+    return any(part.traits.official for part in walk_rules(policy))
 
 
 def order(rules: Sequence[Any]) -> None:
@@ -107,9 +111,8 @@ def order(rules: Sequence[Any]) -> None:
 
 def complete(policy: Any, what: str = "the policy") -> None:
     """Raises InputError for a policy that lacks a field which one of its rules needs, or that never writes a column."""
-    rules = getattr(policy, "rules", (policy,))
     written: set[str] = set()
-    for rule in rules:
+    for rule in policy.stages:
         traits = rule.traits
         if traits.writes is None:
             return

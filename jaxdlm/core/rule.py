@@ -22,11 +22,17 @@ class Rule(Protocol):
     """A pure stage of a decoding policy, written for one row; the loop maps it over the batch.
 
     Implementations are `jaxdlm.struct.dataclass`es: numbers and weights are leaves (changing them never retraces), the
-    structure is static. They subclass `Stage` for the defaults of the class attributes.
+    structure is static. They subclass `Stage` for the defaults of the properties.
     """
 
     @property
     def traits(self) -> Traits: ...
+
+    @property
+    def members(self) -> tuple[Any, ...]: ...
+
+    @property
+    def stages(self) -> tuple[Any, ...]: ...
 
     def init(self, window: int, vocab: int) -> PyTree: ...
 
@@ -51,8 +57,9 @@ WERE = ("view", "uncond", "reads", "writes", "makes", "expects", "noise")  # att
 class Stage:
     """Defaults of a rule: no state, sees its block only, needs no unconditional logits.
 
-    declares: its `Traits`; a rule whose traits follow from its fields overrides `traits`. forwards: an upper bound on the
-    forwards that a row may need; large numbers meet in `plus` and `times`.
+    declares: its `Traits`; a rule whose traits follow from its fields overrides `traits`. members: the rules inside it.
+    stages: the rules that one step applies one after the other. forwards: an upper bound on the forwards that a row may
+    need; large numbers meet in `plus` and `times`.
     """
 
     declares: ClassVar[Traits] = Traits()
@@ -66,6 +73,14 @@ class Stage:
     def traits(self) -> Traits:
         """What the rule says of itself."""
         return self.declares
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        return ()
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        return (self,)
 
     def init(self, window: int, vocab: int) -> PyTree:
         return ()
@@ -83,6 +98,10 @@ class PolicyWrapper(Stage):
     def traits(self) -> Traits:
         own = self.inner.traits
         return Traits(writes=own.writes, view=own.view, uncond=own.uncond, access=own.logits_access)
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        return (self.inner,)
 
     def init(self, window: int, vocab: int) -> PyTree:
         return self.inner.init(window, vocab)
@@ -106,7 +125,16 @@ class Chain(Stage):
             writes=None if None in fields else tuple({field: None for each in fields for field in each or ()}),
             view="canvas" if any(part.view == "canvas" for part in parts) else "block",
             uncond=any(part.uncond for part in parts), access=max(part.logits_access for part in parts),
+            official=self.official,
         )  # fmt: skip
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        return self.rules
+
+    @property
+    def stages(self) -> tuple[Any, ...]:
+        return self.rules
 
     def init(self, window: int, vocab: int) -> PyTree:
         return tuple(rule.init(window, vocab) for rule in self.rules)

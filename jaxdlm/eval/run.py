@@ -19,7 +19,6 @@ from jaxdlm.eval import metrics, rows
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
-from jaxdlm.steppers.freedave import FreeDave
 
 SMALLEST_CANVAS, SMALLEST_BATCH = 16, 8
 BASELINE = "low_confidence"  # one token per step, no cache: what every speed-up is measured against
@@ -204,7 +203,7 @@ def run(bench: Bench, unit: Unit, skip: frozenset[str] = frozenset()) -> Iterato
     examples = sorted(bench.examples[unit.task], key=order)
     examples = [example for example in examples if example.id not in skip]
     policy = policies.RECIPES[unit.policy](**unit.settings)
-    size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // versions(policy))
+    size = max(min(SMALLEST_BATCH, bench.batch), bench.batch // policy.traits.versions)
     for first in range(0, len(examples), size):
         part = examples[first : first + size]
         filled = part + [part[-1]] * (size - len(part))
@@ -272,22 +271,23 @@ def _work(bench: Bench, unit: Unit, examples: Sequence[Example], out: Any) -> tu
     return cached, positions * (2 if policy.traits.uncond else 1)
 
 
-def versions(policy: Rule) -> int:
-    """Versions of each row, side by side in a forward."""
-    return policy.draft_steps if isinstance(policy, FreeDave) else 1
-
-
 def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
     """Token positions of a full and of a cached forward of one row, all its versions together."""
     columns, block = bench.geometry(unit.task)
     lm, policy = bench.model(unit.policy), policies.RECIPES[unit.policy](**unit.settings)
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     if cache.recomputes_all:
-        length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * versions(policy)
+        length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * policy.traits.versions
         return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
     counted = reads.both(
-        cache, lm.model, lm.params, batch.rows, batch.geometry, loop.width(policy, batch.geometry), versions(policy)
+        cache,
+        lm.model,
+        lm.params,
+        batch.rows,
+        batch.geometry,
+        loop.width(policy, batch.geometry),
+        policy.traits.versions,
     )
     return counted[0].widest, counted[1].widest
 

@@ -228,7 +228,8 @@ def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar
 
 def _white_space(stated: str | None, lm: Any) -> str | None:
     """What may stand where JSON allows white space; None: the layout of `json.dumps`."""
-    return " ?" if stated is None and getattr(argument.model(lm).tokenizer, "join_words", False) else stated
+    tokenizer = argument.model(lm).tokenizer
+    return " ?" if stated is None and tokenizer is not None and tokenizer.join_words else stated
 
 
 def _options(**options: Any) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
-from jaxdlm.grammar import Tables
+from jaxdlm.grammar import Grammar, Tables
 from jaxdlm.typing import Array, Float32, Int32
 
 
@@ -85,7 +85,7 @@ def grammar(language: Any) -> GrammarGuide:
         >>> jd.decode(lm, ["reverse : [ Alan , Omar ]"], policy=policy, max_new=9).text
         ['Alan , Omar , Kate']
     """
-    tables = language.tables() if hasattr(language, "tables") else language
+    tables = language.tables() if isinstance(language, Grammar) else language
     if not isinstance(tables, Tables):
         argument.refuse(language, "language", "a grammar such as jaxdlm.grammar.regex(...) makes, or its tables")
     return GrammarGuide(Tables(*(jnp.asarray(leaf) for leaf in tables)))

@@ -17,6 +17,7 @@ from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
 from jaxdlm.models.parallel import grouped
 from jaxdlm.models.rope import Rotation, rotation
 from jaxdlm.models.segments import Segment, segments
+from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 # layers of a stack whose last layer is compiled apart to run for the asked columns alone: in a deeper one it is too
@@ -168,7 +169,8 @@ class Backbone:
     def _embed(self, params: PyTree, tokens: Array) -> Array:
         table = params["embed"]
         dtype = table.dtype
-        x = table.rows(tokens, dtype) if hasattr(table, "rows") else jnp.take(table, tokens, axis=0, mode="clip")
+        quantised = isinstance(table, QuantizedLeaf)
+        x = table.rows(tokens, dtype) if quantised else jnp.take(table, tokens, axis=0, mode="clip")
         return x if self.config.embed_scale is None else x * self._embed_scale(dtype)
 
     def _embed_scale(self, dtype: Any) -> Array:

@@ -12,6 +12,7 @@ from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.models.attention import Attend, attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.rope import Rotation, rotate
+from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32
 
 ACTIVATE = {
@@ -22,8 +23,8 @@ ACTIVATE = {
 
 
 def read(leaf: Any, dtype: Any) -> Array:
-    """A weight in the activation dtype. A leaf that is no array (a quantised one) offers `dequantize(dtype)`."""
-    if hasattr(leaf, "dequantize"):
+    """A weight in the activation dtype."""
+    if isinstance(leaf, QuantizedLeaf):
         return leaf.dequantize(dtype)
     return leaf.astype(dtype)
 
@@ -53,7 +54,7 @@ def wide_product(form: str, x: Float[Array, "..."], weight: Array) -> Float32[Ar
 def columns(leaf: Any, axis: int, first: Int32[Array, ""], tiling: Tiling) -> Any:
     """The part of a weight [D, V] or [V, D] that the logits of a tile's ids are made of; `axis` is that of the
     vocabulary."""
-    if hasattr(leaf, "dequantize"):
+    if isinstance(leaf, QuantizedLeaf):
         return leaf.outputs(first, tiling)
     return take_tile(leaf, axis, first, tiling)
 

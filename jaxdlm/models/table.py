@@ -50,6 +50,10 @@ class Op(NamedTuple):
         back = np.argsort(self.axes)
         return [part.transpose(back).reshape(self.taken) for part in (leaf if self.stack else [leaf])]
 
+    def single(self) -> "Op":
+        """The same move for one source of a stack."""
+        return self._replace(stack=False)
+
     def cut(self, source: np.ndarray) -> np.ndarray:
         """The piece of a whole source that this op reads."""
         if self.piece is None:

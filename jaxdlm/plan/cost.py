@@ -19,6 +19,7 @@ from jaxdlm.plan.chips import Chip
 from jaxdlm.plan.collectives import Collective
 from jaxdlm.sharding import BATCH, partition
 from jaxdlm.speculative import loop as pairs
+from jaxdlm.speculative.state import Drafter
 from jaxdlm.typing import PyTree
 
 HOP = 1e-6  # seconds that a message takes per chip on its way; an assumption
@@ -120,7 +121,7 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
         return functools.reduce(Work.plus, (_work(*models[name], part, rows) for name, part in parts.items()))
     policy, geometry = job.method, job.layout.geometry
     both = 2 if policy.traits.uncond else 1
-    versions, width = getattr(policy, "draft_steps", 1), loop.width(policy, geometry)
+    versions, width = policy.traits.versions, loop.width(policy, geometry)
     counted = reads.of_cache(
         job.kept,
         job.decoder,
@@ -149,9 +150,8 @@ def one_row(job: Job) -> Any:
 
 def draft_config(job: Job) -> Any:
     """The configuration of the draft model, or None."""
-    drafter = job.method.drafter
-    drafter = getattr(drafter, "base", drafter)
-    return drafter.model.config if hasattr(drafter, "model") else None
+    model = job.method.drafter.model
+    return None if model is None else model.config
 
 
 def pair_reads(job: Job) -> dict[str, reads.Reads]:
@@ -180,7 +180,7 @@ def _watched(drafter: Any, watch: reads.Watch) -> Any:
         value = getattr(drafter, field.name)
         if isinstance(value, Backbone):
             changes[field.name] = watch.model("draft", value)
-        elif dataclasses.is_dataclass(value) and hasattr(value, "propose"):
+        elif isinstance(value, Drafter):
             changes[field.name] = _watched(value, watch)
     return dataclasses.replace(drafter, **changes) if changes else drafter
 

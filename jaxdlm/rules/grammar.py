@@ -266,19 +266,19 @@ def steered(policy: Any) -> Any:
         members = list(policy.rules)
         at = next(i for i, part in enumerate(members) if _touches(part, {"token"}))
         inside = isinstance(members[at], PolicyWrapper)
-        new = steered(members[at]) if inside else Steered(members[at], steer(_temperature(members[at])))
+        new = steered(members[at]) if inside else _steered(members[at])
         return dataclasses.replace(policy, rules=(*members[:at], new, *members[at + 1 :]))
     if isinstance(policy, PolicyWrapper):
         return dataclasses.replace(policy, inner=steered(policy.inner))  # type: ignore[type-var]
-    return Steered(policy, steer(_temperature(policy)))
+    return _steered(policy)
+
+
+def _steered(sampler: Any) -> Steered:
+    """The sampler on logits steered at the temperature of its draws; at 1 where it draws nothing."""
+    temperature = sampler.traits.temperature
+    return Steered(sampler, steer(1.0 if temperature is None else temperature))
 
 
 def _touches(part: Any, fields: set[str]) -> bool:
     writes = part.traits.writes
     return writes is None or not fields.isdisjoint(writes)
-
-
-def _temperature(sampler: Any) -> Any:
-    """The temperature that a sampler's draws need; 1 for one that draws nothing."""
-    temperature = getattr(sampler, "temperature", None)
-    return 1.0 if temperature is None or getattr(sampler, "greedy", False) else temperature

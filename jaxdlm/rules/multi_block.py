@@ -31,7 +31,8 @@ class MultiBlock(Stage):
     @property
     def traits(self) -> Traits:
         ends = self.official and self.early_stop
-        return self.declares._replace(writes=("commit", "token", "fill", "halt", "status") if ends else ("commit",))
+        writes = ("commit", "token", "fill", "halt", "status") if ends else ("commit",)
+        return self.declares._replace(writes=writes, official=self.official)
 
     def init(self, window: int, vocab: int) -> Progress:
         return Progress(jnp.int32(1), jnp.zeros(window, bool))

@@ -46,7 +46,8 @@ class FinishWhenClear(PolicyWrapper):
     @property
     def traits(self) -> Traits:
         own = self.inner.traits
-        return self.declares._replace(uncond=own.uncond, access=max(LogitsAccess.SUMMARY, own.logits_access))
+        access = max(LogitsAccess.SUMMARY, own.logits_access)
+        return self.declares._replace(uncond=own.uncond, access=access, official=self.official)
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         usual, state = self.inner.apply(update, state, row, key)

@@ -115,7 +115,8 @@ class Sample(Stage):
 
     @property
     def traits(self) -> Traits:
-        return self.declares._replace(makes=KINDS.get(self.measure), access=self._access)
+        temperature = None if self.greedy else self.temperature
+        return self.declares._replace(makes=KINDS.get(self.measure), access=self._access, temperature=temperature)
 
     @property
     def _access(self) -> LogitsAccess:

@@ -44,6 +44,10 @@ class SelectWithinFactor(Stage):
     f: Any
     official: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def traits(self) -> Traits:
+        return self.declares._replace(official=self.official)
+
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "score", rule="select_within_factor")
         rank = ranks(update.score, row.open)

@@ -1,10 +1,10 @@
 """The state of the draft-and-target loop, and the three records that its parts exchange."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxdlm import struct
 from jaxdlm.core.carry import Trace
-from jaxdlm.core.model import KV
+from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
@@ -57,14 +57,15 @@ class Verdict(NamedTuple):
     emit: Bool[Array, "B"]
 
 
+@runtime_checkable
 class Drafter(Protocol):
     """Proposes tokens for all rows at once; a `jaxdlm.struct.dataclass` whose weights are leaves.
 
-    tree: of its proposals. forwards: draft forwards per `propose`. init: the state before the first round, with the
-    prompts read. propose: `key` is fresh for each row and round. observe: the state in step
-    with the committed tokens, from the verdict and from `rows` as they were when it proposed. Whether a node is valid
-    may depend
-    on tokens above it, never on its own token: withholding a token after looking at it changes the distribution.
+    tree: of its proposals. forwards: draft forwards per `propose`. model: the one that drafts, None: there is none.
+    init: the state before the first round, with the prompts read. propose: `key` is fresh for each row and round.
+    observe: the state in step with the committed tokens, from the verdict and from `rows` as they were when it proposed.
+    Whether a node is valid may depend on tokens above it, never on its own token: withholding a token after looking at it
+    changes the distribution.
     """
 
     @property
@@ -72,6 +73,9 @@ class Drafter(Protocol):
 
     @property
     def forwards(self) -> int: ...
+
+    @property
+    def model(self) -> Model | None: ...
 
     def init(self, rows: Rows, prompt: int) -> PyTree: ...
 

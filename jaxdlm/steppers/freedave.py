@@ -10,6 +10,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core import compose, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
+from jaxdlm.core.compose import Traits
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper
 from jaxdlm.core.select import select_rows
@@ -47,6 +48,10 @@ class FreeDave(PolicyWrapper):
     inner: Any
     draft_steps: int = struct.field(pytree_node=False, default=4)
     official: bool = struct.field(pytree_node=False, default=False)
+
+    @property
+    def traits(self) -> Traits:
+        return super().traits._replace(official=self.official, versions=self.draft_steps)
 
     def init(self, window: int, vocab: int) -> State:
         drafts = Drafts(jnp.zeros((self.draft_steps - 1, window), jnp.int32), jnp.asarray(False))

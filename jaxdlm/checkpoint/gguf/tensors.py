@@ -53,6 +53,12 @@ class GgufTensors:
     path: Path
     places: Mapping[str, Place]
     infos: Mapping[str, TensorInfo]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """None: a file names each of its tensors."""
+        return {}
 
     def file(self, name: str) -> Path:
         """The file, for every name."""

@@ -1,5 +1,7 @@
 """Drafts without a model: what followed when the last tokens stood here before."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -18,6 +20,8 @@ class Lookup:
 
     Prompt-lookup decoding (github.com/apoorvumang/prompt-lookup-decoding); no row without a match drafts anything.
     """
+
+    model: ClassVar[None] = None
 
     depth: int = struct.field(pytree_node=False, default=8)
     ngram: int = struct.field(pytree_node=False, default=3)

@@ -1,5 +1,7 @@
 """No draft at all: the loop is then plain autoregressive decoding."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from jaxdlm import struct
@@ -13,6 +15,8 @@ from jaxdlm.typing import Array, Key, PyTree
 @struct.dataclass
 class Nothing:
     """A tree without nodes."""
+
+    model: ClassVar[None] = None
 
     @property
     def tree(self) -> Tree:

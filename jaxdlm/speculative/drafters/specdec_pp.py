@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import struct
+from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
 from jaxdlm.registry import drafter
@@ -70,6 +71,10 @@ class SpecDecPP:
     @property
     def forwards(self) -> int:
         return self.base.depth
+
+    @property
+    def model(self) -> Model:
+        return self.base.model
 
     def init(self, rows: Rows, prompt: int) -> DraftState:
         return self.base.init(rows, prompt)
