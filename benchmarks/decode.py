@@ -24,6 +24,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.sharding import striped
 from jaxdlm.typing import Array, PyTree
 
@@ -71,12 +72,13 @@ def loop_cost(lm: Any, prompts: list[list[int]], args: argparse.Namespace) -> di
     policy, steps = low_confidence(args.steps), args.steps
     batch = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
     columns = loop.width(policy, batch.geometry)
-    fixed = (striped(lm.model, lm.params, len(prompts) * columns), lm.params)
+    model = striped(lm.model, lm.params, len(prompts) * columns)
+    decoding = Decoding(model, lm.params, policy, NONE, batch.geometry)
     works = {
-        "decode": lambda: _decode._run(batch.rows, *fixed, policy, NONE, batch.geometry, "commit", 0).rows.tokens,
-        "bare": lambda: bare(batch.rows, *fixed, batch.geometry, columns, steps),
+        "decode": lambda: _decode._run(batch.rows, decoding, "commit").rows.tokens,
+        "bare": lambda: bare(batch.rows, model, lm.params, batch.geometry, columns, steps),
     }
-    carry = _decode._run(batch.rows, *fixed, policy, NONE, batch.geometry, "commit", 0)
+    carry = _decode._run(batch.rows, decoding, "commit")
     assert int(carry.loops) == steps, f"{int(carry.loops)} forwards instead of {steps}"
     return contest(works, args.rounds)
 
@@ -110,8 +112,8 @@ def counts(lm: Any, prompts: list[list[int]], args: argparse.Namespace) -> tuple
     """(c) `while` in the jaxpr, calls of the compiled loop per decode, traces after warm-up."""
     policy = low_confidence(args.steps)
     batch = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
-    static = {"model": lm.model, "geometry": batch.geometry, "save": "commit", "steps": 0}
-    traced = _decode._run.trace(batch.rows, params=lm.params, policy=policy, cache=NONE, **static)
+    decoding = Decoding(lm.model, lm.params, policy, NONE, batch.geometry)
+    traced = _decode._run.trace(batch.rows, decoding, "commit")
     whiles = count_while(traced.jaxpr.jaxpr)
     calls, traces, original = [], [], _decode._run
 

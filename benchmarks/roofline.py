@@ -29,6 +29,7 @@ from jaxdlm import layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.readout import Readout, mask_invalid, summarise
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
@@ -48,22 +49,15 @@ class Loaded(Job):
         return CONFIGS[self.model]
 
 
-@compiled(static_argnames=("model", "geometry", "times"))
-def forwards(carry: Carry, params: PyTree, model: Any, policy: Any, cache: Any, geometry: Any, times: int) -> Array:
+@compiled(static_argnames=("times",))
+def forwards(carry: Carry, decoding: Decoding, times: int) -> Array:
     """`times` ordinary forwards, each with the arg-max of its block; each depends on the one before."""
+    model, params = decoding.model, decoding.params
+    ordinary = decoding.replace(cache=Ordinary(decoding.cache))
 
     def once(_: Any, rows: Any) -> Any:
-        start = loop.window_start(rows, policy, geometry)
-        hidden, _, _ = loop.window_hidden(
-            rows,
-            start,
-            carry.cache,
-            model=model,
-            params=params,
-            policy=policy,
-            cache=Ordinary(cache),
-            geometry=geometry,
-        )
+        start = loop.window_start(rows, decoding.policy, decoding.geometry)
+        hidden, _, _ = loop.window_hidden(rows, start, carry.cache, ordinary)
         if model.tiling.count == 1:
             token = jnp.argmax(mask_invalid(model.head(params, hidden), model), -1)
         else:
@@ -108,12 +102,11 @@ def measure(lm: Any, params: PyTree, args: argparse.Namespace, rows: int) -> dic
     laid = layout.lay_out(lm, prompts, max_new=args.max_new, block=args.block, seed=0, ids=None)
     columns = 0 if args.tiles else rows * loop.width(policy, laid.geometry)
     model = striped(resolve.blocked(lm.model, laid.geometry.block), lm.params, columns)
-    fixed = {"model": model, "geometry": laid.geometry}
-    begin = functools.partial(loop.init, **fixed, cache=cache, policy=policy, save="none", steps=0)
-    carry = jax.jit(lambda rows, params: begin(rows, params=params))(laid.rows, params)
+    decoding = Decoding(model, params, policy, cache, laid.geometry)
+    carry = jax.jit(loop.init, static_argnames="save")(laid.rows, decoding, save="none")
     # what is always recomputed has no ordinary step: the refresh is one
     used = cache if not cache.recomputes_all else _Refreshing(cache)
-    run = lambda: forwards(carry, params, policy=policy, cache=used, times=args.forwards, **fixed)  # noqa: E731
+    run = lambda: forwards(carry, decoding.replace(cache=used), times=args.forwards)  # noqa: E731
     job = Loaded(args.model, rows, args.prompt, args.max_new, args.block, "threshold", args.cache)
     count = work(job, make_mesh({"data": 1}, jax.devices()[:1]), refresh=cache.recomputes_all)
     return {

@@ -25,6 +25,7 @@ from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
 from jaxdlm.core.rule import Rule
@@ -114,19 +115,18 @@ def measured(name: str, lm: Any, rows: int, times: int) -> str:
     prompts = np.random.default_rng(0).integers(5, 50, (rows, LENGTH)).tolist()
     batch = layout.lay_out(lm, prompts, max_new=2 * LENGTH, block=LENGTH, seed=0, ids=None)
     model = striped(lm.model, lm.params, rows * loop.width(policy, batch.geometry))
-    fixed = {"model": model, "policy": policy, "cache": policies.CACHES["none"](), "geometry": batch.geometry}
-    carry = loop.init(batch.rows, params=lm.params, **fixed, save="none", steps=0)
+    decoding = Decoding(model, lm.params, policy, policies.CACHES["none"](), batch.geometry)
+    carry = loop.init(batch.rows, decoding, "none")
 
     def forward(carry: Any, params: Any) -> Any:
         start = loop.window_start(carry.rows, policy, batch.geometry)
-        versions = getattr(policy, "versions", None)
-        several = None if versions is None else versions(carry.rows, start)
-        inner = getattr(policy, "inner", policy) if versions is not None else policy
-        known = fixed | {"policy": inner, "params": params}
-        hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, several, **known)
-        return loop.lm_head_logits(hidden, model=known["model"], params=params, policy=inner)[0]
+        drafts = isinstance(policy, FreeDave)
+        several = policy.versions(carry.rows, start) if drafts else None
+        inner = decoding.replace(policy=policy.inner if drafts else policy, params=params)
+        hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, inner, several)
+        return loop.lm_head_logits(hidden, inner)[0]
 
-    bare, whole = compiled()(forward), compiled()(lambda c, p: loop.step(c, params=p, **fixed))
+    bare, whole = compiled()(forward), compiled()(lambda c, p: loop.step(c, decoding.replace(params=p)))
     spent = contest({"bare": lambda: bare(carry, lm.params), "whole": lambda: whole(carry, lm.params)}, times)
     least = {which: 1e3 * min(seconds) for which, seconds in spent.items()}
     return f"| {name} | {least['bare']:.2f} | {least['whole']:.2f} | {ratio(spent, 'whole', 'bare'):.3f} |"

@@ -26,7 +26,8 @@ from jaxdlm.core.compiled import compiled
 from jaxdlm.eval.task import make
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
-from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.decode import begin, generate
+from jaxdlm.speculative.policy import Decoding
 
 ASSETS = pathlib.Path(jd.__file__).parent / "assets"
 TIE = 1e-4  # gap of the two best logits under which a difference counts as a numerical tie
@@ -47,14 +48,9 @@ def prompts(lm: Any, count: int, seed: int = 0) -> list[list[int]]:
     return [list(lm.tokenizer.encode_prompt(text)) for text in texts]
 
 
-@compiled(static_argnames=("model", "prompt", "max_new"))
-def _begin(rows: Any, model: Any, params: Any, policy: Any, prompt: int, max_new: int) -> Any:
-    return loop.init(rows, model=model, params=params, policy=policy, prompt=prompt, max_new=max_new, save="none")
-
-
-@compiled(static_argnames=("model",))
-def _advance(carry: Any, model: Any, params: Any, policy: Any) -> Any:
-    return loop.run(carry, 2**30, model=model, params=params, policy=policy)
+@compiled()
+def _advance(carry: Any, decoding: Decoding) -> Any:
+    return loop.run(carry, 2**30, decoding)
 
 
 def methods(draft: Any) -> dict[str, Any]:
@@ -85,12 +81,10 @@ def speed(lm: Any, draft: Any, args: argparse.Namespace) -> None:
         whole, begun, results = {}, {}, {}
         chosen = {name: p for name, p in methods(draft).items() if not args.methods or name in args.methods}
         for name, policy in ({"autoregressive": S.autoregressive()} | chosen).items():
-            fixed = {"model": lm.model, "params": lm.params, "policy": policy}
-            carries = [_begin(r, prompt=size, max_new=args.max_new, **fixed) for r, size in laid]
-            begun[name] = lambda c=carries, f=fixed: [_advance(x, **f) for x in c]
-            whole[name] = lambda f=fixed: [
-                generate(r, prompt=n, max_new=args.max_new, save="none", **f) for r, n in laid
-            ]
+            decoding = Decoding(lm.model, lm.params, policy)
+            carries = [begin(r, decoding, size, args.max_new, "none") for r, size in laid]
+            begun[name] = lambda c=carries, d=decoding: [_advance(x, d) for x in c]
+            whole[name] = lambda d=decoding: [generate(r, d, n, args.max_new, "none") for r, n in laid]
             results[name] = jax.device_get([x.rows._replace(key=()) for x in begun[name]()])
         fast = contest(begun, args.rounds)
         slow = fast if args.decode_only else contest(whole, args.rounds)
@@ -173,8 +167,10 @@ def pearl(lm: Any, draft: Any, args: argparse.Namespace) -> None:
         works: dict[str, Callable[[], Any]] = {}
         for k in (2, 3, 4):
             vanilla, chunked = S.speculative(draft, k=k), S.pearl(draft, chunk=k)
-            works[f"vanilla {k}"] = lambda p=vanilla: generate(laid, lm.model, lm.params, p, **sizes)
-            works[f"pearl {k}, one device"] = lambda p=chunked: generate(laid, lm.model, lm.params, p, **sizes)
+            works[f"vanilla {k}"] = lambda p=vanilla: generate(laid, Decoding(lm.model, lm.params, p), **sizes)
+            works[f"pearl {k}, one device"] = lambda p=chunked: generate(
+                laid, Decoding(lm.model, lm.params, p), **sizes
+            )
             works[f"pearl {k}, two devices"] = lambda p=chunked: S.generate_on_two(
                 laid, lm.model, lm.params, p, target=one, draft=two, **sizes
             )

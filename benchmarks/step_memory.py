@@ -23,6 +23,7 @@ import numpy as np
 from jaxdlm import resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.models.params import abstract_params
 from jaxdlm.plan.aot import Job, per_group, placed, prepare, slice_mesh
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
@@ -57,13 +58,10 @@ def abstract(job: Job, mesh: Any) -> tuple[Any, Any, Any]:
 def compile_step(job: Job, mesh: Any, cache: Any) -> Any:
     """The ordinary forward of a cached decode: carry in, carry out, buffers donated."""
     rows, params, rule = abstract(job, mesh)
-    fixed = {"model": striped(job.decoder, params), "geometry": job.layout.geometry}
-    moving = {"params": params, "policy": rule}
-    carry = jax.eval_shape(
-        lambda rows, moving: loop.init(rows, **fixed, **moving, cache=cache, save="commit", steps=0), rows, moving
-    )
-    step = jax.jit(lambda carry, moving: loop.single(carry, **fixed, **moving, cache=Ordinary(cache)), donate_argnums=0)
-    return step.lower(carry, moving).compile()
+    decoding = Decoding(striped(job.decoder, params), params, rule, cache, job.layout.geometry)
+    carry = jax.eval_shape(lambda rows, decoding: loop.init(rows, decoding, "commit"), rows, decoding)
+    step = jax.jit(loop.single, donate_argnums=0)
+    return step.lower(carry, decoding.replace(cache=Ordinary(cache))).compile()
 
 
 def buffer_bytes(job: Job, mesh: Any) -> int:
@@ -123,8 +121,8 @@ def main() -> None:
     if args.decode:
         rows, params, rule = abstract(job, mesh)
         begin, worked = time.perf_counter(), time.process_time()
-        run = per_group(job, mesh, striped(job.decoder, params))
-        program = jax.jit(run).lower(rows, params, rule, cache).compile()
+        decoding = Decoding(striped(job.decoder, params), params, rule, cache, job.layout.geometry)
+        program = jax.jit(per_group(mesh)).lower(rows, decoding).compile()
         report["decode_seconds"] = round(time.perf_counter() - begin, 1)
         report["decode_core_seconds"] = round(time.process_time() - worked, 1)
         report["decode_temporaries"] = program.memory_analysis().temp_size_in_bytes

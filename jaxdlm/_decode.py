@@ -11,11 +11,9 @@ import numpy as np
 from jaxdlm import argument, policies
 from jaxdlm.core import loop
 from jaxdlm.core.automaton import shape_of
-from jaxdlm.core.cache import Cache
-from jaxdlm.core.carry import Carry, Geometry, Rows, Status, Trace
+from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
@@ -26,6 +24,7 @@ from jaxdlm.sharding import beside, striped
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.pair import check as check_pair
+from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
@@ -243,7 +242,7 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
         )
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        return Continuation(lm, policy, behind, prompt, part.max_new, save, stops)
+        return Continuation(lm, PairDecoding(lm.model, lm.params, policy), behind, prompt, part.max_new, save, stops)
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
@@ -255,7 +254,8 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
     model = striped(
         blocked(lm.model, batch.geometry.block), lm.params, len(part.texts) * loop.width(policy, batch.geometry)
     )
-    return Diffusion(lm, model, policy, cache, batch, part.max_new, save, stops)
+    decoding = Decoding(model, lm.params, policy, cache, batch.geometry)
+    return Diffusion(lm, decoding, batch, part.max_new, save, stops)
 
 
 class Programs(NamedTuple):
@@ -304,9 +304,7 @@ class Diffusion(NamedTuple):
     """Prompts in the columns of a canvas, and what decodes them."""
 
     lm: Any
-    model: Model
-    policy: Rule
-    cache: Cache
+    decoding: Decoding
     batch: Batch
     max_new: int
     save: str
@@ -314,30 +312,25 @@ class Diffusion(NamedTuple):
 
     def run(self) -> Output:
         """Everything in one program."""
-        carry = _run(self.batch.rows, self.model, self.lm.params, self.policy, self.cache, *self._sizes())
+        carry = _run(self.batch.rows, self.decoding, self.save)
         return self.output(carry.rows, carry.trace)
 
     def start(self) -> Carry:
-        return _start(self.batch.rows, self.model, self.lm.params, self.policy, self.cache, *self._sizes())
+        return _start(self.batch.rows, self.decoding, self.save)
 
     def ahead(self, carry: Carry, forwards: int) -> Carry:
         """So many forwards later."""
-        count, geometry = jnp.int32(forwards), self.batch.geometry
-        return _ahead(carry, count, self.model, self.lm.params, self.policy, self.cache, geometry)
+        return _ahead(carry, jnp.int32(forwards), self.decoding)
 
     def output(self, rows: Rows, trace: Trace) -> Output:
         return finish(self.lm, rows, trace, self.batch, self.max_new, self.stops)
-
-    def _sizes(self) -> tuple[Geometry, str, int]:
-        geometry = self.batch.geometry
-        return geometry, self.save, geometry.canvas if self.save == "steps" else 0
 
 
 class Continuation(NamedTuple):
     """Prompts that an autoregressive model goes on with: padded on the right, so that columns are positions."""
 
     lm: Any
-    policy: Speculation
+    decoding: PairDecoding
     rows: draft_state.Rows
     prompt: int
     max_new: int
@@ -345,56 +338,37 @@ class Continuation(NamedTuple):
     stops: Stops
 
     def run(self) -> Output:
-        """Everything in one program; with `policy.slots`, some rows at a time."""
-        pooled = 0 < self.policy.slots < len(self.rows.start)
-        return self.output(*(generate_pool if pooled else generate)(self.rows, *self._parts(), *self._sizes()))
+        """Everything in one program; where the policy has slots, some rows at a time."""
+        pooled = 0 < self.decoding.policy.slots < len(self.rows.start)
+        return self.output(*(generate_pool if pooled else generate)(self.rows, self.decoding, *self._sizes()))
 
     def start(self) -> draft_state.Carry:
-        return begin(self.rows, *self._parts(), *self._sizes())
+        return begin(self.rows, self.decoding, *self._sizes())
 
     def ahead(self, carry: draft_state.Carry, forwards: int) -> draft_state.Carry:
         """So many rounds later."""
-        return ahead(carry, jnp.int32(forwards), *self._parts())
+        return ahead(carry, jnp.int32(forwards), self.decoding)
 
     def output(self, rows: draft_state.Rows, trace: Trace) -> Output:
         return finish_rows(self.lm, rows, trace, self.max_new, self.stops)
-
-    def _parts(self) -> tuple[Model, PyTree, Speculation]:
-        return self.lm.model, self.lm.params, self.policy
 
     def _sizes(self) -> tuple[int, int, str]:
         return self.prompt, self.max_new, self.save
 
 
-@compiled(static_argnames=("model", "geometry", "save", "steps"))
-def _run(
-    rows: Rows, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
-) -> Carry:
-    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
-    carry = loop.init(rows, **fixed, save=save, steps=steps)
-    return loop.run(carry, jnp.iinfo(jnp.int32).max, **fixed)
+@compiled(static_argnames=("save",))
+def _run(rows: Rows, decoding: Decoding, save: str) -> Carry:
+    return loop.run(loop.init(rows, decoding, save), jnp.iinfo(jnp.int32).max, decoding)
 
 
-@compiled(static_argnames=("model", "geometry", "save", "steps"))
-def _start(
-    rows: Rows, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
-) -> Carry:
-    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
-    return loop.init(rows, **fixed, save=save, steps=steps)
+@compiled(static_argnames=("save",))
+def _start(rows: Rows, decoding: Decoding, save: str) -> Carry:
+    return loop.init(rows, decoding, save)
 
 
-@compiled(static_argnames=("model", "geometry"))
-def _ahead(
-    carry: Carry,
-    forwards: Int32[Array, ""],
-    model: Model,
-    params: PyTree,
-    policy: Rule,
-    cache: Cache,
-    geometry: Geometry,
-) -> Carry:
-    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
-    return loop.run(carry, carry.loops + forwards, **fixed)
+@compiled()
+def _ahead(carry: Carry, forwards: Int32[Array, ""], decoding: Decoding) -> Carry:
+    return loop.run(carry, carry.loops + forwards, decoding)
 
 
 __all__ = ["Output", "decode", "stream"]

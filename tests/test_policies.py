@@ -196,7 +196,7 @@ def serves(rule: Rule, cache) -> bool:
     """Whether `decode` lets a policy have a cache; block_exact wants another model, which is not the policy's affair."""
     try:
         uniform = any(part.traits.noise == "uniform" for part in walk_rules(rule))
-        attention = getattr(cache, "attention", "prefix_canvas" if uniform else "full")
+        attention = cache.attention or ("prefix_canvas" if uniform else "full")
         check(Toy(attention), rule, cache)
     except InputError:
         return False

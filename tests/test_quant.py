@@ -9,6 +9,7 @@ import pytest
 
 from jaxdlm import _decode, decode, layout, resolve
 from jaxdlm._load import LM
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.levels import SEARCH_SAMPLE, encode, sample_columns, search_exponent, table_of
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
@@ -190,6 +191,7 @@ def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     lm = LM(Backbone(config), small, None, "toy")
     batch = layout.lay_out(lm, prompts, max_new=8, block=4, seed=0, ids=None)
     rule, kept = resolve.resolve_policy("threshold"), resolve.resolve_cache(cache)
-    program = _decode._run.lower(batch.rows, lm.model, small, rule, kept, batch.geometry, "commit", 0).compile()
+    decoding = Decoding(lm.model, small, rule, kept, batch.geometry)
+    program = _decode._run.lower(batch.rows, decoding, "commit").compile()
     dense = sum(leaf.nbytes for leaf in jax.tree.leaves(whole["segments"]))
     assert program.memory_analysis().temp_size_in_bytes < 0.4 * dense

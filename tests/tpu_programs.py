@@ -23,6 +23,7 @@ from jaxdlm.models import ModelConfig, TokenIds
 from jaxdlm.plan.aot import Job, placed, prepare, slice_mesh, trace_decode
 from jaxdlm.sharding import batch_sharding, param_shardings
 from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.policy import Decoding
 from tests.conformance import toys
 from tests.conformance.test_loop import whiles
 from tests.models.configs import CONFIGS
@@ -72,7 +73,7 @@ def trace_pair(recipe: str, mesh: Mesh) -> Any:
     params = jax.tree.map(placed, lm.params, param_shardings(lm.config, mesh))
     whole = NamedSharding(mesh, PartitionSpec())
     policy = jax.tree.map(lambda x: placed(jnp.asarray(x), whole), policy)
-    return generate.trace(rows, lm.model, params, policy, bucket, MAX_NEW, "commit")
+    return generate.trace(rows, Decoding(lm.model, params, policy), bucket, MAX_NEW, "commit")
 
 
 def programs() -> dict[str, list[tuple[str, str]]]:

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdlm.core import engine
 from jaxdlm.core.carry import Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative import guiding, loop
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
@@ -28,32 +29,43 @@ def read_prompts(rows: Rows, model: Model, params: PyTree, prompt: int) -> KV:
     return store.prefill(model, params, rows.tokens, prompt)
 
 
-@compiled(static_argnames=("model", "prompt", "max_new"))
+class Drawing(NamedTuple):
+    """A carry of the loop, and what is noted beside it."""
+
+    carry: Carry
+    ledger: Ledger
+    alike: Int32[Array, "B"]  # the first row with the same text of each row
+
+    @property
+    def rows(self) -> Rows:
+        return self.carry.rows
+
+    @property
+    def loops(self) -> Int32[Array, ""]:
+        return self.carry.loops
+
+
+@compiled(static_argnames=("prompt", "max_new"))
 def draw(
-    rows: Rows, number: Int32[Array, "B"], kv: KV, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int
-) -> tuple[Rows, Ledger]:  # fmt: skip
+    rows: Rows, number: Int32[Array, "B"], kv: KV, decoding: Decoding, prompt: int, max_new: int
+) -> tuple[Rows, Ledger]:
     """An answer for each row, with the noise of its number. The policy's guide is an `AsapGuide`."""
+    policy = decoding.policy
     rows = rows._replace(key=_numbered(rows.key, number))
     trie = rows.guide
-    rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
+    rows = guiding.begin(policy.guide, rows, decoding.model.config.vocab_size)
     blank = jnp.zeros((rows.done.shape[0], max_new), jnp.float32)
     carry = Carry(rows, kv, policy.drafter.init(rows, prompt), Trace(None, None, None), jnp.int32(0))
     alike = _first(trie, jnp.zeros_like(trie), ~rows.done, 1)[trie, 0]
-    fixed = {"model": model, "params": params, "policy": policy}
 
-    def live(loops: tuple[Carry, Ledger, Array]) -> Bool[Array, ""]:
-        return jnp.any(~loops[0].rows.done)
+    def step(now: Drawing) -> Drawing:
+        carry, logits = loop.step_and_logits(now.carry, decoding)
+        carry = carry._replace(rows=_rejected(policy.guide, carry.rows, now.rows))
+        logp = policy.warp.log_prob(logits[:, 0])
+        return Drawing(carry, *_noted(now.ledger, now.alike, now.rows, carry.rows, logp, policy.guide))
 
-    def step(loops: tuple[Carry, Ledger, Array]) -> tuple[Carry, Ledger, Array]:
-        carry, ledger, alike = loops
-        before = carry.rows
-        carry, logits = loop.step_and_logits(carry, **fixed)
-        carry = carry._replace(rows=_rejected(policy.guide, carry.rows, before))
-        return carry, *_noted(ledger, alike, before, carry.rows, policy.warp.log_prob(logits[:, 0]), policy.guide)
-
-    carry, ledger, _ = jax.lax.while_loop(
-        live, step, (carry, Ledger(blank, blank), jnp.minimum(alike, trie.shape[0] - 1))
-    )
+    begin = Drawing(carry, Ledger(blank, blank), jnp.minimum(alike, trie.shape[0] - 1))
+    carry, ledger, _ = engine.run_until(begin, step, jnp.iinfo(jnp.int32).max)
     return carry.rows._replace(guide=()), ledger
 
 

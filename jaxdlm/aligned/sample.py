@@ -24,6 +24,7 @@ from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.output import read_text
 from jaxdlm.sharding import beside
 from jaxdlm.speculative.pair import check as check_pair
+from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Rows
 from jaxdlm.stops import read_stops
 from jaxdlm.structured import fitting, grammar_of
@@ -224,7 +225,8 @@ class Sampler:
             batch = rows._replace(done=jax.device_put(place >= busy[each], rows.done.sharding))
             policy = self._policy([job.trie for job in jobs])
             policy = beside(lm.params, batch, policy)[1]
-            made = draw(batch, jnp.asarray(number, jnp.int32), kv, lm.model, lm.params, policy, prompt, self.max_new)
+            decoding = Decoding(lm.model, lm.params, policy)
+            made = draw(batch, jnp.asarray(number, jnp.int32), kv, decoding, prompt, self.max_new)
             answers, ledger = jax.device_get((made[0]._replace(key=(), ends=None), made[1]))
             for index, job in enumerate(jobs):
                 if busy[index]:

@@ -17,6 +17,7 @@ from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import automaton, ending, loop
 from jaxdlm.core.carry import Geometry, Status
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
@@ -109,9 +110,9 @@ class SlotEngine:
     def check(self) -> None:
         """Raises InputError where the rows that state nothing of their own have no program."""
         group = Group(self._geometry(1, self.max_new), "plain", slots.Sides())
-        parts, where = self._program(group)
-        pool = slots.start.eval_shape(*parts, **where, slots=self.slots, sides=group.sides)
-        slots.advance.eval_shape(pool, *self._queue([], group), jnp.asarray(False), *parts, **where)
+        decoding = self._program(group)
+        pool = slots.start.eval_shape(decoding, slots=self.slots, mesh=self.mesh, sides=group.sides)
+        slots.advance.eval_shape(pool, *self._queue([], group), jnp.asarray(False), decoding, mesh=self.mesh)
 
     # ------------------------------------------------------------------------------------------------- groups
 
@@ -125,15 +126,14 @@ class SlotEngine:
         """The prompt's columns as its bucket says, the canvas that of the job's max_new doubled until the row fits."""
         return geometry_of(self.lm.config, np.array([length]), doubled(self.max_new, max_new), self.block)
 
-    def _program(self, group: Group) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The parts of which a group's program is compiled: (weights, rule, cache), and the static rest."""
+    def _program(self, group: Group) -> Decoding:
+        """What a group's program is compiled of."""
         rule = getattr(self.policies, group.form)
         rule = rule if group.sides.grammar is None else constrained(rule)
         rule = per_row(rule) if group.form == "heated" else rule
         columns = self.slots * loop.width(rule, group.geometry)
         model = striped(blocked(self.lm.model, group.geometry.block), self.lm.params, columns)
-        where = {"model": model, "geometry": group.geometry, "mesh": self.mesh}
-        return (self.lm.params, rule, self.cache), where
+        return Decoding(model, self.lm.params, rule, self.cache, group.geometry)
 
     # -------------------------------------------------------------------------------------------------- queues
 
@@ -177,11 +177,12 @@ class SlotEngine:
         """Starts a queue on the device and returns at once."""
         self._open |= {request.row: request for request in requests}
         with self._isolated(group, sink):
-            parts, where = self._program(group)
+            decoding = self._program(group)
             waiting, count = self._queue(requests, group)
             if self._pool is None:
-                self._pool = slots.start(*parts, **where, slots=self.slots, sides=group.sides)
-            self._pool, harvest = slots.advance(self._pool, waiting, count, jnp.asarray(drain), *parts, **where)
+                self._pool = slots.start(decoding, slots=self.slots, mesh=self.mesh, sides=group.sides)
+            more = jnp.asarray(drain)
+            self._pool, harvest = slots.advance(self._pool, waiting, count, more, decoding, mesh=self.mesh)
             self._under_way.append((time.monotonic(), harvest))
 
     def _receive(self, group: Group, sink: Sink) -> None:

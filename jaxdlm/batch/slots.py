@@ -14,13 +14,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core import loop
 from jaxdlm.core.automaton import Automaton, blank
-from jaxdlm.core.cache import Cache, Context
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.ending import ANY
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Rule
 from jaxdlm.core.select import select_rows
 from jaxdlm.rules.per_row import PerRowState
 from jaxdlm.sharding import RULES
@@ -81,8 +80,9 @@ class State(NamedTuple):
     harvest: Harvest
 
 
-def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Rows:
+def waiting(queue: Queue, decoding: Decoding) -> Rows:
     """The rows of a queue before their first forward."""
+    geometry = decoding.geometry
     column = jnp.arange(geometry.length, dtype=jnp.int32)[None, :] - geometry.prompt
     pending = (column >= queue.first[:, None]) & (column < queue.stop[:, None])
     zero = jnp.zeros_like(queue.pads)
@@ -91,7 +91,7 @@ def waiting(queue: Queue, model: Model, policy: Rule, geometry: Geometry) -> Row
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
         tick=zero, policy=(), ends=queue.ends, grammar=queue.grammar,
     )  # fmt: skip
-    rows = loop.enter(rows, model=model, policy=policy, geometry=geometry)
+    rows = loop.enter(rows, decoding)
     if queue.number is None:
         return rows
     return rows._replace(policy=PerRowState(queue.number, rows.policy.state))
@@ -124,13 +124,9 @@ def collect(pool: Pool, harvest: Harvest, geometry: Geometry) -> tuple[Pool, Har
     return pool._replace(owner=jnp.where(finished, FREE, pool.owner)), harvest
 
 
-def serve(
-    pool: Pool, queue: Queue, count: Array, drain: Array, params: PyTree, policy: Rule, cache: Cache, *,
-    model: Model, geometry: Geometry,
-) -> tuple[Pool, Harvest]:  # fmt: skip
+def serve(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decoding) -> tuple[Pool, Harvest]:
     """Works until the first `count` rows of the queue have a slot; with `drain` until every row is done."""
-    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
-    ready = waiting(queue, model, policy, geometry)
+    cache, geometry, ready = decoding.cache, decoding.geometry, waiting(queue, decoding)
     size = pool.owner.shape[0] + queue.owner.shape[0]
     zero = jnp.int32(0)
     none = jnp.full(size, FREE, jnp.int32)
@@ -152,9 +148,9 @@ def serve(
         if cache.admits:
             came = pool.owner != state.pool.owner
             stored = jax.lax.cond(
-                room, lambda c: loop.prefill_admitted(pool.rows, came, c, **fixed), lambda c: c, stored
+                room, lambda c: loop.prefill_admitted(pool.rows, came, c, decoding), lambda c: c, stored
             )
-        new = loop.step(Carry(pool.rows, stored, NOTHING, zero), **fixed)
+        new = loop.step(Carry(pool.rows, stored, NOTHING, zero), decoding)
         busy = jnp.sum(new.rows.forwards) - jnp.sum(pool.rows.forwards)
         harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
         pool, harvest = jax.lax.cond(
@@ -170,25 +166,21 @@ def serve(
     return end.pool, end.harvest
 
 
-def empty(
-    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int,
-    sides: Sides = NO_SIDES,
-) -> Pool:  # fmt: skip
+def empty(decoding: Decoding, slots: int, sides: Sides = NO_SIDES) -> Pool:
     """Free slots for rows of these shapes."""
+    config, geometry = decoding.model.config, decoding.geometry
     zero = jnp.zeros(slots, jnp.int32)
     ends, grammar = None, None
     if sides.ends is not None:
         ends = jnp.full((slots, *sides.ends), ANY, jnp.int32)
     if sides.grammar is not None:
-        grammar = jax.tree.map(jnp.asarray, blank(model.config.vocab_size, sides.grammar, (slots,)))
+        grammar = jax.tree.map(jnp.asarray, blank(config.vocab_size, sides.grammar, (slots,)))
     queue = Queue(
-        jnp.full((slots, geometry.length), model.config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
+        jnp.full((slots, geometry.length), config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
         zero + 1, zero, zero.astype(jnp.uint32), zero, None, ends, grammar,
     )  # fmt: skip
-    rows = waiting(queue, model, policy, geometry)
-    both = loop.with_unconditional(rows, model, geometry)[0] if policy.traits.uncond else rows
-    state = cache.init(Context(model, params, geometry, loop.width(policy, geometry)), both)
-    return Pool(rows._replace(done=zero == 0), state, zero + FREE)
+    rows = waiting(queue, decoding)
+    return Pool(rows._replace(done=zero == 0), loop.stored(rows, decoding), zero + FREE)
 
 
 def lie(pool: Pool, model: Model, mesh: Mesh) -> Pool:
@@ -219,31 +211,27 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
     )  # fmt: skip
 
 
-@compiled(static_argnames=("model", "geometry", "slots", "mesh", "sides"))
-def start(
-    params: PyTree, policy: Rule, cache: Cache, *, model: Model, geometry: Geometry, slots: int, mesh: Mesh,
-    sides: Sides = NO_SIDES,
-) -> Pool:  # fmt: skip
+@compiled(static_argnames=("slots", "mesh", "sides"))
+def start(decoding: Decoding, *, slots: int, mesh: Mesh, sides: Sides = NO_SIDES) -> Pool:
     """Free slots on every replica."""
 
-    def make(*parts: Any) -> Pool:
-        return lie(empty(*parts, model=model, geometry=geometry, slots=slots, sides=sides), model, mesh)
+    def make(decoding: Decoding) -> Pool:
+        return lie(empty(decoding, slots, sides), decoding.model, mesh)
 
-    return _per_replica(make, mesh, 0, 3)(params, policy, cache)
+    return _per_replica(make, mesh, 0, 1)(decoding)
 
 
-@compiled(static_argnames=("model", "geometry", "mesh"), donate_argnames=("pool",))
+@compiled(static_argnames=("mesh",), donate_argnames=("pool",))
 def advance(
-    pool: Pool, queue: Queue, count: Array, drain: Array, params: PyTree, policy: Rule, cache: Cache, *,
-    model: Model, geometry: Geometry, mesh: Mesh,
-) -> tuple[Pool, Harvest]:  # fmt: skip
+    pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decoding, *, mesh: Mesh
+) -> tuple[Pool, Harvest]:
     """`serve` on every replica; each leaves when its own queue has been taken in."""
 
-    def work(*parts: Any) -> tuple[Pool, Harvest]:
-        pool, harvest = serve(*parts, model=model, geometry=geometry)
-        return lie(pool, model, mesh), harvest
+    def work(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decoding) -> tuple[Pool, Harvest]:
+        pool, harvest = serve(pool, queue, count, drain, decoding)
+        return lie(pool, decoding.model, mesh), harvest
 
-    return _per_replica(work, mesh, 3, 4)(pool, queue, count, drain, params, policy, cache)
+    return _per_replica(work, mesh, 3, 2)(pool, queue, count, drain, decoding)
 
 
 def place(queue: Queue, count: np.ndarray, mesh: Mesh) -> tuple[Queue, Array]:

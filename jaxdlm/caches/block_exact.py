@@ -9,6 +9,7 @@ from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.kv import put_span
 from jaxdlm.core.model import KV
 from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
@@ -59,7 +60,7 @@ class BlockExactCache:
             # a finished row's block lies behind the canvas; what it computes is thrown away
             first = jnp.minimum(context.geometry.prompt + block * at, context.geometry.length - 2 * block)
             out = stored.some(context, rows, kv, first, 2 * block, stored.span(context, first, 2 * block))
-            read = Stored(stored.put(kv, out.kv, first), jnp.minimum(at + 2, own))
+            read = Stored(put_span(kv, out.kv, first), jnp.minimum(at + 2, own))
             return Window(context.select(out.hidden, first, start), read), jnp.any(~rows.done & (at < own - 1))
 
         blank = Window(stored.blank(context, rows).hidden[:, : context.width], state)

@@ -8,6 +8,7 @@ from jaxdlm import struct
 from jaxdlm.caches import stored
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.kv import put_span
 from jaxdlm.core.model import KV
 from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Int32
@@ -46,7 +47,7 @@ class EncoderCache(Refreshing):
         out = model.prefix(
             context.params, *stored.columns(context, rows, first), stored.before(context, rows, state, first)
         )
-        return self.step(context, rows, start, stored.put(state, out.kv, first))
+        return self.step(context, rows, start, put_span(state, out.kv, first))
 
     def step(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: KV) -> Window:
         # a finished row's canvas lies behind the last one; what it computes is thrown away

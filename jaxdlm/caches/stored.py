@@ -8,6 +8,7 @@ from einops import rearrange
 
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows
+from jaxdlm.core.kv import columns_from, put
 from jaxdlm.core.model import KV, Layered, ModelOutput, Past
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
@@ -31,11 +32,11 @@ def prompts(context: Context, rows: Rows, kv: KV, new: Bool[Array, "B"]) -> KV:
     position, exists = (x[:, :columns] for x in context.columns(rows))
     out = context.model.apply(context.params, rows.tokens[:, :columns], position, exists)
 
-    def put(old: Array, fresh: Array) -> Array:
+    def one(old: Array, fresh: Array) -> Array:
         merged = jnp.where(new[None, :, None, None, None], fresh.astype(old.dtype), old[:, :, :columns])
         return jax.lax.dynamic_update_slice_in_dim(old, merged, 0, 2)
 
-    return jax.tree.map(put, kv, out.kv)
+    return jax.tree.map(one, kv, out.kv)
 
 
 def everything(context: Context, rows: Rows) -> ModelOutput:
@@ -54,12 +55,12 @@ def some(
     keys that come back are then of no use.
     """
     position, exists = context.columns(rows)
-    index = first[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
+    index = columns_from(first, count)
 
-    def take(x: Array) -> Array:
+    def own_columns(x: Array) -> Array:
         return jnp.take_along_axis(x, index, axis=1)
 
-    own = (take(rows.tokens), take(position), take(exists & fresh))
+    own = (own_columns(rows.tokens), own_columns(position), own_columns(exists & fresh))
     past = Past(kv, position, exists & ~fresh)
     versions = context.versions
     if versions == 1:
@@ -87,14 +88,12 @@ def picked(
     index = columns_of(fresh, capacity)
     used, within = index < fresh.shape[1], jnp.minimum(index, fresh.shape[1] - 1)
 
-    def take(x: Array) -> Array:
+    def chosen(x: Array) -> Array:
         return jnp.take_along_axis(x, within, axis=1)
 
     past = Past(kv, position, exists & ~fresh)
-    out = context.model.apply(context.params, take(rows.tokens), take(position), used & take(exists), past)
-    row = jnp.arange(fresh.shape[0])[:, None]
-    written = jax.tree.map(lambda old, new: old.at[:, row, index].set(new.astype(old.dtype), mode="drop"), kv, out.kv)
-    return ModelOutput(out.hidden, written), index
+    out = context.model.apply(context.params, chosen(rows.tokens), chosen(position), used & chosen(exists), past)
+    return ModelOutput(out.hidden, put(kv, out.kv, index)), index
 
 
 def with_logit_columns(context: Context, chosen: Bool[Array, "B L"]) -> Bool[Array, "B L"]:
@@ -145,30 +144,6 @@ def scatter(x: Float[Array, "B T ..."], index: Int32[Array, "B M"], new: Array) 
     return x.at[jnp.arange(x.shape[0])[:, None], index].set(new.astype(x.dtype), mode="drop")
 
 
-def take(kv: KV, first: Int32[Array, "B"], count: int) -> KV:
-    """Columns first .. first + count of each row; leaves [R, B, count, K, H]."""
-    index = first[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
-    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index[None, :, :, None, None], axis=2), kv)
-
-
-def put(kv: KV, new: KV, first: Int32[Array, "B"]) -> KV:
-    """`kv` with columns first .. of each row replaced; `new` holds as many columns as are replaced."""
-    # one slice per row where it lies; `vmap` would move the rows to the front, and copy the keys twice for that
-    axes = jax.lax.ScatterDimensionNumbers(
-        update_window_dims=(0, 2, 3, 4),
-        inserted_window_dims=(),
-        scatter_dims_to_operand_dims=(2,),
-        operand_batching_dims=(1,),
-        scatter_indices_batching_dims=(0,),
-    )
-
-    def one(old: Array, part: Array) -> Array:
-        at = jnp.clip(first, 0, old.shape[2] - part.shape[2])[:, None]
-        return jax.lax.scatter(old, at, part.astype(old.dtype), axes, unique_indices=True, indices_are_sorted=True)
-
-    return jax.tree.map(one, kv, new)
-
-
 def span(context: Context, first: Int32[Array, "B"], count: int) -> Bool[Array, "B L"]:
     """Columns first .. first + count of each row."""
     column = jnp.arange(context.geometry.length, dtype=jnp.int32)[None, :]
@@ -177,8 +152,9 @@ def span(context: Context, first: Int32[Array, "B"], count: int) -> Bool[Array, 
 
 def columns(context: Context, rows: Rows, first: Int32[Array, "B"]) -> tuple[Array, Array, Array]:
     """Tokens, positions and validity of the window's many columns from `first` on."""
-    index = first[:, None] + jnp.arange(context.width, dtype=jnp.int32)[None, :]
-    return tuple(jnp.take_along_axis(x, index, axis=1) for x in (rows.tokens, *context.columns(rows)))  # type: ignore[return-value]
+    index = columns_from(first, context.width)
+    position, exists = (jnp.take_along_axis(x, index, axis=1) for x in context.columns(rows))
+    return jnp.take_along_axis(rows.tokens, index, axis=1), position, exists
 
 
 def before(context: Context, rows: Rows, kv: KV, first: Int32[Array, "B"]) -> Past:

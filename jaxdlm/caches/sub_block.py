@@ -11,6 +11,7 @@ from jaxdlm.caches.block_exact import BlockExactCache, Stored
 from jaxdlm.caches.interval import count
 from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Rows, Window
+from jaxdlm.core.kv import columns_from, put_span, take
 from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
 from jaxdlm.registry import cache
@@ -66,13 +67,13 @@ class SubBlockCache:
         first, whole = self.current(context, rows, start)
         begin = jnp.minimum(start - context.shift, context.geometry.length - context.width - context.shift)
         # the branches give the block's keys, and the store is written after them: as a result of both it would be copied
-        old = stored.take(state.blocks.kv, begin, context.width + context.shift)
+        old = take(state.blocks.kv, columns_from(begin, context.width + context.shift))
         new, hidden = jax.lax.cond(
             jnp.any(whole & ~rows.done),
             lambda: self.block(context, rows, start, state, first, whole, begin, old),
             lambda: (old, self.part(context, rows, start, state, first)),
         )
-        return Window(hidden, SubBlockState(state.blocks._replace(kv=stored.put(state.blocks.kv, new, begin)), hidden))
+        return Window(hidden, SubBlockState(state.blocks._replace(kv=put_span(state.blocks.kv, new, begin)), hidden))
 
     def columns(self, context: Context) -> int:
         """S, or InputError where the block is no multiple of it."""

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core import automaton, compose
-from jaxdlm.core.cache import Cache, Context, forward
+from jaxdlm.core import automaton, compose, engine
+from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
@@ -25,29 +26,32 @@ def width(policy: Rule, geometry: Geometry) -> int:
     return geometry.canvas if policy.traits.view == "canvas" else geometry.block
 
 
-def init(
-    rows: Rows, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry, save: str, steps: int
-) -> Carry:
-    """The carry before the first forward."""
-    batch, columns = rows.tokens.shape[0], width(policy, geometry)
-    rows = enter(rows, model=model, policy=policy, geometry=geometry)
-    both = with_unconditional(rows, model, geometry)[0] if policy.traits.uncond else rows
-    blank = jnp.full((batch, geometry.canvas), -1, jnp.int32)
-    trace = Trace(
-        commit_step=None if save == "none" else blank,
-        score=None if save == "none" else jnp.zeros(blank.shape, jnp.float32),
-        tokens=jnp.zeros((batch, steps, geometry.canvas), jnp.int32) if save == "steps" else None,
-    )
-    state = cache.init(Context(model, params, geometry, columns), both)
-    return Carry(rows, state, trace, jnp.int32(0))
+def context_of(decoding: Decoding) -> Context:
+    """What the cache may use."""
+    geometry = decoding.geometry
+    return Context(decoding.model, decoding.params, geometry, width(decoding.policy, geometry))
 
 
-def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows:
+def init(rows: Rows, decoding: Decoding, save: str) -> Carry:
+    """The carry before the first forward. save: see `engine.blank_trace`."""
+    rows = enter(rows, decoding)
+    trace = engine.blank_trace(save, rows.done.shape[0], decoding.geometry.canvas)
+    return Carry(rows, stored(rows, decoding), trace, jnp.int32(0))
+
+
+def stored(rows: Rows, decoding: Decoding) -> PyTree:
+    """The state of the cache before the first forward."""
+    uncond = decoding.policy.traits.uncond
+    both = with_unconditional(rows, decoding.model, decoding.geometry)[0] if uncond else rows
+    return decoding.cache.init(context_of(decoding), both)
+
+
+def enter(rows: Rows, decoding: Decoding) -> Rows:
     """Rows ready for their first forward: `policy` is filled in, blocks without open columns are skipped."""
-    state = policy.init(width(policy, geometry), model.config.vocab_size)
+    config, policy, geometry = decoding.model.config, decoding.policy, decoding.geometry
+    state = policy.init(width(policy, geometry), config.vocab_size)
     per_row = jax.tree.map(lambda x: jnp.broadcast_to(x, (rows.done.shape[0], *jnp.shape(x))), state)
     rows = rows._replace(policy=per_row, block=first_open(rows, geometry), done=rows.done | ~rows.pending.any(1))
-    config = model.config
     if config.noise == "uniform":
         rows = rows._replace(tokens=noisy(rows, config.vocab_size))
     if config.self_conditioning:
@@ -57,37 +61,22 @@ def enter(rows: Rows, *, model: Model, policy: Rule, geometry: Geometry) -> Rows
     return automaton.enter(rows, geometry)
 
 
-def admit(
-    carry: Carry, rows: Rows, new: Bool[Array, "B"], *, model: Model, params: PyTree, policy: Rule, cache: Cache,
-    geometry: Geometry,
-) -> Carry:  # fmt: skip
+def admit(carry: Carry, rows: Rows, new: Bool[Array, "B"], decoding: Decoding) -> Carry:
     """The carry with `rows` in place of its own where `new`: at their first forward, with nothing recorded yet.
 
     `rows` as `init` takes them, laid out for the same geometry; where not `new` they are not read. Between two calls of
     `run`, at any trip: rows that go on keep every bit of theirs, and new ones get the tokens that they get alone.
     """
-    rows = select_rows(new, enter(rows, model=model, policy=policy, geometry=geometry), carry.rows)
-    state = prefill_admitted(
-        rows, new, carry.cache, model=model, params=params, policy=policy, cache=cache, geometry=geometry
-    )
-    trace, row = carry.trace, new[:, None]
-    trace = Trace(
-        commit_step=None if trace.commit_step is None else jnp.where(row, -1, trace.commit_step),
-        score=None if trace.score is None else jnp.where(row, 0.0, trace.score),
-        tokens=None if trace.tokens is None else jnp.where(row[..., None], 0, trace.tokens),
-    )
-    return Carry(rows, state, trace, carry.loops)
+    rows = select_rows(new, enter(rows, decoding), carry.rows)
+    state = prefill_admitted(rows, new, carry.cache, decoding)
+    return Carry(rows, state, engine.cleared(carry.trace, new), carry.loops)
 
 
-def prefill_admitted(
-    rows: Rows, new: Bool[Array, "B"], state: PyTree, *, model: Model, params: PyTree, policy: Rule, cache: Cache,
-    geometry: Geometry,
-) -> PyTree:  # fmt: skip
+def prefill_admitted(rows: Rows, new: Bool[Array, "B"], state: PyTree, decoding: Decoding) -> PyTree:
     """The state of the cache with the rows `new` admitted; see `Cache.admit`."""
-    both, which = (
-        (with_unconditional(rows, model, geometry)[0], jnp.tile(new, 2)) if policy.traits.uncond else (rows, new)
-    )
-    return cache.admit(Context(model, params, geometry, width(policy, geometry)), both, state, which)
+    if decoding.policy.traits.uncond:
+        rows, new = with_unconditional(rows, decoding.model, decoding.geometry)[0], jnp.tile(new, 2)
+    return decoding.cache.admit(context_of(decoding), rows, state, new)
 
 
 def noisy(rows: Rows, vocab: int) -> Int32[Array, "B L"]:
@@ -100,39 +89,34 @@ def noisy(rows: Rows, vocab: int) -> Int32[Array, "B L"]:
     return jax.vmap(one)(rows.key, rows.pads, rows.tokens, rows.pending)
 
 
-def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
+def run(carry: Carry, until: Int32[Array, ""] | int, decoding: Decoding) -> Carry:
     """Steps until every row is done or `until` loop trips were made; the same carry may go in again."""
-
-    def live(c: Carry) -> Bool[Array, ""]:
-        return (c.loops < until) & jnp.any(~c.rows.done)
-
-    return jax.lax.while_loop(live, functools.partial(step, **fixed), carry)
+    return engine.run_until(carry, functools.partial(step, decoding=decoding), until)
 
 
-def step(carry: Carry, **fixed: Any) -> Carry:
+def step(carry: Carry, decoding: Decoding) -> Carry:
     """The carry after one forward and the steps made of it; rows that take no part keep every bit."""
-    policy = fixed["policy"]
-    return policy.advance(carry, **fixed) if isinstance(policy, Stepper) else single(carry, **fixed)
+    policy = decoding.policy
+    return policy.advance(carry, decoding) if isinstance(policy, Stepper) else single(carry, decoding)
 
 
-def single(carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry) -> Carry:
+def single(carry: Carry, decoding: Decoding) -> Carry:
     """The carry after one forward and one step of the policy."""
-    rows, fixed = carry.rows, {"model": model, "params": params, "policy": policy, "geometry": geometry}
-    start = window_start(rows, policy, geometry)
-    hidden, state, active = window_hidden(rows, start, carry.cache, cache=cache, **fixed)
-    new, trace = apply_policy(rows, carry.trace, start, hidden, active, **fixed)
+    rows = carry.rows
+    start = window_start(rows, decoding.policy, decoding.geometry)
+    hidden, state, active = window_hidden(rows, start, carry.cache, decoding)
+    new, trace = apply_policy(rows, carry.trace, start, hidden, active, decoding)
     return Carry(new, state, trace, carry.loops + 1)
 
 
 def apply_policy(
-    rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], *, model: Model,
-    params: PyTree, policy: Rule, geometry: Geometry,
-) -> tuple[Rows, Trace]:  # fmt: skip
+    rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], decoding: Decoding
+) -> tuple[Rows, Trace]:
     """(rows after the policy's step on the hidden rows of a forward, the trace with that step)."""
-    head_output = read_head(hidden, LogitsAccess.TILES, model=model, params=params, policy=policy)
-    new, changed, score = decide(rows, head_output, start, params=params, model=model, policy=policy, geometry=geometry)
+    head_output = read_head(hidden, LogitsAccess.TILES, decoding)
+    new, changed, score = decide(rows, head_output, start, decoding)
     new = select_rows(active, new._replace(forwards=rows.forwards + 1), rows)
-    return new, record(trace, rows, new, active, changed, score, start, geometry)
+    return new, record(trace, rows, new, active, changed, score, start, decoding.geometry)
 
 
 class HeadOutput(NamedTuple):
@@ -144,13 +128,12 @@ class HeadOutput(NamedTuple):
     hidden: Float[Array, "B W D"] | None  # for rules that read tiles; None: they take them from the logits
 
 
-def read_head(
-    hidden: Float[Array, "B W D"], upto: LogitsAccess, *, model: Model, params: PyTree, policy: Rule
-) -> HeadOutput:
+def read_head(hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decoding) -> HeadOutput:
     """The head's output for hidden rows. Where the policy needs no more of the logits than `upto`, the head is read
     once, tile by tile, and no row of the vocabulary is ever held."""
-    logits, uncond = lm_head_logits(hidden, model=model, params=params, policy=policy)
-    tiled = not policy.traits.uncond and model.tiling.count > 1 and policy.traits.logits_access <= upto
+    model, params, traits = decoding.model, decoding.params, decoding.policy.traits
+    logits, uncond = lm_head_logits(hidden, decoding)
+    tiled = not traits.uncond and model.tiling.count > 1 and traits.logits_access <= upto
 
     def one(logits: Array, hidden: Array | None) -> Summary:
         return summarise(logits_source(logits, hidden, None, params, model))
@@ -169,9 +152,10 @@ def logits_source(
 
 
 def decide(
-    rows: Rows, head_output: HeadOutput, start: Array, *, params: PyTree, model: Model, policy: Rule, geometry: Geometry
+    rows: Rows, head_output: HeadOutput, start: Array, decoding: Decoding
 ) -> tuple[Rows, Bool[Array, "B W"], Float32[Array, "B W"]]:
     """(rows after one step of the policy on the head's output, columns written, their scores)."""
+    model, params, policy, geometry = decoding.model, decoding.params, decoding.policy, decoding.geometry
     limit = jnp.asarray(policy.forwards(geometry), jnp.int32)
 
     def one(row: Rows, head_output: HeadOutput, start: Array) -> tuple[Rows, Array, Array]:
@@ -202,36 +186,27 @@ def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "
 
 
 def window_hidden(
-    rows: Rows,
-    start: Array,
-    state: PyTree,
-    versions: Int32[Array, "B N L"] | None = None,
-    *,
-    model: Model,
-    params: PyTree,
-    policy: Rule,
-    cache: Cache,
-    geometry: Geometry,
+    rows: Rows, start: Array, state: PyTree, decoding: Decoding, versions: Int32[Array, "B N L"] | None = None
 ) -> tuple[Float[Array, "B W D"], PyTree, Bool[Array, "B"]]:
     """(hidden rows of the window, the state of the cache, the rows that take part in this forward).
 
     With `versions` of the rows' tokens there are B N hidden rows, the versions of a row side by side; where the policy
     needs unconditional logits, as many again without the prompt.
     """
-    context = Context(model, params, geometry, width(policy, geometry))
-    if policy.traits.uncond:
-        rows, versions = with_unconditional(rows, model, geometry, versions)
+    uncond = decoding.policy.traits.uncond
+    if uncond:
+        rows, versions = with_unconditional(rows, decoding.model, decoding.geometry, versions)
         start = jnp.concatenate([start, start])
-    window, active = forward(cache, context, rows, start, state, versions)
-    return window.hidden, window.state, active[: active.shape[0] // 2] if policy.traits.uncond else active
+    window, active = forward(decoding.cache, context_of(decoding), rows, start, state, versions)
+    return window.hidden, window.state, active[: active.shape[0] // 2] if uncond else active
 
 
 def lm_head_logits(
-    hidden: Float[Array, "B W D"], *, model: Model, params: PyTree, policy: Rule
+    hidden: Float[Array, "B W D"], decoding: Decoding
 ) -> tuple[Float32[Array, "B W V"], Float32[Array, "B W V"] | None]:
     """(logits of hidden rows, unconditional ones or None); ids that may not be proposed are at -inf."""
-    logits = mask_invalid(model.head(params, hidden), model)
-    if not policy.traits.uncond:
+    logits = mask_invalid(decoding.model.head(decoding.params, hidden), decoding.model)
+    if not decoding.policy.traits.uncond:
         return logits, None
     cond_logits, uncond = jnp.split(logits, 2)
     return cond_logits, uncond
@@ -317,7 +292,7 @@ def write(
         tick=jnp.where(closed, 0, row.tick + 1),
         step=row.step + 1,
         done=complete | halt | spent,
-        status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
+        status=engine.failed(status, bad),
     )
     score = jnp.zeros(commit.shape, jnp.float32) if update.score is None else update.score.astype(jnp.float32)
     return row, commit | ((text != view.tokens) & ~pending), score
@@ -356,19 +331,7 @@ def shorten(row: Rows, stop: Int32[Array, ""], geometry: Geometry, model: Model)
 def record(
     trace: Trace, old: Rows, new: Rows, active: Array, changed: Array, score: Array, start: Array, geometry: Geometry
 ) -> Trace:
-    """The trace with this step, written by index; rows that took no part write nowhere."""
-    if trace.commit_step is None:
-        return trace
+    """The trace with this step; rows that took no part write nowhere."""
     index = jnp.arange(changed.shape[1], dtype=jnp.int32)[None, :] + start[:, None] - geometry.prompt
     index = jnp.where(active[:, None] & changed, index, geometry.canvas)
-    row = jnp.arange(changed.shape[0])[:, None]
-    at = jnp.broadcast_to(old.forwards[:, None], index.shape)
-    trace = trace._replace(
-        commit_step=trace.commit_step.at[row, index].set(at, mode="drop"),
-        score=None if trace.score is None else trace.score.at[row, index].set(score, mode="drop"),
-    )
-    if trace.tokens is None:
-        return trace
-    slot = jnp.where(active, old.forwards, trace.tokens.shape[1])
-    tokens = trace.tokens.at[row[:, 0], slot].set(new.tokens[:, geometry.prompt :], mode="drop")
-    return trace._replace(tokens=tokens)
+    return engine.record(trace, old.forwards, active, index, score, new.tokens[:, geometry.prompt :])

@@ -275,9 +275,13 @@ def relative(summary: Summary, divisor: Float32[Array, ""]) -> Summary:
     return summary._replace(own=scaled(summary.own), second=scaled(summary.second), top=jnp.zeros_like(summary.top))
 
 
-def proposable(top: Float32[Array, "W"], can: Bool[Array, "W"]) -> Bool[Array, ""]:
-    """Whether the best logits of columns are neither NaN nor +inf, nor -inf, nothing at all, where they `can` be written."""
-    return jnp.all(jnp.isfinite(top) | ((top == -jnp.inf) & ~can))
+def proposable(top: Float32[Array, "... W"], can: Bool[Array, "... W"] | None = None) -> Bool[Array, "..."]:
+    """Whether the best logits of columns are neither NaN nor +inf, nor -inf, nothing at all, where they `can` be written.
+
+    can: None: everywhere. A maximum is NaN or infinite where any of its logits is.
+    """
+    finite = jnp.isfinite(top)
+    return jnp.all(finite if can is None else finite | ((top == -jnp.inf) & ~can), axis=-1)
 
 
 def mask_invalid(logits: Array, model: Model, ids: Int32[Array, "T"] | None = None) -> Array:

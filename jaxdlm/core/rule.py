@@ -1,7 +1,7 @@
 """The one protocol of decoding methods, and how rules become one rule."""
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,9 @@ from jaxdlm.core.carry import Carry, Geometry, Row, Update
 from jaxdlm.core.compose import Traits
 from jaxdlm.errors import InputError, Moved
 from jaxdlm.typing import Array, Int32, Key, PyTree
+
+if TYPE_CHECKING:
+    from jaxdlm.core.decoding import Decoding
 
 MOST = 2**31 - 1
 
@@ -48,7 +51,7 @@ class Stepper(Rule, Protocol):
     Its traits, `init` and `forwards` are those of the policy inside: they say what the loop must provide.
     """
 
-    def advance(self, carry: Carry, **fixed: Any) -> Carry: ...
+    def advance(self, carry: Carry, decoding: "Decoding") -> Carry: ...
 
 
 WERE = ("view", "uncond", "reads", "writes", "makes", "expects", "noise")  # attributes of rules before `Traits`

@@ -20,7 +20,7 @@ from jaxdlm.batch import slots
 from jaxdlm.command import without_tpu
 from jaxdlm.core import ending, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.model import Model
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
@@ -30,6 +30,7 @@ from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
 from jaxdlm.speculative import loop as loop_of_pairs
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.pair import check as check_pair
+from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.stops import ends_wanted, read_stops
 from jaxdlm.typing import PyTree
@@ -195,7 +196,8 @@ def trace_decode(job: Job, mesh: Mesh) -> Any:
     whole = NamedSharding(mesh, PartitionSpec())
     rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), job.method)
     cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), job.kept)
-    return jax.jit(per_group(job, mesh, striped(job.decoder, params))).trace(rows, params, rule, cache)
+    decoding = Decoding(striped(job.decoder, params), params, rule, cache, job.layout.geometry)
+    return jax.jit(per_group(mesh)).trace(rows, decoding)
 
 
 def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
@@ -206,15 +208,16 @@ def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
     if job.autoregressive:
         rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.pair[0])
         policy = jax.tree.map(lambda x: placed(x if hasattr(x, "dtype") else np.float32(x), whole), job.method)
-        traced = generate.trace(rows, job.lm.model, params, policy, job.pair[1], job.max_new, "none")
+        traced = generate.trace(rows, PairDecoding(job.lm.model, params, policy), job.pair[1], job.max_new, "none")
         return traced, pair_bytes(job, mesh)
     rule = jax.tree.map(lambda x: placed(np.asarray(x, np.float32), whole), job.method)
     cache = jax.tree.map(lambda x: placed(np.asarray(x, np.int32), whole), job.kept)
     replicas, columns = mesh.shape["data"], job.batch * loop.width(job.method, job.layout.geometry)
-    fixed = {"model": striped(job.decoder, params, columns // replicas), "geometry": job.layout.geometry, "mesh": mesh}
+    model = striped(job.decoder, params, columns // replicas)
+    decoding = Decoding(model, params, rule, cache, job.layout.geometry)
     count = job.batch // replicas
     ends = ending.shape([read_stops(job.lm, ends_wanted(job.method, True)).sequences])
-    ready = slots.start.lower(params, rule, cache, **fixed, slots=count, sides=slots.Sides(ends)).compile()
+    ready = slots.start.lower(decoding, slots=count, mesh=mesh, sides=slots.Sides(ends)).compile()
     pool = jax.tree.map(placed, ready.out_info, ready.output_shardings)
 
     def numbers(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
@@ -226,17 +229,17 @@ def trace_batch(job: Job, mesh: Mesh) -> tuple[Any, int]:
         None if ends is None else numbers(count, *ends),
     )  # fmt: skip
     drain = placed(np.asarray(True), whole)
-    return slots.advance.trace(pool, queue, numbers(), drain, params, rule, cache, **fixed), bytes_per_chip(pool.cache)
+    return slots.advance.trace(pool, queue, numbers(), drain, decoding, mesh=mesh), bytes_per_chip(pool.cache)
 
 
 def pair_bytes(job: Job, mesh: Mesh) -> int:
     """Bytes per chip of the keys and values that target and draft store."""
-    policy = job.method
+    decoding = PairDecoding(job.lm.model, abstract_params(job.config), job.method)
     stored = jax.eval_shape(
-        lambda rows, params, policy: loop_of_pairs.init(
-            rows, model=job.lm.model, params=params, policy=policy, prompt=job.pair[1], max_new=job.max_new, save="none"
-        ), job.pair[0], abstract_params(job.config), policy,
-    )  # fmt: skip
+        lambda rows, decoding: loop_of_pairs.init(rows, decoding, job.pair[1], job.max_new, "none"),
+        job.pair[0],
+        decoding,
+    )
     tensor = mesh.shape.get("tensor", 1)
     heads = tensor if job.config.num_kv_heads % tensor == 0 else 1
     own, drafted = (
@@ -267,11 +270,11 @@ def weights_per_chip(job: Job, mesh: Mesh) -> int:
     return bytes_per_chip(weights(job, mesh)) + sum(x.size * x.dtype.itemsize for x in drafts)
 
 
-def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
+def per_group(mesh: Mesh) -> Any:
     """One decode: the groups of chips along `data` run loops of their own and share no collective."""
 
-    def run(rows: Any, params: PyTree, rule: Any, cache: Any) -> Any:
-        return _decode._run.__wrapped__(rows, model, params, rule, cache, job.layout.geometry, "commit", 0)
+    def run(rows: Any, decoding: Decoding) -> Any:
+        return _decode._run.__wrapped__(rows, decoding, "commit")
 
     if mesh.shape.get("data", 1) == 1:
         return run
@@ -281,9 +284,7 @@ def per_group(job: Job, mesh: Mesh, model: Model) -> Any:
         return carry._replace(loops=carry.loops[None])
 
     split, whole = PartitionSpec("data"), PartitionSpec()
-    return jax.shard_map(
-        one, mesh=mesh, in_specs=(split, whole, whole, whole), out_specs=split, axis_names={"data"}, check_vma=False
-    )
+    return jax.shard_map(one, mesh=mesh, in_specs=(split, whole), out_specs=split, axis_names={"data"}, check_vma=False)
 
 
 def account(program: Any, weights: int, stored: int) -> Memory:

@@ -19,8 +19,8 @@ from jaxdlm.plan.chips import Chip
 from jaxdlm.plan.collectives import Collective
 from jaxdlm.sharding import BATCH, partition
 from jaxdlm.speculative import loop as pairs
+from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Drafter
-from jaxdlm.typing import PyTree
 
 HOP = 1e-6  # seconds that a message takes per chip on its way; an assumption
 
@@ -158,19 +158,17 @@ def pair_reads(job: Job) -> dict[str, reads.Reads]:
     """Reads of the target ("model") and of the draft in a round of one row."""
     watch, policy = reads.Watch(), job.method
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), job.pair[0])
-    fixed: dict[str, Any] = {"prompt": job.pair[1], "max_new": job.max_new, "save": "none"}
-
-    def start(rows: Any, params: PyTree, policy: Any) -> Any:
-        return pairs.init(rows, model=job.lm.model, params=params, policy=policy, **fixed)
-
-    def step(carry: Any, params: PyTree, policy: Any) -> Any:
-        policy = policy.replace(drafter=_watched(policy.drafter, watch))
-        return pairs.step(carry, model=watch.model("model", job.lm.model), params=params, policy=policy)
-
-    params = abstract_params(job.config)
     policy = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jax.ShapeDtypeStruct((), np.float32), policy)
-    carry = jax.eval_shape(start, rows, params, policy)
-    return watch.count(step, carry, params, policy)
+    decoding = Decoding(job.lm.model, abstract_params(job.config), policy)
+
+    def start(rows: Any, decoding: Decoding) -> Any:
+        return pairs.init(rows, decoding, job.pair[1], job.max_new, "none")
+
+    def step(carry: Any, decoding: Decoding) -> Any:
+        policy = dataclasses.replace(decoding.policy, drafter=_watched(decoding.policy.drafter, watch))
+        return pairs.step(carry, Decoding(watch.model("model", decoding.model), decoding.params, policy))
+
+    return watch.count(step, jax.eval_shape(start, rows, decoding), decoding)
 
 
 def _watched(drafter: Any, watch: reads.Watch) -> Any:

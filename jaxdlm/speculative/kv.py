@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core import kv as stored
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
@@ -32,14 +33,7 @@ def put(kv: KV, new: KV, column: Int32[Array, "B T"], keep: Bool[Array, "B T"] |
     """`kv` with T columns per row written by index; those outside the cache, or not to `keep`, are dropped."""
     columns = jax.tree.leaves(kv.k)[0].shape[2]
     lost = column < 0 if keep is None else (column < 0) | ~keep
-    column = jnp.where(lost, columns, column)
-    row = jnp.arange(column.shape[0])[:, None]
-    return jax.tree.map(lambda old, part: old.at[:, row, column].set(part.astype(old.dtype), mode="drop"), kv, new)
-
-
-def pick(kv: KV, index: Int32[Array, "B T"]) -> KV:
-    """T columns of each row."""
-    return jax.tree.map(lambda leaf: jnp.take_along_axis(leaf, index[None, :, :, None, None], axis=2), kv)
+    return stored.put(kv, new, jnp.where(lost, columns, column))
 
 
 def tree_mask(rows: int, columns: int, above: np.ndarray) -> Bool[Array, "B T S_T"]:

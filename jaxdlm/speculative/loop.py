@@ -5,20 +5,21 @@ what is visible, and what is overwritten next. No row waits for another and noth
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core import engine
 from jaxdlm.core.carry import Status, Trace
 from jaxdlm.core.ending import ends_here
-from jaxdlm.core.model import KV, Model
-from jaxdlm.core.readout import mask_invalid
+from jaxdlm.core.kv import take
+from jaxdlm.core.model import KV
+from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import guiding, verify
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.policy import Decoding, Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
@@ -26,44 +27,35 @@ from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
 
 
-def init(
-    rows: Rows, *, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
-) -> Carry:
-    """The carry before the first round: prompts (their first `prompt` columns) read by target and drafter."""
-    blank = jnp.full((rows.done.shape[0], max_new), -1, jnp.int32)
-    trace = Trace(
-        commit_step=None if save == "none" else blank,
-        score=None if save == "none" else jnp.zeros(blank.shape, jnp.float32),
-        tokens=jnp.zeros((blank.shape[0], max_new, max_new), jnp.int32) if save == "steps" else None,
-    )
+def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
+    """The carry before the first round: prompts (their first `prompt` columns) read by target and drafter.
+
+    save: see `engine.blank_trace`.
+    """
+    model, policy = decoding.model, decoding.policy
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
-    kv = store.prefill(model, params, rows.tokens, prompt)
+    kv = store.prefill(model, decoding.params, rows.tokens, prompt)
+    trace = engine.blank_trace(save, rows.done.shape[0], max_new)
     return Carry(rows, kv, policy.drafter.init(rows, prompt), trace, jnp.int32(0))
 
 
-def run(carry: Carry, until: Int32[Array, ""] | int, **fixed: Any) -> Carry:
+def run(carry: Carry, until: Int32[Array, ""] | int, decoding: Decoding) -> Carry:
     """Rounds until every row is done or `until` rounds were made; the same carry may go in again."""
-
-    def live(c: Carry) -> Bool[Array, ""]:
-        return (c.loops < until) & jnp.any(~c.rows.done)
-
-    return jax.lax.while_loop(live, functools.partial(step, **fixed), carry)
+    return engine.run_until(carry, functools.partial(step, decoding=decoding), until)
 
 
-def step(carry: Carry, *, model: Model, params: PyTree, policy: Speculation) -> Carry:
+def step(carry: Carry, decoding: Decoding) -> Carry:
     """One round; rows that are done keep every bit."""
-    return step_and_logits(carry, model=model, params=params, policy=policy)[0]
+    return step_and_logits(carry, decoding)[0]
 
 
-def step_and_logits(
-    carry: Carry, *, model: Model, params: PyTree, policy: Speculation
-) -> tuple[Carry, Float32[Array, "B 1_R V"]]:
+def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1_R V"]]:
     """(the carry one round later, what the target read): before a guide has bent it."""
-    rows, drafter = carry.rows, policy.drafter
+    rows, drafter = carry.rows, decoding.policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
-    logits, fresh = read(carry, proposal, model=model, params=params, placed=policy.placed)
-    carry, verdict = verify_and_commit(carry, proposal, logits, fresh, policy=policy)
+    logits, fresh = read(carry, proposal, decoding)
+    carry, verdict = verify_and_commit(carry, proposal, logits, fresh, decoding.policy)
     return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict)), logits
 
 
@@ -80,18 +72,16 @@ def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
     return jax.vmap(lambda key, n: fold(fold(key, n), stage))(rows.key, rows.length)
 
 
-def read(
-    carry: Carry, proposal: Proposal, *, model: Model, params: PyTree, placed: bool = False
-) -> tuple[Float32[Array, "B 1_R V"], KV]:
+def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> tuple[Float32[Array, "B 1_R V"], KV]:
     """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
-    rows, tree = carry.rows, proposal.tree
+    rows, tree, model, params = carry.rows, proposal.tree, decoding.model, decoding.params
     root = rows.length[:, None] - 1
     nodes = np.asarray(tree.read)
     tokens = jnp.concatenate([store.take(rows.tokens, root), proposal.token[:, nodes]], axis=1)
     position = root + jnp.asarray(np.concatenate([[0], tree.node_depth[nodes]]).astype(np.int32))[None, :]
     valid = jnp.concatenate([jnp.ones_like(root, bool), proposal.valid[:, nodes]], axis=1)
     past = store.seen(carry.kv, rows.length - 1)
-    past = past._replace(place=position) if placed and tree.is_chain else past
+    past = past._replace(place=position) if decoding.policy.placed and tree.is_chain else past
     mask = None
     if not tree.is_chain:  # positions alone order a chain
         above = np.ones((1 + len(nodes), 1 + len(nodes)), bool)
@@ -102,13 +92,12 @@ def read(
 
 
 def verify_and_commit(
-    carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, *, policy: Speculation
+    carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, policy: Speculation
 ) -> tuple[Carry, Verdict]:
     """(the carry with the accepted tokens committed and their keys stored, the verdict)."""
     rows, tree = carry.rows, proposal.tree
     verdict, guide, stuck = judge_guided(rows, logits, proposal, policy)
-    # a maximum is NaN or infinite where any logit is, and -inf where there is nothing to propose
-    bad = ~jnp.all(jnp.isfinite(jnp.max(logits, axis=2)), axis=1)
+    bad = ~proposable(jnp.max(logits, axis=2))
     bad = bad if policy.guide is None else bad | stuck
     kv = keep(carry.kv, fresh, rows, verdict, tree)
     new, tokens, count = commit(rows, proposal, verdict, bad, policy, guide)
@@ -162,7 +151,7 @@ def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
     """The cache with the keys of the root and of the accepted path; of a chain all, as rejected ones stay invisible."""
     if not tree.is_chain:
         path = jnp.asarray(verify.read_row(tree))[1 + verdict.path]
-        fresh = store.pick(fresh, jnp.concatenate([jnp.zeros_like(path[:, :1]), path], axis=1))
+        fresh = take(fresh, jnp.concatenate([jnp.zeros_like(path[:, :1]), path], axis=1))
     count = jax.tree.leaves(fresh.k)[0].shape[2]
     return store.put(kv, fresh, rows.length[:, None] - 1 + jnp.arange(count, dtype=jnp.int32)[None, :])
 
@@ -189,7 +178,7 @@ def commit(
         tokens=text,
         length=rows.length + count,
         done=stopped | full | bad,
-        status=jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32),
+        status=engine.failed(status, bad),
         step=rows.step + 1,
         draft_step=rows.draft_step + (policy.drafter.forwards if proposal.forwards is None else proposal.forwards),
         drafted=rows.drafted + jnp.sum(proposal.valid, axis=1, dtype=jnp.int32),
@@ -224,20 +213,10 @@ def record(
     limit = trace.commit_step.shape[1]
     place = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     column = jnp.where(place < count[:, None], (old.length - old.start)[:, None] + place, limit)
-    row = jnp.arange(tokens.shape[0])[:, None]
-    at = jnp.broadcast_to(old.step[:, None], column.shape)
     score = token_log_probs(tokens, verdict, proposal.tree, logits)
-    trace = trace._replace(
-        commit_step=trace.commit_step.at[row, column].set(at, mode="drop"),
-        score=None if trace.score is None else trace.score.at[row, column].set(score, mode="drop"),
-    )
-    if trace.tokens is None:
-        return trace
-    written = jnp.arange(limit, dtype=jnp.int32)[None, :]
-    text = store.take(new.tokens, new.start[:, None] + written)
-    text = jnp.where(new.start[:, None] + written < new.length[:, None], text, 0)
-    slot = jnp.where(old.done, limit, old.step)
-    return trace._replace(tokens=trace.tokens.at[row[:, 0], slot].set(text, mode="drop"))
+    written = new.start[:, None] + jnp.arange(limit, dtype=jnp.int32)[None, :]
+    text = jnp.where(written < new.length[:, None], store.take(new.tokens, written), 0)
+    return engine.record(trace, old.step, ~old.done, column, score, text)
 
 
 def token_log_probs(

@@ -7,8 +7,10 @@ import jax
 
 from jaxdlm import struct
 from jaxdlm.core.guide import Guide, joined
+from jaxdlm.core.model import Model
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.warp import Warp
+from jaxdlm.typing import PyTree
 
 
 class DraftInfo(NamedTuple):
@@ -53,6 +55,16 @@ class Speculation:
             return part.replace(guide=joined(part.guide, guide)) if isinstance(part, Warp) else part
 
         return jax.tree.map(one, self, is_leaf=lambda part: isinstance(part, Warp))  # type: ignore[no-any-return]
+
+
+@struct.dataclass
+class Decoding:
+    """A policy on its target: all that the loop needs beside the rows. As `core.decoding.Decoding`, which has columns to
+    write in any order and chooses its cache."""
+
+    model: Model = struct.field(pytree_node=False)
+    params: PyTree
+    policy: Speculation
 
 
 class Unloaded(NamedTuple):

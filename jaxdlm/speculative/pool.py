@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core import engine
 from jaxdlm.core.carry import Trace
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.model import KV, Model
+from jaxdlm.core.model import KV
 from jaxdlm.speculative import loop
-from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.decode import begin
+from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
-from jaxdlm.typing import Array, Bool, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Int32
 
 
-def generate_pool(
-    rows: Rows, model: Model, params: PyTree, policy: Speculation, prompt: int, max_new: int, save: str
-) -> tuple[Rows, Trace]:
-    """Rows and trace of all N prompts, decoded `policy.slots` at a time.
+def generate_pool(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> tuple[Rows, Trace]:
+    """Rows and trace of all N prompts, decoded as many at a time as the policy has slots.
 
     The device runs until a quarter of the slots are done, then the host reads those rows out and puts the next prompts
     in their place; only they are prefilled. Any rows may share a batch, so nothing is sorted or grouped.
     """
-    total, slots = rows.done.shape[0], policy.slots
+    total, slots = rows.done.shape[0], decoding.policy.slots
     turn = max(1, slots // 4)  # rows that are replaced at once
-    sizes = {"model": model, "prompt": prompt, "max_new": max_new, "save": save}
-    carry, owner, fresh = _begin(_take(rows, np.arange(slots)), params, policy, **sizes), np.arange(slots), slots
+    sizes = prompt, max_new, save
+    carry, owner, fresh = begin(_take(rows, np.arange(slots)), decoding, *sizes), np.arange(slots), slots
     finished: list[Any] = [None] * total
     while (owner >= 0).any():
         waiting = fresh < total
-        carry = _advance(carry, params, policy, jnp.int32(turn if waiting else slots), jnp.asarray(owner >= 0), model)
+        carry = _advance(carry, decoding, jnp.int32(turn if waiting else slots), jnp.asarray(owner >= 0))
         out = jax.device_get((carry.rows._replace(key=(), guide=()), carry.trace))
         done = np.flatnonzero(out[0].done & (owner >= 0))
         for slot in done:
@@ -43,7 +43,7 @@ def generate_pool(
             place = np.full(turn, slots)  # out of range: no row
             place[: len(new)] = free[: len(new)]
             batch = _take(rows, np.resize(new, turn))
-            carry = _admit(carry, batch, jnp.asarray(place, jnp.int32), params, policy, **sizes)
+            carry = _admit(carry, batch, jnp.asarray(place, jnp.int32), decoding, *sizes)
             owner[free[: len(new)]] = new
             fresh += len(new)
     return jax.tree.map(lambda *x: np.stack(x), *finished)
@@ -53,43 +53,24 @@ def _take(rows: Rows, index: np.ndarray) -> Rows:
     return jax.tree.map(lambda x: x[jnp.asarray(index)], rows)
 
 
-_SIZES = ("model", "prompt", "max_new", "save")
-
-
-@compiled(static_argnames=_SIZES)
-def _begin(rows: Rows, params: PyTree, policy: Speculation, *, model: Model, **sizes: Any) -> Carry:
-    return loop.init(rows, model=model, params=params, policy=policy, **sizes)
-
-
-@compiled(static_argnames=("model",))
-def _advance(
-    carry: Carry, params: PyTree, policy: Speculation, enough: Int32[Array, ""], owned: Bool[Array, "B"], model: Model
-) -> Carry:
+@compiled()
+def _advance(carry: Carry, decoding: Decoding, enough: Int32[Array, ""], owned: Bool[Array, "B"]) -> Carry:
     """Rounds until `enough` slots are done; slots without an owner count as done from the start."""
     rows = carry.rows
     carry = carry._replace(rows=rows._replace(done=rows.done | ~owned))
 
-    def live(c: Carry) -> Bool[Array, ""]:
-        ended = jnp.sum(c.rows.done & owned, dtype=jnp.int32)
-        return (ended < enough) & jnp.any(~c.rows.done)
+    def too_few(c: Carry) -> Bool[Array, ""]:
+        return jnp.sum(c.rows.done & owned, dtype=jnp.int32) < enough
 
-    fixed = {"model": model, "params": params, "policy": policy}
-    return jax.lax.while_loop(live, functools.partial(loop.step, **fixed), carry)
+    return engine.run(carry, functools.partial(loop.step, decoding=decoding), too_few)
 
 
-@compiled(static_argnames=_SIZES)
+@compiled(static_argnames=("prompt", "max_new", "save"))
 def _admit(
-    carry: Carry,
-    rows: Rows,
-    slot: Int32[Array, "F"],
-    params: PyTree,
-    policy: Speculation,
-    *,
-    model: Model,
-    **sizes: Any,
+    carry: Carry, rows: Rows, slot: Int32[Array, "F"], decoding: Decoding, prompt: int, max_new: int, save: str
 ) -> Carry:
     """The carry with new rows, prefilled, in these slots; slots out of range take nothing."""
-    new = loop.init(rows, model=model, params=params, policy=policy, **sizes)
+    new = loop.init(rows, decoding, prompt, max_new, save)
 
     def place(old: Any, part: Any) -> Any:
         if isinstance(old, KV):  # layers come before rows

@@ -6,6 +6,7 @@ change nothing. Weights and caches stay where they are: between the sets go the 
 was sampled) and the rows.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.drafters.pearl import Pearl, PearlState
-from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.policy import Decoding, Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows
 from jaxdlm.typing import Array, PyTree
 
@@ -39,16 +40,16 @@ def generate_on_two(
         raise InputError("two sets of devices need a policy of jaxdlm.speculative.pearl(...)")
     drafter = policy.drafter.replace(params=jax.device_put(policy.drafter.params, draft))
     bare = policy.replace(drafter=policy.drafter.replace(params=()))  # the target's side never reads the draft
-    params = jax.device_put(params, target)
-    carry = _begin(jax.device_put(rows, target), params, bare, model, prompt, max_new, save)
+    decoding = Decoding(model, jax.device_put(params, target), bare)
+    carry = _begin(jax.device_put(rows, target), decoding, prompt, max_new, save)
     there = jax.device_put(carry.rows, draft)
     state = _begin_draft(drafter, there, prompt)
     carry = carry._replace(drafter=jax.device_put(_light(state), target))
     for count in range(max_new):  # a round commits at least one token
         chunk, logq, kv = _write(drafter, state, there)
-        logits, fresh = _read(carry, params, bare, model)
+        logits, fresh = _read(carry, decoding)
         chunk, logq = jax.device_put((chunk, logq), target)
-        carry = _judge(carry, chunk, logq, logits, fresh, bare, model)
+        carry = _judge(carry, chunk, logq, logits, fresh, bare)
         there, light = jax.device_put((carry.rows, carry.drafter), draft)
         state = light._replace(kv=kv)
         if count % LOOK_EVERY == LOOK_EVERY - 1 and bool(carry.rows.done.all()):
@@ -61,12 +62,10 @@ def _light(state: PearlState) -> PearlState:
     return state._replace(kv=KV((), ()))
 
 
-@compiled(static_argnames=("model", "prompt", "max_new", "save"))
-def _begin(
-    rows: Rows, params: PyTree, policy: Speculation, model: Model, prompt: int, max_new: int, save: str
-) -> Carry:
-    alone = policy.replace(drafter=Nothing())
-    return loop.init(rows, model=model, params=params, policy=alone, prompt=prompt, max_new=max_new, save=save)
+@compiled(static_argnames=("prompt", "max_new", "save"))
+def _begin(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
+    alone = dataclasses.replace(decoding.policy, drafter=Nothing())
+    return loop.init(rows, dataclasses.replace(decoding, policy=alone), prompt, max_new, save)
 
 
 @compiled(static_argnames=("prompt",))
@@ -79,23 +78,21 @@ def _write(drafter: Pearl, state: PearlState, rows: Rows) -> tuple[Array, Array 
     return drafter.write(state, rows, loop.stage_keys(rows, loop.DRAFT))
 
 
-@compiled(static_argnames=("model",))
-def _read(carry: Carry, params: PyTree, policy: Speculation, model: Model) -> tuple[Array, KV]:
+@compiled()
+def _read(carry: Carry, decoding: Decoding) -> tuple[Array, KV]:
     """The target forward over what was drafted before this round: the tail, where there is one."""
-    tail, drafter = carry.drafter.tail, policy.drafter
+    tail, drafter = carry.drafter.tail, decoding.policy.drafter
     unread = jnp.zeros((tail.shape[0], 1), jnp.int32)  # the chunk's first token, judged but never read
     token = jnp.concatenate([tail, unread], axis=1)
     valid = jnp.broadcast_to(carry.drafter.post[:, None], token.shape)
     proposal = Proposal(token, valid, None, drafter.tree)
     proposal = loop.bounded(proposal, carry.rows)
-    return loop.read(carry, proposal, model=model, params=params, placed=policy.placed)
+    return loop.read(carry, proposal, decoding)
 
 
-@compiled(static_argnames=("model",))
-def _judge(
-    carry: Carry, chunk: Array, logq: Array | None, logits: Array, fresh: KV, policy: Speculation, model: Model
-) -> Carry:
+@compiled()
+def _judge(carry: Carry, chunk: Array, logq: Array | None, logits: Array, fresh: KV, policy: Speculation) -> Carry:
     drafter, rows, state = policy.drafter, carry.rows, carry.drafter
     proposal = loop.bounded(drafter.submit(state, chunk, logq), rows)
-    carry, verdict = loop.verify_and_commit(carry, proposal, logits, fresh, policy=policy)
+    carry, verdict = loop.verify_and_commit(carry, proposal, logits, fresh, policy)
     return carry._replace(drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, verdict))

@@ -1,5 +1,6 @@
 """Draft and verify: one forward makes as many steps of the host as its drafts foresaw (FreeDave, arXiv 2510.00294)."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,10 +9,9 @@ from einops import rearrange
 
 from jaxdlm import argument, struct
 from jaxdlm.core import compose, loop
-from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
 from jaxdlm.core.compose import Traits
-from jaxdlm.core.model import Model
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper
 from jaxdlm.core.select import select_rows
 from jaxdlm.errors import InputError
@@ -62,30 +62,26 @@ class FreeDave(PolicyWrapper):
         update, inner = self.inner.apply(update, state.inner, row, key)
         return update, State(inner, state.drafts)
 
-    def advance(
-        self, carry: Carry, *, model: Model, params: PyTree, policy: Rule, cache: Cache, geometry: Geometry
-    ) -> Carry:
+    def advance(self, carry: Carry, decoding: Decoding) -> Carry:
         """One forward over the row as it stands and its drafts, the steps that they allow, and new drafts."""
-        rows, fixed = carry.rows, {"model": model, "params": params, "geometry": geometry}
-        start = loop.window_start(rows, self.inner, geometry)
-        hidden, state, active = loop.window_hidden(
-            rows, start, carry.cache, self.versions(rows, start), policy=self.inner, cache=cache, **fixed
-        )
-        new, trace = self.apply_policy(rows, carry.trace, start, hidden, active, cache=cache, **fixed)
+        rows, host = carry.rows, dataclasses.replace(decoding, policy=self.inner)
+        start = loop.window_start(rows, self.inner, decoding.geometry)
+        hidden, state, active = loop.window_hidden(rows, start, carry.cache, host, self.versions(rows, start))
+        new, trace = self.apply_policy(rows, carry.trace, start, hidden, active, decoding)
         return Carry(new, state, trace, carry.loops + 1)
 
     def apply_policy(
         self, rows: Rows, trace: Trace, start: Int32[Array, "B"], hidden: Float[Array, "BN W D"],
-        active: Bool[Array, "B"], *, model: Model, params: PyTree, cache: Cache, geometry: Geometry,
+        active: Bool[Array, "B"], decoding: Decoding,
     ) -> tuple[Rows, Trace]:  # fmt: skip
         """(rows, trace) after the steps that a forward over the versions of each row allows; as `loop.apply_policy`."""
-        fixed = {"model": model, "params": params, "policy": self.inner}
+        host, geometry = dataclasses.replace(decoding, policy=self.inner), decoding.geometry
         # several steps read the same logits, so tiles of the head would be read several times
-        flat = loop.read_head(hidden, LogitsAccess.SUMMARY, **fixed)
+        flat = loop.read_head(hidden, LogitsAccess.SUMMARY, host)
         head_output = jax.tree.map(lambda x: rearrange(x, "(b n) ... -> b n ...", n=self.draft_steps), flat)
-        unwrapped, fixed = rows._replace(policy=rows.policy.inner), fixed | {"geometry": geometry}
-        verified = (subset if self.official else exact)(unwrapped, rows.policy.drafts, head_output, start, cache, fixed)
-        drafts = self.draft(verified, head_output, start, cache, fixed)
+        unwrapped = rows._replace(policy=rows.policy.inner)
+        verified = (subset if self.official else exact)(unwrapped, rows.policy.drafts, head_output, start, host)
+        drafts = self.draft(verified, head_output, start, host)
         new = verified.rows._replace(policy=State(verified.rows.policy, drafts), forwards=rows.forwards + 1)
         new = select_rows(active, new, rows)
         return new, loop.record(trace, rows, new, active, verified.changed, verified.score, start, geometry)
@@ -96,24 +92,20 @@ class FreeDave(PolicyWrapper):
         drafts = jax.vmap(put, (0, 0, 0, None))(rows.tokens, rows.policy.drafts.tokens, start, 0)
         return jnp.concatenate([rows.tokens[:, None], drafts], axis=1)
 
-    def draft(
-        self, verified: Verified, head_output: loop.HeadOutput, start: Array, cache: Cache, fixed: dict[str, Any]
-    ) -> Drafts:
+    def draft(self, verified: Verified, head_output: loop.HeadOutput, start: Array, host: Decoding) -> Drafts:
         """The host's next steps on the logits of the last step, as drafts of what it would do on fresh ones."""
         stale, width = pick(head_output, verified.last), head_output.logits.shape[2]
 
         def ahead(rows: Rows, _: None) -> tuple[Rows, Array]:
-            new, _, _ = loop.decide(rows, stale, start, **fixed)
+            new, _, _ = loop.decide(rows, stale, start, host)
             return new, window(new.tokens, start, width)
 
         _, tokens = jax.lax.scan(ahead, verified.rows, None, length=self.draft_steps - 1)
-        read = goes_on(verified.rows, verified.rows.stop, start, cache, fixed)
+        read = goes_on(verified.rows, verified.rows.stop, start, host)
         return Drafts(rearrange(tokens, "n b w -> b n w"), read)
 
 
-def exact(
-    rows: Rows, drafts: Drafts, head_output: loop.HeadOutput, start: Array, cache: Cache, fixed: dict[str, Any]
-) -> Verified:
+def exact(rows: Rows, drafts: Drafts, head_output: loop.HeadOutput, start: Array, host: Decoding) -> Verified:
     """The rows after steps of the host, each on the logits of the draft that equals its row, until none does."""
     stop, (batch, count, width) = rows.stop, head_output.logits.shape[:3]
     blank = jnp.zeros((batch, width), bool)
@@ -122,12 +114,12 @@ def exact(
     def body(carry: tuple[Verified, Array], at: Any) -> tuple[tuple[Verified, Array], None]:
         verified, true = carry
         number, following = at
-        new, wrote, score = loop.decide(verified.rows, of_version(head_output, number), start, **fixed)
+        new, wrote, score = loop.decide(verified.rows, of_version(head_output, number), start, host)
         new, wrote = select_rows(true, new, verified.rows), wrote & true[:, None]
         last = jnp.where(true, number, verified.last)
         verified = Verified(new, verified.changed | wrote, jnp.where(wrote, score, verified.score), last)
         foreseen = jnp.all(window(new.tokens, start, width) == following, axis=1)
-        return (verified, true & drafts.read & foreseen & goes_on(new, stop, start, cache, fixed)), None
+        return (verified, true & drafts.read & foreseen & goes_on(new, stop, start, host)), None
 
     # the last version's successor has no draft to match
     following = jnp.concatenate([rearrange(drafts.tokens, "b n w -> n b w"), jnp.full((1, *blank.shape), -1)])
@@ -136,14 +128,12 @@ def exact(
     return verified
 
 
-def subset(
-    rows: Rows, drafts: Drafts, head_output: loop.HeadOutput, start: Array, cache: Cache, fixed: dict[str, Any]
-) -> Verified:
+def subset(rows: Rows, drafts: Drafts, head_output: loop.HeadOutput, start: Array, host: Decoding) -> Verified:
     """The released acceptance: go on to the last draft whose written columns the version reached so far leads to.
 
     And a block that more than one column completed at once is read once more.
     """
-    geometry, mask = fixed["geometry"], fixed["model"].config.tokens.mask
+    geometry, mask = host.geometry, host.model.config.tokens.mask
     count, width = head_output.logits.shape[1:3]
     here = window(rows.tokens, start, width)
     drafted = jnp.where(drafts.read[:, None, None], drafts.tokens, -1)  # -1: agrees with nothing
@@ -153,7 +143,7 @@ def subset(
     for number in range(count):
         tokens = full(rows.tokens, windows[:, number], start)
         version = rows._replace(tokens=tokens, pending=rows.pending & (tokens == mask))
-        reached.append((version, *loop.decide(version, of_version(head_output, number), start, **fixed)))
+        reached.append((version, *loop.decide(version, of_version(head_output, number), start, host)))
     before, after, _, score = (jax.tree.map(lambda *x: jnp.stack(x, 1), *part) for part in zip(*reached))
     targets = jax.vmap(window, (1, None, None), 1)(after.tokens, start, width)
     match = (windows[:, None] == targets[:, :, None]) | (windows[:, None] == mask)  # [B, from, to, W]
@@ -182,12 +172,10 @@ def inside(rows: Rows, geometry: Geometry) -> Bool[Array, "B C"]:
     return (column // geometry.block)[None, :] == rows.block[:, None]
 
 
-def goes_on(
-    rows: Rows, stop: Int32[Array, "B"], start: Int32[Array, "B"], cache: Cache, fixed: dict[str, Any]
-) -> Bool[Array, "B"]:
+def goes_on(rows: Rows, stop: Int32[Array, "B"], start: Int32[Array, "B"], host: Decoding) -> Bool[Array, "B"]:
     """Whether a forward of the same window, canvas and cache would come next."""
-    same = (loop.window_start(rows, fixed["policy"], fixed["geometry"]) == start) & (rows.stop == stop) & ~rows.done
-    return same if cache.recomputes_all else same & ~cache.due(rows)
+    same = (loop.window_start(rows, host.policy, host.geometry) == start) & (rows.stop == stop) & ~rows.done
+    return same if host.cache.recomputes_all else same & ~host.cache.due(rows)
 
 
 def window(x: Array, start: Int32[Array, "B"], width: int) -> Array:

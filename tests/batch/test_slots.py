@@ -9,6 +9,7 @@ from jaxdlm import decode, policies
 from jaxdlm.batch import slots
 from jaxdlm.batch.cli import make_mesh
 from jaxdlm.batch.rows import randomness_key
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.sharding import param_shardings
 from tests.batch.jobs import POLICY, job, read, results, rows, write
 from tests.conformance.toy_models import model
@@ -133,7 +134,7 @@ def test_a_pool_lies_as_queues_leave_it():
     lm, rule, dual = model("same"), policies.RECIPES["threshold"](0.05), policies.CACHES["dual"]()
     params = jax.tree.map(jax.device_put, lm.params, param_shardings(lm.config, mesh))
     geometry = slots.Geometry(prompt=4, block=2, blocks=1)
-    pool = slots.start(params, rule, dual, model=lm.model, geometry=geometry, slots=3, mesh=mesh)
+    pool = slots.start(Decoding(lm.model, params, rule, dual, geometry), slots=3, mesh=mesh)
     heads = [leaf.sharding.spec[4] for leaf in jax.tree.leaves(pool.cache)]
     assert heads and set(heads) == {"tensor"}
 
@@ -142,11 +143,12 @@ def test_exchange_by_hand():
     """Free slots fill from the lowest with waiting rows in order; finished rows leave in slot order."""
     geometry = slots.Geometry(prompt=2, block=2, blocks=1)
     lm, rule, none = model("same"), policies.RECIPES["threshold"](0.05), policies.CACHES["none"]()
-    pool = slots.empty(lm.params, rule, none, model=lm.model, geometry=geometry, slots=3)
+    decoding = Decoding(lm.model, lm.params, rule, none, geometry)
+    pool = slots.empty(decoding, 3)
     zero = jnp.zeros(2, jnp.int32)
     tokens = jnp.asarray([[1, 2, 3, 4], [5, 6, 7, 8]], jnp.int32)
     queue = slots.Queue(tokens, zero, zero, zero + 2, zero, zero.astype(jnp.uint32), jnp.asarray([40, 41]), None)
-    ready = slots.waiting(queue, lm.model, rule, geometry)
+    ready = slots.waiting(queue, decoding)
     pool = pool._replace(owner=jnp.asarray([-1, 7, -1]))
     pool, head = slots.admit(pool, jnp.int32(0), jnp.int32(1), queue, ready)
     np.testing.assert_array_equal(pool.owner, [40, 7, -1])

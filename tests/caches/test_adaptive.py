@@ -8,6 +8,7 @@ import pytest
 from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.adaptive import adaptive, turn
 from jaxdlm.core import loop
+from jaxdlm.core.decoding import Decoding
 from tests.batch.jobs import rows as random_rows
 from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import PROMPTS, policy
@@ -19,12 +20,12 @@ def test_all_columns_and_the_prompt_renewed_is_no_cache():
 
 
 def test_no_column_renewed_leaves_the_outputs_of_all_layers_but_the_first():
-    lm, run = toy(2), jax.jit(loop.run, static_argnames=("model", "geometry"))
+    lm, run = toy(2), jax.jit(loop.run)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
-    fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": adaptive(64, 64, ratio=0.0)}
-    fixed |= {"model": lm.model, "geometry": batch.geometry}
-    carry = run(loop.init(batch.rows, **fixed, save="none", steps=0), jnp.int32(1), **fixed)
-    later = run(carry, jnp.int32(4), **fixed)
+    kept = adaptive(64, 64, ratio=0.0)
+    decoding = Decoding(lm.model, lm.params, policy("low_confidence"), kept, batch.geometry)
+    carry = run(loop.init(batch.rows, decoding, "none"), jnp.int32(1), decoding)
+    later = run(carry, jnp.int32(4), decoding)
     ((before,),), ((after,),) = carry.cache, later.cache
     for name in ("mixed", "fed"):
         old, new = np.asarray(getattr(before, name)), np.asarray(getattr(after, name))

@@ -11,6 +11,7 @@ import pytest
 
 from jaxdlm import layout, output, policies, resolve
 from jaxdlm.core import loop
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.stops import read_stops
 from tests.caches.test_invariants import REUSING
 from tests.caches.toys import GRID, same, toy
@@ -33,9 +34,7 @@ OPTIONS = REUSING | {"sub_block": {"size": 2}}
 
 @functools.cache
 def programs():
-    static = ("model", "geometry")
-    start = jax.jit(loop.init, static_argnames=(*static, "save", "steps"))
-    return start, jax.jit(loop.admit, static_argnames=static), jax.jit(loop.run, static_argnames=static)
+    return jax.jit(loop.init, static_argnames="save"), jax.jit(loop.admit), jax.jit(loop.run)
 
 
 @pytest.mark.parametrize(("cache", "prediction", "attention", "guidance"), CASES)
@@ -46,14 +45,14 @@ def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, 
     late = layout.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
     assert late.geometry == batch.geometry
     model = resolve.blocked(lm.model, GRID["block"])
-    fixed = {"model": model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
+    decoding = Decoding(model, lm.params, rule, kept, batch.geometry)
     start, admit, run = programs()
-    whole = run(start(late.rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
-    carry = run(start(batch.rows, **fixed, save="commit", steps=0), jnp.int32(6), **fixed)
+    whole = run(start(late.rows, decoding, save="commit"), FOREVER, decoding)
+    carry = run(start(batch.rows, decoding, save="commit"), jnp.int32(6), decoding)
     assert carry.rows.done.tolist() == [True, False, False]
     assert (carry.rows.tick[1:] > 0).all(), "they are inside a block"
     before = run._cache_size()
-    carry = run(admit(carry, late.rows, carry.rows.done, **fixed), FOREVER, **fixed)
+    carry = run(admit(carry, late.rows, carry.rows.done, decoding), FOREVER, decoding)
     assert run._cache_size() == before, "admitting a row compiled the loop again"
     papers = read_stops(lm, False)
     got, expected = (output.finish(lm, c.rows, c.trace, late, GRID["max_new"], papers) for c in (carry, whole))

@@ -7,10 +7,11 @@ import pytest
 from jaxdlm import InputError, decode, layout, struct
 from jaxdlm.caches.delayed import DelayedCache, delayed
 from jaxdlm.core import loop
+from jaxdlm.core.decoding import Decoding
 from tests.caches.toys import GRID, SAME, same, toy
 from tests.conformance.toys import PROMPTS, policy
 
-advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
+advance = jax.jit(loop.run)
 
 
 @struct.dataclass
@@ -41,13 +42,12 @@ def test_the_columns_that_change_are_the_masks_of_one_forward_before(prediction)
     """Seen from outside: every other column keeps each bit of its keys."""
     lm = toy(2, prediction)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
-    fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": delayed(100)}
-    fixed |= {"model": lm.model, "geometry": batch.geometry}
-    carry = loop.init(batch.rows, **fixed, save="none", steps=0)
+    decoding = Decoding(lm.model, lm.params, policy("low_confidence"), delayed(100), batch.geometry)
+    carry = loop.init(batch.rows, decoding, "none")
     masks, readings = [], []
     for _ in range(8):  # two blocks of four forwards
         masks.append(np.asarray(carry.rows.pending))
-        new = advance(carry, carry.loops + 1, **fixed)
+        new = advance(carry, carry.loops + 1, decoding)
         changed = np.zeros_like(masks[-1])
         for before, after in zip(jax.tree.leaves(carry.cache.kv), jax.tree.leaves(new.cache.kv), strict=True):
             changed |= (np.asarray(before) != np.asarray(after)).any((0, 3, 4))

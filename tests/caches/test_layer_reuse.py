@@ -8,18 +8,19 @@ import pytest
 from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.layer_reuse import layer_reuse
 from jaxdlm.core import loop
+from jaxdlm.core.decoding import Decoding
 from tests.caches.toys import GRID, toy
 from tests.conformance.toys import PROMPTS, policy
 
 
 def test_between_key_steps_only_written_columns_enter_the_upper_layers_anew():
-    lm, run = toy(2), jax.jit(loop.run, static_argnames=("model", "geometry"))
+    lm, run = toy(2), jax.jit(loop.run)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
-    fixed = {"params": lm.params, "policy": policy("low_confidence"), "cache": layer_reuse(1, keys=(0,))}
-    fixed |= {"model": lm.model, "geometry": batch.geometry}
-    carries = [loop.init(batch.rows, **fixed, save="none", steps=0)]
+    kept = layer_reuse(1, keys=(0,))
+    decoding = Decoding(lm.model, lm.params, policy("low_confidence"), kept, batch.geometry)
+    carries = [loop.init(batch.rows, decoding, "none")]
     for trip in (1, 2, 3):
-        carries.append(run(carries[-1], jnp.int32(trip), **fixed))
+        carries.append(run(carries[-1], jnp.int32(trip), decoding))
     for key, before, after in zip((True, False, False), carries[:-1], carries[1:], strict=True):
         written = np.asarray(before.rows.tokens) != np.asarray(before.cache.tokens)
         changed = (np.asarray(before.cache.hidden) != np.asarray(after.cache.hidden)).any(2)

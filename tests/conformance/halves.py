@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxdlm import Rule, layout
 from jaxdlm.core import loop
-from jaxdlm.core.cache import Context
 from jaxdlm.core.carry import Geometry, Rows, Trace
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.rule import Stepper
 from tests.conformance.toys import PROMPTS, model, untrained
 
@@ -44,15 +44,13 @@ class Outcome(NamedTuple):
 @functools.partial(jax.jit, static_argnames=("model", "seen"))
 def store(rows, params, cache, *, model, seen):
     """The cache's state before the first forward."""
-    both = loop.with_unconditional(rows, model, GEOMETRY)[0] if seen.uncond else rows
-    return cache.init(Context(model, params, GEOMETRY, loop.width(seen, GEOMETRY)), both)
+    return loop.stored(rows, Decoding(model, params, seen, cache, GEOMETRY))
 
 
 @functools.partial(jax.jit, static_argnames=("model", "seen"))
 def read(rows, start, versions, state, params, cache, *, model, seen):
     """A forward: hidden rows of the window, the cache's new state, which rows took part."""
-    fixed = {"model": model, "params": params, "policy": seen, "cache": cache, "geometry": GEOMETRY}
-    return loop.window_hidden(rows, start, state, versions, **fixed)
+    return loop.window_hidden(rows, start, state, Decoding(model, params, seen, cache, GEOMETRY), versions)
 
 
 def next_window(rows, policy):
@@ -64,7 +62,7 @@ def next_window(rows, policy):
 @jax.jit
 def enter(rows, policy):
     """Rows before their first forward, and where to look."""
-    rows = loop.enter(rows, model=untrained("same").model, policy=policy, geometry=GEOMETRY)
+    rows = loop.enter(rows, Decoding(untrained("same").model, (), policy, None, GEOMETRY))
     return rows, next_window(rows, policy)
 
 
@@ -72,11 +70,9 @@ def enter(rows, policy):
 def apply_policy(rows, trace, start, hidden, active, head, policy, cache):
     """The policy's step, and where to look next. Head and token ids of all toys are alike; a stepper asks the cache when
     it is due."""
-    fixed = {"model": untrained("same").model, "params": head, "geometry": GEOMETRY}
-    if isinstance(policy, Stepper):
-        rows, trace = policy.apply_policy(rows, trace, start, hidden, active, cache=cache, **fixed)
-    else:
-        rows, trace = loop.apply_policy(rows, trace, start, hidden, active, policy=policy, **fixed)
+    decoding = Decoding(untrained("same").model, head, policy, cache, GEOMETRY)
+    step = policy.apply_policy if isinstance(policy, Stepper) else loop.apply_policy
+    rows, trace = step(rows, trace, start, hidden, active, decoding)
     return rows, trace, next_window(rows, policy)
 
 

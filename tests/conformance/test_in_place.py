@@ -6,6 +6,7 @@ import pytest
 
 from jaxdlm import _decode, layout, resolve
 from jaxdlm.caches.block_exact import BlockExactCache
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.plan.collectives import Program
 from tests.caches.toys import toy
 from tests.conformance.toys import GRID, PROMPTS, model, policy
@@ -43,7 +44,8 @@ def compiled(lm, cache):
     """(text of the whole compiled decode, pattern of the shape of all stored keys)."""
     batch = layout.lay_out(lm, PROMPTS, seed=0, ids=None, **GRID)
     rule = policy("threshold", 0.0)
-    program = _decode._run.lower(batch.rows, lm.model, lm.params, rule, cache, batch.geometry, "commit", 0).compile()
+    decoding = Decoding(lm.model, lm.params, rule, cache, batch.geometry)
+    program = _decode._run.lower(batch.rows, decoding, "commit").compile()
     shape = rf"f32\[{LAYERS},{len(PROMPTS)},{batch.geometry.length},{HEADS},{SIZE}\]"
     return program.as_text(), shape
 

@@ -15,6 +15,7 @@ from jaxdlm import InputError, _decode, decode, layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Rows, Trace, Update
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.decoding import Decoding
 from tests.conformance.toys import (
     EDGES,
     END,
@@ -34,16 +35,15 @@ from tests.rules.hand import row as hand_row
 FOREVER = jnp.int32(2**30)
 FIRST = ("threshold", "none")
 SPLIT = (slice(0, 3), slice(3, 4))
-start = jax.jit(loop.init, static_argnames=("model", "geometry", "save", "steps"))
-advance = jax.jit(loop.run, static_argnames=("model", "geometry"))
+start = jax.jit(loop.init, static_argnames="save")
+advance = jax.jit(loop.run)
 
 
 def prepare(recipe: str, cache: str, prompts=PROMPTS, temperature: float | None = 1.0, kind: str = "same"):
     lm = model(kind)
     batch = layout.lay_out(lm, prompts, seed=3, ids=None, stops=[[(END,)]] * len(prompts), **GRID)
     rule, kept = policy(recipe, temperature), resolve.resolve_cache(cache)
-    fixed = {"model": lm.model, "params": lm.params, "policy": rule, "cache": kept, "geometry": batch.geometry}
-    return batch, fixed
+    return batch, Decoding(lm.model, lm.params, rule, kept, batch.geometry)
 
 
 def plain(tree):
@@ -87,8 +87,8 @@ def test_neither_the_mask_nor_an_id_without_a_word_nor_a_score_that_is_none_is_w
 
 @pytest.mark.parametrize(("recipe", "cache"), [(recipe, cache) for _, recipe, cache in PAIRS])
 def test_the_whole_decode_is_one_while(recipe, cache):
-    batch, fixed = prepare(recipe, cache)
-    assert whiles(_decode._run.trace(batch.rows, **fixed, save="commit", steps=0).jaxpr.jaxpr) == 1
+    batch, decoding = prepare(recipe, cache)
+    assert whiles(_decode._run.trace(batch.rows, decoding, "commit").jaxpr.jaxpr) == 1
 
 
 @pytest.mark.parametrize(("kind", "recipe", "cache"), covering(PAIRS))
@@ -97,18 +97,18 @@ def test_pieces_and_invariants(kind, recipe, cache):
         pieces_and_invariants(*prepare(recipe, cache, temperature=temperature, kind=kind))
 
 
-def pieces_and_invariants(batch, fixed) -> None:
-    carry = start(batch.rows, **fixed, save="commit", steps=0)
-    whole = advance(carry, FOREVER, **fixed)
+def pieces_and_invariants(batch, decoding) -> None:
+    carry = start(batch.rows, decoding, save="commit")
+    whole = advance(carry, FOREVER, decoding)
     pieces = carry
     for until in (2, 5, FOREVER):
-        pieces = advance(pieces, jnp.int32(until), **fixed)
+        pieces = advance(pieces, jnp.int32(until), decoding)
     equal(pieces, whole)
 
-    bound, prefilled = int(fixed["policy"].forwards(batch.geometry)), np.asarray(batch.rows.prefilled)
+    bound, prefilled = int(decoding.policy.forwards(batch.geometry)), np.asarray(batch.rows.prefilled)
     single = carry
     while not bool(single.rows.done.all()):
-        new = advance(single, single.loops + 1, **fixed)
+        new = advance(single, single.loops + 1, decoding)
         old, now = plain(single.rows), plain(new.rows)
         np.testing.assert_array_equal(
             now.tokens[prefilled], plain(batch.rows).tokens[prefilled], "a given column changed"
@@ -125,8 +125,8 @@ def pieces_and_invariants(batch, fixed) -> None:
     assert (rows.tokens[:, batch.geometry.prompt :] != MASK).all()
 
 
-def outcome(rows, fixed):
-    carry = loop.run(loop.init(rows, **fixed, save="commit", steps=0), FOREVER, **fixed)
+def outcome(rows, decoding):
+    carry = loop.run(loop.init(rows, decoding, "commit"), FOREVER, decoding)
     steps = carry.trace.commit_step
     here = jnp.arange(steps.shape[1])[None] < carry.rows.stop[:, None]  # nothing is told of what the end cut away
     return carry.rows.tokens, carry.rows.forwards, jnp.where(here, steps, -1)
@@ -141,17 +141,16 @@ def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     """One row per device; the devices run their own number of trips. Policies are replicated, whichever they are."""
     assert jax.device_count() >= 4
     prompts = [*LONGER, LONGER[1][:3]]
-    batch, fixed = prepare(recipe, cache, prompts)
+    batch, decoding = prepare(recipe, cache, prompts)
     split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), batch.rows)
-    static = {"model": fixed["model"], "geometry": fixed["geometry"]}
-    mapped = jax.pmap(lambda rows, moving: outcome(rows, static | moving), in_axes=(0, None))
+    mapped = jax.pmap(outcome, in_axes=(0, None))
     mesh, data = Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data")
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
-    sharded = jax.jit(shard(lambda rows, moving: outcome(rows, static | moving), check_vma=False))
+    sharded = jax.jit(shard(outcome, check_vma=False))
 
     for temperature in temperatures(recipe):
         rule = policy(recipe, temperature)
-        moving = {"params": fixed["params"], "policy": rule, "cache": fixed["cache"]}
+        moving = decoding.replace(policy=rule)
         # rows of two buckets, and one alone
         ways = [decode(model("same"), prompts[at], rule, cache, seed=3, ids=range(4)[at], **GRID) for at in SPLIT]
         whole = [np.concatenate([getattr(out, name) for out in ways]) for name in ("tokens", "forwards", "commit_step")]
@@ -171,10 +170,10 @@ class Blank(NamedTuple):
     trace: Trace
 
 
-@compiled(static_argnames=("model", "geometry", "save", "steps"))
-def stub(rows, model, params, policy, cache, geometry, save, steps):
+@compiled(static_argnames=("save",))
+def stub(rows, decoding, save):
     """Takes what `_run` takes, and decodes nothing: a compiled program is found by its arguments, not by what it does."""
-    shape = (rows.tokens.shape[0], geometry.canvas)
+    shape = (rows.tokens.shape[0], decoding.geometry.canvas)
     return Blank(rows, Trace(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.float32), None))
 
 
@@ -203,7 +202,7 @@ def nothing_is_traced_again(recipe: str, cache: str, compiled: Callable[[], int]
 @pytest.mark.parametrize(("recipe", "cache"), [(recipe, cache) for _, recipe, cache in PAIRS])
 def test_numbers_are_no_part_of_what_a_program_is_found_by(recipe, cache, monkeypatch):
     """New numbers, seeds, ids and prompts of the same bucket find the same program, another block does not."""
-    assert stub.__wrapped__.__code__.co_varnames[:8] == _decode._run.__wrapped__.__code__.co_varnames[:8]
+    assert stub.__wrapped__.__code__.co_varnames[:3] == _decode._run.__wrapped__.__code__.co_varnames[:3]
     monkeypatch.setattr(_decode, "_run", stub)
     before = nothing_is_traced_again(recipe, cache, stub._cache_size, PROMPTS)
     decode(model("same"), PROMPTS[:1], policy(recipe, 1.0), cache, max_new=8, block=8)
@@ -221,11 +220,11 @@ def test_nothing_is_traced_again(recipe, cache):
 
 def test_eager_steps_are_the_compiled_loop():
     """Operation by operation, without jit around the step."""
-    batch, fixed = prepare("threshold", "none", PROMPTS[:2])
-    carry = start(batch.rows, **fixed, save="commit", steps=0)
-    whole = advance(carry, FOREVER, **fixed)
+    batch, decoding = prepare("threshold", "none", PROMPTS[:2])
+    carry = start(batch.rows, decoding, save="commit")
+    whole = advance(carry, FOREVER, decoding)
     while not bool(carry.rows.done.all()):
-        carry = loop.step(carry, **fixed)
+        carry = loop.step(carry, decoding)
     for a, b in ((carry.rows.tokens, whole.rows.tokens), (carry.rows.forwards, whole.rows.forwards)):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(carry.trace.commit_step, whole.trace.commit_step)

@@ -13,6 +13,7 @@ from jaxdlm import chain, decode, layout
 from jaxdlm._load import LM
 from jaxdlm.core import loop
 from jaxdlm.core.carry import LogitsAccess, Update
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import (
@@ -230,9 +231,10 @@ def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_t
     policy, backbone = RECIPES[recipe](), Backbone(config, tile=64)
     lm = LM(backbone, params, None, "toy")
     batch = layout.lay_out(lm, [[1, 2, 3], [4, 5, 6, 7]], max_new=8, block=8, seed=0, ids=None)
-    fixed = {"model": backbone, "policy": policy, "cache": CACHES["none"](), "geometry": batch.geometry}
-    carry = loop.init(batch.rows, params=params, **fixed, save="none", steps=0)
-    text = jax.jit(lambda c, p: loop.step(c, params=p, **fixed)).lower(carry, params).compile().as_text()
+    decoding = Decoding(backbone, params, policy, CACHES["none"](), batch.geometry)
+    carry = loop.init(batch.rows, decoding, "none")
+    one = jax.jit(lambda c, p: loop.step(c, decoding.replace(params=p)))
+    text = one.lower(carry, params).compile().as_text()
     products = re.findall(rf"= f32\[\d+,(64|{VOCAB})\]\S* dot\(", text)
     held = set(re.findall(rf"f32\[(?:\d+,)*{VOCAB}\]", text)) - {f"f32[{config.hidden_size},{VOCAB}]"}
     assert products == (["64"] if policy.traits.logits_access is LogitsAccess.SUMMARY else [f"{VOCAB}"])

@@ -16,6 +16,7 @@ from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.guiding import nodes_of
+from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.speculative.tree import Tree, chains
 from tests.conformance.test_loop import equal
@@ -85,7 +86,7 @@ def answers(policy, order=(0, 1, 2, 3, 4), save="commit"):
         guides=own,
     )
     run = generate_pool if 0 < policy.slots < len(prompts) else generate
-    out, trace = run(rows, TARGET.model, TARGET.params, policy, prompt, MAX_NEW, save)
+    out, trace = run(rows, Decoding(TARGET.model, TARGET.params, policy), prompt, MAX_NEW, save)
     tokens = np.full((len(prompts), MAX_NEW), END)
     for row, (start, length) in enumerate(zip(np.asarray(out.start), np.asarray(out.length))):
         tokens[row, : length - start] = np.asarray(out.tokens)[row, start:length]
@@ -263,7 +264,7 @@ def test_pearl_on_two_devices_is_pearl_on_one_under_a_guide():
     sizes = {"prompt": prompt, "max_new": MAX_NEW, "save": "commit"}
     one, two = jax.devices()[:2]
     apart = S.generate_on_two(rows, TARGET.model, TARGET.params, policy, target=one, draft=two, **sizes)
-    equal(apart, generate(rows, TARGET.model, TARGET.params, policy, **sizes))
+    equal(apart, generate(rows, Decoding(TARGET.model, TARGET.params, policy), **sizes))
 
 
 @pytest.mark.slow
@@ -340,7 +341,7 @@ def test_what_rows_bring_for_no_guide_is_refused():
         TARGET, PROMPTS[:1], max_new=4, seed=0, ids=None, raw=False, guides=[LANGUAGES["even"].tables()]
     )
     with pytest.raises(InputError, match="the policy has none: pass guide="):
-        generate(rows, TARGET.model, TARGET.params, S.autoregressive(), prompt, 4, "none")
+        generate(rows, Decoding(TARGET.model, TARGET.params, S.autoregressive()), prompt, 4, "none")
     with pytest.raises(InputError, match="rows bring guides of 2 shapes to one program"):
         tables = [LANGUAGES["even"].tables(), LANGUAGES["even"].tables(states=32)]
         lay_out_rows(TARGET, PROMPTS[:2], max_new=4, seed=0, ids=None, raw=False, guides=tables)

@@ -11,6 +11,7 @@ from jaxdlm import InputError, Status, decode, speculative
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.policy import Decoding
 from tests.conformance.test_loop import equal, whiles
 from tests.speculative.toys import END, MAX_NEW, PROMPTS, expected, model, near
 
@@ -79,21 +80,20 @@ def test_a_row_does_not_depend_on_its_batch(temperature):
 
 def prepared(rule, prompts=PROMPTS):
     rows, prompt = lay_out_rows(TARGET, prompts, max_new=MAX_NEW, seed=5, ids=None, raw=False)
-    fixed = {"model": TARGET.model, "params": TARGET.params, "policy": rule}
-    return rows, fixed, {"prompt": prompt, "max_new": MAX_NEW, "save": "steps"}
+    decoding = Decoding(TARGET.model, TARGET.params, rule)
+    return rows, decoding, {"prompt": prompt, "max_new": MAX_NEW, "save": "steps"}
 
 
 def test_one_while_and_pieces_are_the_whole():
-    rows, fixed, sizes = prepared(policy("near", temperature=jnp.float32(1)))
-    lm_model = fixed.pop("model")
-    run = lambda rows, fixed: generate.__wrapped__(rows, lm_model, **fixed, **sizes)  # noqa: E731
-    assert whiles(jax.make_jaxpr(run)(rows, fixed).jaxpr) == 1
+    rows, decoding, sizes = prepared(policy("near", temperature=jnp.float32(1)))
+    run = lambda rows, decoding: generate.__wrapped__(rows, decoding, **sizes)  # noqa: E731
+    assert whiles(jax.make_jaxpr(run)(rows, decoding).jaxpr) == 1
 
-    advance = jax.jit(lambda carry, until, fixed: loop.run(carry, until, model=lm_model, **fixed))
-    begin = jax.jit(lambda rows, fixed: loop.init(rows, model=lm_model, **fixed, **sizes))(rows, fixed)
-    whole, pieces = advance(begin, 99, fixed), begin
+    advance = jax.jit(loop.run)
+    begin = jax.jit(lambda rows, decoding: loop.init(rows, decoding, **sizes))(rows, decoding)
+    whole, pieces = advance(begin, 99, decoding), begin
     for until in (1, 2, 5, 99):
-        pieces = advance(pieces, until, fixed)
+        pieces = advance(pieces, until, decoding)
     equal(pieces, whole)
     written = whole.trace.tokens[:, -1]  # the canvas after the last forward
     assert written.shape == (len(PROMPTS), MAX_NEW)
@@ -109,8 +109,8 @@ def test_nothing_is_traced_again():
 
 def test_stale_columns_are_invisible():
     """Whatever lies in a cache at or above the length that was read never reaches a query."""
-    rows, fixed, sizes = prepared(policy("near"))
-    carry = loop.init(rows, **fixed, **sizes)
+    rows, decoding, sizes = prepared(policy("near"))
+    carry = loop.init(rows, decoding, **sizes)
 
     def poison(kv, valid):
         def spoil(x):
@@ -119,7 +119,7 @@ def test_stale_columns_are_invisible():
 
         return jax.tree.map(spoil, kv)
 
-    run = jax.jit(lambda carry: loop.run(carry, 99, **fixed))
+    run = jax.jit(lambda carry: loop.run(carry, 99, decoding))
     dirty = carry._replace(
         kv=poison(carry.kv, rows.length - 1),
         drafter=carry.drafter._replace(kv=poison(carry.drafter.kv, rows.length - 2)),
@@ -129,9 +129,9 @@ def test_stale_columns_are_invisible():
 
 def test_the_drafts_cache_is_that_of_a_fresh_forward():
     """After every round both caches hold exactly the keys of the committed tokens, the last accepted included."""
-    rows, fixed, sizes = prepared(policy("near"))
-    carry = loop.init(rows, **fixed, **sizes)
-    once = jax.jit(lambda carry: loop.step(carry, **fixed))
+    rows, decoding, sizes = prepared(policy("near"))
+    carry = loop.init(rows, decoding, **sizes)
+    once = jax.jit(lambda carry: loop.step(carry, decoding))
     for _ in range(4):
         carry = once(carry)
         for kv, lm, lag in ((carry.kv, TARGET, 1), (carry.drafter.kv, DRAFTS["near"], 2)):

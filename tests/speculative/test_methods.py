@@ -10,6 +10,7 @@ from jaxdlm import decode, speculative
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.policy import Decoding
 from tests.conformance.test_loop import equal
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_verify import biased
@@ -120,7 +121,7 @@ def test_pearl_on_two_devices_is_pearl_on_one(temperature):
     sizes = {"prompt": prompt, "max_new": MAX_NEW, "save": "commit"}
     one, two = jax.devices()[:2]
     apart = S.generate_on_two(rows, TARGET.model, TARGET.params, policy, target=one, draft=two, **sizes)
-    equal(apart, generate(rows, TARGET.model, TARGET.params, policy, **sizes))
+    equal(apart, generate(rows, Decoding(TARGET.model, TARGET.params, policy), **sizes))
 
 
 def test_pearl_commits_whole_chunks_of_a_perfect_draft_and_single_tokens_of_a_wrong_one():

@@ -14,6 +14,7 @@ from jaxdlm import cli
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.policy import Decoding
 from tests.conformance.test_loop import plain
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import DRAFT, HOT, MAX_NEW, S, equal
@@ -31,8 +32,8 @@ POLICIES = {
 
 def prepare(policy):
     rows, bucket = lay_out_rows(TARGET, PROMPTS[:4], max_new=MAX_NEW, seed=5, ids=None, raw=True)
-    fixed = {"model": TARGET.model, "prompt": bucket, "max_new": MAX_NEW, "save": "commit"}
-    return rows, {"params": TARGET.params, "policy": policy}, fixed
+    decoding = Decoding(TARGET.model, TARGET.params, policy)
+    return rows, decoding, {"prompt": bucket, "max_new": MAX_NEW, "save": "commit"}
 
 
 OVER_DEVICES = ("speculative", "pearl")  # a draft that is read, and one that stays ahead
@@ -43,32 +44,31 @@ OVER_DEVICES = ("speculative", "pearl")  # a draft that is read, and one that st
 )
 def test_pmap_and_shard_map_over_four_devices(name):
     """One row per device; the devices run their own number of rounds. Policies are replicated, whichever they are."""
-    rows, moving, fixed = prepare(POLICIES[name])
+    rows, decoding, sizes = prepare(POLICIES[name])
 
-    def outcome(rows, moving):
-        out, trace = generate.__wrapped__(rows, **moving, **fixed)
+    def outcome(rows, decoding):
+        out, trace = generate.__wrapped__(rows, decoding, **sizes)
         return out.tokens, out.step, out.accepted, trace.commit_step
 
-    whole = plain(jax.jit(outcome)(rows, moving))
+    whole = plain(jax.jit(outcome)(rows, decoding))
     split = jax.tree.map(lambda x: x.reshape(4, 1, *x.shape[1:]), rows)
-    mapped = jax.pmap(outcome, in_axes=(0, None))(split, moving)
+    mapped = jax.pmap(outcome, in_axes=(0, None))(split, decoding)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:, 0], b), plain(mapped), whole)
     mesh, data = Mesh(np.array(jax.devices()[:4]), ("data",)), PartitionSpec("data")
     shard = functools.partial(jax.shard_map, mesh=mesh, in_specs=(data, PartitionSpec()), out_specs=data)
-    sharded = jax.jit(shard(outcome, check_vma=False))(rows, moving)
+    sharded = jax.jit(shard(outcome, check_vma=False))(rows, decoding)
     jax.tree.map(np.testing.assert_array_equal, plain(sharded), whole)
 
 
 def test_rounds_called_one_by_one_are_the_compiled_loop():
     """A program for a round, in a loop of Python; drawn numbers included."""
-    rows, moving, fixed = prepare(POLICIES["speculative"])
-    sizes = {name: fixed[name] for name in ("prompt", "max_new", "save")}
-    begin = jax.jit(lambda rows, moving: loop.init(rows, model=TARGET.model, **moving, **sizes))
-    advance = jax.jit(lambda carry, moving: loop.step(carry, model=TARGET.model, **moving))
-    carry = begin(rows, moving)
+    rows, decoding, sizes = prepare(POLICIES["speculative"])
+    begin = jax.jit(lambda rows, decoding: loop.init(rows, decoding, **sizes))
+    advance = jax.jit(loop.step)
+    carry = begin(rows, decoding)
     while not bool(carry.rows.done.all()):
-        carry = advance(carry, moving)
-    want, trace = generate(rows, **moving, **fixed)
+        carry = advance(carry, decoding)
+    want, trace = generate(rows, decoding, **sizes)
     equal(carry.rows._replace(key=()), want._replace(key=()))
     np.testing.assert_array_equal(carry.trace.commit_step, trace.commit_step)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import struct
+from jaxdlm.core.kv import take
 from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.registry import drafter
@@ -89,7 +90,7 @@ class DraftModel:
             return state
         base = rows.tokens.shape[1]
         level = jnp.arange(self.depth - 1, dtype=jnp.int32)[None, :]
-        moved = store.pick(state.kv, base + verdict.path[:, :-1])
+        moved = take(state.kv, base + verdict.path[:, :-1])
         accepted = level < verdict.count[:, None]
         return DraftState(store.put(state.kv, moved, rows.length[:, None] + level, accepted))
 

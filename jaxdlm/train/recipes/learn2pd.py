@@ -19,6 +19,7 @@ import optax
 from jaxdlm import _decode, layout, resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Row, Rows, Update
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Stage, chain, need
 from jaxdlm.models.params import fingerprint
@@ -94,11 +95,11 @@ def _trajectories(
     rows: Rows, answer: Int32[Array, "B C"], model: Model, params: PyTree, geometry: Geometry, kept: int
 ) -> tuple[Recorded, Array]:
     policy, cache = chain(sample(), Oracle(geometry.canvas, kept)), resolve.resolve_cache("none")
-    fixed = {"model": model, "params": params, "policy": policy, "cache": cache, "geometry": geometry}
-    carry = loop.init(rows, **fixed, save="none", steps=0)
+    decoding = Decoding(model, params, policy, cache, geometry)
+    carry = loop.init(rows, decoding, "none")
     first, recorded = carry.rows.policy
     carry = carry._replace(rows=carry.rows._replace(policy=(first, recorded._replace(answer=answer))))
-    carry = loop.run(carry, 2 * geometry.canvas, **fixed)
+    carry = loop.run(carry, 2 * geometry.canvas, decoding)
     return carry.rows.policy[1], carry.rows.step
 
 
