@@ -91,7 +91,12 @@ def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_pat
     assert "half_dual" in rows[recipes.index("freedave")]["caches"] and rows[-1]["caches"] == "all"
     assert "half_dual" not in rows[recipes.index("prophet")]["caches"]
     assert "until_eos" in rules and "until_eos" in names
-    assert family[:2] == ["veil", 4] and family[2] and family[3:5] == [True, True] and family[5].startswith("config.json: veil_length='x': must be a whole")
+    assert (
+        family[:2] == ["veil", 4]
+        and family[2]
+        and family[3:5] == [True, True]
+        and family[5].startswith("config.json: veil_length='x': must be a whole")
+    )
     assert tasks == [True, True]
     for listed in drafted:
         assert sorted(listed) == sorted([*registry.drafters(), "Again"])
