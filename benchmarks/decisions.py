@@ -59,7 +59,7 @@ def best(rounds: int, *runs: Any) -> list[tuple[float, float]]:
             begin = time.process_time(), time.perf_counter()
             run()
             own.append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
-    return [tuple(map(min, zip(*own))) for own in seconds]  # type: ignore[misc]
+    return [(min(processor for processor, _ in own), min(wall for _, wall in own)) for own in seconds]
 
 
 def main() -> None:

@@ -214,9 +214,9 @@ def exhausted(error: BaseException) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
-def _fitting(part: Any) -> Output:
+def _fitting(part: "Diffusion | Continuation") -> Output:
     try:
-        return part.run()  # type: ignore[no-any-return]
+        return part.run()
     except jax.errors.JaxRuntimeError as error:
         if not exhausted(error):
             raise
@@ -227,7 +227,9 @@ def _fitting(part: Any) -> Output:
         ) from error
 
 
-def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any) -> Any:
+def one_program(
+    lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any
+) -> "Diffusion | Continuation":
     """The rows of one program, ready to run; the policy fits the model."""
     idle = np.arange(len(part.texts)) >= len(part.rows)
     if isinstance(policy, Speculation):
@@ -261,7 +263,7 @@ def one_program(lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save
 class Programs(NamedTuple):
     """The programs that a decode runs in, and which of its rows each of them decodes."""
 
-    parts: tuple[Any, ...]  # Diffusion or Continuation
+    parts: tuple["Diffusion | Continuation", ...]
     rows: tuple[np.ndarray, ...]
     max_new: int
     pad: int

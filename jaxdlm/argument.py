@@ -10,9 +10,11 @@ import os
 import pathlib
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from jaxdlm.errors import InputError, did_you_mean
+
+T = TypeVar("T")
 
 INT32 = 2**31 - 1  # the largest whole number that a device holds
 FLOAT32 = 3.4028234e38  # and the largest number that is finite there
@@ -133,6 +135,16 @@ def text(value: Any, name: str) -> str:
     if not isinstance(value, str):
         refuse(value, name, "a string")
     return value
+
+
+def repeated(values: Iterable[T]) -> T:
+    """The first value that was there before; of values that are not all different."""
+    seen: set[T] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    raise ValueError("all values are different")
 
 
 def model(lm: Any) -> Any:

@@ -8,7 +8,7 @@ from jaxdlm import argument, policies
 from jaxdlm._load import load
 from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.model import Model
+from jaxdlm.core.model import Model, with_config
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.speculative.policy import Speculation, Unloaded
@@ -102,4 +102,4 @@ def blocked(model: Model, block: int) -> Model:
     """The model with attention blocks of this length, where attention is block-causal; else the model as it is."""
     if model.config.attention != "block_causal" or model.config.block_size == block:
         return model
-    return dataclasses.replace(model, config=dataclasses.replace(model.config, block_size=block))  # type: ignore[type-var]
+    return with_config(model, dataclasses.replace(model.config, block_size=block))

@@ -97,8 +97,9 @@ def known_of(tries: Sequence[AsapTrie], least: int = NODES) -> Known:
         more = side - len(first)
         return np.pad(first, (0, more), mode="edge"), *(np.pad(each, (0, side - len(each))) for each in rest)
 
-    columns = [np.stack(each) for each in zip(*(filled(trie.edges()) for trie in tries), strict=True)]
-    return Known(*columns, np.array([len(trie) == 0 for trie in tries]))  # type: ignore[call-arg]
+    columns = zip(*(filled(trie.edges()) for trie in tries), strict=True)
+    first, token, child, value = (jnp.asarray(np.stack(each)) for each in columns)
+    return Known(first, token, child, value, jnp.asarray([len(trie) == 0 for trie in tries]))
 
 
 def children_of(tries: Sequence[AsapTrie]) -> int:

@@ -125,12 +125,12 @@ class AsapTrie:
             return known[token]
         node = len(self._parent)
         known[token] = node
-        for column, value in zip(
-            (self._parent, self._token, self._logp, self._unseen, self._value, self._children),
-            (parent, token, logp, 0.0, 0.0, {}),
-            strict=True,
-        ):
-            column.append(value)  # type: ignore[attr-defined]
+        self._parent.append(parent)
+        self._token.append(token)
+        self._logp.append(logp)
+        self._unseen.append(0.0)
+        self._value.append(0.0)
+        self._children.append({})
         return node
 
     def _sum(self, node: int) -> float:

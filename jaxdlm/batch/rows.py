@@ -98,8 +98,7 @@ def parse(raw: Raw) -> Mapping[str, Any]:
 def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = argument.repeated(key for key, _ in pairs)
         raise InputError(f"line {line}: the key {twice!r:.60} stands there twice: keep one")
     return fields
 

@@ -14,14 +14,15 @@ from jaxdlm import distribution
 from jaxdlm.batch.rows import Raw, identity, parse
 from jaxdlm.errors import InputError
 
-try:
+XZ: tuple[type[Exception], ...] = ()
+with contextlib.suppress(ImportError):  # an interpreter may be built without it
     from lzma import LZMAError
-except ImportError:  # an interpreter that was built without it
-    LZMAError = EOFError  # type: ignore[misc, assignment]
+
+    XZ = (LZMAError,)
 
 STEP = 1 << 22  # bytes that are read at a time
 LONGEST = 1 << 24  # bytes of a line: a prompt of a million tokens has some six million, as ids or as text
-DAMAGED = (EOFError, zlib.error, LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError)
+DAMAGED = (EOFError, zlib.error, *XZ, zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ opened, so nothing hangs; a link is followed where it stays inside the folder, o
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +34,13 @@ def size_of(path: Path, inside: Path | None = None) -> int:
     return _look(path, inside)[1].st_size
 
 
-def open_file(path: Path, inside: Path | None = None, *, buffering: int = -1) -> BinaryIO:
+def open_file(path: Path, inside: Path | None = None) -> io.BufferedReader:
     """The file, opened for reading bytes. Raises as `size_of`, and HeaderInvalid where it cannot be read."""
+    return io.BufferedReader(open_raw(path, inside))
+
+
+def open_raw(path: Path, inside: Path | None = None) -> io.FileIO:
+    """The file, opened for reading bytes without a buffer. Raises as `open_file`."""
     real, _ = _look(path, inside)
     try:
         handle = os.open(real, READ)
@@ -43,7 +49,7 @@ def open_file(path: Path, inside: Path | None = None, *, buffering: int = -1) ->
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise _irregular(path)
-    return os.fdopen(handle, "rb", buffering)  # type: ignore[return-value]
+    return io.FileIO(handle, "rb")
 
 
 def read(path: Path, inside: Path | None = None, *, most: int = MAX_BYTES) -> bytes:
@@ -80,11 +86,11 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
 def read_range(path: Path, start: int, count: int, tensor: str) -> np.ndarray:
     """uint8[count], the bytes of a tensor from `start` on. Raises as `open_file`, and TruncatedFile for a shorter file."""
     buffer = empty((count,), np.uint8)
-    with open_file(path, buffering=0) as file:
+    with open_raw(path) as file:
         file.seek(start)
         view, done = memoryview(buffer), 0
         while done < count:
-            step = file.readinto(view[done:])  # type: ignore[attr-defined]
+            step = file.readinto(view[done:])
             if not step:
                 raise TruncatedFile("ended early", file=path, tensor=tensor, expected=count, got=done)
             done += step
@@ -97,7 +103,7 @@ def copy(path: Path, target: Path, inside: Path | None = None) -> None:
         shutil.copyfileobj(source, copied)
 
 
-def open_lock(path: Path) -> BinaryIO:
+def open_lock(path: Path) -> io.FileIO:
     """A file to lock, made where there is none; what it holds stays. OutputRefused for a link, a pipe or a device."""
     try:
         state = os.lstat(path)
@@ -107,7 +113,7 @@ def open_lock(path: Path) -> BinaryIO:
         if state is not None and not stat.S_ISREG(state.st_mode):
             raise OSError("it is not a regular file")
         flags = os.O_RDWR | os.O_CREAT | (READ & ~os.O_RDONLY) | getattr(os, "O_NOFOLLOW", 0)
-        return os.fdopen(os.open(path, flags, 0o644), "r+b", 0)  # type: ignore[return-value]
+        return io.FileIO(os.open(path, flags, 0o644), "r+b")
     except OSError as error:
         raise OutputRefused(
             f"cannot be locked ({error.strerror or error})", file=path, hint="remove it, or choose another folder"

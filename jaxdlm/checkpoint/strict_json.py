@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxdlm import argument
 from jaxdlm.checkpoint import files
 from jaxdlm.checkpoint.errors import HeaderInvalid
 
@@ -19,8 +20,7 @@ def parse(text: str | bytes, file: object) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         fields = dict(pairs)
         if len(fields) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            twice = argument.repeated(key for key, _ in pairs)
             raise HeaderInvalid(
                 f"the key {twice!r} appears twice", file=file, tensor=twice, hint="write the file again"
             )

@@ -57,6 +57,9 @@ class Child:
             raise InputError(
                 f"no process can be started for {module} ({error.strerror}): allow this user one"
             ) from None
+        questions, replies = self._process.stdin, self._process.stdout
+        assert questions is not None and replies is not None
+        self._questions, self._replies = questions, replies
         threading.Thread(target=self._read, daemon=True, name=f"confined {module}").start()
         self._ready = False
 
@@ -65,8 +68,8 @@ class Child:
         data = json.dumps(question).encode()
         self._meet()
         try:
-            self._process.stdin.write(len(data).to_bytes(8, "big") + data)  # type: ignore[union-attr]
-            self._process.stdin.flush()  # type: ignore[union-attr]
+            self._questions.write(len(data).to_bytes(8, "big") + data)
+            self._questions.flush()
         except OSError:
             self.close()
             raise Died from None
@@ -106,13 +109,13 @@ class Child:
         """Ends the process, whatever it does."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._questions, self._replies):
             with contextlib.suppress(OSError):  # what it was told last, and has not read
-                pipe.close()  # type: ignore[union-attr]
+                pipe.close()
 
     def _read(self) -> None:
         """Hands on answers of at most `most` bytes; None ends them."""
-        pipe: Any = self._process.stdout
+        pipe = self._replies
         try:
             while len(head := pipe.read(8)) == 8 and (size := int.from_bytes(head, "big")) <= self._most:
                 data = pipe.read(size)

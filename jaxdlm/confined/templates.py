@@ -232,7 +232,7 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
         return paid
 
-    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(obj, "__self__", None)
         if owner is self:
             return obj(*args)

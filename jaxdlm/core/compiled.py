@@ -47,7 +47,7 @@ class Compiled:
         signature = inspect.signature(self._function)
         key = inspect.Parameter("structure", inspect.Parameter.KEYWORD_ONLY)
         parameters = sorted([*signature.parameters.values(), key], key=lambda each: each.kind)  # before a last **
-        keyed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        vars(keyed).update(__signature__=signature.replace(parameters=parameters))
         return jax.jit(keyed, compiler_options=options() or None, **self._how)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """The protocol of models: two pure functions over a parameter tree, and the shape of their results."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -105,7 +106,7 @@ def gather(x: Float[Array, "B T ..."], index: Int32[Array, "B M"]) -> Float[Arra
 
 @runtime_checkable
 class Model(Protocol):
-    """A frozen, hashable object (a static argument of jit); all weights live in `params`."""
+    """A frozen, hashable dataclass with a field `config` (a static argument of jit); all weights live in `params`."""
 
     @property
     def config(self) -> "ModelConfig": ...
@@ -138,6 +139,12 @@ class Model(Protocol):
         A `tiling` of one tile is never asked for a part.
         """
         ...
+
+
+def with_config(model: Model, config: "ModelConfig") -> Model:
+    """The model under another configuration, for the same weights."""
+    # a dataclass, which the protocol does not say: an instance check would then ask wrappers for its fields
+    return dataclasses.replace(model, config=config)  # type: ignore[type-var]
 
 
 @runtime_checkable

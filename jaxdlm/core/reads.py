@@ -243,8 +243,8 @@ class _Layers(_Watched):
         with jax.disable_jit(False):
             out = jax.eval_shape(lambda *a: self.model.apply_with_hook(params, *a, own), tokens, position, valid, past)
         every = [counted[number] for number in range(self.layers)]
-        parts = {name: np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8]}
-        reads = Reads(passes=np.ones(self.layers), **parts)  # type: ignore[arg-type]
+        parts = [np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8]]
+        reads = Reads._make([np.ones(self.layers), *parts, 0.0, 0.0, 0.0])
         return self.watch.noted(self.name, reads, tokens, out)
 
     def apply_at(self, *args: Any) -> Array:

@@ -92,8 +92,8 @@ class Stage:
         return geometry.canvas  # one column per forward
 
 
-class PolicyWrapper(Stage):
-    """Defaults of a rule around a whole policy, `inner`: what it does not define itself is that of `inner`."""
+class PolicyWrapper(Stage, struct.Dataclass):
+    """Defaults of a rule around a whole policy, the field `inner`: what it does not define itself is that of `inner`."""
 
     inner: Any
 

@@ -105,7 +105,9 @@ def shape_of(lm: Any, asked: Any, need: int, where: str) -> tuple[int, int, Nois
 
 def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int | str) -> Plan[Raw]:
     """Reads draw by draw: as many as asked for, or one, and four where one leaves the answer open."""
-    start, tables, tops = len(asked.prompt), [], []  # type: ignore[var-annotated]
+    start = len(asked.prompt)
+    tables: list[list[np.ndarray]] = []
+    tops: list[bool] = []
     goal = 1 if draws == "auto" else int(draws)
     while len(tables) < goal:
         new = range(len(tables), goal)

@@ -155,8 +155,12 @@ class Number(_Question):
     def _step(self) -> Decimal:
         return Decimal(1).scaleb(-(self.decimals or 0)) if self.step is None else _exact(self.step)
 
+    @property
+    def options(self) -> tuple[Option, ...]:
+        return self._values
+
     @functools.cached_property
-    def options(self) -> tuple[Option, ...]:  # type: ignore[override]
+    def _values(self) -> tuple[Option, ...]:
         low, step = _exact(self.minimum), self._step
         count = int((_exact(self.maximum) - low) // step) + 1
         places = max(0, -min(int(x.as_tuple().exponent) for x in (low.normalize(), step.normalize())))

@@ -180,7 +180,8 @@ def _inputs(reads: Sequence[Read], shape: tuple[int, int, int, int], batch: int,
         for column, (place, wanted) in enumerate(one.want):
             at[row, column] = place - (size if width else shift)
             ids[row, column, : len(wanted)] = wanted
-    return Inputs(tokens, valid, canvas if width else None, at, ids)  # type: ignore[arg-type]
+    rows, places = (jnp.asarray(tokens), jnp.asarray(valid)), (jnp.asarray(at), jnp.asarray(ids))
+    return Inputs(*rows, jnp.asarray(canvas) if width else None, *places)
 
 
 @compiled(static_argnums=0)

@@ -1,6 +1,6 @@
 """grammar: the text is a sentence of a regular language (automata as arrays: `jaxdlm.grammar`)."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,14 +8,22 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
-from jaxdlm.grammar import Grammar, Tables
+from jaxdlm.grammar import Tables
 from jaxdlm.typing import Array, Float32, Int32
+
+
+@runtime_checkable
+class HasTables(Protocol):
+    """A grammar of `jaxdlm.grammar`, or another that becomes tables."""
+
+    def tables(self) -> Tables: ...
 
 
 class Place(NamedTuple):
     """Where a row is in its sentence."""
 
-    tables: Tables  # the row's own; only `state` where the guide has one grammar for all rows
+    tables: Tables | None  # the row's own; None where the guide has one grammar for all rows
+    state: Int32[Array, ""]
     room: Int32[Array, ""]  # tokens that the row may still write
 
 
@@ -31,10 +39,10 @@ class GrammarGuide(Guide):
 
     def init(self, context: Context) -> Place:
         if self.tables is not None:
-            return Place(Tables(None, None, None, None, jnp.asarray(self.tables.state, jnp.int32)), context.room)  # type: ignore[arg-type]
+            return Place(None, jnp.asarray(self.tables.state, jnp.int32), context.room)
         if not isinstance(context.given, Tables):
             raise InputError("each row needs its own grammar here: give the guide one for all rows, or one to each row")
-        return Place(context.given, context.room)
+        return Place(context.given, context.given.state, context.room)
 
     def transform(self, logits: Float32[Array, "V"], state: Place) -> Float32[Array, "V"]:
         """A token is allowed iff the sentence can still be closed behind it with what the row has left."""
@@ -46,11 +54,13 @@ class GrammarGuide(Guide):
     def advance(self, state: Place, token: Int32[Array, ""]) -> Place:
         tables = self.of(state)
         after = tables.next[tables.state, class_of(tables.classes, token)]
-        return Place(state.tables._replace(state=after), state.room - 1)
+        return Place(state.tables, after, state.room - 1)
 
     def of(self, place: Place) -> Tables:
         """The tables of a row, with its state."""
-        return place.tables if self.tables is None else self.tables._replace(state=place.tables.state)
+        tables = self.tables if place.tables is None else place.tables
+        assert tables is not None
+        return tables._replace(state=place.state)
 
 
 def check_tables(tables: Tables, lm: Any, max_new: int) -> None:
@@ -85,7 +95,7 @@ def grammar(language: Any) -> GrammarGuide:
         >>> jd.decode(lm, ["reverse : [ Alan , Omar ]"], policy=policy, max_new=9).text
         ['Alan , Omar , Kate']
     """
-    tables = language.tables() if isinstance(language, Grammar) else language
+    tables = language.tables() if isinstance(language, HasTables) else language
     if not isinstance(tables, Tables):
         argument.refuse(language, "language", "a grammar such as jaxdlm.grammar.regex(...) makes, or its tables")
     return GrammarGuide(Tables(*(jnp.asarray(leaf) for leaf in tables)))

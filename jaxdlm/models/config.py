@@ -31,7 +31,7 @@ Kinds = Annotated[tuple[str, ...], listed(one_of("global", "local"))]
 
 def check_fields(config: Any) -> None:
     """Raises InputError for the first field of a dataclass that is not of the kind in its annotation."""
-    for name, (kind, optional) in _kinds(type(config)).items():  # type: ignore[arg-type]
+    for name, (kind, optional) in _kinds(config.__class__).items():
         value = getattr(config, name)
         if value is not None or not optional:
             kind(value, name)

@@ -58,7 +58,7 @@ def plan(
     hlo: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
-    from jaxdlm.plan.aot import configured, prepare
+    from jaxdlm.plan.aot import Compiled, configured, prepare
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import PROBES, choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
     from jaxdlm.policies import default
@@ -86,9 +86,9 @@ def plan(
     largest = None if no_search else largest_batch(best, chip.hbm, report)
     rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
     result = summary(topology, policy, best, largest, rates)
-    if hlo and best.fits:
+    if hlo and isinstance(best.outcome, Compiled):
         with open(hlo, "w") as file:
-            file.write(best.outcome.text)  # type: ignore[union-attr]
+            file.write(best.outcome.text)
     if as_json:
         print(json.dumps(result))
     else:
@@ -160,7 +160,7 @@ def summary(
     memory = best.outcome.memory
     result["bytes"] = dataclasses.asdict(memory) | {"total": memory.total}
     result["compile_seconds"] = best.outcome.seconds
-    return result | speed(topology, rates, best)
+    return result | speed(topology, rates, best, best.outcome.text)
 
 
 def command_line(topology: str, policy: str, best: "Trial") -> str | None:
@@ -198,12 +198,12 @@ def command_line(topology: str, policy: str, best: "Trial") -> str | None:
     return f"jaxdlm batch INPUT --output DIR {rest}" + (" --distributed" if chips < best.mesh.size else "")
 
 
-def speed(topology: str, rates: dict[str, Any], best: "Trial") -> dict[str, Any]:
-    """Collectives, times and cost of a job that fits."""
+def speed(topology: str, rates: dict[str, Any], best: "Trial", text: str) -> dict[str, Any]:
+    """Collectives, times and cost of a job that fits; text: its program."""
     from jaxdlm.plan import collectives, cost
     from jaxdlm.plan.chips import chip_of
 
-    job, chip, text = best.job, chip_of(topology), best.outcome.text  # type: ignore[union-attr]
+    job, chip = best.job, chip_of(topology)
     kinds = cost.kinds(job, rates["tokens_per_forward"])
     counted = {kind: collectives.count(text, int(kind != "other")) for kind in kinds}  # arms of the cache's condition
     worked = {kind: cost.work(job, best.mesh, refresh=kind != "other") for kind in kinds}

@@ -251,7 +251,7 @@ def constrained(policy: Any) -> Any:
     if any(isinstance(part, Indel) for part in parts):
         raise InputError("indel moves text from column to column, which no grammar follows: use another policy")
     if isinstance(policy, Stepper) and isinstance(policy, PolicyWrapper):
-        return dataclasses.replace(policy, inner=constrained(policy.inner))  # type: ignore[type-var]
+        return dataclasses.replace(policy, inner=constrained(policy.inner))
     policy = policy if any(isinstance(part, Steer) for part in parts) else steered(policy)
     if not isinstance(policy, Chain):
         return chain(policy, constrain())
@@ -269,7 +269,7 @@ def steered(policy: Any) -> Any:
         new = steered(members[at]) if inside else _steered(members[at])
         return dataclasses.replace(policy, rules=(*members[:at], new, *members[at + 1 :]))
     if isinstance(policy, PolicyWrapper):
-        return dataclasses.replace(policy, inner=steered(policy.inner))  # type: ignore[type-var]
+        return dataclasses.replace(policy, inner=steered(policy.inner))
     return _steered(policy)
 
 

@@ -54,7 +54,8 @@ class Speculation:
         def one(part: Any) -> Any:
             return part.replace(guide=joined(part.guide, guide)) if isinstance(part, Warp) else part
 
-        return jax.tree.map(one, self, is_leaf=lambda part: isinstance(part, Warp))  # type: ignore[no-any-return]
+        more: Speculation = jax.tree.map(one, self, is_leaf=lambda part: isinstance(part, Warp))
+        return more
 
 
 @struct.dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxdlm import argument
 from jaxdlm.checkpoint.gguf.metadata import Metadata
 from jaxdlm.errors import ConfigUnsupported, did_you_mean
 
@@ -116,9 +117,7 @@ def _vocabulary(metadata: Metadata) -> tuple[list[str], Sequence[int]]:
     if not tokens:
         raise metadata.wrong(key, "is empty")
     if len(set(tokens)) < len(tokens):
-        seen: set[str] = set()
-        twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-        raise metadata.wrong(key, f"holds {twice[:60]!r} twice")
+        raise metadata.wrong(key, f"holds {argument.repeated(tokens)[:60]!r} twice")
     types = metadata.numbers("tokenizer.ggml.token_type", None)
     if types is None:
         return tokens, [NORMAL] * len(tokens)

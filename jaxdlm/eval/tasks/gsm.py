@@ -84,7 +84,7 @@ def equation_holds(tokens: list[str]) -> bool:
     for op in ("+", "-", "*"):
         if left.count(op) == 1:
             a, b, c = number(left[: left.index(op)]), number(left[left.index(op) + 1 :]), number(right)
-            return None not in (a, b, c) and {"+": a + b, "-": a - b, "*": a * b}[op] == c  # type: ignore[operator]
+            return not (a is None or b is None or c is None) and {"+": a + b, "-": a - b, "*": a * b}[op] == c
     return False
 
 

@@ -215,7 +215,7 @@ def block_config(config: ModelConfig, block: int, mask: int) -> ModelConfig:
 def block_model(lm: LM, settings: Settings) -> Any:
     """The model's functions with block-causal attention."""
     config = block_config(lm.config, settings.block, mask_id(lm, settings.mask))
-    return dataclasses.replace(lm.model, config=config)  # type: ignore[type-var]
+    return with_config(lm.model, config)
 
 
 def low_rank_loss(model: Any, params: PyTree, batch: dict[str, Any], *, dtype: Any) -> Array:
