@@ -32,7 +32,6 @@ from jaxdlm.structured import grammars_of
 from jaxdlm.typing import Array, Int32, PyTree
 
 SAVES = ("none", "commit", "steps")
-MOST_ROWS = 2**16  # of a program
 
 
 def decode(
@@ -168,7 +167,7 @@ def prepare(
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
     argument.check_choice(save, "save", SAVES)
-    size = argument.whole(1, MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
+    size = argument.whole(1, argument.MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")

@@ -19,6 +19,7 @@ T = TypeVar("T")
 INT32 = 2**31 - 1  # the largest whole number that a device holds
 FLOAT32 = 3.4028234e38  # and the largest number that is finite there
 COLUMNS = 2**20  # of prompt and answer: no released model reads more
+MOST_ROWS = 2**16  # of a program
 STEPS = 2**16  # forwards that a schedule may spread its commits over: with more than columns, most of them are idle
 COLDEST = 1e-8  # below it a draw is the best token but for exact ties, which then go to the lowest id: T counts as 0
 HOTTEST = 1e30  # softmax is uniform long before; 1 / T is still a normal number, so that a banned id's -inf / T is -inf

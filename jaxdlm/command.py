@@ -197,7 +197,7 @@ class Number(click.ParamType):
 
 
 COUNT, PLACE = Number(argument.whole(1)), Number(argument.whole(0))
-ROWS = Number(argument.whole(1, 2**16))  # at a time, in a device's memory
+ROWS = Number(argument.whole(1, argument.MOST_ROWS))  # at a time, in a device's memory
 AMOUNT, PRICE = Number(argument.real(above=0), click.FLOAT), Number(argument.real(0), click.FLOAT)
 SECONDS = Number(argument.real(above=0, high=10**7), click.FLOAT)  # what a thread can wait for
 SEED = Number(argument.whole(-(2**63), 2**64 - 1))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm._decode import MOST_ROWS, exhausted, widens
+from jaxdlm._decode import exhausted, widens
 from jaxdlm.aligned.draw import Ledger, draw, read_prompts
 from jaxdlm.aligned.guide import AsapGuide, children_of, known_of
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
@@ -128,7 +128,7 @@ def asap(
     samples, max_new, batch = (
         COUNT(samples, "samples"),
         COUNT(max_new, "max_new"),
-        argument.whole(1, MOST_ROWS)(batch, "batch"),
+        argument.whole(1, argument.MOST_ROWS)(batch, "batch"),
     )
     if mode != "reject":
         argument.unused(f"with mode={mode!r}, which rejects nothing", attempts=(attempts, None))

@@ -5,18 +5,15 @@ renamed. Local files get the same by a temporary file, fsync, and a link or a re
 """
 
 import contextlib
-import itertools
 import os
 import pathlib
 import urllib.parse
-import uuid
-from collections.abc import Iterator
-from typing import Any, BinaryIO, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
-
-TEMPORARY = ".partial-"
+from jaxdlm.whole import TEMPORARY, whole_file
 
 
 class Store(Protocol):
@@ -51,7 +48,6 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.where = path
         self.root = argument.path(path, "output")
-        self._count, self._own = itertools.count(), uuid.uuid4().hex[:12]  # containers on one share have equal pids
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -59,54 +55,27 @@ class Folder:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise InputError(f"output {path} is read-only: make it writable, or choose another folder")
 
-    def _whole(self, name: str, data: bytes) -> tuple[pathlib.Path, pathlib.Path]:
-        """(a temporary file beside the object that holds the data, the object's path)."""
-        path = self.root / name
-        partial = path.with_name(f"{TEMPORARY}{self._own}-{next(self._count)}")
-        try:
-            with self._opened(partial) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        return partial, path
-
-    def _opened(self, path: pathlib.Path) -> BinaryIO:
-        """A new file in a folder that another worker may remove as long as it is empty."""
-        for _ in range(100):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):
-                return open(path, "wb")
-        raise InputError(f"output {self.where}: its folders vanish while they are written to: choose another folder")
-
     def put(self, name: str, data: bytes) -> None:
-        partial, path = self._whole(name, data)
-        os.replace(partial, path)
-        self._settle(path)
+        self._write(name, data, os.replace)
 
     def create(self, name: str, data: bytes) -> bool:
         if (self.root / name).exists():
             return False
-        partial, path = self._whole(name, data)
         try:
-            os.link(partial, path)  # unlike a replace, fails where there is one
+            self._write(name, data, os.link)  # unlike a replace, fails where there is one
         except FileExistsError:
             return False
-        finally:
-            partial.unlink(missing_ok=True)
-        self._settle(path)
         return True
 
-    def _settle(self, path: pathlib.Path) -> None:
-        """The name itself survives a power cut, too."""
-        with contextlib.suppress(OSError):  # some file systems do not sync folders
-            handle = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+    def _write(self, name: str, data: bytes, place: Callable[[pathlib.Path, pathlib.Path], None]) -> None:
+        path = self.root / name
+        for _ in range(100):  # another worker may remove a folder as long as it is empty
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                with whole_file(path, place=place) as file:
+                    file.write(data)
+                return
+        raise InputError(f"output {self.where}: its folders vanish while they are written to: choose another folder")
 
     def get(self, name: str) -> bytes | None:
         try:

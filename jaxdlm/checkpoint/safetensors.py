@@ -7,6 +7,7 @@ front end accepts duplicate keys and cannot return a slice of bfloat16, hence th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import BinaryIO
 
 import ml_dtypes
@@ -21,6 +23,7 @@ import numpy as np
 
 from jaxdlm.checkpoint import files, strict_json
 from jaxdlm.checkpoint.errors import DtypeUnsupported, HeaderInvalid, TruncatedFile, UnsafePath
+from jaxdlm.whole import whole_file
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -214,9 +217,7 @@ class SafetensorsWriter:
     ):
         self._path, self._entries = path, entries
         self._order = iter(entries)
-        self._partial = path.with_name(path.name + ".partial")
-        self._file = open(self._partial, "wb")  # noqa: SIM115  (closed in __exit__)
-        self._file.write(header_bytes(entries, {"format": "pt"} if metadata is None else metadata))
+        self._header = header_bytes(entries, {"format": "pt"} if metadata is None else metadata)
 
     def write(self, name: str, array: np.ndarray) -> None:
         """Append the next tensor; its name, dtype and shape must be those announced."""
@@ -226,19 +227,20 @@ class SafetensorsWriter:
         self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def __enter__(self) -> SafetensorsWriter:
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(whole_file(self._path, self._path.name))
+            self._file.write(self._header)
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None and next(self._order, None) is not None:
-            kind = ValueError
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if kind is None:
-            os.replace(self._partial, self._path)
-        else:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            if error is not None:
+                raise error
+            if (due := next(self._order, None)) is not None:
+                raise ValueError(f"{self._path}: tensor {due!r} was not written")
 
 
 def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxdlm.checkpoint.store import Stored, group_folder
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.quant import KINDS
+from jaxdlm.whole import whole_file
 
 SPEC, MANIFEST, SOURCE_CONFIG = "spec.json", "manifest.json", "source_config.json"
 FORMAT, VERSION, QUANTISED = "jaxdlm-checkpoint", 2, 3  # the third: with quantised leaves
@@ -104,12 +104,8 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write JSON so that either the whole file is there or none."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=indent, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    with whole_file(path, path.name) as file:
+        file.write(json.dumps(value, indent=indent, allow_nan=False).encode())
 
 
 def read_spec(folder: Path) -> Spec:

@@ -37,7 +37,6 @@ from jaxdlm.errors import InputError
 from jaxdlm.layout import SEED, listed, row_numbers
 
 READS = ("label", "text")
-MOST_ROWS = 2**16  # of a program
 MOST_DRAWS = 1024
 IMPROPER = ("pseudo", "anyorder")  # laws whose sum over all texts is not 1
 
@@ -147,7 +146,7 @@ class Reader:
         self.temperature = read_temperature(temperature)
         argument.check_choice(cache, "cache", ("auto", "none"))
         self.seed = SEED(seed, "seed")
-        self.batch = argument.whole(1, MOST_ROWS)(batch, "batch")
+        self.batch = argument.whole(1, argument.MOST_ROWS)(batch, "batch")
         self.confidence = argument.check_choice(confidence, "confidence", CONFIDENCES)
         if confidence == "mass" and self.law in IMPROPER:
             raise InputError(f"confidence='mass': law={law!r} gives no probabilities that would add up: use another")
