@@ -19,7 +19,8 @@ import numpy as np
 
 import jaxdlm
 from jaxdlm import layout, policies
-from jaxdlm.core import loop, reads
+from jaxdlm.core import reads
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.eval import task
 
 TASKS = ("reverse", "sort", "replace_index", "sudoku4")
@@ -40,9 +41,8 @@ def build(words: str) -> Any:
 def positions(lm: Any, prompts: list[Any], policy: Any, cache: Any, out: Any, run: dict[str, int]) -> float:
     """Columns through the stack per generated column."""
     batch = layout.lay_out(lm, prompts, **run, seed=0, ids=None)
-    width = loop.width(policy, batch.geometry)
-    found = reads.both(cache, lm.model, lm.params, batch.rows, batch.geometry, width)
-    full, part = (each.widest for each in found)
+    decoding = Decoding(lm.model, lm.params, policy, cache, batch.geometry)
+    full, part = (each.widest for each in reads.both(decoding, batch.rows))
     cached = reads.forwards_cached(cache, out.commit_step, out.forwards, run["block"])
     return float(((out.forwards - cached) * full + cached * part).sum() / out.tokens.size)
 

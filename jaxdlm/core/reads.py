@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm.core import loop
 from jaxdlm.core.cache import Cache, Context, spread
-from jaxdlm.core.carry import Geometry, Rows
+from jaxdlm.core.carry import Rows
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Features, Layer, Layered, LayerHook, ModelOutput, Past
 from jaxdlm.typing import Array, PyTree
 
@@ -296,21 +298,21 @@ def _columns(x: Array) -> int:
     return x.shape[0] * x.shape[1]
 
 
-def of_cache(
-    cache: Cache, model: Any, params: PyTree, rows: Rows, geometry: Geometry, width: int, *, refresh: bool, versions: int = 1
-) -> Reads:  # fmt: skip
+def of_cache(decoding: Decoding, rows: Rows, *, refresh: bool) -> Reads:
     """Reads of a forward of these rows in which the cache reads everything, or of its ordinary step; pads included.
 
-    versions: of each row, as a stepper sends them; a cache that stores reads everything for one of them alone. Of
-    several ways to step the dearest is counted: `delayed` with its whole canvas open, `sub_block` with its block read.
+    The policy says the width of the window and the versions of each row, of which a cache that stores reads everything for
+    one alone. Of several ways to step the dearest is counted: `delayed` with its whole canvas open, `sub_block` with its
+    block read.
     """
-    watch = Watch()
-    watched = watch.model("model", model)
+    watch, cache, geometry = Watch(), decoding.cache, decoding.geometry
+    width, versions = loop.width(decoding.policy, geometry), decoding.policy.traits.versions
+    watched = watch.model("model", decoding.model)
     refresh = refresh or cache.recomputes_all
     many = versions if cache.recomputes_all or not refresh else 1
 
     def forward(params: PyTree, rows: Rows) -> PyTree:
-        state = cache.init(Context(model, params, geometry, width), rows)
+        state = cache.init(Context(decoding.model, params, geometry, width), rows)
         if many > 1:
             tokens = jnp.repeat(rows.tokens[:, None], many, axis=1)
             rows = spread(rows, tokens)
@@ -318,19 +320,14 @@ def of_cache(
         run = cache.refresh if refresh else cache.step
         return run(Context(watched, params, geometry, width, many), rows, start, state)
 
-    reads_of = watch.count(forward, params, rows)
-    return reads_of.get("model", nothing(model.config.num_layers))
+    reads_of = watch.count(forward, decoding.params, rows)
+    return reads_of.get("model", nothing(decoding.model.config.num_layers))
 
 
-def both(
-    cache: Cache, model: Any, params: PyTree, rows: Rows, geometry: Geometry, width: int, versions: int = 1
-) -> tuple[Reads, Reads]:
+def both(decoding: Decoding, rows: Rows) -> tuple[Reads, Reads]:
     """(reads of a forward that reads everything, of an ordinary one)."""
-    fixed = {"versions": versions}
-    full = of_cache(cache, model, params, rows, geometry, width, refresh=True, **fixed)
-    return full, full if cache.recomputes_all else of_cache(
-        cache, model, params, rows, geometry, width, refresh=False, **fixed
-    )
+    full = of_cache(decoding, rows, refresh=True)
+    return full, full if decoding.cache.recomputes_all else of_cache(decoding, rows, refresh=False)
 
 
 def forwards_cached(cache: Cache, commit_step: np.ndarray, forwards: np.ndarray, block: int) -> np.ndarray:

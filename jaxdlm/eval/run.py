@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxdlm import _decode, layout, policies
 from jaxdlm._load import EMBEDDED, load
-from jaxdlm.core import loop, reads
+from jaxdlm.core import reads
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.eval import metrics, rows
@@ -280,16 +281,8 @@ def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
         length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * policy.traits.versions
         return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
-    counted = reads.both(
-        cache,
-        lm.model,
-        lm.params,
-        batch.rows,
-        batch.geometry,
-        loop.width(policy, batch.geometry),
-        policy.traits.versions,
-    )
-    return counted[0].widest, counted[1].widest
+    full, part = reads.both(Decoding(lm.model, lm.params, policy, cache, batch.geometry), batch.rows)
+    return full.widest, part.widest
 
 
 def _number(name: str) -> int:

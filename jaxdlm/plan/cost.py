@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxdlm.core import loop, reads
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params, named_specs
 from jaxdlm.models.segments import segments
@@ -19,7 +20,7 @@ from jaxdlm.plan.chips import Chip
 from jaxdlm.plan.collectives import Collective
 from jaxdlm.sharding import BATCH, partition
 from jaxdlm.speculative import loop as pairs
-from jaxdlm.speculative.policy import Decoding
+from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.state import Drafter
 
 HOP = 1e-6  # seconds that a message takes per chip on its way; an assumption
@@ -122,16 +123,8 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
     policy, geometry = job.method, job.layout.geometry
     both = 2 if policy.traits.uncond else 1
     versions, width = policy.traits.versions, loop.width(policy, geometry)
-    counted = reads.of_cache(
-        job.kept,
-        job.decoder,
-        abstract_params(job.config),
-        one_row(job),
-        geometry,
-        width,
-        refresh=refresh,
-        versions=versions,
-    )
+    decoding = Decoding(job.decoder, abstract_params(job.config), policy, job.kept, geometry)
+    counted = reads.of_cache(decoding, one_row(job), refresh=refresh)
     soft = width if job.config.self_conditioning else 0
     many = versions if job.kept.recomputes_all or not refresh else 1
     counted = counted._replace(head=counted.head + width * many, heads=counted.heads + 1, soft=counted.soft + soft)
@@ -159,14 +152,14 @@ def pair_reads(job: Job) -> dict[str, reads.Reads]:
     watch, policy = reads.Watch(), job.method
     rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), job.pair[0])
     policy = jax.tree.map(lambda x: x if hasattr(x, "dtype") else jax.ShapeDtypeStruct((), np.float32), policy)
-    decoding = Decoding(job.lm.model, abstract_params(job.config), policy)
+    decoding = PairDecoding(job.lm.model, abstract_params(job.config), policy)
 
-    def start(rows: Any, decoding: Decoding) -> Any:
+    def start(rows: Any, decoding: PairDecoding) -> Any:
         return pairs.init(rows, decoding, job.pair[1], job.max_new, "none")
 
-    def step(carry: Any, decoding: Decoding) -> Any:
+    def step(carry: Any, decoding: PairDecoding) -> Any:
         policy = dataclasses.replace(decoding.policy, drafter=_watched(decoding.policy.drafter, watch))
-        return pairs.step(carry, Decoding(watch.model("model", decoding.model), decoding.params, policy))
+        return pairs.step(carry, PairDecoding(watch.model("model", decoding.model), decoding.params, policy))
 
     return watch.count(step, jax.eval_shape(start, rows, decoding), decoding)
 

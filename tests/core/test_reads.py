@@ -9,10 +9,12 @@ import pytest
 from jaxdlm import policies
 from jaxdlm.core import reads
 from jaxdlm.core.cache import Context
+from jaxdlm.core.decoding import Decoding
 from jaxdlm.models.params import abstract_params
 from jaxdlm.plan import cost
 from jaxdlm.plan.aot import Job
 from jaxdlm.sharding import make_mesh
+from jaxdlm.steppers.freedave import draft_and_verify
 from tests.conformance import toys
 from tests.models.configs import CONFIGS
 
@@ -33,11 +35,9 @@ def job(cache, layers=LAYERS, **changes):
     return Job(**settings | {"cache": cache, "dtype": "float32"} | changes)
 
 
-def of(one, refresh, **more):
-    geometry = one.layout.geometry
-    width = geometry.block
-    params = abstract_params(one.config)
-    return reads.of_cache(one.kept, one.decoder, params, cost.one_row(one), geometry, width, refresh=refresh, **more)
+def of(one, refresh):
+    decoding = Decoding(one.decoder, abstract_params(one.config), one.method, one.kept, one.layout.geometry)
+    return reads.of_cache(decoding, cost.one_row(one), refresh=refresh)
 
 
 # columns that each layer reads: (in a full forward, in a step), as docs/caches.md says
@@ -115,9 +115,9 @@ def test_operations_are_those_of_the_program(cache):
 def test_versions_of_a_row():
     """A stepper sends several: each forward without a cache, ordinary ones with one that stores."""
     for cache, many in (("none", (4, 4)), ("dual", (1, 4))):
-        one = job(cache)
+        one, four = job(cache), job(cache, policy=draft_and_verify(toys.policy("threshold"), 4))
         for refresh, times in zip((True, False), many):
-            np.testing.assert_array_equal(of(one, refresh, versions=4).value, times * of(one, refresh).value)
+            np.testing.assert_array_equal(of(four, refresh).value, times * of(one, refresh).value)
 
 
 def test_a_loop_counts_for_every_trip_and_a_condition_for_its_dearest_arm():
