@@ -20,7 +20,7 @@ import numpy as np
 import jaxdlm
 from jaxdlm import layout, policies
 from jaxdlm.core import reads
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.eval import task
 
 TASKS = ("reverse", "sort", "replace_index", "sudoku4")

@@ -24,7 +24,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Rows
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.sharding import striped
 from jaxdlm.typing import Array, PyTree
 

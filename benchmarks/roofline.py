@@ -29,8 +29,8 @@ from jaxdlm import layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.readout import Readout, mask_invalid, summarise
+from jaxdlm.core.rule import Decoding
 from jaxdlm.plan.aot import Job
 from jaxdlm.plan.cost import work
 from jaxdlm.quant import KINDS, quantize_params

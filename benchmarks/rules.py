@@ -25,10 +25,9 @@ from jaxdlm import layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Row, Update
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
-from jaxdlm.core.rule import Rule
+from jaxdlm.core.rule import Decoding, Rule
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.registry import RELEASED, released_config
 from jaxdlm.sharding import striped

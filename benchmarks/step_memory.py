@@ -23,7 +23,7 @@ import numpy as np
 from jaxdlm import resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.models.params import abstract_params
 from jaxdlm.plan.aot import Job, per_group, placed, prepare, slice_mesh
 from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped

@@ -13,7 +13,7 @@ from jaxdlm.core import loop
 from jaxdlm.core.automaton import shape_of
 from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks

@@ -9,7 +9,7 @@ import pytest
 
 from jaxdlm import _decode, decode, layout, resolve
 from jaxdlm._load import LM
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.levels import SEARCH_SAMPLE, encode, sample_columns, search_exponent, table_of
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params

@@ -17,8 +17,8 @@ from jaxdlm.batch import slots
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import automaton, ending, loop
 from jaxdlm.core.carry import Geometry, Status
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.keys import row_keys
+from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, geometry_of
 from jaxdlm.resolve import blocked, check, check_continuation

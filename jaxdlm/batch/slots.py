@@ -16,10 +16,10 @@ from jaxdlm.core import loop
 from jaxdlm.core.automaton import Automaton, blank
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.ending import ANY
 from jaxdlm.core.keys import row_keys
 from jaxdlm.core.model import Model
+from jaxdlm.core.rule import Decoding
 from jaxdlm.core.select import select_rows
 from jaxdlm.rules.per_row import PerRowState
 from jaxdlm.sharding import RULES

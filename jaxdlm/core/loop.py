@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jaxdlm.core import automaton, compose, engine
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
 from jaxdlm.core.readout import DenseLogits, Readout, Summary, mask_invalid, proposable, summarise, text_ids
-from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.core.rule import Decoding, Rule, Stepper
 from jaxdlm.core.select import select_rows
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 

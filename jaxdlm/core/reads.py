@@ -14,8 +14,8 @@ import numpy as np
 from jaxdlm.core import loop
 from jaxdlm.core.cache import Cache, Context, spread
 from jaxdlm.core.carry import Rows
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Features, Layer, Layered, LayerHook, ModelOutput, Past
+from jaxdlm.core.rule import Decoding
 from jaxdlm.typing import Array, PyTree
 
 

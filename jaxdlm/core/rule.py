@@ -1,7 +1,7 @@
 """The one protocol of decoding methods, and how rules become one rule."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jaxdlm import struct
 from jaxdlm.argument import shown
 from jaxdlm.core import compose
+from jaxdlm.core.cache import Cache
 from jaxdlm.core.carry import Carry, Geometry, Row, Update
 from jaxdlm.core.compose import Traits
+from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, Moved
 from jaxdlm.typing import Array, Int32, Key, PyTree
-
-if TYPE_CHECKING:
-    from jaxdlm.core.decoding import Decoding
 
 MOST = 2**31 - 1
 
@@ -44,6 +43,21 @@ class Rule(Protocol):
     def forwards(self, geometry: Geometry) -> Int32[Array, ""] | int: ...
 
 
+@struct.dataclass
+class Decoding:
+    """A policy and a cache on a model, in the columns of a batch: all that the loop needs beside the rows.
+
+    Weights, policy and cache are leaves, so that new numbers in them find the same program; model and geometry are part of
+    the structure.
+    """
+
+    model: Model = struct.field(pytree_node=False)
+    params: PyTree
+    policy: Rule
+    cache: Cache
+    geometry: Geometry = struct.field(pytree_node=False)
+
+
 @runtime_checkable
 class Stepper(Rule, Protocol):
     """A policy that decides itself what one forward is spent on; `core.loop.step` hands the carry over to it.
@@ -51,7 +65,7 @@ class Stepper(Rule, Protocol):
     Its traits, `init` and `forwards` are those of the policy inside: they say what the loop must provide.
     """
 
-    def advance(self, carry: Carry, decoding: "Decoding") -> Carry: ...
+    def advance(self, carry: Carry, decoding: Decoding) -> Carry: ...
 
 
 WERE = ("view", "uncond", "reads", "writes", "makes", "expects", "noise")  # attributes of rules before `Traits`

@@ -13,8 +13,7 @@ import numpy as np
 from jaxdlm import _decode, layout, policies
 from jaxdlm._load import EMBEDDED, load
 from jaxdlm.core import reads
-from jaxdlm.core.decoding import Decoding
-from jaxdlm.core.rule import Rule
+from jaxdlm.core.rule import Decoding, Rule
 from jaxdlm.errors import InputError
 from jaxdlm.eval import metrics, rows
 from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep

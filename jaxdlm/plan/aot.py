@@ -20,7 +20,7 @@ from jaxdlm.batch import slots
 from jaxdlm.command import without_tpu
 from jaxdlm.core import ending, loop
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
 from jaxdlm.core import loop, reads
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import abstract_params, named_specs
 from jaxdlm.models.segments import segments

@@ -60,7 +60,7 @@ class Speculation:
 
 @struct.dataclass
 class Decoding:
-    """A policy on its target: all that the loop needs beside the rows. As `core.decoding.Decoding`, which has columns to
+    """A policy on its target: all that the loop needs beside the rows. As `core.rule.Decoding`, which has columns to
     write in any order and chooses its cache."""
 
     model: Model = struct.field(pytree_node=False)

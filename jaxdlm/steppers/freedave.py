@@ -11,8 +11,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core import compose, loop
 from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
 from jaxdlm.core.compose import Traits
-from jaxdlm.core.decoding import Decoding
-from jaxdlm.core.rule import PolicyWrapper, Rule, Stepper
+from jaxdlm.core.rule import Decoding, PolicyWrapper, Rule, Stepper
 from jaxdlm.core.select import select_rows
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree

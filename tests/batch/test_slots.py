@@ -9,7 +9,7 @@ from jaxdlm import decode, policies
 from jaxdlm.batch import slots
 from jaxdlm.batch.cli import make_mesh
 from jaxdlm.batch.rows import randomness_key
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.sharding import param_shardings
 from tests.batch.jobs import POLICY, job, read, results, rows, write
 from tests.conformance.toy_models import model

@@ -8,7 +8,7 @@ import pytest
 from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.adaptive import adaptive, turn
 from jaxdlm.core import loop
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from tests.batch.jobs import rows as random_rows
 from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import PROMPTS, policy

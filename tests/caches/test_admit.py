@@ -11,7 +11,7 @@ import pytest
 
 from jaxdlm import layout, output, policies, resolve
 from jaxdlm.core import loop
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.stops import read_stops
 from tests.caches.test_invariants import REUSING
 from tests.caches.toys import GRID, same, toy

@@ -7,7 +7,7 @@ import pytest
 from jaxdlm import InputError, decode, layout, struct
 from jaxdlm.caches.delayed import DelayedCache, delayed
 from jaxdlm.core import loop
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from tests.caches.toys import GRID, SAME, same, toy
 from tests.conformance.toys import PROMPTS, policy
 

@@ -8,7 +8,7 @@ import pytest
 from jaxdlm import InputError, decode, layout
 from jaxdlm.caches.layer_reuse import layer_reuse
 from jaxdlm.core import loop
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from tests.caches.toys import GRID, toy
 from tests.conformance.toys import PROMPTS, policy
 

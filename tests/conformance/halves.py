@@ -14,8 +14,7 @@ import numpy as np
 from jaxdlm import Rule, layout
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Rows, Trace
-from jaxdlm.core.decoding import Decoding
-from jaxdlm.core.rule import Stepper
+from jaxdlm.core.rule import Decoding, Stepper
 from tests.conformance.toys import PROMPTS, model, untrained
 
 GEOMETRY = Geometry(prompt=16, block=4, blocks=3)

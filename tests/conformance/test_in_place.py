@@ -6,7 +6,7 @@ import pytest
 
 from jaxdlm import _decode, layout, resolve
 from jaxdlm.caches.block_exact import BlockExactCache
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.plan.collectives import Program
 from tests.caches.toys import toy
 from tests.conformance.toys import GRID, PROMPTS, model, policy

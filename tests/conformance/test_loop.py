@@ -15,7 +15,7 @@ from jaxdlm import InputError, _decode, decode, layout, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Rows, Trace, Update
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from tests.conformance.toys import (
     EDGES,
     END,

@@ -13,7 +13,6 @@ from jaxdlm import chain, decode, layout
 from jaxdlm._load import LM
 from jaxdlm.core import loop
 from jaxdlm.core.carry import LogitsAccess, Update
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import (
@@ -27,6 +26,7 @@ from jaxdlm.core.readout import (
     relative,
     summarise,
 )
+from jaxdlm.core.rule import Decoding
 from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.policies import CACHES, RECIPES

@@ -9,7 +9,7 @@ import pytest
 from jaxdlm import policies
 from jaxdlm.core import reads
 from jaxdlm.core.cache import Context
-from jaxdlm.core.decoding import Decoding
+from jaxdlm.core.rule import Decoding
 from jaxdlm.models.params import abstract_params
 from jaxdlm.plan import cost
 from jaxdlm.plan.aot import Job

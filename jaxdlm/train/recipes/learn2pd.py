@@ -19,9 +19,8 @@ import optax
 from jaxdlm import _decode, layout, resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Geometry, Row, Rows, Update
-from jaxdlm.core.decoding import Decoding
 from jaxdlm.core.model import Model
-from jaxdlm.core.rule import Stage, chain, need
+from jaxdlm.core.rule import Decoding, Stage, chain, need
 from jaxdlm.models.params import fingerprint
 from jaxdlm.rules.learn2pd import FilterWeights, answers_of
 from jaxdlm.rules.sample import sample
