@@ -1,11 +1,12 @@
-"""What a protocol's members are is declared, with a default in a base class: nothing asks an object whether it has one."""
+"""Members of protocols are declared, with a default in a base class: nothing asks an object whether it has one."""
 
 import ast
 import pathlib
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).parents[1] / "jaxdlm"
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxdlm"
 # Attributes of objects that are not ours to declare, and of arguments that may be anything.
 FOREIGN = {
     "an array of any library, or a number": {"dtype", "shape", "kind", "sharding"},
@@ -48,6 +49,13 @@ def test_no_object_of_ours_is_asked_for_an_attribute_that_it_may_lack():
     asked = {path.relative_to(PACKAGE).as_posix(): probes(path.read_text()) for path in PACKAGE.rglob("*.py")}
     assert {path: odd for path, names in asked.items() if (odd := sorted({*names} - ALLOWED))} == {}
     assert {name for names in asked.values() for name in names} == ALLOWED  # nothing is allowed that nobody needs
+
+
+def test_errors_of_types_are_mended_not_ignored():
+    """Ten are room for what a library states wrongly; a new one needs another's place."""
+    files = [path for folder in ("jaxdlm", "benchmarks", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    ignored = [path for path in files for line in path.read_text().splitlines() if "# type: ignore" in line]
+    assert len(ignored) <= 10, ignored
 
 
 @pytest.mark.parametrize(
