@@ -7,20 +7,14 @@ decode with `prefix` that of `dual`.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Protocol, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 import jax
 from flax.struct import field
 
 T = TypeVar("T", bound=type)
 
-__all__ = ["Dataclass", "dataclass", "field"]
-
-
-class Dataclass(Protocol):
-    """An instance of any dataclass, of which `dataclasses.replace` makes a changed copy."""
-
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+__all__ = ["dataclass", "field"]
 
 
 @dataclass_transform(field_specifiers=(field,), frozen_default=True)

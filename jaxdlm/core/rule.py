@@ -106,10 +106,11 @@ class Stage:
         return geometry.canvas  # one column per forward
 
 
-class PolicyWrapper(Stage, struct.Dataclass):
+class PolicyWrapper(Stage):
     """Defaults of a rule around a whole policy, the field `inner`: what it does not define itself is that of `inner`."""
 
     inner: Any
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]  # so that `dataclasses.replace` may take one
 
     @property
     def traits(self) -> Traits:
