@@ -21,7 +21,7 @@ GIB = 2**30
     [
         (["--topology", "v5e:3x3"], "unknown topology 'v5e:3x3': one of v5e:{1x1,2x2,2x4"),
         (["--topology", "v9"], "unknown topology"),
-        (["--model", "llada-9b"], "released shape 'llada-9b' is unknown; one of llada-8b"),
+        (["--model", "llada-9b"], "released shape 'llada-9b' is unknown; one of a2d-qwen3-0.6b"),
         (["--model", "qwen3-8b", "--policy", "threshold"], "has no mask token"),
         (["--model", "qwen3-8b", "--cache", "prefix"], "always keeps its keys and values"),
         (["--policy", "autoregressive"], "is a diffusion model"),
