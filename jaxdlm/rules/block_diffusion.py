@@ -5,14 +5,16 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.carry import LogitsAccess, Row, Status, Update
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY, Traits
+from jaxdlm.core.readout import incoming, summarise
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.eos import text_after
 from jaxdlm.rules.rank import best_columns, ranks
+from jaxdlm.rules.sample import SUMMARISED, neg_entropy
 from jaxdlm.typing import Array, Int32, Key
 
-ORDERS = ("score", "position")
+ORDERS, RANKED = ("score", "position"), ("entropy", "score")
 
 
 @struct.dataclass
@@ -72,26 +74,43 @@ def select_scheduled(
 class SelectWithinEntropy(Stage):
     """See `select_within_entropy`."""
 
-    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",), expects=NEG_ENTROPY)
+    declares: ClassVar[Traits] = Traits(reads=("token", "score"), writes=("commit",))
 
     gamma: Any
+    ranked: str = struct.field(pytree_node=False, default="entropy")
+
+    @property
+    def traits(self) -> Traits:
+        if self.ranked == "entropy":
+            return self.declares._replace(expects=NEG_ENTROPY)
+        return self.declares._replace(reads=("logits", "token", "score"), access=LogitsAccess.SUMMARY)
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "score", rule="select_within_entropy")
-        place = jnp.where(row.open, ranks(update.score, row.open), row.open.shape[0])
-        entropy = jnp.where(row.open, -jnp.asarray(update.score), 0.0)
-        before = jnp.sum(jnp.where(place[None, :] < place[:, None], entropy[None, :], 0.0), axis=1)
-        return update._replace(commit=row.open & ((before <= self.gamma) | (place == 0))), state
+        score = jnp.asarray(update.score)
+        place = jnp.where(row.open, ranks(score, row.open), row.open.shape[0])
+        doubt = -score if self.ranked == "entropy" else -SUMMARISED[neg_entropy](summarise(incoming(update)))
+        entropy = jnp.where(row.open, doubt, 0.0)
+        before = place[None, :] < place[:, None]
+        total = jnp.sum(jnp.where(before, entropy[None, :], 0.0), axis=1)
+        largest = jnp.max(jnp.where(before, entropy[None, :], 0.0), axis=1)
+        joint = total - jnp.maximum(largest - entropy, 0.0)  # with its own, without the largest of both
+        return update._replace(commit=row.open & ((joint <= self.gamma) | (place == 0))), state
 
 
-def select_within_entropy(gamma: Any = 0.1) -> SelectWithinEntropy:
-    """Commits open columns in order of entropy H while the sum of H before them is <= gamma; always the first.
+def select_within_entropy(gamma: Any = 0.1, *, ranked: str = "entropy") -> SelectWithinEntropy:
+    """Commits the first k open columns, k the largest with sum_{j <= k} H_(j) - max_{j <= k} H_(j) <= gamma, at least one.
 
-    Reads H off the score: chain it after `sample(measure=neg_entropy)`. Args: gamma: nats; 0.1 (arXiv 2505.24857).
+    The left side bounds what is lost by writing k columns as if they were independent; it never falls as k grows. Tokens
+    are those of the distributions whose entropies H count.
+    Args:
+        gamma: nats; 0.1, the value released with DiffusionGemma and in ports of arXiv 2505.24857, which varies it by
+            task. ranked: what puts columns into order. "entropy": the score, which then is -H: chain it after
+            `sample(measure=neg_entropy)`. "score": whatever the score is; H is read off the logits.
     Departure from SDAR's released code, which sums over the block the proposals' own p log p: H here is the entropy
-    over the vocabulary. Raises InputError for gamma < 0.
+    over the vocabulary. Raises InputError for gamma < 0 or another word.
     """
-    return SelectWithinEntropy(argument.nats(gamma, "gamma"))
+    return SelectWithinEntropy(argument.nats(gamma, "gamma"), argument.check_choice(ranked, "ranked", RANKED))
 
 
 @struct.dataclass
