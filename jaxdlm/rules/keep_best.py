@@ -11,7 +11,7 @@ from jaxdlm.core.readout import gathered, incoming
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.rules.rank import best_columns
 from jaxdlm.rules.sample import SUMMARISED, log_prob
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key
+from jaxdlm.typing import Array, Float32, Int32, Key
 
 JUDGES = ("token", "proposal", "record")
 
