@@ -82,7 +82,23 @@ def _best(canvas: int) -> list[Settings]:
     return [{"kappa": kappa, "tau": tau} for kappa, tau in pairs]
 
 
+def _klass(canvas: int) -> list[Settings]:
+    """(tau, eps): the paper's pairs, and looser ones."""
+    pairs = ((0.9, 0.001), (0.9, 0.01), (0.7, 0.01), (0.6, 0.015), (0.6, 0.1), (0.5, 0.5))
+    return [{"tau": tau, "eps": eps} for tau, eps in pairs]
+
+
+def _hierarchical(canvas: int) -> list[Settings]:
+    pairs = ((0.99, 0.95), (0.95, 0.9), (0.92, 0.8), (0.92, 0.62), (0.9, 0.4), (0.8, 0.2))
+    return [{"tau": tau, "low": low} for tau, low in pairs]
+
+
 SWEEPS: dict[str, Callable[[int], list[Settings]]] = {
+    "klass": _klass,
+    "hierarchical": _hierarchical,
+    "dus": lambda canvas: [{"base": base, "theta": theta} for theta in (0.0, 0.9) for base in (2, 4, canvas)],
+    "saber": lambda canvas: [{"least": least} for least in (1, 2, 3, 4, 6, 8)],
+    "remdm": lambda canvas: [{"steps": steps, "temperature": 0.0} for steps in per_step(canvas)],  # greedy, as the rest
     "prophet": _prophet,
     "credit": _credit,
     "local_leap": _local_leap,

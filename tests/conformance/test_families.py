@@ -25,7 +25,10 @@ BUSY = {
     "steps": 6, "tau": 0.07, "kappa": 0.1, "threshold": 3.5, "factor": 3.0, "tau_mask": 0.07, "max_post_steps": 3,
 }  # fmt: skip
 # steps of a block; a bar of entropy, in nats; one of a filter of its own
-OTHERS = {"llada2": {"steps": 2}, "sdar": {"steps": 2}, "d3llm": {"tau": 3.5}, "learn2pd": {"tau": 0.3}}
+OTHERS = {
+    "llada2": {"steps": 2}, "sdar": {"steps": 2}, "d3llm": {"tau": 3.5}, "learn2pd": {"tau": 0.3}, "eb": {"gamma": 7.0},
+    "klass": {"eps": 9.0}, "hierarchical": {"low": 0.05},
+}  # fmt: skip
 
 
 def busy(recipe: str, temperature: float | None, **arguments):
