@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,12 @@ COVER = [
     ("same", "llada22", "none"), ("sdar", "sdar", "none"), ("v2", "fast_dllm_v2", "sub_block"),
 ]  # fmt: skip
 COVER += [("same", recipe, "none") for recipe in RULES if recipe not in {recipe for _, recipe, _ in COVER}]  # new ones
+# Recipes that differ from another one in which columns they choose, by the same fields of a row: how they meet families,
+# caches and languages is that one's affair, and by default they run on one family alone.
+ALIKE = {
+    "klass": "credit", "eb": "threshold", "dus": "threshold", "hierarchical": "local_leap", "slow_fast": "threshold",
+    "p2": "saber", "rcr": "saber", "remdm": "saber",
+}  # fmt: skip
 # For what does not depend on how the two meet: how devices and programs share the work.
 EDGES = [(r, c) for _, r, c in PAIRS if c == "none" or (r == "threshold" and c in ("dual", "delayed", "adaptive"))]
 CASES = list(PAIRS)
@@ -85,6 +91,16 @@ CASES += [("next", "threshold", cache) for cache in ("none", "dual")]
 CASES += [("sdar", "sdar", cache) for cache in ("none", "block_exact")]
 CASES += [("v2", "fast_dllm_v2", cache) for cache in ("none", "block_exact", "sub_block")]
 CASES += [("llada2", "llada2", "block_exact")]
+
+
+def representative(
+    cases: Iterable[tuple], recipe: Callable[[tuple], str], also: Callable[[tuple], bool] = lambda case: False
+) -> list:
+    """The cases, those of recipes in `ALIKE` marked `exhaustive`, but for those that run `also`."""
+    return [
+        pytest.param(*case, marks=pytest.mark.exhaustive) if recipe(case) in ALIKE and not also(case) else case
+        for case in cases
+    ]
 
 
 def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:
