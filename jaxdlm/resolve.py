@@ -11,6 +11,7 @@ from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Model, with_config
 from jaxdlm.core.rule import Rule, Stepper
 from jaxdlm.errors import InputError
+from jaxdlm.models.config import ModelConfig
 from jaxdlm.speculative.policy import Speculation, Unloaded
 
 
@@ -77,10 +78,22 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         )
     if policy.traits.view == "canvas" and cache.window == "block":
         raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
+    if policy.traits.blind:
+        check_blind(config, policy, cache)
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
         )
+
+
+def check_blind(config: ModelConfig, policy: Rule, cache: Cache) -> None:
+    """Refuses what cannot read columns that do not see themselves."""
+    if config.prediction == "next":
+        raise InputError("wino needs a model that predicts a column in its own row, not the next one: use saber")
+    if not cache.blind:
+        raise InputError(f"{type(cache).__name__} does not read the shadow columns of wino: use cache='none'")
+    if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.uncond:
+        raise InputError("wino reads shadow columns of one block of one version of a row: leave the other policy out")
 
 
 def has_blocks(policy: Any) -> bool:

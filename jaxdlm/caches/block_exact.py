@@ -39,6 +39,7 @@ class BlockExactCache:
     versions: ClassVar[bool] = True
     admits: ClassVar[bool] = True
     attention: ClassVar[str | None] = "block_causal"
+    blind: ClassVar[bool] = False
 
     def init(self, context: Context, rows: Rows) -> Stored:
         blank = Stored(stored.empty(context, rows), jnp.zeros_like(rows.block))

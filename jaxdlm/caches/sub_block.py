@@ -47,6 +47,7 @@ class SubBlockCache:
     versions: ClassVar[bool] = False
     admits: ClassVar[bool] = True
     attention: ClassVar[str | None] = "block_causal"
+    blind: ClassVar[bool] = False
     size: int = struct.field(pytree_node=False, default=8)
 
     def init(self, context: Context, rows: Rows) -> SubBlockState:

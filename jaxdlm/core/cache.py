@@ -13,12 +13,15 @@ from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 class Context:
     """What a cache may use: the model with its weights, the geometry of the batch, and the width of a window.
 
-    versions: rows come in groups of so many that differ in tokens alone and share one state.
+    versions: rows come in groups of so many that differ in tokens alone and share one state. blind: behind the window's
+    hidden rows stand as many that have not seen their own column's token.
     """
 
-    def __init__(self, model: Model, params: PyTree, geometry: Geometry, width: int, versions: int = 1) -> None:
+    def __init__(
+        self, model: Model, params: PyTree, geometry: Geometry, width: int, versions: int = 1, blind: bool = False
+    ) -> None:
         self.model, self.params, self.geometry, self.width = model, params, geometry, width
-        self.versions = versions
+        self.versions, self.blind = versions, blind
 
     def columns(self, rows: Rows) -> tuple[Int32[Array, "B L"], Bool[Array, "B L"]]:
         """True positions and which columns exist (neither a left pad nor past the row's canvas)."""
@@ -54,7 +57,7 @@ class Cache(Protocol):
     view of rules that it can serve. versions: `step` leaves the state as it is, so that it serves several versions of a
     row.
     admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
-    attention: that of the models it serves, None: any.
+    attention: that of the models it serves, None: any. blind: it also reads a window whose columns do not see themselves.
     """
 
     recomputes_all: ClassVar[bool]
@@ -62,6 +65,7 @@ class Cache(Protocol):
     versions: ClassVar[bool]
     admits: ClassVar[bool]
     attention: ClassVar[str | None]
+    blind: ClassVar[bool]
 
     def init(self, context: Context, rows: Rows) -> PyTree: ...
 
@@ -84,6 +88,7 @@ class Refreshing:
 
     admits: ClassVar[bool] = False
     attention: ClassVar[str | None] = None
+    blind: ClassVar[bool] = False
 
     def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> Any:
         return state

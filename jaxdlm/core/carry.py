@@ -116,6 +116,7 @@ class Update(NamedTuple):
 
     logits: Float32[Array, "W V"]
     uncond: Float32[Array, "W V"] | None = None  # logits without the prompt, where a rule asks for them
+    blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
     token: Int32[Array, "W"] | None = None  # proposal
     score: Float32[Array, "W"] | None = None  # higher = surer; of "prob" samplers the log-probability
     commit: Bool[Array, "W"] | None = None  # write `token` here now

@@ -36,7 +36,7 @@ class Traits(NamedTuple):
     much of the logits it reads, None: all of them where it reads "logits" or declares nothing. A hint: a wrong one costs
     time, never correctness. made_for: the model that its weights were trained for. temperature: of its draws, None: it
     draws nothing at a temperature. official: whether it was asked to do as released code does, to the forward. versions:
-    of each row, side by side in a forward.
+    of each row, side by side in a forward. blind: whether it asks for logits of columns that have not seen their own token.
     """
 
     reads: tuple[str, ...] = ()
@@ -51,6 +51,7 @@ class Traits(NamedTuple):
     temperature: Any = None
     official: bool = False
     versions: int = 1
+    blind: bool = False
 
     @property
     def logits_access(self) -> LogitsAccess:

@@ -28,7 +28,8 @@ def width(policy: Rule, geometry: Geometry) -> int:
 def context_of(decoding: Decoding) -> Context:
     """What the cache may use."""
     geometry = decoding.geometry
-    return Context(decoding.model, decoding.params, geometry, width(decoding.policy, geometry))
+    policy = decoding.policy
+    return Context(decoding.model, decoding.params, geometry, width(policy, geometry), blind=policy.traits.blind)
 
 
 def init(rows: Rows, decoding: Decoding, save: str) -> Carry:
@@ -125,12 +126,17 @@ class HeadOutput(NamedTuple):
     uncond: Float32[Array, "B W V"] | None
     raw_summary: Summary  # of the logits, [B, W]: one pass for all rules, and for all steps on the same logits
     hidden: Float[Array, "B W D"] | None  # for rules that read tiles; None: they take them from the logits
+    blind: Float32[Array, "B W V"] | None
 
 
 def read_head(hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decoding) -> HeadOutput:
     """The head's output for hidden rows. Where the policy needs no more of the logits than `upto`, the head is read
     once, tile by tile, and no row of the vocabulary is ever held."""
     model, params, traits = decoding.model, decoding.params, decoding.policy.traits
+    blind = None
+    if traits.blind:
+        hidden, shadow = jnp.split(hidden, 2, axis=1)
+        blind = mask_invalid(model.head(params, shadow), model)
     logits, uncond = lm_head_logits(hidden, decoding)
     tiled = not traits.uncond and model.tiling.count > 1 and traits.logits_access <= upto
 
@@ -138,7 +144,7 @@ def read_head(hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decod
         return summarise(logits_source(logits, hidden, None, params, model))
 
     parts = hidden if tiled else None
-    return HeadOutput(logits, uncond, jax.vmap(one)(logits, parts), parts)
+    return HeadOutput(logits, uncond, jax.vmap(one)(logits, parts), parts, blind)
 
 
 def logits_source(
@@ -161,7 +167,7 @@ def decide(
         logits = head_output.logits
         view = window_of(row, start, logits.shape[0], geometry, model)
         readout = logits_source(logits, head_output.hidden, head_output.raw_summary, params, model)
-        update = Update(logits, head_output.uncond, readout=readout)
+        update = Update(logits, head_output.uncond, head_output.blind, readout=readout)
         update, state = policy.apply(update, row.policy, view, jax.random.fold_in(row.key, row.step))
         if update.condition is not None and model.config.self_conditioning:
             soft: Any = model

@@ -115,7 +115,7 @@ class PolicyWrapper(Stage):
     @property
     def traits(self) -> Traits:
         own = self.inner.traits
-        return Traits(writes=own.writes, view=own.view, uncond=own.uncond, access=own.logits_access)
+        return Traits(writes=own.writes, view=own.view, uncond=own.uncond, access=own.logits_access, blind=own.blind)
 
     @property
     def members(self) -> tuple[Any, ...]:
@@ -143,7 +143,7 @@ class Chain(Stage):
             writes=None if None in fields else tuple({field: None for each in fields for field in each or ()}),
             view="canvas" if any(part.view == "canvas" for part in parts) else "block",
             uncond=any(part.uncond for part in parts), access=max(part.logits_access for part in parts),
-            official=self.official,
+            official=self.official, blind=any(part.blind for part in parts),
         )  # fmt: skip
 
     @property

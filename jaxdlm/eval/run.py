@@ -278,6 +278,7 @@ def _positions(bench: Bench, unit: Unit, longest: list[int]) -> tuple[int, int]:
     cache = policies.CACHES[unit.cache](**unit.cache_settings)
     if cache.recomputes_all:
         length = layout.geometry_of(lm.config, np.array([len(longest)]), columns, block).length * policy.traits.versions
+        length += block if policy.traits.blind else 0  # the shadow
         return length, length
     batch = layout.lay_out(lm, [longest], max_new=columns, block=block, seed=0, ids=None)
     full, part = reads.both(Decoding(lm.model, lm.params, policy, cache, batch.geometry), batch.rows)

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from jaxdlm import argument
-from jaxdlm.core.rule import Rule, chain, released
+from jaxdlm.core.rule import Rule, chain
 from jaxdlm.registry import method
 from jaxdlm.rules.klass import select_converged
 from jaxdlm.rules.sample import sample
@@ -22,5 +21,4 @@ def klass(tau: Any = 0.9, eps: Any = 0.01, history: int = 2, official: bool = Fa
     tau, eps: 0.9 and 0.01 (released); by task the paper has tau 0.6 to 0.9, eps 0.001 to 0.015. history: 2 (paper).
     official: divergences go on from block to block; sees the whole canvas (`select_converged`).
     """
-    rule = select_converged(tau, eps, history, official=official)
-    return released(chain(sample(temperature), rule), argument.flag(official, "official"))
+    return chain(sample(temperature), select_converged(tau, eps, history, official=official))

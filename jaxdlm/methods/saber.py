@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from jaxdlm import argument
-from jaxdlm.core.rule import Rule, chain, released
+from jaxdlm.core.rule import Rule, chain
 from jaxdlm.registry import method
 from jaxdlm.rules.backtrack import select_and_backtrack
 from jaxdlm.rules.sample import sample
@@ -22,5 +21,4 @@ def saber(least: Any = 2, mu: Any = 8, official: bool = False, temperature: Any 
     least: n, 2. mu: 8: one column of 8 is masked again. Both as released. official: the mean counts columns that were
     masked again (`select_and_backtrack`).
     """
-    rule = select_and_backtrack(least, mu, official=official)
-    return released(chain(sample(temperature), rule), argument.flag(official, "official"))
+    return chain(sample(temperature), select_and_backtrack(least, mu, official=official))

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from jaxdlm import argument
-from jaxdlm.core.rule import Rule, chain, released
+from jaxdlm.core.rule import Rule, chain
 from jaxdlm.registry import method
 from jaxdlm.rules.sample import sample
 from jaxdlm.rules.slow_fast import select_in_region
@@ -25,5 +24,4 @@ def slow_fast(
     tau, tau_min, sigma (columns), explore and history: 0.9, 0.3, 1.0, 6 and 2 (released). official: every slow phase has
     `explore` forwards. See `select_in_region`.
     """
-    rule = select_in_region(tau, tau_min, sigma, explore, history, official=official)
-    return released(chain(sample(temperature), rule), argument.flag(official, "official"))
+    return chain(sample(temperature), select_in_region(tau, tau_min, sigma, explore, history, official=official))

@@ -30,15 +30,17 @@ from jaxdlm.rules.schedule import select_on_grid, select_top_k
 from jaxdlm.rules.slow_fast import select_in_region
 from jaxdlm.rules.sub_blocks import sub_blocks
 from jaxdlm.rules.threshold import select_above, select_within_factor
+from jaxdlm.rules.wino import select_and_verify
 
 __all__ = [
     "FilterWeights", "add_credit", "anneal", "best_columns", "constrain", "edit", "end_at_text", "finish_when_clear",
     "guidance", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
     "per_row", "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_and_backtrack",
-    "select_and_revisit", "select_below_entropy", "select_by_filter", "select_by_runs", "select_coherent",
-    "select_converged", "select_dilated", "select_in_region", "select_near_anchors", "select_on_grid",
-    "select_scheduled", "select_stable", "select_top_k", "select_within_entropy", "select_within_factor",
-    "shifted_neg_entropy", "steer", "stop_after_block", "stop_at_eos", "stop_when_stable", "sub_blocks", "uniform",
+    "select_and_revisit", "select_and_verify", "select_below_entropy", "select_by_filter", "select_by_runs",
+    "select_coherent", "select_converged", "select_dilated", "select_in_region", "select_near_anchors",
+    "select_on_grid", "select_scheduled", "select_stable", "select_top_k", "select_within_entropy",
+    "select_within_factor", "shifted_neg_entropy", "steer", "stop_after_block", "stop_at_eos", "stop_when_stable",
+    "sub_blocks", "uniform",
 ]  # fmt: skip
 
 

@@ -31,6 +31,10 @@ class SelectAndBacktrack(Stage):
     mu: Any
     official: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def traits(self) -> Traits:
+        return self.declares._replace(official=self.official)
+
     def init(self, window: int, vocab: int) -> Trust:
         return Trust(jnp.zeros(window), jnp.zeros(window, bool), jnp.zeros(window))
 

@@ -34,7 +34,7 @@ class SelectConverged(Stage):
 
     @property
     def traits(self) -> Traits:
-        return self.declares._replace(view="canvas" if self.official else "block")
+        return self.declares._replace(view="canvas" if self.official else "block", official=self.official)
 
     def init(self, window: int, vocab: int) -> Past:
         return Past(jnp.zeros((window, vocab), jnp.float32), jnp.full((self.history, window), jnp.inf))

@@ -38,6 +38,10 @@ class SelectInRegion(Stage):
     history: int = struct.field(pytree_node=False, default=2)
     official: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def traits(self) -> Traits:
+        return self.declares._replace(official=self.official)
+
     def init(self, window: int, vocab: int) -> Phase:
         zero, blank = jnp.int32(0), jnp.full(self.history, -1.0)
         return Phase(zero, zero, jnp.asarray(True), jnp.asarray(False), zero, blank)

@@ -27,6 +27,7 @@ class Seen(NamedTuple):
 
     view: str
     uncond: bool
+    blind: bool
 
     @property
     def traits(self) -> "Seen":
@@ -90,7 +91,8 @@ def one_step(
     blank = jnp.full((3, GEOMETRY.canvas), -1, jnp.int32)
     count = 1 if versions is None else versions.shape[1]
     copies = count * (2 if policy.traits.uncond else 1)
-    states = np.full((3 * copies, loop.width(policy, GEOMETRY), lm.config.hidden_size), 0.1, np.float32)
+    columns = loop.width(policy, GEOMETRY) * (2 if policy.traits.blind else 1)
+    states = np.full((3 * copies, columns, lm.config.hidden_size), 0.1, np.float32)
     if row is not None:
         states[row * count : (row + 1) * count] = hidden
     weights = {"lm_head": lm.params["lm_head"] + head}
@@ -115,7 +117,7 @@ def decode(
     kind: str, policy: Rule, cache: Any, order: tuple[int, ...] = (0, 1, 2), alone: int | None = None
 ) -> Outcome:
     """As `jaxdlm.decode`, by halves; whole canvases."""
-    lm, seen = model(kind), Seen(policy.traits.view, policy.traits.uncond)
+    lm, seen = model(kind), Seen(policy.traits.view, policy.traits.uncond, policy.traits.blind)
     fixed = {"model": lm.model, "seen": seen}
     rows, (start, versions) = enter(laid_out(kind, order, alone), policy)
     blank = jnp.full((len(order), GEOMETRY.canvas), -1, jnp.int32)
