@@ -70,10 +70,10 @@ def methods() -> list[tuple[Any, Name]]:
 
 def example(method: str) -> str:
     """A decode by this method, as its entry on the page shows it."""
-    caches = next(row.caches for row in jaxdlm.policies.TABLE if row.name == method)
-    if caches and "prefix" not in caches:  # uniform noise, which no embedded model has
+    row = next(row for row in jaxdlm.policies.TABLE if row.name == method)
+    if row.needs == "noise":  # which no embedded model has
         return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy=jd.{method}())'
-    model = "tiny" if caches else "tiny-ar"
+    model = "tiny" if row.caches else "tiny-ar"
     return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy=jd.{method}(), max_new=16)'
 
 
