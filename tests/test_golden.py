@@ -51,6 +51,7 @@ RECORDINGS = [
     Recording("dparallel_dream", lambda p: RECIPES["dparallel"](p["threshold"], official=True)),
     Recording("d3llm_llada", lambda p: several_blocks(**p)),
     Recording("d3llm_dream", lambda p: several_blocks(**p)),
+    Recording("d2f", lambda p: RECIPES["d2f"](**p, early_stop=False)),
     Recording("prophet", lambda p: exits_early(**p)),
     Recording(
         "ccd_release",
@@ -110,15 +111,18 @@ def one_bucket(monkeypatch):
 
 
 @functools.cache
-def load(checkpoint: str, eos: int):
-    """The checkpoint, with the end-of-text token of the recording, which need not be that of its config.json."""
+def load(checkpoint: str, eos: int, attention: str | None):
+    """The checkpoint, with the end-of-text token and the attention of the recording, which need not be those of its
+    config.json."""
     lm = jaxdlm.load(FOLDER / checkpoint)
     config = dataclasses.replace(lm.config, tokens=dataclasses.replace(lm.config.tokens, eos=(eos,)))
+    config = config if attention is None else dataclasses.replace(config, attention=attention, block_size=16)
     return dataclasses.replace(lm, model=dataclasses.replace(lm.model, config=config))
 
 
 def loaded(record: dict):
-    return load(record["header"]["checkpoint"], record["header"]["eos_token_id"])
+    header = record["header"]
+    return load(header["checkpoint"], header["eos_token_id"], header.get("attention"))
 
 
 def batches(record: dict) -> list[list[dict]]:

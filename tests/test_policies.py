@@ -89,7 +89,7 @@ OTHER = {
     "typical": True, "slots": 2, "chunk": 2, "group": 2, "calibrate": False, "early_stop": False, "k_min": 1, "k_max": 3,
     "guide": jd.guides.repetition(1.3), "order": "confidence", "base": 3, "theta": 0.3, "low": 0.3, "tau_min": 0.1,
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
-    "tau_back": 0.3,
+    "tau_back": 0.3, "full": 0.5,
 }  # fmt: skip
 OWN = {("s2d", "thresholds"): 0.3, ("wino", "tau"): 0.5, ("klass", "history"): 3, ("slow_fast", "history"): 3}
 # beside which the argument means something

@@ -21,6 +21,7 @@ from jaxdlm.rules.learn2pd import FilterWeights, end_at_text, select_by_filter
 from jaxdlm.rules.local_leap import select_near_anchors
 from jaxdlm.rules.multi_block import multi_block
 from jaxdlm.rules.per_row import per_row
+from jaxdlm.rules.pipeline import select_in_pipeline
 from jaxdlm.rules.prophet import finish_when_clear
 from jaxdlm.rules.rank import best_columns, ranks
 from jaxdlm.rules.remdm import select_and_revisit
@@ -37,7 +38,7 @@ __all__ = [
     "guidance", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
     "per_row", "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_and_backtrack",
     "select_and_revisit", "select_and_verify", "select_below_entropy", "select_by_filter", "select_by_runs",
-    "select_coherent", "select_converged", "select_dilated", "select_in_region", "select_near_anchors",
+    "select_coherent", "select_converged", "select_dilated", "select_in_pipeline", "select_in_region", "select_near_anchors",
     "select_on_grid", "select_scheduled", "select_stable", "select_top_k", "select_within_entropy",
     "select_within_factor", "shifted_neg_entropy", "steer", "stop_after_block", "stop_at_eos", "stop_when_stable",
     "sub_blocks", "uniform",

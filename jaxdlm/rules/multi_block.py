@@ -41,7 +41,8 @@ class MultiBlock(Stage):
         need(update, "token", "score", rule="multi_block")
         block = row.column // (row.column.shape[0] // row.blocks)
         left = row.pending & row.exists
-        blocks = self.opened(state.blocks, left, block, row)
+        ends = row.ids.eos[:1] if self.official else row.ids.eos
+        blocks = opened(state.blocks, left, block, row, self.add, ends if self.early_stop else None)
         commit = self.chosen(update.score, left & (block < blocks), state.filled, block, row)
         if not (self.official and self.early_stop):
             return update._replace(commit=commit), state._replace(blocks=blocks)
@@ -60,16 +61,21 @@ class MultiBlock(Stage):
             commit = seen & ((entropy <= self.tau) | best_columns(score, seen, 1))
         return commit | (~jnp.any(commit & here) & best_columns(score, here, 1))
 
-    def opened(
-        self, blocks: Int32[Array, ""], left: Bool[Array, "W"], block: Int32[Array, "W"], row: Row
-    ) -> Int32[Array, ""]:
-        """One more block once the last has come far enough, and always the first that is not finished."""
-        last = row.exists & (block == blocks - 1)
-        written, columns = (jnp.sum(x).astype(jnp.float32) for x in (last & ~left, last))
-        more = written >= jnp.asarray(self.add, jnp.float32) * columns
-        if self.early_stop:
-            more = more & ~jnp.any(at_end(row.tokens, row, row.ids.eos[:1] if self.official else row.ids.eos) & ~left)
-        return jnp.clip(jnp.maximum(blocks + more.astype(jnp.int32), row.block + 1), 1, row.blocks)
+
+def opened(
+    blocks: Int32[Array, ""], left: Bool[Array, "W"], block: Int32[Array, "W"], row: Row, add: Any,
+    ends: tuple[int, ...] | None,
+) -> Int32[Array, ""]:  # fmt: skip
+    """One more block once a share `add` of the last is written, and always the first that is not finished.
+
+    ends: no other block opens once one of these is written; None: whatever is written.
+    """
+    last = row.exists & (block == blocks - 1)
+    written, columns = (jnp.sum(x).astype(jnp.float32) for x in (last & ~left, last))
+    more = written >= jnp.asarray(add, jnp.float32) * columns
+    if ends is not None:
+        more = more & ~jnp.any(at_end(row.tokens, row, ends) & ~left)
+    return jnp.clip(jnp.maximum(blocks + more.astype(jnp.int32), row.block + 1), 1, row.blocks)
 
 
 def at_end(tokens: Int32[Array, "W"], row: Row, ends: tuple[int, ...]) -> Bool[Array, "W"]:
