@@ -1,7 +1,7 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
+from jaxdlm.messages import read_form
 from jaxdlm.output import Output, finish, finish_rows
 from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
@@ -46,6 +47,10 @@ def decode(
     save: str = "commit",
     *,
     raw: bool = False,
+    system: str | None = None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    continue_final_message: bool | str | None = None,
     canvas: Sequence[Sequence[int]] | None = None,
     infill: bool = False,
     stop: Any = True,
@@ -75,7 +80,15 @@ def decode(
         seed: row b draws from fold_in(key(seed), ids[b]).
         ids: one int per row, by default 0..B-1.
         save: "none", "commit" (when each column got its token) or "steps" (the canvas after each forward, too).
-        raw: do not pass strings through the chat template.
+        raw: do not pass strings through the chat template. An empty one is then the model's begin of a text.
+        system: words of a system message, for strings and for chats without one.
+        tools: functions that the chat template shows to the model, as JSON schemas; answers of theirs are messages of role
+            "tool", and what the model calls is text.
+        chat_template_kwargs: further variables of the chat template, such as {"enable_thinking": False}. One that it does
+            not read is refused.
+        continue_final_message: the answer goes on with the words of the last message, which is the assistant's: its content
+            (True) or a field ("reasoning_content"). None: so where the assistant has the last word. False: it is a message
+            of its own. Output has what is new.
         canvas: per row up to max_new token ids to start from (infilling): the mask id where the model shall write.
         infill: prompts are token ids with the mask id wherever the model shall write. The canvas of a row is all that
             follows its first mask; max_new is the longest of these, shorter rows end in pads.
@@ -111,9 +124,10 @@ def decode(
         ((1, 16), (1,), 'eos')
     """
     return prepare(
-        lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, canvas=canvas, infill=infill, stop=stop,
-        rows_per_program=rows_per_program, grammar=grammar, choices=choices, regex=regex, json_schema=json_schema,
-        json=json, lark=lark,
+        lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, system=system, tools=tools,
+        chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message, canvas=canvas,
+        infill=infill, stop=stop, rows_per_program=rows_per_program, grammar=grammar, choices=choices, regex=regex,
+        json_schema=json_schema, json=json, lark=lark,
     ).run()  # fmt: skip
 
 
@@ -157,7 +171,9 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
 def prepare(
     lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: int = 128,
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
-    raw: bool = False, canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
+    raw: bool = False, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None, continue_final_message: bool | str | None = None,
+    canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
     rows_per_program: int | None = None, grammar: Any = None, choices: Any = None, regex: Any = None,
     json_schema: Any = None, json: Any = None, lark: Any = None,
 ) -> "Programs":  # fmt: skip
@@ -166,6 +182,7 @@ def prepare(
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
     argument.flag(raw, "raw")
+    form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
     size = argument.whole(1, argument.MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     if isinstance(policy, Speculation):
@@ -189,7 +206,7 @@ def prepare(
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
-        aligned=not isinstance(policy, Speculation), grammars=grammars,
+        aligned=not isinstance(policy, Speculation), grammars=grammars, form=form,
     )  # fmt: skip
     longest = max(len(text) for part in work for text in part.texts)
     if isinstance(policy, Speculation):

@@ -6,11 +6,12 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from jaxdlm.confined import Child, Died
 from jaxdlm.controls import Controls
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
 
 MAX_TEMPLATE = 1 << 16  # characters; the longest of the released ones that were measured has 16,714
 # Measured on 46 released templates (llama.cpp's and chujiezheng's collections) and the 53 end-to-end cases of huggingface.js,
@@ -29,6 +30,7 @@ def render(
     variables: Mapping[str, Any],
     controls: Controls | None = None,
     opened: bool = True,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """messages -> text, with the assistant's turn opened.
 
@@ -38,7 +40,10 @@ def render(
         variables: the special tokens by name (`bos_token`, `eos_token`, ...), undefined names render as nothing.
         controls: control tokens, which the text then holds as private characters (see `jaxdlm.controls`).
         opened: False leaves the assistant's turn closed.
-    Raises InputError where the template fails, refuses the messages (`raise_exception`), or exceeds a bound.
+        more: the caller's variables (`tools`, `enable_thinking`, ...), plain JSON; words in them are words, like those of
+            messages.
+    Raises InputError where the template fails, refuses the messages (`raise_exception`), exceeds a bound, or does not read
+    one of `more`, which it would do without in silence.
     The environment is that of transformers' apply_chat_template: trim_blocks, lstrip_blocks, loop controls, `tojson`
     without HTML escapes, `tools` and `documents` None. Departures: `strftime_now`, `lipsum` and the filter `random` are
     absent and addresses of objects are not printed, since a prompt must not depend on the day or on chance; steps,
@@ -48,7 +53,7 @@ def render(
     if len(template) > MAX_TEMPLATE:
         raise InputError(f"the chat template has {len(template)} characters, more than {MAX_TEMPLATE}: {WITHOUT}")
     names = {"tools": None, "documents": None, **variables, "messages": messages, "add_generation_prompt": opened}
-    question = {"template": template, "variables": names, "steps": STEPS, "seconds": SECONDS}
+    question = {"template": template, "variables": names, "more": dict(more), "steps": STEPS, "seconds": SECONDS}
     try:
         with _lock:
             answer = _ask(question, controls)
@@ -68,6 +73,10 @@ def render(
         raise InputError(f"the chat template does not parse ({answer['syntax']}): fetch it again, or pass raw=True")
     if "error" in answer:
         raise InputError(f"the chat template refuses these messages: {answer['error']}")
+    if "unread" in answer:
+        name, reads = answer["unread"], answer["reads"]
+        hint = did_you_mean(name, reads) or (f" (it reads {', '.join(reads):.200})" if reads else "")
+        raise InputError(f"the chat template does not read {name:.60}{hint}: leave that out")
     return _text(answer["text"])
 
 

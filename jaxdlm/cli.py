@@ -100,6 +100,7 @@ class Generate(Command):
 @command.decoding(
     click.INT,
     option("--temperature", type=float, metavar="T", help="sampling temperature of the policy"),
+    option("--prefill", metavar="TEXT", help="how the answer begins; what follows it is printed"),
     command.rows_per_program,
 )
 @section(
@@ -112,7 +113,8 @@ def generate(
     prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
     html: str | None, rows_per_program: int | None, choices: str | None, regex: str | None, json_schema: str | None,
-    any_json: bool, lark: str | None,
+    any_json: bool, lark: str | None, system: str | None, tools: str | None, chat_template_kwargs: str | None,
+    prefill: str | None,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
 
@@ -122,11 +124,15 @@ def generate(
     import jaxdlm as jd
     from jaxdlm._load import SHAPE
     from jaxdlm.core.carry import Status
+    from jaxdlm.messages import read_form
     from jaxdlm.policies import default, read
     from jaxdlm.policy_words import parse_policy
     from jaxdlm.resolve import has_blocks
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
+    chat = command.chat(system, tools, chat_template_kwargs)
+    if prefill is not None and (raw or not prefill.strip()):
+        raise InputError("--prefill begins the assistant's words in a chat: give it some, without --raw")
     # what needs no model is checked before loading one
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
@@ -144,7 +150,8 @@ def generate(
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
     if block is None and has_blocks(method):
         block = lm.defaults.get("block_length")  # None: decode's default for this model
-    ids, refused = _readable(lm, prompts, raw)
+    asked = [prompt if prefill is None else _begun(prompt, prefill) for prompt in prompts]
+    ids, refused = _readable(lm, asked, raw, read_form(**chat))
     if not ids:
         return BAD_INPUT
     texts = [prompts[index] for index in ids]
@@ -152,7 +159,7 @@ def generate(
     decode = functools.partial(_followed, as_json) if watch else jd.decode
     out = decode(
         lm,
-        texts,
+        [asked[index] for index in ids],
         method,
         cache,
         max_new,
@@ -162,6 +169,7 @@ def generate(
         raw=raw,
         stop=ends,
         rows_per_program=rows_per_program,
+        **chat,
         **language,
     )
     seconds = time.perf_counter() - begin
@@ -183,12 +191,19 @@ def _page(html: str) -> pathlib.Path:
     return target
 
 
-def _readable(lm: Any, prompts: Sequence[str], raw: bool) -> tuple[list[int], int]:
+def _begun(prompt: str, prefill: str) -> list[dict[str, str]]:
+    """A chat whose answer is begun."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": prefill}]
+
+
+def _readable(lm: Any, prompts: Sequence[Any], raw: bool, form: Any) -> tuple[list[int], int]:
     """(indices of the prompts that the tokenizer reads, number of the others, each named on stderr)."""
+    from jaxdlm.layout import words_of
+
     ids = []
     for index, prompt in enumerate(prompts):
         try:
-            lm.tokenizer.encode_prompt(prompt, raw=raw)
+            words_of(lm, prompt, raw, form)
             ids.append(index)
         except InputError as error:
             where = f"prompt {index}: " if len(prompts) > 1 else ""
@@ -196,7 +211,7 @@ def _readable(lm: Any, prompts: Sequence[str], raw: bool) -> tuple[list[int], in
     return ids, len(prompts) - len(ids)
 
 
-def _followed(as_json: bool, lm: Any, prompts: list[str], *args: Any, **settings: Any) -> Any:
+def _followed(as_json: bool, lm: Any, prompts: list[Any], *args: Any, **settings: Any) -> Any:
     """`decode`, drawn while it works."""
     from rich.console import Console
 

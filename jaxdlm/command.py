@@ -4,6 +4,7 @@ import codecs
 import errno
 import functools
 import glob
+import json
 import os
 import re
 import sys
@@ -217,6 +218,11 @@ policy = option(
 cache = option("--cache", default="none", metavar=POLICY_WORDS, help="key/value cache")
 seed = option("--seed", type=SEED, default=0, metavar="S", help="seed of all randomness")
 raw = flag("--raw", help="do not pass prompts through the chat template")
+chatting = (
+    option("--system", metavar="TEXT", help="a system message for chats without one"),
+    option("--tools", metavar="FILE", help="a JSON list of functions that the chat template shows"),
+    option("--chat-template-kwargs", metavar="JSON", help='further variables of it, as {"enable_thinking": false}'),
+)
 stop = option("--stop", multiple=True, metavar="TEXT", help="end answers there, too (again for several)")
 rows_per_program = option(
     "--rows-per-program", type=click.INT, metavar="R", show_default="any number",
@@ -245,19 +251,40 @@ def language(
     choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None
 ) -> dict[str, Any]:  # fmt: skip
     """The languages that the options ask for, as arguments of a decode."""
-    from jaxdlm.checkpoint.files import read_text
-
-    def content(path: str | None, name: str) -> str | None:
-        file = None if path is None else argument.path(path, name)
-        if file is not None and not file.is_file():
-            raise InputError(f"{name} {path} is no file: give the path of one that holds the text")
-        return None if file is None else read_text(file, file.parent)
-
     stated = {
         "choices": None if choices is None else choices.split(","), "regex": regex,
-        "json_schema": content(json_schema, "--json-schema"), "json": any_json or None, "lark": content(lark, "--lark"),
+        "json_schema": _content(json_schema, "--json-schema"), "json": any_json or None, "lark": _content(lark, "--lark"),
     }  # fmt: skip
     return {name: value for name, value in stated.items() if value is not None}
+
+
+def _content(path: str | None, name: str) -> str | None:
+    from jaxdlm.checkpoint.files import read_text
+
+    file = None if path is None else argument.path(path, name)
+    if file is not None and not file.is_file():
+        raise InputError(f"{name} {path} is no file: give the path of one that holds the text")
+    return None if file is None else read_text(file, file.parent)
+
+
+def chat(system: str | None, tools: str | None, chat_template_kwargs: str | None) -> dict[str, Any]:
+    """What the options say of chats, as arguments of a decode."""
+    from jaxdlm.messages import read_form
+
+    stated = {
+        "system": system, "tools": _json(_content(tools, "--tools"), f"--tools {tools}"),
+        "chat_template_kwargs": _json(chat_template_kwargs, "--chat-template-kwargs"),
+    }  # fmt: skip
+    stated = {name: value for name, value in stated.items() if value is not None}
+    read_form(**stated)
+    return stated
+
+
+def _json(text: str | None, name: str) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is no JSON ({' '.join(str(error).split())[:80]}): mend it") from None
 
 
 def max_new(default: str, type: click.ParamType = click.INT) -> Callable[..., Any]:
@@ -275,4 +302,4 @@ def json_flag(help: str) -> Callable[..., Any]:
 def decoding(number: click.ParamType, *more: Callable[..., Any]) -> Callable[[Any], Any]:
     """Model, policy, cache, shape and seed of a decode; `number` reads the columns."""
     lengths = max_new(f"the model's own, else {MAX_NEW}", number), block("the model's own, else that of decode", number)
-    return section("Decoding", model, policy, cache, *lengths, *more, *languages, stop, no_stop, seed, raw)
+    return section("Decoding", model, policy, cache, *lengths, *more, *languages, stop, no_stop, seed, raw, *chatting)

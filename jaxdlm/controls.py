@@ -20,6 +20,7 @@ from jaxdlm.errors import InputError
 FIRST = 0x100000  # first private character; no text contains one
 LAST = 0x10FFFF
 MOST = 60_000  # control tokens; the other private characters are for pieces of their literals
+MARK = chr(LAST)  # stands for no token: where the words of a message end
 PRIVATE = re.compile(f"[{chr(FIRST)}-{chr(LAST)}]")
 ROLES = tuple("system developer user human assistant model bot tool function observation ipython".split())
 SEARCHES = frozenset(  # methods whose arguments are compared with text, and never become a part of it
@@ -180,7 +181,7 @@ class Controls:
     @functools.cached_property
     def _pieces(self) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
         """What stands before a role, roles, and what stands after one -> private characters; the longest first."""
-        free = map(chr, range(FIRST + len(self.aliases), LAST + 1))
+        free = map(chr, range(FIRST + len(self.aliases), LAST))
         columns = zip(*(three for _, three in self._triples)) if self._triples else ((), (), ())
         before, role, after = (
             {piece: next(free) if piece else "" for piece in sorted({*column}, key=lambda x: (-len(x), x))}

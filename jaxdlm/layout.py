@@ -13,6 +13,7 @@ from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
+from jaxdlm.messages import Form
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
 
@@ -70,7 +71,7 @@ class Part(NamedTuple):
 
 def lay_apart(
     lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
-    size: int | None, aligned: bool, grammars: Sequence[Any] | None = None,
+    size: int | None, aligned: bool, grammars: Sequence[Any] | None = None, form: Form | None = None,
 ) -> list[Part]:  # fmt: skip
     """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
 
@@ -83,7 +84,7 @@ def lay_apart(
     if canvas is not None:
         prefilled(lm, canvas, len(prompts), max_new)
     own = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
-    texts = [encode(lm, prompt, index, own[index], raw) for index, prompt in enumerate(prompts)]
+    texts = [encode(lm, prompt, index, own[index], raw, form) for index, prompt in enumerate(prompts)]
     groups: dict[Any, list[int]] = {}
     for index, text in enumerate(texts):
         columns = bucket_of(own[index]) if infill else max_new
@@ -229,8 +230,8 @@ def listed(prompts: Any) -> list[Any]:
     return listed_prompts
 
 
-def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndarray:
-    """Token ids of one prompt, or an InputError that names it."""
+def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool, form: Form | None = None) -> np.ndarray:
+    """Token ids of one prompt, or an InputError that names it. form: how a chat is written."""
     config, where = lm.config, f"prompt {index}"
     is_chat = isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], dict)
     if is_chat and raw:
@@ -238,10 +239,8 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
     if isinstance(prompt, str) or is_chat:
         if lm.tokenizer is None:
             raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
-        if not (prompt.strip() if isinstance(prompt, str) else prompt):
-            raise InputError(f"{where} is empty: write at least one word")
         try:
-            ids = np.asarray(lm.tokenizer.encode_prompt(prompt, raw=raw), np.int64)
+            ids = np.asarray(words_of(lm, prompt, raw, form), np.int64)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
     else:
@@ -253,6 +252,8 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
             raise InputError(f"{where} is empty or nested: pass a string, a list of token ids, or a list of messages")
         if not np.issubdtype(ids.dtype, np.integer):
             raise InputError(f"{where} holds {ids.dtype} values: token ids are whole numbers")
+        if form is not None and form.stated:
+            raise InputError(f"{where} is token ids, which no chat template reads: leave {form.stated[0]} out")
     wrong = ids[(ids < 0) | (ids >= config.vocab_size)]
     if wrong.size:
         spelled = lm.tokenizer.literal(int(wrong[0])) if isinstance(prompt, str) or is_chat else None
@@ -264,6 +265,23 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool) -> np.ndar
             f"positions of {lm.name}: shorten the prompt or lower max_new"
         )
     return ids.astype(np.int32)
+
+
+def words_of(lm: Any, prompt: Any, raw: bool, form: Form | None = None) -> list[int]:
+    """Token ids of a text or a chat. An empty text is what every text begins with, where no chat template is asked for more."""
+    tokenizer = lm.tokenizer
+    chats = not raw and tokenizer.template is not None
+    if not isinstance(prompt, str) or prompt.strip():
+        settings: dict[str, Any] = {} if form is None else {"form": form}
+        return list(tokenizer.encode_prompt(prompt, raw=raw, **settings))
+    if prompt or chats:
+        hint = ", or pass raw=True to go on from nothing" if chats and not prompt else ""
+        raise InputError(f"the prompt is empty: write at least one word{hint}")
+    begin = lm.config.tokens.bos if tokenizer.bos is None else tokenizer.bos
+    ids = tokenizer.front or ([] if begin is None else [begin])
+    if not ids:
+        raise InputError(f"the prompt is empty, and {lm.name} has no token that begins a text: write at least one word")
+    return list(ids)
 
 
 def prefilled(lm: Any, canvas: Any, rows: int, max_new: int) -> list[np.ndarray]:

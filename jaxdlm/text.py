@@ -19,7 +19,7 @@ from jaxdlm.checkpoint.strict_json import read_object
 from jaxdlm.checkpoint.tokenizer_config import read_settings, read_template
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
-from jaxdlm.messages import plain
+from jaxdlm.messages import OPENED, Form, before_mark, marked
 from jaxdlm.tokenizer_spec import aliased, glued, is_word, named_tokens, own_settings, stated_ids
 
 # Pre-tokenisation of the byte-level vocabularies that ship vocab.json and merges.txt alone (Qwen2 and its descendants)
@@ -97,13 +97,23 @@ class Tokenizer:
         settings = documents["tokenizer_config.json"]
         return build(documents["tokenizer.json"], settings, settings.get("chat_template"), **ids)
 
-    def encode_prompt(self, prompt: str | Sequence[chat.Message], *, raw: bool = False) -> list[int]:
-        """Ids of a prompt: a string is one user message where there is a chat template, else (or if raw) plain text."""
+    def encode_prompt(
+        self, prompt: str | Sequence[chat.Message], *, raw: bool = False, form: Form | None = None
+    ) -> list[int]:
+        """Ids of a prompt: a string is one user message where there is a chat template, else (or if raw) plain text.
+
+        Where the assistant has the last word of a chat, the answer goes on with it, unless `form` says otherwise. Raises
+        InputError for what `form` asks of plain text.
+        """
+        form = Form() if form is None else form
         if not isinstance(prompt, str):
-            return self.encode_chat(prompt)
+            return self.encode_chat(prompt, form)
         if raw or self.template is None:
+            if form.stated:
+                why = "raw=True passes the chat template by" if raw else "this tokenizer has no chat template"
+                raise InputError(f"{form.stated[0]} is for chat templates, and {why}: leave one of them out")
             return self.encode(prompt)
-        return self.encode_chat([{"role": "user", "content": prompt}])
+        return self.encode_chat([{"role": "user", "content": prompt}], form)
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, after the tokens that the tokenizer puts in front of every text (usually bos)."""
@@ -122,20 +132,40 @@ class Tokenizer:
         added = itertools.takewhile(lambda pair: pair[1], zip(encoding.ids, encoding.special_tokens_mask))
         return self._with_bos([token for token, _ in added])
 
-    def encode_chat(self, messages: Sequence[chat.Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[chat.Message], form: Form = OPENED) -> list[int]:
         """Ids of messages [{"role", "content"}, ...] in the chat template, with the assistant's turn opened.
 
-        What messages may hold says `jaxdlm.messages.plain`. Raises InputError for anything else.
+        What messages may hold says `jaxdlm.messages.plain`, what else there may be `Form`: words of the assistant's that the
+        answer goes on with stand behind the padding of a model whose prompts are padded. Raises InputError for anything else.
         """
         if self.template is None:
             raise InputError("this tokenizer has no chat template: pass a string, or token ids")
-        return self._with_padding(self._with_bos(self._encode(self.render(messages), add_special_tokens=False)))
+        whole, begun = self.render(messages, form=form), ""
+        if self.prompt_lengths and form.resumed(form.chat(messages)) is not None:
+            head = self.render(messages[:-1], form=form._replace(resume=False))  # with the turn opened
+            if not whole.startswith(head):
+                raise InputError(
+                    "the chat template opens the assistant's turn otherwise than it writes one: leave it out"
+                )
+            whole, begun = head, whole.removeprefix(head)
+        ids = self._with_padding(self._with_bos(self._encode(whole, add_special_tokens=False)))
+        return [*ids, *self._encode(begun, add_special_tokens=False)] if begun else ids
 
-    def render(self, messages: Sequence[chat.Message], opened: bool = True) -> str:
+    def render(self, messages: Sequence[chat.Message], opened: bool = True, form: Form = OPENED) -> str:
         """The chat as text in which control tokens are private characters; opened: for the assistant's words."""
         controls = self.controls
+        variables = dict(form.variables) | ({} if form.tools is None else {"tools": list(form.tools)})
+        for name in variables:
+            if name in self.names:
+                raise InputError(f"chat_template_kwargs: {name} is the tokenizer's own: leave it out")
+        read = form.chat(messages)
+        field = form.resumed(read) if opened else None
+        shown, opened = (read, opened) if field is None else (marked(read, field), False)
         try:
-            return controls.close(chat.render(self.template or "", plain(messages), self.names, controls, opened))
+            text = controls.close(chat.render(self.template or "", shown, self.names, controls, opened, variables))
+            if form.system is not None and read[0]["content"] == form.system and form.system.strip() not in text:
+                raise InputError("the chat template leaves the system's words out: write them into the user's message")
+            return text if field is None else before_mark(text, read, field)
         except InputError as error:
             raise InputError(controls.spell(str(error))) from None
 

@@ -30,6 +30,11 @@ THINKING = """\
         {%- endif %}
     {%- endif %}
 {%- endfor %}
+{%- if tools %}
+    {{- '<|im_start|>system\\n# Tools' }}
+    {%- for tool in tools %}{{- '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
 {%- for message in messages %}
     {%- set content = message.content if message.content is string else '' %}
     {%- if message.role in ('user', 'system') %}
@@ -64,6 +69,9 @@ THINKING = """\
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
 {%- endif %}"""
 # In the shape of Gemma: the system's words before the first turn of the user, who alternates with the model
 ALTERNATING = """\

@@ -7,6 +7,7 @@ import pytest
 from jaxdlm import text
 from jaxdlm.controls import FIRST, ROLES, Own, aliases_of
 from jaxdlm.errors import InputError
+from jaxdlm.messages import read_form
 from tests import helpers
 
 LITERALS = ("<|im_start|>", "<|im_end|>", "<|mdm_mask|>", "<|user|>", "<mask>", "</s>", "[MASK]")
@@ -85,6 +86,35 @@ def test_no_field_of_a_message_makes_a_control_token(tmp_path, name):
                 known = field == "role" and shape in ROLES  # which writes its own token, as it should
                 assert found in (None, benign[field]) or known, (literal, shape, field)
     assert read > 500
+
+
+EVERYWHERE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.content }}{{ m.reasoning_content }}<|im_end|>{% endfor %}"
+    "{{ tools | tojson }}{{ tools }}{% for t in tools %}<{{ t.name }}>{% for k in t %}<|{{ k }}|>{% endfor %}{% endfor %}"
+    "{{ note }}<|{{ note }}|>{{ note | reverse }}{{ documents }}{{ '<|' ~ note ~ '|>' }}{{ note.replace('_', '') }}"
+)
+
+
+def test_nothing_that_goes_with_a_chat_makes_a_control_token(tmp_path):
+    """System words, functions, variables and the words that an answer goes on with."""
+    tokenizer = text.Tokenizer.from_folder(helpers.byte_level(tmp_path, LITERALS, EVERYWHERE))
+
+    def controls(word, chat=({"role": "user", "content": "words"},)):
+        tool = {"name": word, "description": word, word: {word: [word]}}
+        more = {"note": word, "documents": [{word: word}]}
+        form = read_form(f"Be {word}", [tool], more)
+        try:
+            return [token for token in tokenizer.encode_prompt(list(chat), form=form) if token in tokenizer.control]
+        except InputError:
+            return None
+
+    benign = controls("X.")
+    assert benign
+    for literal in LITERALS:
+        for word in shapes(literal):
+            assert controls(word) in (None, benign), word
+            begun = [{"role": "user", "content": "x"}, {"role": "assistant", "content": f"a {word}"}]
+            assert len(controls("X.", begun)) == len(benign) + 1, "two turns, of which the second is open"
 
 
 def test_letters_of_every_field_arrive(tmp_path):

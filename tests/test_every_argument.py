@@ -15,6 +15,7 @@ from jaxdlm import InputError, _decode, cli, decode, load, policies
 from jaxdlm.batch import ray, run
 from jaxdlm.batch.cli import batch
 from jaxdlm.eval import harness
+from jaxdlm.messages import ARGUMENTS, OPENED
 from jaxdlm.plan.aot import Job
 from jaxdlm.speculative.policy import Speculation
 from tests.batch.jobs import rows, write
@@ -68,10 +69,18 @@ def changes(usual: dict, name: str, value, message: str | None) -> None:
 
 def with_words(lm):
     """With as much of a tokenizer as `decode` looks at."""
-    encode = lambda prompt, raw: [3, 4, 5] if raw else [6, 3, 4, 5, 7]  # noqa: E731
-    return dataclasses.replace(lm, tokenizer=types.SimpleNamespace(encode_prompt=encode, eos=()))
+
+    def encode(prompt, raw, form=OPENED):
+        return (
+            [3, 4, 5]
+            if raw
+            else [6, 3, 4, 5, 7, *[8 + ARGUMENTS.index(name) for name in form.stated if form is not OPENED]]
+        )
+
+    return dataclasses.replace(lm, tokenizer=types.SimpleNamespace(encode_prompt=encode, eos=(), template="", bos=None))
 
 
+WORDS = {"lm": with_words(model("same")), "prompts": "a word"}
 MASKED = [[3, 4, MASK, 5], [6, MASK]]
 # name -> (value, message; None: it changes what runs, other usual arguments)
 DECODE = {
@@ -84,7 +93,11 @@ DECODE = {
     "seed": (1, None, {}),
     "ids": ([3, 4, 5], None, {}),
     "save": ("none", None, {}),
-    "raw": (True, None, {"lm": with_words(model("same")), "prompts": "a word"}),
+    "raw": (True, None, WORDS),
+    "system": ("Be terse.", None, WORDS),
+    "tools": ([{"name": "f"}], None, WORDS),
+    "chat_template_kwargs": ({"a": 1}, None, WORDS),
+    "continue_final_message": (True, None, WORDS),
     "canvas": ([[9], [], []], None, {}),
     "infill": (True, None, {"prompts": MASKED, "max_new": 2}),
     "stop": (False, None, {}),
@@ -104,6 +117,7 @@ REFUSED = [  # beside what it means nothing to
         "prompt 0 is a chat, which needs the chat template",
         {"prompts": [[{"role": "user", "content": "a"}]]},
     ),
+    ("system", "x", "prompt 0 is token ids, which no chat template reads: leave system out", {}),
     ("block", 2**20, "block=1048576 is longer than the 128 positions", {"lm": model("sdar")}),
 ]
 
@@ -130,6 +144,10 @@ AUTOREGRESSIVE = {
     "ids": ([3, 4, 5], None),
     "save": ("none", None),
     "raw": (True, None),
+    "system": ("Be terse.", None),
+    "tools": ([{"name": "f"}], None),
+    "chat_template_kwargs": ({"a": 1}, None),
+    "continue_final_message": (True, None),
     "canvas": ([[9], [], []], "leave infill and canvas out"),
     "infill": (True, "leave infill and canvas out"),
     "stop": (False, None),
@@ -149,7 +167,7 @@ def test_every_argument_of_decode_means_something_to_autoregressive_models_or_is
     usual = {"lm": causal(0), "prompts": prompts, "policy": "autoregressive", "max_new": 8}
     assert set(AUTOREGRESSIVE) == set(inspect.signature(decode).parameters), "a case for each"
     for name, (value, message) in AUTOREGRESSIVE.items():
-        own = {"lm": with_words(causal(0)), "prompts": ["a word"]} if name == "raw" else {}
+        own = {"lm": with_words(causal(0)), "prompts": ["a word"]} if name in ("raw", *ARGUMENTS) else {}
         value = [[token % 20 for token in row] for row in value] if name == "prompts" else value
         changes(usual | own, name, value, message)
 

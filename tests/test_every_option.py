@@ -5,9 +5,11 @@ import pathlib
 import re
 import types
 
-from jaxdlm import cli
+import pytest
+
+from jaxdlm import InputError, cli
 from jaxdlm.batch import ray, run
-from jaxdlm.batch.cli import batch
+from jaxdlm.batch.cli import batch, join
 from tests.batch.jobs import rows, write
 from tests.conformance.toys import model
 from tests.speculative.toys import model as causal
@@ -37,6 +39,9 @@ BATCH = {
     "json_schema": (["--json-schema", "SCHEMA"], None, []),
     "any_json": (["--any-json"], None, []),
     "lark": (["--lark", "SCHEMA"], None, []),
+    "system": (["--system", "Be terse."], None, []),
+    "tools": (["--tools", "TOOLS"], None, []),
+    "chat_template_kwargs": (["--chat-template-kwargs", '{"a": 1}'], None, []),
     "slots": (["--slots", "3"], None, []),
     "rows_per_program": (["--rows-per-program", "3"], None, []),
     "order": (["--order", "input"], None, []),
@@ -54,8 +59,10 @@ TOGETHER = [
     (["--worker", "--distributed"], "exclude each other"),
     (["--worker", "--new-run"], "--new-run would remove"),
     (["--regex", "a", "--any-json"], "regex and json exclude each other"),
+    (["--chat-template-kwargs", "{a"], "--chat-template-kwargs is no JSON"),
+    (["--chat-template-kwargs", '{"messages": 1}'], "'messages' cannot be given there"),
+    (["--tools", "SCHEMA"], "tools={}: must be a list"),
     (["--slots", "4", "--rows-per-program", "8"], "leave --slots out"),
-    (["--distributed", "--hosts", "2"], "go together"),
     (["--policy", "autoregressive", "--model", "tiny-ar", "--block", "4"], "block=4: an autoregressive model"),
     (["--policy", "autoregressive", "--model", "tiny-ar", "--cache", "prefix"], "leave cache out"),
 ]
@@ -80,6 +87,8 @@ def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypat
     )
     places = {"IN": write(tmp_path / "in.jsonl", rows(3)), "OTHER": write(tmp_path / "b.jsonl", rows(4))}
     (tmp_path / "schema.json").write_text("{}")
+    (tmp_path / "tools.json").write_text('[{"name": "f"}]')
+    places["TOOLS"] = str(tmp_path / "tools.json")
     places["SCHEMA"] = str(tmp_path / "schema.json")
     places |= {"OUT": str(tmp_path / "out"), "ELSEWHERE": str(tmp_path / "elsewhere")}
 
@@ -101,6 +110,11 @@ def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypat
             assert jobs[-1] != jobs[0], f"{name} changes nothing"
         else:
             assert status == 2 and message in line, f"{name}: {line}"
+    with pytest.raises(InputError, match="--hosts and --host go together"):
+        join(None, 2, None)
+    for words, message in TOGETHER:
+        status, line = started("IN", "--output", "OUT", *words)
+        assert status == 2 and message in line, (words, line)
     assert started("IN", "--output", "OUT", "--model", "tiny-ar", "--policy", "autoregressive")[0] == 0
     assert jobs[-1] != jobs[0]
 
@@ -122,6 +136,10 @@ GENERATE = {
     "json_schema": ["PROMPT", "--json-schema", "pyproject.toml"],
     "any_json": ["PROMPT", "--any-json"],
     "lark": ["PROMPT", "--lark", "pyproject.toml"],
+    "system": ["PROMPT", "--system", "x"],
+    "tools": ["PROMPT", "--tools", "TOOLS"],
+    "chat_template_kwargs": ["PROMPT", "--chat-template-kwargs", '{"a": 1}'],
+    "prefill": ["PROMPT", "--prefill", "x"],
     "rows_per_program": ["PROMPT", "--rows-per-program", "3"],
     "as_json": ["PROMPT", "--json"],
     "watch": ["PROMPT", "--watch"],
@@ -129,7 +147,7 @@ GENERATE = {
 }
 
 
-def test_every_option_of_generate_reaches_the_decode_or_what_shows_it(monkeypatch):
+def test_every_option_of_generate_reaches_the_decode_or_what_shows_it(tmp_path, monkeypatch):
     calls, out = [], types.SimpleNamespace(status=["finished"])
     models = {name: dataclasses.replace(with_words(model("same")), name=name) for name in ("tiny", "tiny-ar")}
     monkeypatch.setattr("jaxdlm.load", lambda name: models[name])
@@ -138,9 +156,10 @@ def test_every_option_of_generate_reaches_the_decode_or_what_shows_it(monkeypatc
     monkeypatch.setattr(cli, "_report", lambda lm, prompts, ids, out, seconds, *rest: calls.append(rest))
     assert {parameter.name for parameter in cli.generate.params} == set(GENERATE), "a case for each"
     seen = {}
+    (tools := tmp_path / "tools.json").write_text('[{"name": "f"}]')
     for name, words in {"": ["PROMPT"], **GENERATE}.items():
         calls.clear()
-        assert cli.main(["generate", *words]) == 0
+        assert cli.main(["generate", *[str(tools) if word == "TOOLS" else word for word in words]]) == 0
         seen[name] = repr(calls)
         assert not name or seen[name] != seen[""], f"{name} changes nothing"
 

@@ -6,7 +6,7 @@ import pytest
 
 from jaxdlm import text
 from jaxdlm.errors import InputError
-from jaxdlm.messages import DEPTH, plain
+from jaxdlm.messages import DEPTH, plain, read_form
 from tests import helpers
 
 
@@ -42,6 +42,75 @@ def test_keys_keep_their_order_and_null_is_absent():
         [{"role": "user", "content": "x", "name": "Ann"}, {"role": "assistant", "tool_calls": [call], "content": ""}]
     )
     assert read[1]["tool_calls"][0] is not call, "a template may change what it is given"
+
+
+def test_thoughts_go_by_each_of_their_names_and_nothing_is_no_call():
+    """As servers hand messages out, and as templates read them."""
+    message = {"role": "assistant", "content": "4", "reasoning": "2 + 2", "tool_calls": [], "annotations": []}
+    assert plain([message]) == [
+        {"role": "assistant", "content": "4", "thinking": "2 + 2", "reasoning": "2 + 2", "reasoning_content": "2 + 2"}
+    ]
+
+
+USER, SAID = {"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}
+CALLING = {"role": "assistant", "content": "y", "tool_calls": [{"function": {"name": "f"}}]}
+RESUMED = {  # messages, continue_final_message, the field, or the refusal
+    "the assistant's": ([USER, SAID], None, "content"),
+    "the model's": ([USER, {"role": "model", "content": "y"}], None, "content"),
+    "the user's": ([USER], None, None),
+    "a call": ([USER, CALLING], None, None),
+    "nothing": ([USER, SAID | {"content": " "}], None, None),
+    "an own message": ([USER, SAID], False, None),
+    "stated": ([USER, SAID], True, "content"),
+    "thoughts": ([USER, {"role": "assistant", "content": "", "thinking": "z"}], "thinking", "thinking"),
+    "the user's, stated": ([USER], True, "message 0 is not the assistant's .user."),
+    "a call, stated": ([USER, CALLING], True, "message 1 ends with tool_calls, and nothing goes on behind these"),
+    "nothing, stated": ([USER, SAID | {"content": " "}], True, "message 1 has no words of content to go on with"),
+    "no thoughts": ([USER, SAID], "thinking", "message 1 has no words of thinking"),
+    "closed thoughts": (
+        [USER, SAID | {"thinking": "z"}],
+        "thinking",
+        "message 1 has content, behind which its thinking",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_an_answer_goes_on_with_the_last_words_of_the_assistant(name):
+    messages, stated, expected = RESUMED[name]
+    form = read_form(continue_final_message=stated)
+    if expected is None or " " not in expected:
+        assert form.resumed(form.chat(messages)) == expected
+        return
+    with pytest.raises(InputError, match=expected):
+        form.resumed(form.chat(messages))
+
+
+FORMS = {
+    "system is empty": ({"system": " "}, "system is empty"),
+    "system is a list": ({"system": ["x"]}, "system=.*: must be a string"),
+    "system is private": ({"system": "\U00100001"}, r"private character U\+100001"),
+    "tools are an object": ({"tools": {"name": "f"}}, "tools=.*: must be a list"),
+    "a tool is a string": ({"tools": ["f"]}, r"tools\[0\]='f': must be an object"),
+    "a tool without a name": ({"tools": [{"type": "function", "function": {}}]}, r"tools\[0\] is no function"),
+    "a tool with a private key": ({"tools": [{"name": "f", "\U0010ffff": 1}]}, r"private character U\+10FFFF"),
+    "a tool with a set": ({"tools": [{"name": "f", "parameters": {1}}]}, r"tools\[0\] holds of type set"),
+    "variables are a list": ({"chat_template_kwargs": [1]}, "chat_template_kwargs=.*: must be an object"),
+    "messages": ({"chat_template_kwargs": {"messages": []}}, "'messages' cannot be given there: they are the prompt"),
+    "tools elsewhere": ({"chat_template_kwargs": {"tools": []}}, "'tools' cannot be given there: give them as tools"),
+    "no name": ({"chat_template_kwargs": {"a b": 1}}, "'a b' cannot be given there"),
+    "a private value": ({"chat_template_kwargs": {"a": ["\U00100005"]}}, r"private character U\+100005"),
+    "deep": ({"chat_template_kwargs": {"a": [[[[]]] * 2] * 2, "b": {"c": object}}}, "chat_template_kwargs holds of type type"),
+    "a field": ({"continue_final_message": "contents"}, "continue_final_message='contents': must be one of .*'content'"),
+    "a number": ({"continue_final_message": 1}, "continue_final_message=1: must be true or false"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_no_form_is_refused_by_name(name):
+    arguments, why = FORMS[name]
+    with pytest.raises(InputError, match=why):
+        read_form(**arguments)
 
 
 def deep(levels):

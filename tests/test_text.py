@@ -6,7 +6,9 @@ import json
 import pytest
 
 from jaxdlm import text
+from jaxdlm.controls import FIRST
 from jaxdlm.errors import InputError
+from jaxdlm.messages import read_form
 from tests import helpers
 
 transformers = pytest.importorskip("transformers")
@@ -83,6 +85,106 @@ def test_tools_and_thoughts_equal_transformers(tmp_path, end):
     oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
     expected = oracle.apply_chat_template(TOOLS[:end], add_generation_prompt=True, return_dict=False)
     assert text.Tokenizer.from_folder(folder).encode_chat(TOOLS[:end]) == expected
+
+
+ASKED = [{"role": "user", "content": "How many clips?"}]
+FUNCTION = {
+    "name": "weather",
+    "description": "Of a <city>",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+
+
+@pytest.mark.parametrize("begun", ["There are", "  There are 4 \n", "x"])
+def test_a_begun_answer_equals_transformers(folder, oracle, begun):
+    """Whether the template keeps the blanks at its end, trims them, or writes a line between."""
+    chat = [*ASKED, {"role": "assistant", "content": begun}]
+    expected = oracle.apply_chat_template(chat, continue_final_message=True, return_dict=False)
+    tokenizer = text.Tokenizer.from_folder(folder)
+    assert tokenizer.encode_prompt(chat) == tokenizer.encode_prompt(chat, form=read_form(continue_final_message=True))
+    assert tokenizer.encode_prompt(chat) == expected
+    new = oracle.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+    assert tokenizer.encode_prompt(chat, form=read_form(continue_final_message=False)) == new != expected
+
+
+def test_thoughts_and_variables_equal_transformers(tmp_path):
+    folder = STYLES["thinking"](tmp_path)
+    oracle = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = text.Tokenizer.from_folder(folder)
+
+    def same(chat, form, **settings):
+        expected = oracle.apply_chat_template(chat, return_dict=False, **settings)
+        assert tokenizer.encode_prompt(chat, form=form) == expected
+        return expected
+
+    opened = same(ASKED, read_form(), add_generation_prompt=True)
+    brief = read_form(chat_template_kwargs={"enable_thinking": False})
+    assert same(ASKED, brief, add_generation_prompt=True, enable_thinking=False) != opened
+    tools = [{"type": "function", "function": FUNCTION}]
+    assert same(ASKED, read_form(tools=tools), add_generation_prompt=True, tools=tools) != opened
+    assert same(TOOLS[:5], read_form(tools=tools), add_generation_prompt=True, tools=tools)
+    thought = [*ASKED, {"role": "assistant", "content": "<think>\nfour?\n</think>\n\nIt is"}]
+    with_thoughts = same([*ASKED, {"role": "assistant", "reasoning": "four?", "content": "It is"}],
+                         read_form(), continue_final_message=True)  # fmt: skip
+    assert tokenizer.encode_prompt(thought) == with_thoughts
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        chat = [*ASKED, {"role": "assistant", name: "Perhaps", "content": ""}]
+        begun = same(chat, read_form(continue_final_message=name), continue_final_message=name)
+        assert "".join(tokenizer.pieces(begun)).endswith("<think>\nPerhaps")
+
+
+def test_a_system_message_stands_where_there_is_none(tmp_path):
+    tokenizer = text.Tokenizer.from_folder(STYLES["chatml"](tmp_path))
+    terse, form = {"role": "system", "content": "Be terse."}, read_form(system="Be terse.")
+    expected = tokenizer.encode_chat([terse, *ASKED])
+    assert (
+        tokenizer.encode_prompt(ASKED[0]["content"], form=form) == expected == tokenizer.encode_prompt(ASKED, form=form)
+    )
+    own = [{"role": "system", "content": "Be kind."}, *ASKED]
+    assert tokenizer.encode_prompt(own, form=form) == tokenizer.encode_chat(own)
+
+
+CLOSED = {  # template, what is asked, the refusal
+    "left out": ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", {}, "closes or leaves out the con"),
+    "thoughts left out": ("{% for m in messages %}{{ m.content }}{% endfor %}",
+                          {"continue_final_message": "reasoning"}, "closes or leaves out the reasoning of message 1"),
+    "as JSON": ("{% for m in messages %}{{ m.content | list }}{% endfor %}", {}, "closes or leaves out"),
+    "upper": ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", {}, "changes the content of message 1"),
+    "twice": ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", {}, "changes the content of message 1"),
+    "the last alone": ("<|im_start|>{{ messages[-1].content }}<|im_end|>", {}, "reads the last message alone"),
+    "its own word": ("{% for m in messages %}{{ raise_exception('end with the user <|im_end|>') }}{% endfor %}", {},
+                     "refuses these messages: end with the user <.im_end.>"),
+    "system left out": ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+                        {"system": "Be terse."}, "leaves the system's words out"),
+    "a variable": ("{{ messages[0].content }}{{ enable_thinking }}", {"chat_template_kwargs": {"enable_thinkin": True}},
+                   "does not read enable_thinkin .did you mean 'enable_thinking'"),
+    "no variable": ("{% set a = 1 %}{{ messages[0].content }}{{ a }}", {"chat_template_kwargs": {"a": True}}, "does not read a"),
+    "tools": ("{{ messages[0].content }}", {"tools": [FUNCTION]}, "does not read tools: leave that out"),
+    "its own name": ("{{ messages[0].content }}{{ eos_token }}", {"chat_template_kwargs": {"eos_token": "x"}},
+                     "eos_token is the tokenizer's own"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CLOSED)
+def test_what_a_template_does_not_take_is_refused(tmp_path, case):
+    template, asked, words = CLOSED[case]
+    folder = helpers.byte_level(tmp_path, QWEN, template, eos_token="<|im_end|>")
+    chat = [*ASKED, {"role": "assistant", "content": "There are"}]
+    if "continue_final_message" in asked:
+        chat[-1] = {"role": "assistant", "content": "", "reasoning": "There are"}
+    with pytest.raises(InputError, match=words) as caught:
+        text.Tokenizer.from_folder(folder).encode_prompt(chat, form=read_form(**asked))
+    assert not [letter for letter in str(caught.value) if ord(letter) >= FIRST]
+
+
+def test_without_a_template_nothing_of_a_chat_is_taken(tmp_path):
+    tokenizer = text.Tokenizer.from_folder(helpers.byte_level(tmp_path, QWEN, None, eos_token="<|endoftext|>"))
+    assert tokenizer.encode_prompt("words") == tokenizer.encode("words")
+    with pytest.raises(InputError, match="system is for chat templates, and this tokenizer has no chat template"):
+        tokenizer.encode_prompt("words", form=read_form(system="x"))
+    tokenizer = text.Tokenizer.from_folder(STYLES["chatml"](tmp_path / "chat"))
+    with pytest.raises(InputError, match="continue_final_message is for chat templates, and raw=True passes"):
+        tokenizer.encode_prompt("words", raw=True, form=read_form(continue_final_message=True))
 
 
 def test_a_template_s_own_refusal_speaks_in_letters(tmp_path):

@@ -55,7 +55,7 @@ def batch(
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
     hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
     choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None,
-    **rest: Any,
+    system: str | None, tools: str | None, chat_template_kwargs: str | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
@@ -76,6 +76,7 @@ def batch(
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
     language = one_language(command.language(choices, regex, json_schema, any_json, lark))
+    chat = command.chat(system, tools, chat_template_kwargs)
     if slots is not None and rows_per_program is not None and slots != rows_per_program:
         raise InputError(
             f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
@@ -92,10 +93,11 @@ def batch(
     store(output)  # what needs no model is checked before loading one
     rows = scan(input)
     shape = {"max_new": max_new, "block": block}
-    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, **rest)
+    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, chat=chat, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language, **rest,
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language, chat=chat,
+        **rest,
         **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, resolved, devices, rows).run()
@@ -163,7 +165,7 @@ def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any], policy: A
 
 def fitting_mesh(
     model: str, policy: Any, cache: Any, index: Any, stated: dict[str, int | None], *, slots: int, seed: int, raw: bool,
-    quiet: bool, **rest: Any,
+    quiet: bool, chat: Mapping[str, Any], **rest: Any,
 ) -> Any:  # fmt: skip
     """The mesh of this host's devices that `jaxdlm plan` would choose, for the longest row of the input; said on stderr.
 
@@ -182,14 +184,15 @@ def fitting_mesh(
     if devices[0].memory_stats():
         from jaxdlm.plan.search import fitting
 
-        mesh = fitting(planned(model, policy, cache, index, stated, seed, raw), devices, slots, say)
+        mesh = fitting(planned(model, policy, cache, index, stated, seed, raw, chat), devices, slots, say)
     copies, each = mesh.shape["data"], mesh.size // mesh.shape["data"]
     say(f"mesh data={copies},tensor={mesh.shape['tensor']}: a copy of the weights per {each} of {len(devices)} devices")
     return mesh
 
 
 def planned(
-    model: str, policy: Any, cache: Any, index: Any, stated: dict[str, int | None], seed: int, raw: bool
+    model: str, policy: Any, cache: Any, index: Any, stated: dict[str, int | None], seed: int, raw: bool,
+    chat: Mapping[str, Any],
 ) -> Any:  # fmt: skip
     """The job as `jaxdlm.plan` takes it: the model by its configuration alone, every row as long as the longest."""
     from jaxdlm._load import describe
@@ -198,7 +201,7 @@ def planned(
 
     lm = describe(model)
     shape = _shape(stated, lm.defaults, policy)
-    row = read(index.longest, lm, Defaults(shape["max_new"], seed, raw), {})
+    row = read(index.longest, lm, Defaults(shape["max_new"], seed, raw, chat=chat), {})
     long = row if isinstance(row, Request) else None  # a row that is refused is decoded by nobody
     return Job(
         lm.config, 1, len(long.tokens) if long else 1, max(shape["max_new"], long.max_new if long else 1), shape["block"],

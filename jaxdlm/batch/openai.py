@@ -1,21 +1,29 @@
 """The OpenAI batch schema: requests in (`custom_id`, `body`), responses out."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from jaxdlm.errors import InputError
+from jaxdlm.messages import ARGUMENTS
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 # settings of a body that change no token here; any other one is refused rather than ignored
 HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "logprobs": (False, 0), "tools": ([],), "echo": (False,), "logit_bias": ({},),
+    "logprobs": (False, 0), "echo": (False,), "logit_bias": ({},),
     "modalities": (["text"],), "top_logprobs": (0,),
     "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "function_call": ("none", "auto"),
     "functions": ([],), "stream_options": ({},),
 }  # fmt: skip
 LANGUAGE = ("response_format", "structured_outputs")
+OURS = (
+    "tools",
+    "chat_template_kwargs",
+    "continue_final_message",
+    "add_generation_prompt",
+)  # the last three: of servers
 LENGTHS = ("max_completion_tokens", "max_tokens")
 
 
@@ -46,20 +54,62 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: {value['url']} reads body.{wanted}, and there is none: write it, or change the url")
     lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
     prompt = _completed(body.get("prompt"), where)
-    known = {"messages", "prompt", "temperature", "seed", "stop", *LANGUAGE, *LENGTHS, *HARMLESS}
+    known = {"messages", "prompt", "temperature", "seed", "stop", *LANGUAGE, *LENGTHS, *HARMLESS, *OURS}
     for name, setting in body.items():
         if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
             raise InputError(f"{where}: body.{name} is not supported: leave it out")
     return {
-        "messages": body.get("messages"),
+        "messages": _called(body.get("messages"), where),
         "prompt": None if isinstance(prompt, list) else prompt,
         "tokens": prompt if isinstance(prompt, list) else None,
         "max_new": lengths[0] if lengths else None,
         "seed": body.get("seed"),
         "temperature": body.get("temperature"),
         "stop": body.get("stop"),
-        **{name: body.get(name) for name in LANGUAGE},
+        **{name: body.get(name) for name in (*LANGUAGE, *ARGUMENTS) if name in known},
+        "continue_final_message": _resumed(body, where),
     }
+
+
+def _resumed(body: Mapping[str, Any], where: str) -> Any:
+    """`continue_final_message` of a body, which servers read beside `add_generation_prompt`."""
+    resumed, opened = body.get("continue_final_message"), body.get("add_generation_prompt")
+    if opened is None or (opened is False and resumed is True):
+        return resumed
+    if opened is True and not resumed:
+        return False
+    raise InputError(
+        f"{where}: body.add_generation_prompt {opened!r:.60} with continue_final_message {resumed!r:.60}: an answer either "
+        f"goes on with the last message or is one of its own, leave one of them out"
+    )
+
+
+def _called(messages: Any, where: str) -> Any:
+    """Messages of a body, with their calls as templates read them."""
+    if not isinstance(messages, list):
+        return messages
+    return [_spelled_out(message, f"{where}: message {at}") for at, message in enumerate(messages)]
+
+
+def _spelled_out(message: Any, where: str) -> Any:
+    calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_call(call, f"{where}: tool_calls[{at}]") for at, call in enumerate(calls)]}
+
+
+def _call(call: Any, where: str) -> Any:
+    """A call with its arguments as an object, which templates read; the schema has them as JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(text := function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        raise InputError(f"{where}: arguments is no object of JSON ({text!r:.60}): write it as the model called it")
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _completed(prompt: Any, where: str) -> Any:

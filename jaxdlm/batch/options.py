@@ -1,6 +1,7 @@
 """A job as the command line states it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,6 +19,7 @@ class Options:
     raw: bool = False
     stop: Any = True
     language: tuple[str, Any] | None = None
+    chat: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # `system`, `tools`, `chat_template_kwargs`
     slots: int = 16
     rows_per_program: int | None = None
     order: str = "longest"

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +13,12 @@ from jaxdlm.batch import openai
 from jaxdlm.core.keys import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
+from jaxdlm.messages import ARGUMENTS, Form, read_form
 from jaxdlm.stops import Stops, read_stops
 from jaxdlm.structured import asked_by, fitting, grammar_of
 
 PROMPTS = ("prompt", "messages", "tokens")
+KWARGS = "chat_template_kwargs"
 LARGEST = 2**31 - 1
 SHOWN = 500  # characters of a message: it may quote what the row holds
 
@@ -71,6 +73,7 @@ class Defaults:
     temperature: bool = True  # whether the policy has one
     stop: Any = True  # as in `decode`
     language: tuple[str, Any] | None = None  # (form, value) as in `jaxdlm.structured`
+    chat: Mapping[str, Any] = field(default_factory=dict)  # of `jaxdlm.messages.ARGUMENTS`, as stated
 
 
 def parse(raw: Raw) -> Mapping[str, Any]:
@@ -171,12 +174,25 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
     max_new = _whole(value, "max_new", defaults.max_new, 1, where)
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
     temperature = _temperature(value.get("temperature"), defaults, where)
-    tokens = encode(lm, prompt, raw.row, max_new, plain)
+    tokens = encode(
+        lm, prompt, raw.row, max_new, plain, _form(value, defaults, given[0] != "tokens" and not plain, where)
+    )
     stops = _stops(value.get("stop"), lm, defaults, where)
     grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, stops, where)
     return Request(
         raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar
     )
+
+
+def _form(value: Mapping[str, Any], defaults: Defaults, chats: bool, where: str) -> Form:
+    """How the row's chat is written: as it says itself, else as the job does, where the row is a chat."""
+    own = {name: value[name] for name in ARGUMENTS if value.get(name) is not None}
+    if isinstance(stated := own.get(KWARGS), Mapping):
+        own[KWARGS] = {**defaults.chat.get(KWARGS, {}), **stated}
+    try:
+        return read_form(**{**(defaults.chat if chats else {}), **own})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _grammar(asked: tuple[str, Any] | None, lm: Any, max_new: int, stops: Stops, where: str) -> Any:

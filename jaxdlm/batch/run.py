@@ -30,7 +30,13 @@ class Job:
         self.options, self.lm, self.index, self.engine = options, lm, index, engine
         stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
         self.defaults = Defaults(
-            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language
+            options.max_new,
+            options.seed,
+            options.raw,
+            policies.heated is not None,
+            stop,
+            options.language,
+            options.chat,
         )
         if options.language is not None:  # a job whose every row would be refused is refused
             fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, stop)
@@ -57,6 +63,7 @@ class Job:
             "schema": options.schema, "shard_rows": shard_rows,
             **({} if options.rows_per_program is None else {"rows_per_program": options.rows_per_program}),
             **({} if options.language is None else {"language": list(options.language)}),
+            **({"chat": options.chat} if options.chat else {}),
         }  # fmt: skip
 
     def agree(self, names: set[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import jinja2.defaults
 import jinja2.ext
+import jinja2.meta
 import jinja2.nodes
 import jinja2.sandbox
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
@@ -349,16 +350,27 @@ def _compile(template: str, controls: Controls | None) -> Any:
     return environment().from_string(Counting().visit(tree if controls is None else controls.exchange(tree)))
 
 
+@functools.lru_cache(maxsize=8)
+def _reads(template: str) -> list[str]:
+    """The variables that a template asks its caller for."""
+    return sorted(jinja2.meta.find_undeclared_variables(environment().parse(template)))
+
+
 def render(question: Mapping[str, Any]) -> dict[str, Any]:
-    """Of {"template", "variables", "steps"}, with the number of its control tokens as "controls" and, once, these as "aliases":
-    {"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and why}, {"error": what the template says}."""
+    """Of {"template", "variables", "steps"}, with the caller's own variables as "more", the number of the template's control
+    tokens as "controls" and, once, these as "aliases": {"text", "steps"}; or {"exceeded": the bound}, {"syntax": where and
+    why}, {"error": what the template says}, {"unread": one of "more" that it does not ask for, "reads": what else it does}."""
     try:
-        number, variables = question.get("controls", 0), question["variables"]
+        number, variables, more = question.get("controls", 0), question["variables"], question.get("more") or {}
         if question.get("aliases") is not None:
             CONTROLS[number] = Controls(question["aliases"])
         controls = CONTROLS.get(number)
         compiled = _compile(question["template"], controls)
-        variables = variables if controls is None else controls.mark(variables)
+        reads = _reads(question["template"]) if more else []
+        for name in more:
+            if name not in reads:
+                return {"unread": name, "reads": [each for each in reads if each == "tools" or each not in variables]}
+        variables = (variables if controls is None else controls.mark(variables)) | more
         meter.start(question["steps"])
         pieces, length = [], 0
         for piece in compiled.generate(**variables):
@@ -391,6 +403,7 @@ WARM_UP = (
 def main() -> None:
     for template in WARM_UP:
         render({"template": template, "variables": {}, "steps": 1000})
+        _reads(template)
     limits.confine(MEMORY)
     limits.answer("ready")
     while True:

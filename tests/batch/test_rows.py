@@ -13,6 +13,7 @@ from jaxdlm.batch import openai
 from jaxdlm.batch.rows import SHOWN, Defaults, Raw, Refusal, Request, randomness_key, read
 from jaxdlm.batch.source import scan, source
 from jaxdlm.errors import InputError
+from jaxdlm.messages import read_form
 from jaxdlm.models import Backbone
 from jaxdlm.text import Tokenizer
 from tests import helpers
@@ -75,7 +76,17 @@ BAD = {
     "OpenAI without a body": ({"custom_id": "a"}, "needs custom_id"),
     "OpenAI with a number as id": ({"custom_id": 5, "body": {}}, "needs custom_id"),
     "OpenAI elsewhere": ({"custom_id": "a", "url": "/v1/embeddings", "body": {}}, "not served"),
-    "OpenAI with tools": ({"custom_id": "a", "body": {"messages": [], "tools": [1]}}, "body.tools is not supported"),
+    "OpenAI with tools": ({"custom_id": "a", "body": {"messages": [], "tools": [1]}}, "tools[0]=1: must be an object"),
+    "OpenAI with a call": (
+        {"custom_id": "a", "body": {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": "{x"}}]}]}},
+        "message 0: tool_calls[0]: arguments is no object of JSON ('{x')"),
+    "OpenAI with both": (
+        {"custom_id": "a", "body": {"messages": [], "add_generation_prompt": True, "continue_final_message": True}},
+        "body.add_generation_prompt True with continue_final_message True"),
+    "OpenAI with neither": ({"custom_id": "a", "body": {"messages": [], "add_generation_prompt": False}}, "False with"),
+    "OpenAI with its own template": ({"custom_id": "a", "body": {"messages": [], "chat_template": ""}}, "is not supported"),
+    "variables of token ids": ({"tokens": TOKENS, "chat_template_kwargs": {"a": 1}}, "is token ids, which no chat template"),
+    "tools that are none": ({"tokens": TOKENS, "tools": [{}]}, "tools[0] is no function"),
     "OpenAI as JSON": (
         {"custom_id": "a", "body": {"prompt": [3], "response_format": {"type": "xml"}}}, "response_format is not supported"),
     "OpenAI with two prompts": ({"custom_id": "a", "body": {"prompt": ["x", "y"]}}, "body.prompt holds 2 prompts"),
@@ -236,6 +247,56 @@ def test_completions_go_on_from_their_prompt_as_it_is(chatting):
     assert row({"messages": [{"role": "user", "content": "Once"}]}, url=openai.CHAT).tokens.tolist() == chat
     assert parse({"prompt": "Once"}, chatting).tokens.tolist() == chat
     assert parse({"prompt": "Once"}, chatting, Defaults(8, 3, raw=True)).tokens.tolist() == plain
+
+
+@pytest.fixture(scope="module")
+def thinking(tmp_path_factory):
+    """A model whose template shows functions and reads `enable_thinking`."""
+    folder = helpers.byte_level(
+        tmp_path_factory.mktemp("thinking"), ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), helpers.THINKING,
+        eos_token="<|im_end|>",
+    )  # fmt: skip
+    lm = model("same")
+    backbone = Backbone(dataclasses.replace(lm.config, vocab_size=400, max_position=512))
+    return LM(backbone, lm.params, Tokenizer.from_folder(folder), "x")
+
+
+def test_what_goes_with_a_chat_is_the_row_s_own_else_the_job_s(thinking):
+    function, chat = {"name": "f", "parameters": {}}, [{"role": "user", "content": "a"}]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {"x": [1]}}}]}
+    begun, brief = [*chat, {"role": "assistant", "content": "so"}], {"enable_thinking": False}
+
+    def ids(value, **of_the_job):
+        row = parse(value, thinking, Defaults(8, 3, chat=of_the_job))
+        assert isinstance(row, Request), row.message
+        return row.tokens.tolist()
+
+    def shown(messages, **form):
+        return thinking.tokenizer.encode_prompt(messages, form=read_form(**form))
+
+    assert ids({"prompt": "a"}, system="s") == ids({"messages": chat, "system": "s"}) == shown(chat, system="s")
+    assert ids({"messages": chat, "system": "own"}, system="s") == shown(chat, system="own") != shown(chat, system="s")
+    assert ids({"messages": chat, "chat_template_kwargs": brief}) == shown(chat, chat_template_kwargs=brief)
+    both = ids(
+        {"prompt": "a", "chat_template_kwargs": brief}, chat_template_kwargs={"enable_thinking": True}, tools=[function]
+    )
+    assert both == shown(chat, chat_template_kwargs=brief, tools=[function])
+    assert ids({"tokens": TOKENS}, system="s", tools=[function]) == TOKENS, "the job's words are for chats"
+    assert ids({"messages": begun}) == shown(begun) != ids({"messages": begun, "continue_final_message": False})
+    for body, same in (
+        ({"messages": begun}, shown(begun)),
+        ({"messages": begun, "continue_final_message": True, "add_generation_prompt": False}, shown(begun)),
+        ({"messages": begun, "add_generation_prompt": True}, shown(begun, continue_final_message=False)),
+        ({"messages": chat, "tools": [{"type": "function", "function": function}], "tool_choice": "auto"},
+         shown(chat, tools=[{"type": "function", "function": function}])),
+        ({"messages": chat, "tools": [], "chat_template_kwargs": brief}, shown(chat, chat_template_kwargs=brief)),
+        ({"messages": [*chat, {**call, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": [1]}'}}]},
+                       {"role": "tool", "content": "2", "tool_call_id": "1"}]},
+         shown([*chat, call, {"role": "tool", "content": "2"}])),
+    ):  # fmt: skip
+        assert ids({"custom_id": "a", "body": body}) == same
+    refused = parse({"messages": chat, "chat_template_kwargs": {"thinking": True}}, thinking)
+    assert "line 7: the prompt: the chat template does not read thinking" in refused.message
 
 
 @pytest.mark.parametrize("schema", ["native", "openai"])
