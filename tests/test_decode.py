@@ -264,6 +264,17 @@ def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
     assert out.text[0] in capsys.readouterr().out
 
 
+def test_an_answer_goes_on_with_its_own_beginning_as_it_would_have():
+    """Greedy, token by token: the rest is the rest of the whole answer, and the rows beside it are what they are."""
+    lm = load("tiny-ar")
+    asked = lm.tokenizer.examples[0]
+    whole = decode(lm, [asked], policy="autoregressive", max_new=16).text[0]
+    words = whole.split()
+    begun = [{"role": "user", "content": asked}, {"role": "assistant", "content": " ".join(words[:4])}]
+    out = decode(lm, [begun, asked], policy="autoregressive", max_new=16)
+    assert out.text == [" ".join(words[4:]), whole]
+
+
 def test_an_output_is_shown_in_one_line():
     """Not with its arrays, which would fill a notebook."""
     status = [Status.EOS, Status.EOS, Status.STEP_LIMIT]

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 
-from jaxdlm import text
+from jaxdlm import layout, text
 from jaxdlm.controls import FIRST
 from jaxdlm.errors import InputError
 from jaxdlm.messages import read_form
@@ -175,6 +176,24 @@ def test_what_a_template_does_not_take_is_refused(tmp_path, case):
     with pytest.raises(InputError, match=words) as caught:
         text.Tokenizer.from_folder(folder).encode_prompt(chat, form=read_form(**asked))
     assert not [letter for letter in str(caught.value) if ord(letter) >= FIRST]
+
+
+def test_an_empty_text_is_what_every_text_begins_with(tmp_path):
+    """Where no chat is made of it; token by token as the tokenizer begins one, else the token of the configuration."""
+
+    def ids(tokenizer, raw, bos=None):
+        tokens = types.SimpleNamespace(bos=bos)
+        lm = types.SimpleNamespace(tokenizer=tokenizer, name="x", config=types.SimpleNamespace(tokens=tokens))
+        return layout.words_of(lm, "", raw)
+
+    begun = text.Tokenizer.from_folder(STYLES["metaspace-first"](tmp_path / "a"))
+    assert ids(begun, True) == [begun.bos] == begun.front
+    bare = text.Tokenizer.from_folder(STYLES["thinking"](tmp_path / "b"))
+    assert ids(bare, True, bos=7) == [7] == ids(dataclasses.replace(bare, template=None), False, bos=7)
+    with pytest.raises(InputError, match="x has no token that begins a text: write at least one word"):
+        ids(bare, True)
+    with pytest.raises(InputError, match="is empty: write at least one word, or pass raw=True"):
+        ids(bare, False, bos=7)
 
 
 def test_without_a_template_nothing_of_a_chat_is_taken(tmp_path):
