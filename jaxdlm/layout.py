@@ -239,10 +239,7 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool, form: Form
     if isinstance(prompt, str) or is_chat:
         if lm.tokenizer is None:
             raise InputError(f"{where} is text and {lm.name} has no tokenizer: {lm.advice or 'pass token ids'}")
-        try:
-            ids = np.asarray(words_of(lm, prompt, raw, form), np.int64)
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+        ids = np.asarray(words_of(lm, prompt, raw, form, where), np.int64)
     else:
         try:
             ids = np.asarray(prompt)
@@ -267,20 +264,23 @@ def encode(lm: Any, prompt: Any, index: int, max_new: int, raw: bool, form: Form
     return ids.astype(np.int32)
 
 
-def words_of(lm: Any, prompt: Any, raw: bool, form: Form | None = None) -> list[int]:
-    """Token ids of a text or a chat. An empty text is what every text begins with, where no chat template is asked for more."""
-    tokenizer = lm.tokenizer
-    chats = not raw and tokenizer.template is not None
+def words_of(lm: Any, prompt: Any, raw: bool, form: Form | None = None, where: str | None = None) -> list[int]:
+    """Token ids of a text or a chat. An empty text is what every text begins with, where no chat template is asked for more.
+    where: names the prompt in errors."""
     if not isinstance(prompt, str) or prompt.strip():
         settings: dict[str, Any] = {} if form is None else {"form": form}
-        return list(tokenizer.encode_prompt(prompt, raw=raw, **settings))
-    if prompt or chats:
-        hint = ", or pass raw=True to go on from nothing" if chats and not prompt else ""
-        raise InputError(f"the prompt is empty: write at least one word{hint}")
+        try:
+            return list(lm.tokenizer.encode_prompt(prompt, raw=raw, **settings))
+        except InputError as error:
+            raise InputError(str(error) if where is None else f"{where}: {error}") from None
+    tokenizer, where = lm.tokenizer, where or "the prompt"
+    if prompt or not (raw or tokenizer.template is None):
+        hint = "" if prompt else ", or pass raw=True to go on from nothing"
+        raise InputError(f"{where} is empty: write at least one word{hint}")
     begin = lm.config.tokens.bos if tokenizer.bos is None else tokenizer.bos
     ids = tokenizer.front or ([] if begin is None else [begin])
     if not ids:
-        raise InputError(f"the prompt is empty, and {lm.name} has no token that begins a text: write at least one word")
+        raise InputError(f"{where} is empty, and {lm.name} has no token that begins a text: write at least one word")
     return list(ids)
 
 

@@ -14,18 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdlm import chat, tokenizer_checks
-from jaxdlm.checkpoint.files import read_text
 from jaxdlm.checkpoint.strict_json import read_object
-from jaxdlm.checkpoint.tokenizer_config import read_settings, read_template
+from jaxdlm.checkpoint.tokenizer_config import byte_level_spec, read_settings, template_of
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
 from jaxdlm.messages import OPENED, Form, before_mark, marked
 from jaxdlm.tokenizer_spec import aliased, glued, is_word, named_tokens, own_settings, stated_ids
-
-# Pre-tokenisation of the byte-level vocabularies that ship vocab.json and merges.txt alone (Qwen2 and its descendants)
-QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,10 +78,11 @@ class Tokenizer:
         if (folder / "tokenizer.json").exists():
             spec: Mapping[str, Any] = table or read_object(folder / "tokenizer.json", folder)
         elif (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-            spec = _byte_level_spec(folder, settings)
+            spec = byte_level_spec(folder, settings)
         else:
             return None
-        return build(spec, settings, _template(folder, settings), eos=eos, pad=pad, mask=mask, lead_bos=lead_bos)
+        template = template_of(folder, settings, 4 * chat.MAX_TEMPLATE)
+        return build(spec, settings, template, eos=eos, pad=pad, mask=mask, lead_bos=lead_bos)
 
     @classmethod
     def from_documents(cls, documents: Mapping[str, Any], **ids: Any) -> "Tokenizer | None":
@@ -377,38 +372,3 @@ def join(words: Iterable[str]) -> str:
         pieces.append(word if glued(before, word) else " " + word)
         before = word
     return "".join(pieces)
-
-
-def _template(folder: pathlib.Path, settings: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja, else chat_template.json, else the entry of tokenizer_config.json (the default one)."""
-    if (folder / "chat_template.jinja").exists():
-        return read_text(folder / "chat_template.jinja", folder, most=4 * chat.MAX_TEMPLATE)
-    template = read_template(folder) or settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template
-
-
-def _byte_level_spec(folder: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """tokenizer.json's contents for a folder with vocab.json and merges.txt alone, as Qwen2 and Dream ship them."""
-    lines = read_text(folder / "merges.txt", folder).splitlines()
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    added = [
-        {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False, **entry}
-        | {"id": int(index)}
-        for index, entry in settings.get("added_tokens_decoder", {}).items()
-    ]
-    split = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False}
-    model = {"type": "BPE", "vocab": read_object(folder / "vocab.json", folder), "merges": merges}
-    unset = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
-    return {
-        "version": "1.0",
-        "added_tokens": sorted(added, key=lambda entry: entry["id"]),
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": None,
-        "decoder": byte_level,
-        "model": model | dict.fromkeys(unset) | {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False},
-    }

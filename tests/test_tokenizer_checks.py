@@ -8,6 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from jaxdlm import text
+from jaxdlm.checkpoint import tokenizer_config
 from jaxdlm.errors import InputError
 from jaxdlm.tokenizer_checks import Backend, check
 from tests import helpers
@@ -112,7 +113,7 @@ RELEASED = {
             {"type": "Lowercase"}, table(entries=b"b\0" + b"c" * 33 + b"\0"), replace(" {2,}", " ", "Regex"),
         ),
     ),
-    "Qwen": spec(normalizer={"type": "NFC"}, pre_tokenizer=split(text.QWEN_SPLIT)),
+    "Qwen": spec(normalizer={"type": "NFC"}, pre_tokenizer=split(tokenizer_config.QWEN_SPLIT)),
     "BERT": spec(post_processor=template("Q", "A", "Q", Q=[0])),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""tokenizer_config.json and chat_template.json: their schemas."""
+"""The files of a tokenizer besides tokenizer.json: their schemas, and what they stand for."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jaxdlm.argument import Kind, flag, items, record, refuse, table, text
+from jaxdlm.checkpoint.files import read_text
 from jaxdlm.checkpoint.strict_json import read_object
 from jaxdlm.models.config import WORDS
 from jaxdlm.tokenizer_spec import NAMED, OWN
+
+# Pre-tokenisation of the byte-level vocabularies that ship vocab.json and merges.txt alone (Qwen2 and its descendants)
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 def token(value: Any, name: str) -> Any:
@@ -69,3 +75,39 @@ def read_template(folder: Path) -> Any:
 def _read(folder: Path, name: str, schema: dict[str, Kind]) -> dict[str, Any]:
     path = folder / name
     return record(read_object(path, folder), name, schema, dot=": ") if path.exists() else {}
+
+
+def template_of(folder: Path, settings: Mapping[str, Any], most: int) -> str | None:
+    """chat_template.jinja, else chat_template.json, else the entry of tokenizer_config.json (the default one); of at most so
+    many bytes where it is a file."""
+    if (folder / "chat_template.jinja").exists():
+        return read_text(folder / "chat_template.jinja", folder, most=most)
+    template = read_template(folder) or settings.get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        template = named.get("default")
+    return template
+
+
+def byte_level_spec(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer.json's contents for a folder with vocab.json and merges.txt alone, as Qwen2 and Dream ship them."""
+    lines = read_text(folder / "merges.txt", folder).splitlines()
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    added = [
+        {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False, **entry}
+        | {"id": int(index)}
+        for index, entry in settings.get("added_tokens_decoder", {}).items()
+    ]
+    split = {"type": "Split", "pattern": {"Regex": QWEN_SPLIT}, "behavior": "Isolated", "invert": False}
+    model = {"type": "BPE", "vocab": read_object(folder / "vocab.json", folder), "merges": merges}
+    unset = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
+    return {
+        "version": "1.0",
+        "added_tokens": sorted(added, key=lambda entry: entry["id"]),
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": model | dict.fromkeys(unset) | {"fuse_unk": False, "byte_fallback": False, "ignore_merges": False},
+    }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from jaxdlm.argument import Kind, flag, listed, one_of, real, shown, table, text, whole
 from jaxdlm.errors import InputError
 
-ROPE_KINDS = ("default", "linear", "llama3", "proportional")
+ROPE_KINDS = ("default", "linear", "llama3", "proportional", "yarn")
 ATTENTIONS = ("full", "causal", "block_causal", "prefix_canvas")
 ACTIVATIONS = ("silu", "gelu_tanh", "relu2")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,7 +55,9 @@ class RopeConfig:
 
     kind: default; linear (frequencies / factor); llama3 (long wavelengths / factor, smooth between the two
     wavelengths original_max_position / high_freq_factor and / low_freq_factor); proportional (only the first
-    proportion * H / 2 frequencies turn, the exponent divides by H).
+    proportion * H / 2 frequencies turn, the exponent divides by H); yarn (arXiv 2309.00071: frequencies that turn less than
+    beta_slow times within original_max_position / factor, more than beta_fast times as they are, linear in their number
+    between, whose ends `truncate` makes whole; cos and sin times attention_factor).
     """
 
     theta: Annotated[float, real(above=0, high=10**15)]
@@ -65,6 +67,10 @@ class RopeConfig:
     low_freq_factor: Factor = 1.0
     high_freq_factor: Factor = 4.0
     original_max_position: Annotated[int, whole(1, POSITIONS)] = 8192
+    beta_fast: Factor = 32.0
+    beta_slow: Factor = 1.0
+    truncate: Flag = True
+    attention_factor: Factor = 1.0
     proportion: Annotated[float, real(above=0, high=1)] = 1.0
 
     def __post_init__(self) -> None:
@@ -73,6 +79,13 @@ class RopeConfig:
         _require(
             self.kind != "llama3" or rising,
             f"low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}",
+        )
+        _require(
+            self.kind != "yarn" or self.theta > 1, f"yarn divides by the logarithm of theta {self.theta}: must be > 1"
+        )
+        slower = self.beta_slow <= self.beta_fast
+        _require(
+            self.kind != "yarn" or slower, f"beta_slow {self.beta_slow} must not exceed beta_fast {self.beta_fast}"
         )
 
 

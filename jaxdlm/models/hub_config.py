@@ -1,5 +1,6 @@
 """Reading a released config.json: its schema, recorded defaults, both dialects of rope, special ids, refusals."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,13 +64,15 @@ CONFIG: dict[str, Kind] = IDS | {
     # layers
     "rms_norm_eps": real(above=0, high=1), "use_qk_norm": flag, "hidden_act": text, "hidden_activation": text,
     "query_pre_attn_scalar": FACTOR, "final_logit_softcapping": FACTOR,
-    "layer_types": listed(text), "sliding_window": whole(1, POSITIONS), "sliding_window_pattern": whole(1, LAYERS),
+    "layer_types": listed(text), "sliding_window": whole(1, POSITIONS), "use_sliding_window": flag,
+    "max_window_layers": whole(0, LAYERS), "sliding_window_pattern": whole(1, LAYERS),
     "block_size": whole(1, BLOCK), "bd_size": whole(1, BLOCK), "canvas_length": whole(1, BLOCK),
     # rotary embedding
     "rope_theta": BASE, "rope_local_base_freq": BASE, "rope_type": text, "type": text,
     "partial_rotary_factor": real(above=0, high=1), "rotary_dim": whole(0, HEAD_DIM), "rope_full_precision": flag,
     "factor": FACTOR, "low_freq_factor": FACTOR, "high_freq_factor": FACTOR,
-    "original_max_position_embeddings": whole(1, POSITIONS),
+    "original_max_position_embeddings": whole(1, POSITIONS), "beta_fast": FACTOR, "beta_slow": FACTOR,
+    "attention_factor": FACTOR, "mscale": real(0, 10**6), "mscale_all_dim": real(0, 10**6), "truncate": flag,
     # experts
     "num_experts": whole(1, EXPERTS), "num_local_experts": whole(1, EXPERTS), "num_shared_experts": whole(0, 64),
     "num_experts_per_tok": whole(1, EXPERTS), "top_k_experts": whole(1, EXPERTS),
@@ -80,6 +83,11 @@ CONFIG: dict[str, Kind] = IDS | {
 }  # fmt: skip
 # generation_config.json
 GENERATION: dict[str, Kind] = IDS | {"max_new_tokens": whole(1), "block_length": whole(1, BLOCK)}
+
+
+def _grown(factor: float, scale: float = 1.0) -> float:
+    """What yarn multiplies cos and sin with, so that attention stays as sharp over `factor` times the positions."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def read_generation(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +154,7 @@ class Fields:
 
     def common(self) -> None:
         """Refusals that hold for every family."""
-        self.refuse(quantization_config=False, quantization=False, use_sliding_window=False)
+        self.refuse(quantization_config=False, quantization=False)
 
     def activation(self, key: str = "hidden_act") -> str:
         names = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -217,9 +225,42 @@ class Fields:
                 high_freq_factor=numbers.get("high_freq_factor"),
                 original_max_position=numbers.get("original_max_position_embeddings"),
             )
+        if kind == "yarn":
+            return self._yarn(numbers, theta, rotary)
         raise ConfigUnsupported(
-            f"{self.family}: {key} of type {shown(kind)} is not supported (default, linear, llama3)"
+            f"{self.family}: {key} of type {shown(kind)} is not supported (default, linear, llama3, yarn)"
         )
+
+    def _yarn(self, numbers: "Fields", theta: float, rotary: int | None) -> RopeConfig:
+        stated = self.get("max_position_embeddings", None) or self.get("max_sequence_length", None)
+        original = numbers.get("original_max_position_embeddings", stated)
+        factor = numbers.get("factor", None if None in (stated, original) else stated / original)
+        if original is None or factor is None:
+            raise InputError(
+                f"config.json of family {self.family}: yarn needs factor and original_max_position_embeddings"
+            )
+        some, every = numbers.get("mscale", 0), numbers.get("mscale_all_dim", 0)
+        grown = _grown(factor, some) / _grown(factor, every) if some and every else _grown(factor)
+        return RopeConfig(
+            theta=theta,
+            kind="yarn",
+            rotary_dim=rotary,
+            factor=factor,
+            original_max_position=original,
+            beta_fast=numbers.get("beta_fast", 32.0),
+            beta_slow=numbers.get("beta_slow", 1.0),
+            truncate=numbers.get("truncate", True),
+            attention_factor=numbers.get("attention_factor", grown),
+        )
+
+    def positions(self, rope: RopeConfig) -> int:
+        """`max_position_embeddings`, or what yarn makes of the original ones where that is more: files of Qwen are told to
+        add `rope_scaling` alone."""
+        stated = self.get("max_position_embeddings")
+        reach = int(rope.original_max_position * rope.factor) if rope.kind == "yarn" else 0
+        if reach > stated:
+            self.hints.notes.append(f"yarn reaches {reach} positions, config.json states {stated}; the former counts")
+        return max(stated, reach)
 
     def tokens(
         self,

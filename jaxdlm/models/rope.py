@@ -29,7 +29,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
         return frequency / np.float32(rope.factor)
     if rope.kind == "llama3":
         return _llama3(frequency, rope)
-    return frequency
+    return _yarn(frequency, rope, rotary) if rope.kind == "yarn" else frequency
 
 
 def _powers(theta: float, count: int, dim: int) -> np.ndarray:
@@ -51,11 +51,28 @@ def _llama3(frequency: np.ndarray, rope: RopeConfig) -> np.ndarray:
     return np.where(wavelength > low, slow, np.where(wavelength < high, frequency, between)).astype(np.float32)
 
 
+def _yarn(frequency: np.ndarray, rope: RopeConfig, dim: int) -> np.ndarray:
+    def turning(times: float) -> float:
+        """The pair, as a fraction, that turns so many times within the original positions."""
+        return dim * math.log(rope.original_max_position / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = turning(rope.beta_fast), turning(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    slow = np.float32(1.0) / (np.float32(rope.factor) * (np.float32(1.0) / frequency))
+    width = np.float32(high - low if high != low else 1e-3)
+    ramp = np.clip((np.arange(dim // 2, dtype=np.float32) - np.float32(low)) / width, 0, 1).astype(np.float32)
+    return slow * ramp + frequency * (1 - ramp)
+
+
 def rotation(rope: RopeConfig, head_dim: int, position: Int32[Array, "B T"]) -> Rotation:
-    """cos and sin of position · frequency."""
+    """cos and sin of position · frequency, times the attention factor."""
     frequency = jnp.asarray(inverse_frequencies(rope, head_dim))
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
-    return Rotation(jnp.cos(angle), jnp.sin(angle))
+    turn = Rotation(jnp.cos(angle), jnp.sin(angle))
+    factor = np.float32(rope.attention_factor)
+    return turn if factor == 1 else Rotation(turn.cos * factor, turn.sin * factor)
 
 
 def rotate(x: Float[Array, "B T N H"], turn: Rotation, in_f32: bool) -> Float[Array, "B T N H"]:

@@ -224,6 +224,19 @@ DECODER: dict[str, str] = {
 """The names that Llama, Qwen and their descendants share."""
 
 
+FUSED: dict[str, str | Joint] = {
+    "e_gate": Joint("model.layers.{i}.mlp.experts.gate_up_proj", ("e_gate", "e_up"), axis=1),
+    "e_up": Joint("model.layers.{i}.mlp.experts.gate_up_proj", ("e_gate", "e_up"), axis=1),
+    "e_down": "model.layers.{i}.mlp.experts.down_proj",
+}
+"""All experts of a layer in one tensor, gate and up one above the other: [E, 2 F, D] and [E, D, F]."""
+
+
+def fused(names: Collection[str]) -> Mapping[str, str | Joint]:
+    """`FUSED` where a checkpoint has these, else nothing."""
+    return FUSED if any(name.endswith(".mlp.experts.gate_up_proj") for name in names) else {}
+
+
 def decoder_tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:
-    """The table of every family that uses `DECODER` as it stands."""
-    return tensor_maps(config, DECODER)
+    """The table of every family that uses `DECODER`, with experts one by one or fused as `names` has them."""
+    return tensor_maps(config, {**DECODER, **fused(names)})

@@ -53,6 +53,9 @@ LLAMA3 = {
 }
 
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A transformers class with its settings, and how its files become the hub's."""
@@ -99,6 +102,16 @@ def _llada2_names(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _as(architecture: str, model_type: str, **more: Any) -> dict[str, Any]:
     return {"architectures": [architecture], "model_type": model_type, "mask_token_id": MASK_ID} | more
+
+
+def _fuse(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Experts as some savers write them: those of a layer in two tensors."""
+    out = {name: x for name, x in files.items() if ".mlp.experts." not in name}
+    for stem in {name[: name.index(".experts.") + 8] for name in files if ".mlp.experts." in name}:
+        each = lambda part: [files[f"{stem}.{e}.{part}_proj.weight"] for e in range(MOE["num_experts"])]  # noqa: E731
+        both = [np.concatenate(pair) for pair in zip(each("gate"), each("up"), strict=True)]
+        out |= {f"{stem}.gate_up_proj": np.stack(both), f"{stem}.down_proj": np.stack(each("down"))}
+    return out
 
 
 RECIPES: dict[str, Recipe] = {
@@ -154,6 +167,16 @@ RECIPES: dict[str, Recipe] = {
         _as("A2DQwen3LMHeadModel", "a2d-qwen3"),
     ),
     "qwen2": Recipe("Qwen2ForCausalLM", DENSE | {"tie_word_embeddings": True} | theta(1e6)),
+    "qwen2 windows, yarn": Recipe(
+        "Qwen2ForCausalLM",
+        DENSE | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1} | {"rope_parameters": YARN},
+    ),
+    "sdar_moe fused, yarn": Recipe(
+        "Qwen3MoeForCausalLM",
+        MOE | {"head_dim": 24, "norm_topk_prob": True} | {"rope_parameters": YARN | {"factor": 0.5, "mscale": 1.0}},
+        _as("SDARMoeForCausalLM", "sdar_moe", block_size=4),
+        _fuse,
+    ),
     "qwen3": Recipe("Qwen3ForCausalLM", DENSE | {"head_dim": 24} | theta(1e6)),
     "qwen3_moe": Recipe("Qwen3MoeForCausalLM", MOE | {"norm_topk_prob": True, "head_dim": 16} | theta(1e6)),
     "llama": Recipe(

@@ -59,7 +59,9 @@ def test_rope_values_are_checked() -> None:
     for wrong in (
         {"theta": 0.0},
         {"theta": 1e4, "factor": 0.0},
-        {"theta": 1e4, "kind": "yarn"},
+        {"theta": 1e4, "kind": "longrope"},
+        {"theta": 1.0, "kind": "yarn"},
+        {"theta": 1e4, "kind": "yarn", "beta_slow": 33.0},
         {"theta": 1.0, "proportion": 2.0},
     ):
         with pytest.raises(InputError):

@@ -1,5 +1,6 @@
 """Detection, both dialects of config.json, defaults, and refusals that name the key."""
 
+import math
 import pathlib
 import re
 from typing import Any
@@ -83,11 +84,12 @@ def test_what_each_family_is_for(name: str, expected: tuple) -> None:
             "include_bias": True, "include_qkv_bias": True, "clip_qkv": 8.0, "block_group_size": 2,
             "quantization_config": {"bits": 4}, "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
         }.items()],
-        (QWEN | {"use_sliding_window": True}, "use_sliding_window"),
+        (RELEASED["dream-7b"] | {"use_sliding_window": True}, "use_sliding_window"),
+        (RELEASED["sdar-8b"] | {"use_sliding_window": True}, "use_sliding_window"),
+        (RELEASED["llama3-8b"] | {"use_sliding_window": True}, "use_sliding_window"),
         (QWEN | {"attention_bias": True}, "attention_bias"),
         (QWEN | {"layer_types": ["sliding_attention"]}, "layer_types"),
         (QWEN | {"hidden_act": "relu"}, "hidden_act"),
-        (QWEN | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "yarn"),
         (QWEN | {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e6}}, "longrope"),
         (QWEN | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         (QWEN | {"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
@@ -337,3 +339,44 @@ def test_no_key_gets_by_with_what_it_is_not(name: str) -> None:
 def test_a_field_of_another_kind_is_named_with_what_it_must_be(base: str, change: dict, line: str) -> None:
     with pytest.raises(InputError, match=line):
         read_config(RELEASED[base] | change)
+
+
+def test_yarn_is_read_as_transformers_reads_it() -> None:
+    """The original positions are those stated, else all; what yarn reaches counts, where it is more."""
+    scaling = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    grown = RopeConfig(
+        theta=1e6, kind="yarn", factor=4.0, original_max_position=32768, attention_factor=0.1 * math.log(4) + 1
+    )
+    stated = RELEASED["qwen2.5-7b"] | {"rope_theta": 1e6, "max_position_embeddings": 32768}
+    config = read_config(stated | {"rope_scaling": scaling}, hints := Hints())
+    assert config.rope == grown and config.max_position == 131072
+    assert any("yarn reaches 131072 positions" in note for note in hints.notes)
+    assert read_config(stated | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}).rope == grown
+    every = {"mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 16, "truncate": False, "factor": None}
+    read = read_config(stated | {"max_position_embeddings": 262144, "rope_scaling": scaling | every}).rope
+    assert (read.factor, read.attention_factor, read.beta_fast, read.truncate) == (8.0, 1.0, 16, False)
+    for name in (
+        "sdar-8b",
+        "dream-7b",
+        "qwen3-30b-a3b",
+        "llada2-mini",
+        "fast-dllm-v2-7b",
+        "a2d-qwen3-0.6b",
+        "llama3-8b",
+    ):
+        rope = read_config(RELEASED[name] | {"rope_scaling": scaling}).rope
+        assert (rope.kind, rope.factor, rope.rotary_dim) == ("yarn", 4.0, 64 if name == "llada2-mini" else None), name
+
+
+def test_windows_are_those_of_the_layers_that_the_class_gives_them() -> None:
+    on = {"use_sliding_window": True, "sliding_window": 512, "max_window_layers": 20}
+    qwen = read_config(RELEASED["qwen2.5-0.5b"] | on)
+    assert qwen.layer_kinds == ("global",) * 20 + ("local",) * 4 and qwen.sliding_window == 512
+    assert read_config(QWEN | {"use_sliding_window": True}).layer_kinds == ("global",) * 28 + ("local",) * 8, (
+        "its class's"
+    )
+    assert read_config(RELEASED["qwen3-30b-a3b"] | on).layer_kinds == ("local",) * 48, "a mixture: all"
+    for off in ({"use_sliding_window": False}, {"sliding_window": None}, {"max_window_layers": 24}):
+        assert read_config(RELEASED["qwen2.5-0.5b"] | on | off).layer_kinds == ()
+    kinds = ["full_attention", "sliding_attention"] * 12
+    assert read_config(RELEASED["qwen2.5-0.5b"] | on | {"layer_types": kinds}).layer_kinds == ("global", "local") * 12

@@ -1,6 +1,7 @@
 """LLaDA2.0 and 2.1, mini and flash: GLM-4-MoE shapes with fused query/key/value, block-causal.
 arXiv 2512.15745, 2602.08676."""
 
+import dataclasses
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -8,7 +9,7 @@ from jaxdlm.models.config import ModelConfig, RopeConfig
 from jaxdlm.models.families._shapes import shape
 from jaxdlm.models.families.llada_moe import TOKENS
 from jaxdlm.models.hub_config import Fields
-from jaxdlm.models.table import Family, Joint, Names, TensorMap, tensor_maps
+from jaxdlm.models.table import Family, Joint, Names, TensorMap, fused, tensor_maps
 from jaxdlm.registry import family
 
 _LAYER = "model.layers.{i}."
@@ -92,6 +93,7 @@ def read_config(fields: Fields) -> ModelConfig:
     fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
     heads = fields.heads()
+    rope = _rope(fields, heads["head_dim"])
     vocab = fields.get("vocab_size")
     expert_size = fields.get("moe_intermediate_size")
     return ModelConfig(
@@ -101,10 +103,10 @@ def read_config(fields: Fields) -> ModelConfig:
         hidden_size=fields.get("hidden_size"),
         **heads,
         intermediate_size=fields.get("intermediate_size"),
-        max_position=fields.get("max_position_embeddings"),
+        max_position=fields.positions(rope),
         norm_eps=fields.get("rms_norm_eps"),
         qk_norm=fields.get("use_qk_norm"),
-        rope=_rope(fields, heads["head_dim"]),
+        rope=rope,
         activation=fields.activation(),
         num_experts=fields.get("num_experts"),
         top_k=fields.get("num_experts_per_tok"),
@@ -132,13 +134,13 @@ def _rope(fields: Fields, head_dim: int) -> RopeConfig:
     """`rotary_dim` is the released key; partial_rotary_factor is the same as a fraction of head_dim."""
     rope = fields.rope(head_dim)
     rotary = fields.get("rotary_dim", 0) or rope.rotary_dim
-    return RopeConfig(theta=rope.theta, kind=rope.kind, factor=rope.factor, rotary_dim=rotary)
+    return dataclasses.replace(rope, rotary_dim=rotary)
 
 
 def tensors(config: ModelConfig, names: Collection[str] = ()) -> Iterator[TensorMap]:
-    """The released form, or the merged one where such a tensor is present."""
+    """The released form, or one of the two merged ones where such a tensor is present."""
     merged = any(MERGED["e_gate"].format(i=layer) in names for layer in range(config.num_layers))
-    table: Names = NAMES | MERGED if merged else NAMES
+    table: Names = {**NAMES, **(MERGED if merged else fused(names))}
     return tensor_maps(config, table)
 
 

@@ -18,7 +18,7 @@ DEFAULTS = llama.DEFAULTS | {
 
 def read_config(fields: Fields) -> ModelConfig:
     """config.json of `Qwen2ForCausalLM`; the biases are part of the class and have no key."""
-    return decoder(fields, tokens=QWEN_TOKENS, qkv_bias=True)
+    return decoder(fields, tokens=QWEN_TOKENS, windows=True, qkv_bias=True)
 
 
 FAMILY = family(

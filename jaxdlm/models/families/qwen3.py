@@ -25,13 +25,13 @@ DEFAULTS_MOE = {
 def read_config(fields: Fields) -> ModelConfig:
     """config.json of `Qwen3ForCausalLM`."""
     fields.refuse(attention_bias=False)
-    return decoder(fields, tokens=QWEN_TOKENS, qk_norm=True)
+    return decoder(fields, tokens=QWEN_TOKENS, windows=True, qk_norm=True)
 
 
 def read_moe_config(fields: Fields) -> ModelConfig:
     """config.json of `Qwen3MoeForCausalLM`; dense layers among the sparse ones are refused."""
     fields.refuse(attention_bias=False)
-    return decoder(fields, tokens=QWEN_TOKENS, qk_norm=True, **qwen3_experts(fields))
+    return decoder(fields, tokens=QWEN_TOKENS, windows=True, qk_norm=True, **qwen3_experts(fields))
 
 
 FAMILY = family(
