@@ -28,6 +28,7 @@ from jaxdlm._load import LM, describe, load
 from jaxdlm.batch.cli import read_policies
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.run import job
+from jaxdlm.core.model import with_config
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics
 from jaxdlm.eval.run import check
