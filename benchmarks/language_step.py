@@ -19,7 +19,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxdlm as jd
-from jaxdlm.core.carry import Automaton, Row, Update
+from jaxdlm.core.carry import Automaton, Row, Text, Update
 from jaxdlm.models.config import TokenIds
 from jaxdlm.rules.grammar import constrained
 
@@ -32,7 +32,7 @@ def step(policy, logits, tokens, pending, automaton, key):
     column, full, zero = jnp.arange(COLUMNS, dtype=jnp.int32), jnp.ones(COLUMNS, bool), jnp.int32(0)
     row = Row(
         tokens=tokens, open=pending, pending=pending, active=full, prefilled=~full, column=column, position=column,
-        exists=full, step=zero, tick=zero, block=zero, blocks=1, ids=IDS, grammar=automaton,
+        exists=full, step=zero, tick=zero, block=zero, blocks=1, ids=IDS, text=Text(tokens, ~pending, zero), grammar=automaton,
     )  # fmt: skip
     update, _ = policy.apply(Update(logits), policy.init(COLUMNS, VOCAB), row, key)
     return update.token, update.commit, update.score

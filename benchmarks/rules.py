@@ -23,7 +23,7 @@ from contest import contest, ratio
 import jaxdlm
 from jaxdlm import layout, policies
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Row, Update
+from jaxdlm.core.carry import Row, Text, Update
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import Tiling
 from jaxdlm.core.readout import DenseLogits, dense_logits, summarise
@@ -64,6 +64,7 @@ def chain_cost(policy: Rule, config: Any, columns: int, versions: int, steps: in
             scalar,
             8,
             config.tokens,
+            Text(number, mask, scalar),
         )
         head_output = DenseLogits(logits, Tiling(config.vocab_size), raw_summary)
         update, state = policy.apply(Update(logits, uncond, readout=head_output), state, view, jax.random.key(0))

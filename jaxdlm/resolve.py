@@ -9,9 +9,10 @@ from jaxdlm._load import load
 from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Model, with_config
-from jaxdlm.core.rule import Rule, Stepper
+from jaxdlm.core.rule import MOST, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.rules.guided import Agree
 from jaxdlm.speculative.policy import Speculation, Unloaded
 
 
@@ -66,6 +67,9 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
             f"takes policy='autoregressive' or 'speculative'"
         )
     compose.complete(policy)
+    for part in parts:
+        if isinstance(part, Agree):
+            part.guide.check(lm, MOST)
     for part in parts:
         model = part.traits.made_for
         if model is not None and model != lm.name:

@@ -91,8 +91,16 @@ class Rows(NamedTuple):
     grammar: Automaton | None = None  # the language that the row's text belongs to (core.automaton)
 
 
+class Text(NamedTuple):
+    """The whole text of a row as far as it is known, by true position: prompt, then canvas; W columns of it are a window."""
+
+    tokens: Int32[Array, "L"]  # meaningless where not known
+    known: Bool[Array, "L"]  # prefilled or written, whatever the window and its cache
+    prompt: Int32[Array, ""]  # tokens of the prompt
+
+
 class Row(NamedTuple):
-    """One row as a rule sees it: a window of W columns."""
+    """One row as a rule sees it: a window of W columns, and the text that they stand in."""
 
     tokens: Int32[Array, "W"]
     open: Bool[Array, "W"]  # may be written now: pending, and inside the row's block
@@ -107,6 +115,7 @@ class Row(NamedTuple):
     block: Int32[Array, ""]
     blocks: int
     ids: "TokenIds"
+    text: Text  # window column i is its position `position[i]`
     shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
     grammar: Automaton | None = None  # at the edges of the window
 

@@ -1,11 +1,13 @@
-"""The protocol of guides: what bends the logits of left-to-right decoding by the text that stands before a token."""
+"""The protocol of guides: what bends the logits of a token by the text around it, in both engines."""
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.typing import Array, Float32, Int32, PyTree
+from jaxdlm.core.carry import Row
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 
 class Context(NamedTuple):
@@ -19,7 +21,10 @@ class Context(NamedTuple):
 
 
 class Guide:
-    """Bends the logits of the next token by the text before it. Written for one row; the loop maps it over rows and nodes.
+    """Bends the logits of a token by the text around it. Written for one row; the loops map it over rows and nodes.
+
+    Left to right that is the text before the token: `init`, `transform`, `advance`. A guide of `any_order` guides diffusion
+    decoding as well, where columns are written in any order (`rules.guided`): there it is the known text on both sides.
 
     The target's logits at every node of a draft, those of the bonus and the draft model's own are each transformed with
     the state of the node's own text, before temperature, top-k and top-p. So a lossless method samples exactly what
@@ -29,6 +34,11 @@ class Guide:
     A state is arrays. Leaves that `advance` hands on as they came in, such as tables, are kept once per row; only the
     others are copied to the nodes of a draft.
     """
+
+    @property
+    def any_order(self) -> bool:
+        """Whether the state depends only on which tokens the text holds, or `bend` says otherwise what it does to a window."""
+        return False
 
     def check(self, lm: Any, max_new: int) -> None:
         """Raises InputError where it means nothing to the model, or cannot be kept within max_new tokens."""
@@ -48,12 +58,40 @@ class Guide:
         """The state with one more token, which may be a forbidden one: of a draft that will be refused."""
         return state
 
+    def bend(self, logits: Float32[Array, "W V"], row: Row) -> Float32[Array, "W V"]:
+        """The logits of a window of diffusion decoding: `transform` with the state behind all that is known of the text.
+
+        Ends of text in the canvas do not count: there an end is written in every column up to the last.
+        """
+        text, answer = row.text, jnp.arange(row.text.tokens.shape[0]) >= row.text.prompt
+        start = Context(text.tokens, text.prompt, text.tokens.shape[0] - text.prompt, (), logits.shape[1])
+
+        def further(state: PyTree, column: tuple[Array, Array]) -> tuple[PyTree, None]:
+            token, counts = column
+            return jax.tree.map(lambda new, old: jnp.where(counts, new, old), self.advance(state, token), state), None
+
+        state, _ = jax.lax.scan(further, self.init(start), (text.tokens, held(row) & answer))
+        return jax.vmap(self.transform, in_axes=(0, None))(logits, state)
+
+    def agree(
+        self, commit: Bool[Array, "W"], token: Int32[Array, "W"], score: Float32[Array, "W"], row: Row
+    ) -> Bool[Array, "W"]:
+        """Of the columns that a step of diffusion decoding wants to write, those that may be written together.
+
+        One by one they may be, as `bend` saw to it. At least one is left where there is one.
+        """
+        return commit
+
 
 @struct.dataclass
 class Several(Guide):
     """Guides one after the other; each reads the same context."""
 
     guides: tuple[Guide, ...]
+
+    @property
+    def any_order(self) -> bool:
+        return all(guide.any_order for guide in self.guides)
 
     def check(self, lm: Any, max_new: int) -> None:
         for guide in self.guides:
@@ -69,6 +107,24 @@ class Several(Guide):
 
     def advance(self, state: PyTree, token: Int32[Array, ""]) -> PyTree:
         return tuple(guide.advance(own, token) for guide, own in zip(self.guides, state, strict=True))
+
+    def bend(self, logits: Float32[Array, "W V"], row: Row) -> Float32[Array, "W V"]:
+        for guide in self.guides:
+            logits = guide.bend(logits, row)
+        return logits
+
+    def agree(
+        self, commit: Bool[Array, "W"], token: Int32[Array, "W"], score: Float32[Array, "W"], row: Row
+    ) -> Bool[Array, "W"]:
+        for guide in self.guides:
+            commit = guide.agree(commit, token, score, row)
+        return commit
+
+
+def held(row: Row) -> Bool[Array, "L"]:
+    """Which positions of the text hold a token that counts: known ones, but for ends of text in the canvas."""
+    text, prompt = row.text, jnp.arange(row.text.tokens.shape[0]) < row.text.prompt
+    return text.known & (prompt | ~jnp.isin(text.tokens, jnp.array(row.ids.eos, jnp.int32)))
 
 
 def read_guide(value: Any, name: str = "guide") -> Guide | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core import automaton, compose, engine
 from jaxdlm.core.cache import Context, forward
-from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Trace, Update
+from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Text, Trace, Update
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
@@ -254,8 +254,18 @@ def window_of(row: Rows, start: Array, columns: int, geometry: Geometry, model: 
     return Row(
         tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, prefilled=take(row.prefilled),
         column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
-        blocks=geometry.blocks, ids=model.config.tokens, shifted=model.config.prediction == "next", grammar=grammar,
+        blocks=geometry.blocks, ids=model.config.tokens, text=text_of(row, geometry),
+        shifted=model.config.prediction == "next", grammar=grammar,
     )  # fmt: skip
+
+
+def text_of(row: Rows, geometry: Geometry) -> Text:
+    """The known text of one row; costs nothing where no rule reads it."""
+    column = jnp.arange(geometry.length, dtype=jnp.int32)
+    exists = (column >= row.pads) & (column - geometry.prompt < row.stop)
+    from_first = lambda x: jnp.roll(x, -row.pads)  # noqa: E731
+    prompt = jnp.cumprod(from_first(exists & row.prefilled).astype(jnp.int32))
+    return Text(from_first(row.tokens), from_first(exists & ~row.pending), jnp.sum(prompt, dtype=jnp.int32))
 
 
 def first_open(rows: Rows, geometry: Geometry) -> Int32[Array, "B"]:

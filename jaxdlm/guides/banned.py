@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument, struct
+from jaxdlm.core.carry import Row
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float32, Int32
@@ -25,8 +26,12 @@ class Banned(Guide):
 
     classes: Int32[Array, "V"]  # token id -> class; 0: in no sequence
     next: Int32[Array, "S C"]
-    bans: Bool[Array, "S C"]  # whether a token of the class completes a sequence
+    completes: Int32[Array, "S C"]  # tokens of the longest sequence that a token of the class completes; 0: none
     longest: int = struct.field(pytree_node=False)
+
+    @property
+    def any_order(self) -> bool:
+        return True
 
     def check(self, lm: Any, max_new: int) -> None:
         if self.classes.shape[0] != lm.config.vocab_size:
@@ -44,10 +49,70 @@ class Banned(Guide):
         return jax.lax.scan(further, jnp.int32(0), last)[0]
 
     def transform(self, logits: Float32[Array, "V"], state: Int32[Array, ""]) -> Float32[Array, "V"]:
-        return jnp.where(fit(self.bans[state][self.classes], logits.shape[0], False), -jnp.inf, logits)
+        return jnp.where(fit(self.completes[state][self.classes] > 0, logits.shape[0], False), -jnp.inf, logits)
 
     def advance(self, state: Int32[Array, ""], token: Int32[Array, ""]) -> Int32[Array, ""]:
         return self.next[state, class_of(self.classes, token)]
+
+    def bend(self, logits: Float32[Array, "W V"], row: Row) -> Float32[Array, "W V"]:
+        """-inf for what would complete a sequence with the known text on both sides of its column."""
+        kinds, known = self.around(row)
+        width, state = logits.shape[0], self.before(kinds, known, logits.shape[0])
+
+        def further(place: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            """One more column to the right: a sequence that it completes reaches back to ours where it is long enough."""
+            following, whole, bad = carry
+            kind, there = (jax.lax.dynamic_slice_in_dim(each, self.longest + place, width) for each in (kinds, known))
+            whole = whole & there
+            reaches = self.completes[following, kind[:, None]] > place
+            return self.next[following, kind[:, None]], whole, bad | (whole[:, None] & reaches)
+
+        first = self.next[state], jnp.ones(width, bool), self.completes[state] > 0
+        bad = jax.lax.fori_loop(1, self.longest, further, first)[2]
+        wide = jax.vmap(lambda each: fit(each, logits.shape[1], False))(bad[:, self.classes])
+        return jnp.where(wide, -jnp.inf, logits)
+
+    def agree(
+        self, commit: Bool[Array, "W"], token: Int32[Array, "W"], score: Float32[Array, "W"], row: Row
+    ) -> Bool[Array, "W"]:
+        """Those that complete no sequence together; the surest alone where none is left, or where what stays of the text
+        would now complete one."""
+        rest = commit & ~self.completed(commit, token, row)
+        sound = jnp.any(rest) & ~jnp.any(self.completed(rest, token, row))
+        surest = jnp.argmax(jnp.where(commit, jnp.maximum(score, -1e30), -jnp.inf))
+        return jnp.where(sound, rest, commit & (jnp.arange(commit.shape[0]) == surest))
+
+    def completed(self, commit: Bool[Array, "W"], token: Int32[Array, "W"], row: Row) -> Bool[Array, "W"]:
+        """Which of these columns, once written, stand in a sequence that is complete then."""
+        (kinds, known), reach = self.around(row), commit.shape[0] + self.longest
+        window = slice(self.longest, reach)
+        kinds = kinds.at[window].set(jnp.where(commit, class_of(self.classes, token), kinds[window]))
+        known = known.at[window].set(known[window] | commit)
+        state = self.before(kinds, known, reach)
+        length = jnp.where(known[self.longest :], self.completes[state, kinds[self.longest :]], 0)
+
+        def covered(place: Array, seen: Array) -> Array:
+            return seen | (jax.lax.dynamic_slice_in_dim(length, place, commit.shape[0]) > place)
+
+        return commit & jax.lax.fori_loop(0, self.longest, covered, jnp.zeros_like(commit))
+
+    def around(self, row: Row) -> tuple[Int32[Array, "W+2n"], Bool[Array, "W+2n"]]:
+        """(classes, whether known) of the window's columns and of as many on each side as a sequence is long."""
+        text, size = row.text, row.tokens.shape[0] + 2 * self.longest
+
+        def cut(each: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(jnp.pad(each, self.longest), row.position[0], size)
+
+        return cut(class_of(self.classes, text.tokens)), cut(text.known)
+
+    def before(self, kinds: Array, known: Array, count: int) -> Int32[Array, "count"]:
+        """The states in front of so many columns, the first of which has `longest` columns before it."""
+
+        def further(place: Array, state: Array) -> Array:
+            kind, there = (jax.lax.dynamic_slice_in_dim(each, place, count) for each in (kinds, known))
+            return jnp.where(there, self.next[state, kind], 0)
+
+        return jax.lax.fori_loop(0, self.longest, further, jnp.zeros(count, jnp.int32))
 
 
 def banned(words: Sequence[Any], lm: Any) -> Banned:
@@ -73,8 +138,8 @@ def banned(words: Sequence[Any], lm: Any) -> Banned:
     total = sum(map(len, sequences))
     if total > MOST:
         raise InputError(f"words has {total} ids in all: must be at most {MOST}")
-    classes, following, bans = map(jnp.asarray, automaton(sorted(sequences), lm.config.vocab_size))
-    return Banned(classes, following, bans, max(map(len, sequences)))
+    classes, following, completes = map(jnp.asarray, automaton(sorted(sequences), lm.config.vocab_size))
+    return Banned(classes, following, completes, max(map(len, sequences)))
 
 
 def _listed(words: Any) -> list[Any]:
@@ -102,7 +167,7 @@ def _empty(name: str) -> Any:
 
 
 def automaton(sequences: Sequence[tuple[int, ...]], vocab: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(classes, next, bans): a state for each beginning of a sequence, the longest with which the text ends.
+    """(classes, next, completes): a state for each beginning of a sequence, the longest with which the text ends.
 
     Sides are powers of two, so that other words run the same program.
     """
@@ -110,24 +175,24 @@ def automaton(sequences: Sequence[tuple[int, ...]], vocab: int) -> tuple[np.ndar
     classes = np.zeros(vocab, np.int32)
     classes[known] = 1 + np.arange(len(known))
     children: list[dict[int, int]] = [{}]
-    ends = [False]
+    ends = [0]  # tokens of the sequence that ends in a state; 0: none does
     for ids in sequences:
         state = 0
         for kind in classes[list(ids)].tolist():
             if kind not in children[state]:
                 children[state][kind] = len(children)
                 children.append({})
-                ends.append(False)
+                ends.append(0)
             state = children[state][kind]
-        ends[state] = True
+        ends[state] = len(ids)
     return classes, *_tables(children, ends, 1 + len(known))
 
 
-def _tables(children: list[dict[int, int]], ends: list[bool], kinds: int) -> tuple[np.ndarray, np.ndarray]:
-    """(next, bans) of a trie, states in the order of their depth: where no child follows, the suffix's row does."""
+def _tables(children: list[dict[int, int]], ends: list[int], kinds: int) -> tuple[np.ndarray, np.ndarray]:
+    """(next, completes) of a trie, states in the order of their depth: where no child follows, the suffix's row does."""
     side = lambda n: 1 << (n - 1).bit_length()  # noqa: E731
     following = np.zeros((side(len(children)), side(kinds)), np.int32)
-    full = np.zeros(following.shape[0], bool)  # a sequence ends here, or with a suffix
+    full = np.zeros(following.shape[0], np.int32)  # of the longest sequence that ends here, with this state or a suffix
     suffix, waiting = [0] * len(children), deque([0])
     while waiting:
         state = waiting.popleft()

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
-from jaxdlm.core.guide import Context, Guide, fit
+from jaxdlm.core.carry import Row
+from jaxdlm.core.guide import Context, Guide, fit, held
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 
@@ -14,6 +16,10 @@ class Repetition(Guide):
     """See `repetition`. State: the ids that prompt and answer hold."""
 
     penalty: Any
+
+    @property
+    def any_order(self) -> bool:
+        return True
 
     def init(self, context: Context) -> Bool[Array, "V"]:
         column = jnp.arange(context.tokens.shape[0], dtype=jnp.int32)
@@ -26,6 +32,12 @@ class Repetition(Guide):
 
     def advance(self, state: Bool[Array, "V"], token: Int32[Array, ""]) -> Bool[Array, "V"]:
         return state.at[token].set(True, mode="drop")
+
+    def bend(self, logits: Float32[Array, "W V"], row: Row) -> Float32[Array, "W V"]:
+        """As for any guide of its kind, without a walk over the columns."""
+        tokens = jnp.where(held(row), row.text.tokens, logits.shape[1])
+        state = jnp.zeros(logits.shape[1], bool).at[tokens].set(True, mode="drop")
+        return jax.vmap(self.transform, in_axes=(0, None))(logits, state)
 
 
 def repetition(penalty: Any = 1.2) -> Repetition:

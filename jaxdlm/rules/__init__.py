@@ -13,6 +13,7 @@ from jaxdlm.rules.edit import edit
 from jaxdlm.rules.eos import stop_at_eos
 from jaxdlm.rules.grammar import constrain, plan, steer
 from jaxdlm.rules.guidance import guidance
+from jaxdlm.rules.guided import guided
 from jaxdlm.rules.hierarchical import select_by_runs
 from jaxdlm.rules.indel import indel
 from jaxdlm.rules.keep_best import keep_best
@@ -35,7 +36,7 @@ from jaxdlm.rules.wino import select_and_verify
 
 __all__ = [
     "FilterWeights", "add_credit", "anneal", "best_columns", "constrain", "edit", "end_at_text", "finish_when_clear",
-    "guidance", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
+    "guidance", "guided", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
     "per_row", "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_and_backtrack",
     "select_and_revisit", "select_and_verify", "select_below_entropy", "select_by_filter", "select_by_runs",
     "select_coherent", "select_converged", "select_dilated", "select_in_pipeline", "select_in_region", "select_near_anchors",

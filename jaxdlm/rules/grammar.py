@@ -5,7 +5,6 @@ The law of a step is the product of the columns on condition that the whole text
 agrees with one of its texts.
 """
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -15,17 +14,17 @@ from jaxdlm import argument, struct
 from jaxdlm.core import automaton as language
 from jaxdlm.core import compose
 from jaxdlm.core.automaton import NEG, Automaton, Columns
-from jaxdlm.core.carry import LogitsAccess, Row, Status, Update
+from jaxdlm.core.carry import Row, Status, Update
 from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.readout import first_best
-from jaxdlm.core.rule import Chain, PolicyWrapper, Stage, Stepper, chain, need
+from jaxdlm.core.rule import Stage, need
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.errors import InputError
 from jaxdlm.rules.indel import Indel
+from jaxdlm.rules.insert import before_sampler, behind_writes
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
-WRITES = {"token", "commit", "fill", "reopen"}  # fields that a text is made of
 TILT = 1e-5  # nats; what a column's law differs from the model's by rounding alone
 CLASSES, TOKENS = 3, 4  # what `plan` draws with the key of a step
 
@@ -83,25 +82,6 @@ def steer(temperature: Any = 1.0) -> Steer:
     Raises InputError for T outside 0..1e30.
     """
     return Steer(argument.temperature(temperature))
-
-
-@struct.dataclass
-class Steered(PolicyWrapper):
-    """A sampler that reads steered logits, and draws with the key that it has without them."""
-
-    inner: Any
-    steer: Steer
-
-    @property
-    def traits(self) -> Traits:
-        own = self.inner.traits
-        return own._replace(
-            reads=("logits",), writes=None if own.writes is None else ("logits", *own.writes), access=LogitsAccess.WHOLE
-        )
-
-    def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
-        update, _ = self.steer.apply(update, (), row, key)
-        return self.inner.apply(update, state, row, key)
 
 
 @struct.dataclass
@@ -250,35 +230,12 @@ def constrained(policy: Any) -> Any:
         return policy
     if any(isinstance(part, Indel) for part in parts):
         raise InputError("indel moves text from column to column, which no grammar follows: use another policy")
-    if isinstance(policy, Stepper) and isinstance(policy, PolicyWrapper):
-        return dataclasses.replace(policy, inner=constrained(policy.inner))
-    policy = policy if any(isinstance(part, Steer) for part in parts) else steered(policy)
-    if not isinstance(policy, Chain):
-        return chain(policy, constrain())
-    members = list(policy.rules)
-    last = max(i for i, part in enumerate(members) if _touches(part, WRITES))
-    return dataclasses.replace(policy, rules=(*members[: last + 1], constrain(), *members[last + 1 :]))
+    if not any(isinstance(part, Steer) for part in parts):
+        policy = before_sampler(policy, _steer)
+    return behind_writes(policy, constrain())
 
 
-def steered(policy: Any) -> Any:
-    """The policy with `steer` in front of the rule that proposes tokens, also within wrappers."""
-    if isinstance(policy, Chain):
-        members = list(policy.rules)
-        at = next(i for i, part in enumerate(members) if _touches(part, {"token"}))
-        inside = isinstance(members[at], PolicyWrapper)
-        new = steered(members[at]) if inside else _steered(members[at])
-        return dataclasses.replace(policy, rules=(*members[:at], new, *members[at + 1 :]))
-    if isinstance(policy, PolicyWrapper):
-        return dataclasses.replace(policy, inner=steered(policy.inner))
-    return _steered(policy)
-
-
-def _steered(sampler: Any) -> Steered:
-    """The sampler on logits steered at the temperature of its draws; at 1 where it draws nothing."""
+def _steer(sampler: Any) -> Steer:
+    """At the temperature of the sampler's draws; at 1 where it draws nothing."""
     temperature = sampler.traits.temperature
-    return Steered(sampler, steer(1.0 if temperature is None else temperature))
-
-
-def _touches(part: Any, fields: set[str]) -> bool:
-    writes = part.traits.writes
-    return writes is None or not fields.isdisjoint(writes)
+    return steer(1.0 if temperature is None else temperature)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import jaxdlm
 from jaxdlm import layout, output, policies, resolve
 from jaxdlm.core import loop
 from jaxdlm.core.rule import Decoding
@@ -25,6 +26,7 @@ CANVAS = [[MASK] * 4 + [9, 3, 8, 4, 1, 2, 3, 4], [], []]
 CASES = [(cache, "same", "full", 0.0) for cache in ("none", *REUSING) if cache not in ("dual", "delayed")]
 CASES += [("dual", "next", "full", 0.0), ("delayed", "next", "full", 0.0)]
 CASES += [("block_exact", "same", "block_causal", 1.5), ("sub_block", "next", "block_causal", 0.0)]
+CASES += [("prefix", "same", "full", "guided")]  # reads the text of the row that is there now
 # what each of these has apart, a case above has, too
 OTHERS = [("dual", "same", "full", 0.0), ("delayed", "same", "full", 0.0), ("dual", "same", "full", 1.5)]
 OTHERS += [("block_exact", "same", "block_causal", 0.0)]
@@ -40,7 +42,11 @@ def programs():
 @pytest.mark.parametrize(("cache", "prediction", "attention", "guidance"), CASES)
 def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, guidance):
     lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**OPTIONS.get(cache, {}))
-    rule = policy("low_confidence", 1.0, **({"cfg_scale": guidance} if guidance else {}))
+    if guidance == "guided":
+        guides = [jaxdlm.guides.repetition(1.5), jaxdlm.guides.banned([[17, 40], [9, 3], [8]], lm)]
+        rule = jaxdlm.rules.guided(policy("low_confidence", 1.0), guides)
+    else:
+        rule = policy("low_confidence", 1.0, **({"cfg_scale": guidance} if guidance else {}))
     batch = layout.lay_out(lm, OLD, seed=3, ids=[0, 1, 2], canvas=CANVAS, **GRID)
     late = layout.lay_out(lm, [NEW, *OLD[1:]], seed=3, ids=[7, 1, 2], **GRID)
     assert late.geometry == batch.geometry

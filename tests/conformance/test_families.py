@@ -1,5 +1,6 @@
 """Every recipe with every cache on models of four families and of new ones: alone, batched and permuted a row decodes alike."""
 
+import functools
 from collections.abc import Iterable
 
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 import jaxdlm
 from jaxdlm import policies
 from jaxdlm.core.carry import Status
+from jaxdlm.rules import guided
 from tests.conformance import halves
 from tests.conformance.toys import (
     MASK,
@@ -21,6 +23,7 @@ from tests.conformance.toys import (
     policy,
     representative,
     temperatures,
+    untrained,
 )
 
 # LLaDA: full attention; Dream: rows predict the next column, grouped heads, biases; SDAR: block-causal, grouped heads
@@ -140,6 +143,30 @@ def test_alone_batched_and_permuted_with_guidance(family, caches):
     for cache in caches(family, "low_confidence", ("llada", "dream", "sdar")):
         rule = busy("low_confidence", 0.0, cfg_scale=jnp.float32(1.5))
         decodes_alike(family, rule, cache, f"{family}, guidance, {cache}")
+
+
+@functools.cache
+def usual_pairs(kind: str) -> tuple[list[int], ...]:
+    """Two tokens of each row that `threshold` writes side by side."""
+    free = halves.decode(kind, busy("threshold", 0.0), kept("none"))
+    first = halves.GEOMETRY.block  # behind the prompt's tail, in whichever family
+    return tuple(row[first : first + 2].tolist() for row in free.tokens)
+
+
+@pytest.mark.parametrize("caches", [chosen, pytest.param(every, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
+def test_alone_batched_and_permuted_under_guides(family, caches):
+    """A rule that reads the text outside its window, prompts included; no row holds what it may not, and would have."""
+    kind = FAMILIES[family]
+    pairs = usual_pairs(kind)
+    guides = [jaxdlm.guides.repetition(jnp.float32(1.3)), jaxdlm.guides.banned(list(pairs), untrained(kind))]
+    holds = lambda row: any(list(both) in pairs for both in zip(row, row[1:]))  # noqa: E731
+    for cache in caches(family, "threshold", ("llada", "dream", "sdar")):
+        for temperature in (0.0, 1.0):
+            rule = guided(busy("threshold", temperature), guides)
+            decodes_alike(family, rule, cache, f"{family}, guided, {cache}, temperature {temperature}")
+            out = halves.decode(kind, rule, kept(cache))
+            assert not any(holds(row.tolist()) for row in out.tokens)
 
 
 @pytest.mark.parametrize(

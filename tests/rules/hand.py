@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import Row, chain
-from jaxdlm.core.carry import Update
+from jaxdlm.core.carry import Text, Update
 from jaxdlm.models.config import TokenIds
 
 IDS = TokenIds(mask=7, pad=0, eos=(6,))
@@ -24,8 +24,14 @@ def row(open_columns, *, tick: int = 0, blocks: int = 1, tokens=None, prefilled=
         tokens=tokens.astype(np.int32), open=can, pending=can, active=full,
         prefilled=~full if prefilled is None else np.asarray(prefilled), column=column, position=column + 3,
         exists=full if exists is None else np.asarray(exists), step=np.int32(tick), tick=np.int32(tick),
-        block=np.int32(0), blocks=blocks, ids=IDS,
+        block=np.int32(0), blocks=blocks, ids=IDS, text=behind([1] * 3, tokens.astype(np.int32), ~can),
     )  # fmt: skip
+
+
+def behind(prompt, tokens, known) -> Text:
+    """A window that is the whole canvas, behind a prompt."""
+    text = np.concatenate([np.asarray(prompt, np.int32), tokens])
+    return Text(text, np.concatenate([np.ones(len(prompt), bool), known]), np.int32(len(prompt)))
 
 
 def logits(confidence, vocab: int = 5, token: int = 2):

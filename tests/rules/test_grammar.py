@@ -7,10 +7,11 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import InputError, chain
-from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.carry import Row, Status, Text, Update
 from jaxdlm.core.compose import walk_rules
 from jaxdlm.models.config import TokenIds
-from jaxdlm.rules.grammar import Constrain, Steered, constrain, constrained, plan, steer
+from jaxdlm.rules.grammar import Constrain, Steer, constrain, constrained, plan, steer
+from jaxdlm.rules.insert import Preceded
 from tests.core.test_automaton import V, W, belongs, case, one
 
 IDS = TokenIds(mask=V, pad=0, eos=(V - 1,))
@@ -24,7 +25,7 @@ def row(tokens, fixed, automaton) -> Row:
     return Row(
         tokens=tokens.astype(jnp.int32), open=~jnp.asarray(fixed), pending=~jnp.asarray(fixed), active=full,
         prefilled=~full, column=column, position=column + 3, exists=full, step=jnp.int32(0), tick=jnp.int32(0),
-        block=jnp.int32(0), blocks=1, ids=IDS, grammar=automaton,
+        block=jnp.int32(0), blocks=1, ids=IDS, text=Text(tokens, jnp.asarray(fixed), jnp.int32(0)), grammar=automaton,
     )  # fmt: skip
 
 
@@ -148,7 +149,7 @@ def test_a_row_without_a_text_ends_and_writes_nothing():
 @pytest.mark.parametrize("name", ["threshold", "prophet", "ccd", "credit", "freedave", "llada2", "sdar", "d3llm"])
 def test_a_policy_is_steered_once_and_constrained_once(name):
     parts = list(walk_rules(constrained(getattr(jd, name)())))
-    assert sum(isinstance(part, Steered) for part in parts) == 1
+    assert sum(isinstance(part, Preceded) and isinstance(part.first, Steer) for part in parts) == 1
     assert sum(isinstance(part, Constrain) for part in parts) == 1
     again = constrained(constrained(getattr(jd, name)()))
     assert sum(isinstance(part, Constrain) for part in walk_rules(again)) == 1
