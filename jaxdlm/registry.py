@@ -1,4 +1,4 @@
-"""Methods, caches, drafters, families and tasks by name: each registers itself in its file, and every table is derived."""
+"""Methods, caches, drafters, guides, families and tasks by name: each registers itself in its file; tables are derived."""
 
 import functools
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 METHODS, CACHES, DRAFTERS = "jaxdlm.methods", "jaxdlm.caches", "jaxdlm.speculative.drafters"
-FAMILIES, TASKS = "jaxdlm.models.families", "jaxdlm.eval.tasks"
+GUIDES, FAMILIES, TASKS = "jaxdlm.guides", "jaxdlm.models.families", "jaxdlm.eval.tasks"
 LAST = 10**6  # place in the tables of what names none
 Made = TypeVar("Made", bound=Callable[..., Any])
 Kind = TypeVar("Kind", bound=type[Any])
@@ -56,18 +56,19 @@ class Cache(NamedTuple):
     order: int
 
 
-class Drafter(NamedTuple):
-    """A source of draft tokens; `drafter` says what each field means."""
+class Part(NamedTuple):
+    """A drafter or a guide; `drafter` and `guide` say what each field means."""
 
     name: str
-    build: type[Any]
+    build: Callable[..., Any]
     example: Callable[..., Any]
     order: int
 
 
 _methods: dict[str, Method] = {}
 _caches: dict[str, Cache] = {}
-_drafters: dict[str, Drafter] = {}
+_drafters: dict[str, Part] = {}
+_guides: dict[str, Part] = {}
 _families: dict[str, Any] = {}  # records of packages that lie above
 _tasks: dict[str, Any] = {}
 
@@ -113,7 +114,20 @@ def drafter(example: Callable[..., Any], *, order: int = LAST) -> Callable[[Kind
     """
 
     def register(build: Kind) -> Kind:
-        _drafters[build.__name__] = Drafter(build.__name__, build, example, order)
+        _drafters[build.__name__] = Part(build.__name__, build, example, order)
+        return build
+
+    return register
+
+
+def guide(example: Callable[..., Any], *, order: int = LAST) -> Callable[[Made], Made]:
+    """Registers what builds a guide under its name, which `jaxdlm.guides` has.
+
+    example: `(lm) -> guide`, one that changes what a random model writes: tests/conformance/test_guides.py decodes with it.
+    """
+
+    def register(build: Made) -> Made:
+        _guides[build.__name__] = Part(build.__name__, build, example, order)
         return build
 
     return register
@@ -157,9 +171,15 @@ def caches() -> dict[str, Cache]:
 
 
 @functools.cache
-def drafters() -> dict[str, Drafter]:
+def drafters() -> dict[str, Part]:
     """All drafters by the names of their classes, in alphabetical order where none is stated."""
     return _read(DRAFTERS, _drafters)
+
+
+@functools.cache
+def guides() -> dict[str, Part]:
+    """All guides by name."""
+    return _read(GUIDES, _guides)
 
 
 @functools.cache

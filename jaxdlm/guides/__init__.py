@@ -1,16 +1,13 @@
-"""Guides of left-to-right decoding, by name: `jd.autoregressive(guide=jd.guides.repetition(1.2))`.
+"""Guides by name: `jd.autoregressive(guide=jd.guides.repetition(1.2))`, `jd.rules.guided(jd.threshold(), ...)`.
 
 Each is a function in a file of its own name; the protocol is `jaxdlm.core.guide.Guide`.
 """
 
-import importlib
 from typing import Any
 
 from jaxdlm import registry
 
-GUIDES: dict[str, Any] = {
-    name: getattr(importlib.import_module(f"{__name__}.{name}"), name) for name in registry.files(__name__)
-}
+GUIDES: dict[str, Any] = {name: known.build for name, known in registry.guides().items()}
 globals().update(GUIDES)  # over the modules of the same names
 
 

@@ -12,6 +12,7 @@ from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 MOST = 2048  # ids of all sequences together: the table has up to as many rows and columns
@@ -115,6 +116,12 @@ class Banned(Guide):
         return jax.lax.fori_loop(0, self.longest, further, jnp.zeros(count, jnp.int32))
 
 
+def _example(lm: Any) -> Banned:
+    """Half of the vocabulary."""
+    return banned([[token] for token in range(lm.config.vocab_size // 2)], lm)
+
+
+@guide(_example)
 def banned(words: Sequence[Any], lm: Any) -> Banned:
     """A guide that forbids every token which would complete one of these sequences in prompt and answer together.
 

@@ -8,7 +8,8 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
-from jaxdlm.grammar import Tables
+from jaxdlm.grammar import FAR, Grammar, Tables
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Float32, Int32
 
 
@@ -74,6 +75,19 @@ def check_tables(tables: Tables, lm: Any, max_new: int) -> None:
         raise InputError(f"the grammar needs at least {least} tokens, max_new is {max_new}: raise max_new")
 
 
+def _example(lm: Any) -> GrammarGuide:
+    """Texts of even ids."""
+    ids = np.arange(lm.config.vocab_size)
+    live = (ids % 2 == 0) | np.isin(ids, lm.config.tokens.eos)
+    table, accepting, distance = (
+        np.array([[0, 0], [0, 1]], np.int32),
+        np.array([False, True]),
+        np.array([FAR, 0], np.int32),
+    )
+    return grammar(Grammar("even", str(len(ids)), live.astype(np.int32), table, 1, accepting, distance))
+
+
+@guide(_example)
 def grammar(language: Any) -> GrammarGuide:
     """A guide under which the answer is a sentence of the language, closed within the row's max_new tokens.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import Row
 from jaxdlm.core.guide import Context, Guide, fit, held
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 
@@ -40,6 +41,7 @@ class Repetition(Guide):
         return jax.vmap(self.transform, in_axes=(0, None))(logits, state)
 
 
+@guide(lambda lm: Repetition(3.0))
 def repetition(penalty: Any = 1.2) -> Repetition:
     """A guide that divides logits l > 0 of tokens in prompt or answer by the penalty, and multiplies others (1909.05858).
 
