@@ -163,22 +163,22 @@ def _convert(
 def _refuse_idle(export: bool, dry_run: bool, verifies: bool) -> None:
     """A usage error that names an option which would have no effect."""
     context = click.get_current_context()
-    given = {
+    stated = {
         str(parameter.name): parameter.opts[0] for parameter in context.command.params
         if isinstance(parameter, click.Option) and context.get_parameter_source(str(parameter.name)) == GIVEN
     }  # fmt: skip
     if export:
-        mode, idle = "--export", given.keys() - {"export", "force", "quiet", "traceback"}
+        mode, idle = "--export", stated.keys() - {"export", "force", "quiet", "traceback"}
     elif verifies:
-        mode, idle = "--verify without OUT", given.keys() - {"verify", "quiet", "traceback"}
+        mode, idle = "--verify without OUT", stated.keys() - {"verify", "quiet", "traceback"}
     elif dry_run:
-        mode, idle = "--dry-run", given.keys() & {"check", "verify", "strict"}
+        mode, idle = "--dry-run", stated.keys() & {"check", "verify", "strict"}
     else:
         mode, idle = "", set()
     if not idle and context.params["quantise"] is None:
-        mode, idle = "a conversion without --quantise", given.keys() & {"group", "kind", "include"}
-    for name in (name for name in given if name in idle):
-        raise click.UsageError(f"{given[name]} has no effect on {mode}: leave it out", context)
+        mode, idle = "a conversion without --quantise", stated.keys() & {"group", "kind", "include"}
+    for name in (name for name in stated if name in idle):
+        raise click.UsageError(f"{stated[name]} has no effect on {mode}: leave it out", context)
 
 
 def _verify(folder: Path) -> int:

@@ -195,14 +195,14 @@ def _quantised(plan: Plan, staging: Staging) -> dict[str, Any]:
         for part in group:
             if part.layout is not None:
                 parts.setdefault(part.leaf.path, []).append(staging.finished[number]["quantised"][part.name])
-    found = {
+    quantised = {
         path: asdict(plan.layouts[path].how) | {
             "relative_error": relative_error(facts),
             "exponents": [exponent for part in facts for exponent in part["exponents"]],
         }
         for path, facts in parts.items()
     }  # fmt: skip
-    return {"quantised": found} if found else {}
+    return {"quantised": quantised} if quantised else {}
 
 
 def _versions() -> dict[str, str]:

@@ -56,11 +56,11 @@ __all__ = sorted({"InputError", "Unfinished", *_HOMES, *_PACKAGES, *_METHODS})
 def __getattr__(name: str) -> Any:
     """A public name: a class or function, a package, or a method by its name."""
     if name in _HOMES:
-        found = getattr(importlib.import_module(f"jaxdlm.{_HOMES[name]}"), name)
+        value = getattr(importlib.import_module(f"jaxdlm.{_HOMES[name]}"), name)
     elif name in _PACKAGES:
-        found = importlib.import_module(f"jaxdlm.{_PACKAGES[name]}")
+        value = importlib.import_module(f"jaxdlm.{_PACKAGES[name]}")
     elif name in _METHODS:
-        found = registry.method_of(name).build
+        value = registry.method_of(name).build
     elif name in _MOVED:
         raise Moved(
             f"jaxdlm.{name} is now jaxdlm.{_MOVED[name]}; parts of policies are in jaxdlm.rules, and jaxdlm.threshold(0.9), "
@@ -69,8 +69,8 @@ def __getattr__(name: str) -> Any:
         )
     else:
         raise AttributeError(f"module 'jaxdlm' has no attribute {name!r}")
-    globals()[name] = found
-    return found
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

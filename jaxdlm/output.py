@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import html
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ from jaxdlm.core.carry import Rows, Status, Trace
 from jaxdlm.layout import Batch
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.stops import Stops
+
+SHOWN, LONGEST = 10, 400  # rows that a notebook shows, characters of each
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,12 +50,25 @@ class Output:
     ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
 
     def __repr__(self) -> str:
-        """One line, also in a notebook: rows, columns, forwards, and how the rows ended."""
+        """One line: rows, columns, forwards, and how the rows ended."""
         rows, columns = self.tokens.shape
         low, high = (int(self.forwards.min()), int(self.forwards.max())) if rows else (0, 0)
         ended = collections.Counter(map(str, self.status))
         ends = ", ".join(f"{number} {name}" for name, number in ended.items())
         return f"<Output of {rows} rows, {columns} columns, {low} to {high} forwards each: {ends}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the line, and a table of the first rows."""
+        texts = self.text or [" ".join(map(str, row)) for row in self.tokens[:SHOWN].tolist()]
+        lines = [
+            f"<tr><td>{row}</td><td style='text-align:left;white-space:pre-wrap'>{html.escape(text[:LONGEST])}"
+            f"{'…' if len(text) > LONGEST else ''}</td><td>{int(forwards)}</td><td>{status}</td></tr>"
+            for row, (text, forwards, status) in enumerate(zip(texts[:SHOWN], self.forwards, self.status))
+        ]
+        head = "".join(f"<th>{name}</th>" for name in ("row", "text" if self.text else "tokens", "forwards", "status"))
+        rest = len(self.status) - len(lines)
+        foot = f"<p>and {rest} more rows in <code>.text</code></p>" if rest else ""
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{''.join(lines)}</table>{foot}"
 
 
 def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:

@@ -201,9 +201,9 @@ def quantize(
     flat = _flatten(np.asarray(weight).astype(np.float32), shape, axes)
     group, top = shape.grouped(group, path), top_of(bits)
     layers = flat.reshape(*(shape.lead[:1] or (1,)), -1, shape.rows, shape.columns)
-    given = 1.0 if kind == "uniform" else exponent
+    fixed = 1.0 if kind == "uniform" else exponent
     exponents = tuple(
-        float(given or exponent_of(layer.shape, lambda at, columns, layer=layer: layer[at][:, columns], group, top))
+        float(fixed or exponent_of(layer.shape, lambda at, columns, layer=layer: layer[at][:, columns], group, top))
         for layer in layers
     )
     codes, restored = np.empty(layers.shape, np.int8), np.empty_like(layers)

@@ -38,8 +38,8 @@ def main() -> None:
     parser.add_argument("prompt", nargs="?", default=PROMPT)
     parser.add_argument("--policy", default="threshold,tau=0.9")
     parser.add_argument("--output", type=pathlib.Path, default=FILE)
-    given = parser.parse_args()
-    given.output.write_text(picture(given.prompt, given.policy) + "\n")
+    args = parser.parse_args()
+    args.output.write_text(picture(args.prompt, args.policy) + "\n")
 
 
 if __name__ == "__main__":

@@ -85,10 +85,10 @@ def arguments() -> argparse.Namespace:
 
 def stated(args: argparse.Namespace) -> dict[str, Any]:
     """The options that were given. Raises InputError for one that the recipe does not take."""
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    for name in given.keys() - {"recipe", "output", "seed", *TAKES[args.recipe]}:
+    options = {name: value for name, value in vars(args).items() if value is not None}
+    for name in options.keys() - {"recipe", "output", "seed", *TAKES[args.recipe]}:
         raise InputError(f"--{name.replace('_', '-')} means nothing to --recipe {args.recipe}: leave it out")
-    return given
+    return options
 
 
 def mesh_of(text: str | None) -> Any:

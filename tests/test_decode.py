@@ -280,3 +280,15 @@ def test_an_output_is_shown_in_one_line():
     status = [Status.EOS, Status.EOS, Status.STEP_LIMIT]
     out = Output(["a"] * 3, np.zeros((3, 8), np.int32), np.array([5, 2, 8], np.int32), None, None, status)
     assert repr(out) == "<Output of 3 rows, 8 columns, 2 to 8 forwards each: 2 eos, 1 step limit>"
+
+
+def test_a_notebook_shows_a_table():
+    """Texts as they are, never as markup; long ones and many rows are cut."""
+    texts = ["<b>1 & 2</b>", "x" * 999, *["y"] * 20]
+    out = Output(texts, np.zeros((22, 8), np.int32), np.full(22, 5, np.int32), None, None, [Status.EOS] * 22)
+    shown = out._repr_html_()
+    assert "&lt;b&gt;1 &amp; 2&lt;/b&gt;" in shown and "<b>" not in shown
+    assert "&lt;Output of 22 rows" in shown and "and 12 more rows" in shown
+    assert shown.count("<tr>") == 11 and "x" * 400 + "…" in shown and "x" * 401 not in shown
+    bare = dataclasses.replace(out, text=None)._repr_html_()
+    assert "<th>tokens</th>" in bare and "0 0 0 0 0 0 0 0" in bare

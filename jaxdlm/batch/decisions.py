@@ -96,13 +96,13 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
     if unknown:
         hint = did_you_mean(str(unknown[0]), known)
         raise InputError(f"{where}: unknown field {argument.shown(unknown[0])}{hint}: leave it out")
-    given = [name for name in STATES if value.get(name) is not None]
-    if len(given) != 1:
-        raise InputError(f"{where} has {' and '.join(given) or 'no prompt'}: give exactly one of {', '.join(STATES)}")
+    stated = [name for name in STATES if value.get(name) is not None]
+    if len(stated) != 1:
+        raise InputError(f"{where} has {' and '.join(stated) or 'no prompt'}: give exactly one of {', '.join(STATES)}")
     if value.get("questions") is None:
         raise InputError(f"{where} has no questions: ask at least one")
     questions = read_questions(value["questions"], "questions")
-    state = _state(value[given[0]], given[0], readers.lm)
+    state = _state(value[stated[0]], stated[0], readers.lm)
     if value.get("instructions") is not None:
         state = "\n\n".join([argument.text(value["instructions"], "instructions"), _text(state)])
     reader = readers.of({name: value.get(name) for name in OWN})

@@ -77,8 +77,8 @@ class Threads:
             threads["device"].join(5)  # the interpreter does not end well under a running device call
             raise self.failure
         if self.signal:
-            said = "stopped by a signal; what is finished is saved: the same command goes on from here"
-            self.progress.say(said, always=True)
+            message = "stopped by a signal; what is finished is saved: the same command goes on from here"
+            self.progress.say(message, always=True)
             return STOPPED + self.signal
         return self._verdict()
 

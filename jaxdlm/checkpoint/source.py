@@ -132,8 +132,8 @@ def _gguf(path: Path, family: str, hints: Hints) -> Checkpoint:
     try:
         config = table.read_config(raw, hints)
     except InputError as error:
-        said = str(error).removeprefix("config.json: ")
-        raise type(error)(f"{path}, its metadata as config.json: {said}") from None
+        reason = str(error).removeprefix("config.json: ")
+        raise type(error)(f"{path}, its metadata as config.json: {reason}") from None
     config = _as_stated(config, mask=hints.mask, block_size=hints.block_size, attention=hints.attention)
     tensors = file.tensors(config, table.tensors(config))
     if file.dtype is not None:
@@ -227,8 +227,8 @@ def _second_names(
     Savers keep one name of a tensor that has several, and not always the same one. The file's metadata says which name
     went; where it does not, the architecture says what it ties. Where both are stored, they must be equal.
     """
-    shared = {name: kept for name, kept in tensors.dropped.items() if name in missing}
-    tied = {kept: f"tied to {name}" for name, kept in shared.items() if kept in extra}
+    shared = {name: stored for name, stored in tensors.dropped.items() if name in missing}
+    tied = {stored: f"tied to {name}" for name, stored in shared.items() if stored in extra}
     for second, first in _ties(family, config, maps, extra).items():
         if first in missing:
             shared.setdefault(first, second)

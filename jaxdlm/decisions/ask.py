@@ -358,7 +358,7 @@ def _status(raws: Sequence[Raw]) -> str:
 
 
 def _told(question: Question, p: np.ndarray) -> dict[str, Any]:
-    """What is said of a distribution, by the kind of question."""
+    """The answer that a distribution amounts to, by the kind of question."""
     options, top = question.options, int(np.argmax(p))
     shares = p.tolist()
     if question.kind == "score":

@@ -72,7 +72,7 @@ class Calibration:
         """Raises InputError where the questions were read in another way."""
         if self.reading != reading:
             raise InputError(
-                "the calibration was fitted with other read, law, orders or templates: use the same, or fit anew"
+                "the calibration was fitted with other read, law, orders or templates: use the same, or fit another"
             )
 
     def check_question(self, question: Question, where: str) -> None:

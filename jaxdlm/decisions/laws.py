@@ -219,15 +219,15 @@ def _hiding(canvas: Canvas, sets: Callable[[int], list[tuple[tuple[int, ...], fl
             tokens = canvas.written(canvas.spelled(text), hidden)
             reads.append(Read(tokens, tuple((canvas.start + j, canvas.ids(text[j])) for j in hidden)))
             terms.append((k, weight))
-    found = yield reads
+    results = yield reads
     logp = np.zeros(len(texts))
-    for (k, weight), columns in zip(terms, found):
+    for (k, weight), columns in zip(terms, results):
         logp[k] += weight * math.fsum(_sum(column.logp) for column in columns)
-    return Raw(logp, _top_of(found, texts), len(reads), sum(len(read.tokens) for read in reads))
+    return Raw(logp, _top_of(results, texts), len(reads), sum(len(read.tokens) for read in reads))
 
 
-def _top_of(found: Sequence[Sequence[Column]], texts: Sequence[Sequence[int]]) -> bool:
-    return found[0][0].top in {text[0] for text in texts}
+def _top_of(results: Sequence[Sequence[Column]], texts: Sequence[Sequence[int]]) -> bool:
+    return results[0][0].top in {text[0] for text in texts}
 
 
 def _filled(canvas: Canvas, choice: Sequence[int], width: int) -> tuple[int, ...]:

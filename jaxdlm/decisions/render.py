@@ -47,20 +47,20 @@ class Slot(NamedTuple):
     pre: int = 0
 
 
-def read_templates(given: Any) -> tuple[Template, ...]:
+def read_templates(value: Any) -> tuple[Template, ...]:
     """One or several templates: strings (prompts), objects with the fields of `Template`, or `Template`."""
-    if given is None:
+    if value is None:
         return (Template(),)
-    several = list(given) if isinstance(given, list | tuple) else [given]
+    several = list(value) if isinstance(value, list | tuple) else [value]
     if not several:
         raise InputError("templates is empty: leave it out, or give at least one")
     return tuple(_template(each, f"templates[{index}]") for index, each in enumerate(several))
 
 
-def _template(given: Any, where: str) -> Template:
-    if isinstance(given, str):
-        given = {"prompt": given}
-    values = vars(given) if isinstance(given, Template) else argument.table(given, where)
+def _template(value: Any, where: str) -> Template:
+    if isinstance(value, str):
+        value = {"prompt": value}
+    values = vars(value) if isinstance(value, Template) else argument.table(value, where)
     unknown = set(values) - {field.name for field in fields(Template)}
     if unknown:
         raise InputError(f"{where}: unknown field {argument.shown(min(unknown))}: a template has prompt, pre and post")
@@ -100,9 +100,9 @@ def encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray:
     try:
         return np.concatenate([encode(lm, prompt, 0, 1, False), np.asarray(pre, np.int32)])
     except InputError as error:
-        said = str(error)
-        told = said.removeprefix("prompt 0").removeprefix(":").strip()
-        raise InputError(f"{where}{' ' if said.startswith('prompt 0 ') else ': '}{told}") from None
+        message = str(error)
+        detail = message.removeprefix("prompt 0").removeprefix(":").strip()
+        raise InputError(f"{where}{' ' if message.startswith('prompt 0 ') else ': '}{detail}") from None
 
 
 def is_ids(state: Any) -> bool:
@@ -152,13 +152,13 @@ class Texts:
 
     def __init__(self, lm: Any, template: Template, where: str) -> None:
         self.lm, self.template, self.where = lm, template, where
-        kept = template.pre.rstrip(" ")
-        self.spaces = template.pre[len(kept) :]
-        self.before = kept
-        self.pre = tuple(self._ids(kept)) if kept.strip() else ()
+        before = template.pre.rstrip(" ")
+        self.spaces = template.pre[len(before) :]
+        self.before = before
+        self.pre = tuple(self._ids(before)) if before.strip() else ()
         self.post = tuple(self._ids(template.post)) if template.post.strip() else ()
-        if kept and not self.pre:
-            raise InputError(f"{where}: pre {kept!r:.60} is white space: leave it out")
+        if before and not self.pre:
+            raise InputError(f"{where}: pre {before!r:.60} is white space: leave it out")
 
     def _ids(self, text: str) -> list[int]:
         return spelled(self.lm, text, self.where)
@@ -178,13 +178,13 @@ class Texts:
 
     def prompt(self, state: Any, question: Question, listing: str, ask: str, listed: bool) -> Any:
         """The text, or the chat, that stands before the reply."""
-        said = {"instructions": words(question.instructions), "options": listing, "ask": ask}
+        blanks = {"instructions": words(question.instructions), "options": listing, "ask": ask}
         if self.template.prompt is None:
-            kept = said.values() if listed else [said["instructions"], ask if isinstance(question, Number) else ""]
+            kept = blanks.values() if listed else [blanks["instructions"], ask if isinstance(question, Number) else ""]
             block = "\n".join(filter(None, kept))
             fill = lambda text: "\n\n".join(filter(None, [text, block]))  # noqa: E731
         else:
-            fill = lambda text: PARTS.sub(lambda m: (said | {"state": text})[m[1]], self.template.prompt or "")  # noqa: E731
+            fill = lambda text: PARTS.sub(lambda m: (blanks | {"state": text})[m[1]], self.template.prompt or "")  # noqa: E731
         return put(state, fill, self.where)
 
 
@@ -242,21 +242,21 @@ def labels_of(reader: Texts, question: Question, order: Sequence[int]) -> list[s
         ids = [reader.inside(label) for label in own]
         if len(set(ids)) == count and all(len(each) == 1 for each in ids):
             return own
-    found: list[str] = []
+    single: list[str] = []
     seen: set[int] = set()
     for label in _candidates():
         with_ids = reader.inside(label)
         if len(with_ids) == 1 and with_ids[0] not in seen:
-            found.append(label)
+            single.append(label)
             seen.add(with_ids[0])
-        if len(found) == count:
+        if len(single) == count:
             break
-    if len(found) < count:
+    if len(single) < count:
         raise InputError(
-            f"{reader.where} has {count} options, and this tokenizer has labels of one token for {len(found)}: use read='text'"
+            f"{reader.where} has {count} options, and this tokenizer has labels of one token for {len(single)}: use read='text'"
         )
     labels = [""] * count
-    for label, index in zip(found, order):
+    for label, index in zip(single, order):
         labels[index] = label
     return labels
 
@@ -291,8 +291,8 @@ def _line(option: Option, label: str, question: Question, labelled: bool, apart:
         if label.lower() in ("yes", "no"):
             return f"{label}: {about}" if about else ""
         shown = True
-    said = ": ".join(filter(None, [_word(question, option) if shown else "", about]))
-    return f"{label}{' ' if apart else ''}) {said}".rstrip()
+    text = ": ".join(filter(None, [_word(question, option) if shown else "", about]))
+    return f"{label}{' ' if apart else ''}) {text}".rstrip()
 
 
 def _ask(question: Question, labels: list[str] | None, order: Sequence[int]) -> str:

@@ -26,22 +26,22 @@ class Trie:
     def paths(self) -> list[list[Node]]:
         """Every inner node once: the nodes on a way from the root, less those that an earlier way had."""
         seen: set[Node] = set()
-        found = []
+        ways = []
         for deepest in sorted(self.children, key=lambda node: (-len(node), node)):
             way = [deepest[:size] for size in range(len(deepest) + 1) if deepest[:size] not in seen]
             seen.update(way)
-            found += [way] if deepest in way else []
-        return found
+            ways += [way] if deepest in way else []
+        return ways
 
 
 def expand(canvas: Any, trie: Trie) -> Plan[Raw]:
     """All contexts at once."""
     groups = [[node] for node in trie.children] if canvas.masked else trie.paths()
     reads = [_read(canvas, trie, nodes) for nodes in groups]
-    found = yield reads
+    results = yield reads
     steps: dict[Node, dict[int, float]] = {}
     top = 0
-    for nodes, columns in zip(groups, found):
+    for nodes, columns in zip(groups, results):
         for node, column in zip(nodes, columns):
             steps[node] = _after(canvas, trie.children[node], column)
             top = column.top if not node else top
@@ -57,8 +57,8 @@ def best_first(canvas: Any, trie: Trie, tolerance: float, wave: int, most: int) 
     top = False
     while reads < most and (nodes := search.next(min(wave, most - reads))):
         asked = [_read(canvas, trie, [node]) for _, node in nodes]
-        found = yield asked
-        for (logp, node), (column,) in zip(nodes, found):
+        results = yield asked
+        for (logp, node), (column,) in zip(nodes, results):
             top = column.top in trie.children[()] if not node else top
             for token, more in _after(canvas, trie.children[node], column).items():
                 search.add((*node, token), logp + more, (*node, token) in trie.children)

@@ -132,18 +132,18 @@ def _entries(question: Mapping[str, Any], field: str, key: str, where: str) -> l
 
 def _asked(question: Mapping[str, Any], where: str) -> str:
     """Instructions of the list form: text, or parts of text and JSON."""
-    given = question.get("instructions")
-    if isinstance(given, str) and given.strip():
-        return given
-    if isinstance(given, list | tuple) and given:
-        return parts(given, f"{where}.instructions")
+    instructions = question.get("instructions")
+    if isinstance(instructions, str) and instructions.strip():
+        return instructions
+    if isinstance(instructions, list | tuple) and instructions:
+        return parts(instructions, f"{where}.instructions")
     raise InputError(f"{where} has no instructions: say what is asked")
 
 
-def parts(given: Sequence[Any], where: str) -> str:
+def parts(listed: Sequence[Any], where: str) -> str:
     """Parts of text and JSON as one text. Raises InputError for images and anything else."""
     made = []
-    for index, part in enumerate(given):
+    for index, part in enumerate(listed):
         place = f"{where}[{index}]"
         kind = argument.table(part, place).get("type")
         if kind in ("input_image", "image_url", "image"):

@@ -113,8 +113,8 @@ def _folder(output: str) -> pathlib.Path:
     return folder
 
 
-def _unused(why: str, given: Mapping[str, Any]) -> None:
-    for name in (name for name, value in given.items() if value is not None):
+def _unused(why: str, options: Mapping[str, Any]) -> None:
+    for name in (name for name, value in options.items() if value is not None):
         raise InputError(f"{name} means nothing {why}: leave it out")
 
 

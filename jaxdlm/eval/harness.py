@@ -118,9 +118,9 @@ class Adapter:
         head, text = self._split(context)
         alone, whole = map(self.tokenizer.encode_inside, (text, text + continuation))
         shared = next((at for at, (a, b) in enumerate(zip(alone, whole)) if a != b), min(len(alone), len(whole)))
-        given = [*head, *whole[:shared]] or [self._prefix()]
+        before = [*head, *whole[:shared]] or [self._prefix()]
         answer = whole[shared:][: self.max_length - 1]
-        return likelihood.Pair(tuple(given[-(self.max_length - len(answer)) :]), tuple(answer))
+        return likelihood.Pair(tuple(before[-(self.max_length - len(answer)) :]), tuple(answer))
 
     # ---------------------------------------------------------------------------------------------- likelihoods
 

@@ -151,26 +151,26 @@ def _losses(lm: Any, rows: Sequence[_Row], batch: int, cfg: float) -> np.ndarray
     width = bucket_of(max(len(row.tokens) for row in rows))
     tokens = np.full((batch, width), lm.config.tokens.pad, np.int32)
     target, scored, valid = np.zeros_like(tokens), np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
-    given = np.zeros(tokens.shape, bool)
+    context = np.zeros(tokens.shape, bool)
     valid[:, 0] = True  # of rows that only fill the batch
     for index, row in enumerate(rows):
         size = len(row.tokens)
         tokens[index, :size], target[index, :size] = row.tokens, row.target
         scored[index, :size], valid[index, :size] = row.scored, True
-        given[index, : row.context] = True
+        context[index, : row.context] = True
     guided = None if cfg == 0 or lm.config.tokens.mask is None else jnp.float32(cfg)
-    arrays = (tokens, target, scored, valid, given)
+    arrays = (tokens, target, scored, valid, context)
     return np.asarray(_cross_entropy(lm.model, lm.params, *arrays, guided))[: len(rows)]
 
 
 @compiled(static_argnums=0)
 def _cross_entropy(
     model: Model, params: PyTree, tokens: Int32[Array, "B L"], target: Int32[Array, "B L"],
-    scored: Bool[Array, "B L"], valid: Bool[Array, "B L"], given: Bool[Array, "B L"], cfg: Array | None,
+    scored: Bool[Array, "B L"], valid: Bool[Array, "B L"], context: Bool[Array, "B L"], cfg: Array | None,
 ) -> Float32[Array, "B"]:  # fmt: skip
     logits = _rows(model, params, tokens, valid)
     if cfg is not None:
-        blank = _rows(model, params, jnp.where(given, jnp.int32(model.config.tokens.mask or 0), tokens), valid)
+        blank = _rows(model, params, jnp.where(context, jnp.int32(model.config.tokens.mask or 0), tokens), valid)
         logits = blank + (cfg + 1.0) * (logits - blank)
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, :, None], axis=2)[:, :, 0]
     return -jnp.sum(jnp.where(scored, chosen, 0.0), axis=1)

@@ -142,8 +142,8 @@ def oracle(correct: np.ndarray, tokens: np.ndarray, forwards: np.ndarray) -> Ora
     correct, forwards = np.asarray(correct, bool), np.asarray(forwards)
     usable = np.equal(correct, correct.any(0, keepdims=True))
     best = np.argmin(np.where(usable, forwards, np.iinfo(np.int64).max), axis=0, keepdims=True)
-    given = (correct, np.asarray(tokens), forwards)
-    taken = [np.take_along_axis(x, best, 0)[0] for x in given]
+    arrays = (correct, np.asarray(tokens), forwards)
+    taken = [np.take_along_axis(x, best, 0)[0] for x in arrays]
     return Oracle(float(taken[0].mean()), float(taken[1].sum() / max(1, taken[2].sum())))
 
 

@@ -71,13 +71,13 @@ def compact(tree: Node, what: str) -> Node:
 
 def _edges(made: Automaton) -> list[syntax.Edge]:
     """The ways of an automaton, neighbouring bytes as one; none of them to or from state 0."""
-    found: list[syntax.Edge] = []
+    edges: list[syntax.Edge] = []
     for at, row in enumerate(made.next[:, made.kind]):
         begins = np.flatnonzero(np.diff(row, prepend=-1))
         for low, high in zip(begins.tolist(), [*(begins[1:] - 1).tolist(), 255]):
             if row[low]:
-                found.append((at, low, high, int(row[low])))
-    return found
+                edges.append((at, low, high, int(row[low])))
+    return edges
 
 
 def count(size: int) -> str:
@@ -262,11 +262,11 @@ class _Closures:
         self._left = MOST_WORK
 
     def of(self, node: int) -> tuple[int, ...]:
-        found = self._known.get(node)
-        if found is None:
-            found = self._known[node] = self._search({node})
-            self.spend(len(found))
-        return found
+        reached = self._known.get(node)
+        if reached is None:
+            reached = self._known[node] = self._search({node})
+            self.spend(len(reached))
+        return reached
 
     def union(self, nodes: set[int]) -> set[int]:
         """Of many nodes in one search: closures of those one behind the other hold almost the same, in `(a?){1000}`."""
@@ -357,9 +357,9 @@ def _split(label: np.ndarray, size: np.ndarray, changed: np.ndarray, table: np.n
         parts.setdefault(group, {}).setdefault(row.tobytes(), []).append(state)
     moved = []
     for group, by_row in parts.items():
-        found = sorted(by_row.values(), key=len)
-        others = int(size[group]) - sum(map(len, found))
-        if others and others < len(found[-1]):
-            moved.append(np.setdiff1d(np.flatnonzero(label == group), np.concatenate(found)))
-        moved += map(np.array, found if others >= len(found[-1]) else found[:-1])
+        pieces = sorted(by_row.values(), key=len)
+        others = int(size[group]) - sum(map(len, pieces))
+        if others and others < len(pieces[-1]):
+            moved.append(np.setdiff1d(np.flatnonzero(label == group), np.concatenate(pieces)))
+        moved += map(np.array, pieces if others >= len(pieces[-1]) else pieces[:-1])
     return moved

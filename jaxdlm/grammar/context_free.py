@@ -68,19 +68,19 @@ def tree(grammar: str, depth: int, start: str) -> Node:
     """
     try:
         rules = _Rules(*_loaded(grammar), start)
-        found = rules.written_out(start, depth)
-        if found is NOTHING:
+        texts = rules.written_out(start, depth)
+        if texts is NOTHING:
             raise _no_text(rules, depth, start)
-        found = cat(*rules.between, found)
+        texts = cat(*rules.between, texts)
     except RecursionError:
         raise InputError(f"lark {shown(grammar)} is nested too deeply: write it flatter") from None
-    if found.size > MOST_NODES:
+    if texts.size > MOST_NODES:
         remedy = "lower depth, or shorten it" if rules.back else "shorten it"
         raise InputError(
-            f"lark {shown(grammar)} is too large: written out to depth={depth} it has {count(found.size)} parts, at most "
+            f"lark {shown(grammar)} is too large: written out to depth={depth} it has {count(texts.size)} parts, at most "
             f"{MOST_NODES:,} are taken: {remedy}"
         )
-    return found
+    return texts
 
 
 def _no_text(rules: "_Rules", depth: int, start: str) -> InputError:
@@ -314,22 +314,22 @@ class _Rules:
         if node not in self._empty:
             match node:
                 case syntax.Text(data=data):
-                    found = not data
+                    empty = not data
                 case syntax.Cat(parts=parts):
-                    found = all(map(self._may_be_empty, parts))
+                    empty = all(map(self._may_be_empty, parts))
                 case syntax.Alt(options=options):
-                    found = any(map(self._may_be_empty, options))
+                    empty = any(map(self._may_be_empty, options))
                 case syntax.Repeat(inner=inner, low=low):
-                    found = low == 0 or self._may_be_empty(inner)
+                    empty = low == 0 or self._may_be_empty(inner)
                 case _:
-                    found = False
-            self._empty[node] = found
+                    empty = False
+            self._empty[node] = empty
         return self._empty[node]
 
 
 def _one_of(nodes: Sequence[Node]) -> Node:
-    kept = [each for each in nodes if each is not NOTHING]
-    return alt(*kept) if kept else NOTHING
+    live = [each for each in nodes if each is not NOTHING]
+    return alt(*live) if live else NOTHING
 
 
 def _uses(part: Any) -> list[str]:

@@ -189,16 +189,16 @@ class _Reader:
                 f"{shown(target)} recurs, which no automaton can follow without end: write out as many levels as you need",
             )
         if target not in self._known:
-            found = self._document
+            node = self._document
             for step in filter(None, unquote(target[1:]).split("/")):
                 step = step.replace("~1", "/").replace("~0", "~")
-                if isinstance(found, list) and step.isdecimal() and int(step) < len(found):
-                    found = found[int(step)]
-                elif isinstance(found, Mapping) and step in found:
-                    found = found[step]
+                if isinstance(node, list) and step.isdecimal() and int(step) < len(node):
+                    node = node[int(step)]
+                elif isinstance(node, Mapping) and step in node:
+                    node = node[step]
                 else:
                     raise _wrong(path, f"{shown(target)} leads nowhere: add {step!r:.60}")
-            self._known[target] = self.value(found, target, (*inside, target))
+            self._known[target] = self.value(node, target, (*inside, target))
         return self._known[target]
 
     def _listed(self, known: Mapping[str, Any], path: str) -> Node:

@@ -85,29 +85,29 @@ class Members(Node):
 
 def merged(ranges: Iterable[Range]) -> tuple[Range, ...]:
     """The same set as sorted ranges that do not touch."""
-    kept: list[Range] = []
+    result: list[Range] = []
     for low, high in sorted(ranges):
-        if kept and low <= kept[-1][1] + 1:
-            kept[-1] = (kept[-1][0], max(kept[-1][1], high))
+        if result and low <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(result[-1][1], high))
         else:
-            kept.append((low, high))
-    return tuple(kept)
+            result.append((low, high))
+    return tuple(result)
 
 
 def without(ranges: Iterable[Range], others: Iterable[Range]) -> tuple[Range, ...]:
     """The characters of one set that are not in the other."""
-    kept: list[Range] = []
+    result: list[Range] = []
     others = merged(others)
     for low, high in merged(ranges):
         for start, end in others:
             if end < low or high < start:
                 continue
             if low < start:
-                kept.append((low, start - 1))
+                result.append((low, start - 1))
             low = end + 1
         if low <= high:
-            kept.append((low, high))
-    return tuple(kept)
+            result.append((low, high))
+    return tuple(result)
 
 
 EVERY = without([(0, LAST)], [SURROGATES])
@@ -123,8 +123,8 @@ def those(letters: str) -> tuple[Range, ...]:
 
 def chars(ranges: Iterable[Range]) -> Chars:
     """One character of the set."""
-    kept = without(ranges, [SURROGATES])
-    return Chars(template(kept)[0], kept)
+    letters = without(ranges, [SURROGATES])
+    return Chars(template(letters)[0], letters)
 
 
 def text(letters: str) -> Text:
@@ -185,12 +185,12 @@ def words(texts: Iterable[str]) -> Words:
     for node in range(len(children) - 1, -1, -1):
         follow = tuple(sorted((byte, same[child]) for byte, child in children[node].items()))
         same[node] = known.setdefault((node in final, follow), node)
-    kept = sorted(set(same))  # 0 is one of them: nothing equals the beginning, from which all words are longer
-    number = {node: index for index, node in enumerate(kept)}
+    states = sorted(set(same))  # 0 is one of them: nothing equals the beginning, from which all words are longer
+    number = {node: index for index, node in enumerate(states)}
     edges = tuple(
-        (number[node], byte, byte, number[same[child]]) for node in kept for byte, child in children[node].items()
+        (number[node], byte, byte, number[same[child]]) for node in states for byte, child in children[node].items()
     )
-    return Words(len(kept), edges, tuple(number[node] for node in kept if node in final))
+    return Words(len(states), edges, tuple(number[node] for node in states if node in final))
 
 
 # ----------------------------------------------------------------------------------------------------------------- UTF-8

@@ -33,6 +33,6 @@ def fast_dllm_v2(tau: Any = 0.9, sub_block: Any = 8, temperature: Any = 0.0, top
     if argument.greedy(temperature):
         proposal = sample(temperature)
     else:
-        kept = None if top_p is None else jnp.where(is_cold(temperature), 1.0, top_p)
-        proposal = sample(temperature, top_p=kept, tempered=True)
+        mass = None if top_p is None else jnp.where(is_cold(temperature), 1.0, top_p)
+        proposal = sample(temperature, top_p=mass, tempered=True)
     return chain(sub_blocks(chain(proposal, select_scheduled(None, tau)), sub_block), stop_at_eos())

@@ -28,10 +28,10 @@ def freedave(
     host: a recipe's name, with arguments as in a shell, which gets `steps` and `temperature`; or a rule, which has its
     own. "threshold" is FreeDave++. official: the release's acceptance, which is not lossless with such a host.
     """
-    given = {"steps": (steps, None), "temperature": (temperature, 0.0)}
+    arguments = {"steps": (steps, None), "temperature": (temperature, 0.0)}
     if isinstance(host, str):
         takes = accepted(parse_policy(host)[0])
-        host = hosted(host, "freedave", {name: pair for name, pair in given.items() if name in takes})
-        given = {name: pair for name, pair in given.items() if name not in takes}
-    argument.unused("to this host", **given)
+        host = hosted(host, "freedave", {name: pair for name, pair in arguments.items() if name in takes})
+        arguments = {name: pair for name, pair in arguments.items() if name not in takes}
+    argument.unused("to this host", **arguments)
     return draft_and_verify(host, draft_steps, official=official)

@@ -156,12 +156,12 @@ def _draw(name: str) -> Callable[..., Draw]:
         w = choice_of(rng, w, (1,))
         items = people(rng, n + (name in _WITH_NEW), w)
         op, answer = OPERATIONS[name](rng, items, knobs)
-        given = items[:-1] if name in _WITH_NEW else items
+        shown = items[:-1] if name in _WITH_NEW else items
         knobs = {"n": n, "w": w, **knobs}
-        payload = {"task": name, "items": given, "new": items[-1] if name in _WITH_NEW else None, **knobs}
+        payload = {"task": name, "items": shown, "new": items[-1] if name in _WITH_NEW else None, **knobs}
         if not _random(name):
             payload["answer"] = answer
-        return Draw(knobs, (tuple(op), bracketed(given)), bracketed(answer), payload, [sorted(knobs.items()), items])
+        return Draw(knobs, (tuple(op), bracketed(shown)), bracketed(answer), payload, [sorted(knobs.items()), items])
 
     return draw
 

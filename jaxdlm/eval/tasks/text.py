@@ -155,12 +155,12 @@ def draw(rng: random.Random, m: int | None = None) -> Draw:
         words = list(dict.fromkeys(word for word in answer if word in content))
         if len(words) >= m:
             break
-    given = rng.sample(words, m)
-    listed = [token for i, word in enumerate(given) for token in ((",", word) if i else ("with", word))]
+    asked = rng.sample(words, m)
+    listed = [token for i, word in enumerate(asked) for token in ((",", word) if i else ("with", word))]
     question = ("write", "a", "sentence", *listed, ".")
     # no given words: one problem only, so its sentences themselves are split
-    key = sorted(given) if given else ["free", *answer]
-    return Draw({"m": m}, (question,), tuple(answer), {"words": given}, key)
+    key = sorted(asked) if asked else ["free", *answer]
+    return Draw({"m": m}, (question,), tuple(answer), {"words": asked}, key)
 
 
 def check(payload: Mapping[str, Any], tokens: list[str]) -> Score:
