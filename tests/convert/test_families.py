@@ -71,7 +71,7 @@ def test_check_fails_where_the_weights_were_swapped(tmp_path, capsys):
 
 
 def test_diffusion_gemma_converts_from_what_transformers_saves(tmp_path):
-    from tests.models.test_diffusion_gemma import case
+    from tests.models.families.test_diffusion_gemma import case
 
     oracle, model, params = case()
     oracle.save_pretrained(tmp_path / "hub")

@@ -2,5 +2,5 @@
 
 import importlib.util
 
-WITH_TORCH = ["test_parity.py", "test_diffusion_gemma.py"]
+WITH_TORCH = ["test_parity.py", "families/test_diffusion_gemma.py"]
 collect_ignore = [] if all(importlib.util.find_spec(name) for name in ("torch", "transformers")) else WITH_TORCH

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import init_params
 from jaxdlm.train import delta, lora
-from tests.train.test_block import block, config_of
+from tests.train.recipes.test_block import block, config_of
 
 CONFIG = config_of(64, 2, 1)
 NEW = block.block_config(CONFIG, 4, 3)

@@ -9,8 +9,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm.aligned import sample
 from jaxdlm.core.carry import Status
-from tests.guides.oracles import Language
-from tests.test_asap import (
+from tests.aligned.test_sample import (
     END,
     LM,
     MAX_NEW,
@@ -19,6 +18,7 @@ from tests.test_asap import (
     drawn,
     grammar,
 )
+from tests.guides.oracles import Language
 
 
 @pytest.mark.parametrize(
