@@ -180,8 +180,8 @@ class Texts:
         """The text, or the chat, that stands before the reply."""
         blanks = {"instructions": words(question.instructions), "options": listing, "ask": ask}
         if self.template.prompt is None:
-            kept = blanks.values() if listed else [blanks["instructions"], ask if isinstance(question, Number) else ""]
-            block = "\n".join(filter(None, kept))
+            shown = blanks.values() if listed else [blanks["instructions"], ask if isinstance(question, Number) else ""]
+            block = "\n".join(filter(None, shown))
             fill = lambda text: "\n\n".join(filter(None, [text, block]))  # noqa: E731
         else:
             fill = lambda text: PARTS.sub(lambda m: (blanks | {"state": text})[m[1]], self.template.prompt or "")  # noqa: E731

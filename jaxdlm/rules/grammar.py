@@ -167,12 +167,12 @@ class Constrain(Stage):
         mine = (asked | changed) & columns.open
         wish = jnp.where(changed, fill, update.token)
         tokens, agrees, feasible, own = self._nearest(update.logits, wish, mine, changed, columns, row, automaton)
-        kept = mine & agrees
+        agreed = mine & agrees
         surest = jnp.argmax(jnp.where(mine, own, -jnp.inf))
         # of a set none of which fits, the surest column takes what fits; where this step ends the row, all of them do
         repair = jnp.asarray(update.halt, bool) | (row.ids.mask is None)
-        forced = mine & ~kept & (repair | (~jnp.any(kept) & (jnp.arange(mine.shape[0]) == surest)))
-        write = (kept | forced) & feasible
+        forced = mine & ~agreed & (repair | (~jnp.any(agreed) & (jnp.arange(mine.shape[0]) == surest)))
+        write = (agreed | forced) & feasible
         token = jnp.where(forced & ~changed, tokens, update.token)
         commit = jnp.where(columns.open, write & ~changed, jnp.asarray(update.commit, bool)) & feasible
         fill = jnp.where(changed & columns.open, tokens, fill)

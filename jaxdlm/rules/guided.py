@@ -48,10 +48,10 @@ class Agree(Stage):
         changed = (fill != row.tokens) & row.exists & ~row.prefilled & ~row.pending & ~again
         score = jnp.zeros(asked.shape, jnp.float32) if update.score is None else update.score
         wanted = asked | changed
-        through = self.guide.agree(wanted, jnp.where(changed, fill, update.token), score, row)
-        halt = jnp.asarray(update.halt, bool) & jnp.all(through | ~wanted)
-        fill = None if update.fill is None else jnp.where(changed & ~through, row.tokens, fill)
-        return update._replace(commit=asked & through, fill=fill, halt=halt), state
+        allowed = self.guide.agree(wanted, jnp.where(changed, fill, update.token), score, row)
+        halt = jnp.asarray(update.halt, bool) & jnp.all(allowed | ~wanted)
+        fill = None if update.fill is None else jnp.where(changed & ~allowed, row.tokens, fill)
+        return update._replace(commit=asked & allowed, fill=fill, halt=halt), state
 
 
 def guided(policy: Any, guide: Any) -> Any:

@@ -123,18 +123,18 @@ class EndAtText(Stage):
         new = jnp.asarray(update.commit, bool) & row.pending & row.exists
         proposed = jnp.isin(update.token, ends)
         if self.aggressive:
-            found, at = first(new & proposed)
+            ends_here, at = first(new & proposed)
             guess = row.open & proposed
             surest = jnp.argmax(best_columns(update.score, guess, 1)).astype(jnp.int32)
-            found, at = found | guess.any(), jnp.where(found, at, surest)
+            ends_here, at = ends_here | guess.any(), jnp.where(ends_here, at, surest)
         else:
             left = row.exists & row.pending & ~new
             text = jnp.where(new, update.token, row.tokens)
             ended = row.exists & ~left & ~row.prefilled & jnp.isin(text, ends)
-            found, at = first(ended & (jnp.cumsum(left) == 0))
+            ends_here, at = first(ended & (jnp.cumsum(left) == 0))
         width = row.tokens.shape[0]
         none = jnp.asarray(width + 1 if update.cut is None else update.cut, jnp.int32)  # past the window: no cut
-        return update._replace(cut=jnp.where(found, jnp.minimum(at + 1, none), none).astype(jnp.int32)), state
+        return update._replace(cut=jnp.where(ends_here, jnp.minimum(at + 1, none), none).astype(jnp.int32)), state
 
 
 def first(mark: Bool[Array, "W"]) -> tuple[Bool[Array, ""], Array]:

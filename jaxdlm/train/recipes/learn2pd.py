@@ -152,9 +152,9 @@ def loss(weights: FilterWeights, records: Records) -> Float32[Array, ""]:
 def errors(weights: FilterWeights, records: Records, tau: float) -> dict[str, float]:
     """Over open columns: `wrong_yes`, share of commits that are wrong; `recall`, share of right columns committed."""
     yes = np.asarray(jax.nn.sigmoid(answers_of(weights, jnp.asarray(records.c))) > tau) & records.open
-    right, said = records.right & records.open, max(1, int(yes.sum()))
+    right, commits = records.right & records.open, max(1, int(yes.sum()))
     return {
-        "wrong_yes": round(float((yes & ~right).sum()) / said, 5),
+        "wrong_yes": round(float((yes & ~right).sum()) / commits, 5),
         "recall": round(float((yes & right).sum()) / max(1, int(right.sum())), 5),
     }
 
