@@ -104,10 +104,10 @@ def shapes() -> str:
 
 def tasks() -> str:
     """The tasks of the benchmark, each with a problem and an answer that its check takes."""
-    table = ["| task | columns | gate | learned | a problem | an answer |", "|---|--:|--:|---|---|---|"]
+    table = ["| task | columns | gate | trained on | a problem | an answer |", "|---|--:|--:|---|---|---|"]
     for name, task in TASKS.items():
         problem = make(name, 1)[0]
-        shown = (" ".join(each.replace("|", "\\|").split()) for each in (problem.prompt, problem.answer))
+        shown = (f"`{' '.join(each.replace('|', chr(92) + '|').split())}`" for each in (problem.prompt, problem.answer))
         cells = (f"`{name}`", task.canvas, f"{task.gate:.0%}", "yes" if task.family.trained else "no", *shown)
         table.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(table)
