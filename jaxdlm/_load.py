@@ -16,6 +16,7 @@ from jaxdlm.core import programs
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.models.apart import apart
 from jaxdlm.models.config import BLOCK, DTYPES
 from jaxdlm.models.hub_config import special_ids
 from jaxdlm.text import Tokenizer
@@ -59,6 +60,11 @@ class LM:
     @property
     def config(self) -> ModelConfig:
         return self.model.config
+
+    @functools.cached_property
+    def parted(self) -> PyTree:
+        """The weights as an autoregressive decode reads them on a CPU: see `jaxdlm.models.apart`."""
+        return apart(self.params)
 
     def __repr__(self) -> str:
         """One line, also in a notebook: the weights themselves would fill pages."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Features, LayerHook, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
+from jaxdlm.models.apart import chosen, scanned, stacked
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
 from jaxdlm.models.config import ModelConfig
@@ -209,7 +210,7 @@ class Backbone:
             raise ConfigUnsupported(f"family {config.family}: only stacks of equal layers can be left early")
         kinds = config.layer_kinds[first:last]
         config = replace(config, num_layers=last - first, layer_kinds=kinds)
-        leaves = jax.tree.map(lambda leaf: leaf[first:last], params["segments"][0])
+        leaves = jax.tree.map(lambda leaf: leaf[first:last], stacked(params["segments"][0]))
         x = self._embed(params, x) if first == 0 else x
         allow = attention_masks(config, position, valid, past, None)
         stored = [None] if past is None else [(past.kv.k[0][0], past.kv.v[0][0])]
@@ -266,7 +267,7 @@ def _run(
     allow: Allow,
     hook: LayerHook,
     scalars: Array | None,
-    chosen: Attend,
+    attend: Attend,
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period.
 
@@ -280,11 +281,12 @@ def _run(
 
     def body(carry: tuple[Array, PyTree], round_: Any, last: Any = hook.run) -> tuple[tuple[Array, PyTree], Any]:
         x, side = carry
-        leaves, local, numbers, memory, scalar = round_
+        sliced, local, numbers, memory, scalar, number = round_
         memories = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
-            one = parts(config, shape, leaves[p], numbers[p], turn, seen, chosen)
+            own = sliced[p] | chosen(leaves[p], number)
+            one = parts(config, shape, own, numbers[p], turn, seen, attend)
             run = last if p == segment.period - 1 else hook.run
             x, side, remembered = run(one, x, side, memory[p])
             if scalar is not None:
@@ -292,7 +294,8 @@ def _run(
             memories.append(remembered)
         return (x, side), tuple(memories)
 
-    rounds = (leaves, local, numbers, tuple(hook.memory), scalars)
+    counted = jnp.arange(segment.repeats, dtype=jnp.int32)
+    rounds = (tuple(map(scanned, leaves)), local, numbers, tuple(hook.memory), scalars, counted)
     if hook.last is None:
         (x, side), memories = jax.lax.scan(body, (x, hook.side), rounds, length=segment.repeats)
         return x, side, memories
@@ -301,7 +304,7 @@ def _run(
         # by number, since a scan over all rounds but one would copy them
         return body(carry, jax.tree.map(lambda leaf: leaf[number], rounds))[0], None
 
-    carry, _ = jax.lax.scan(numbered, (x, hook.side), jnp.arange(segment.repeats - 1, dtype=jnp.int32))
+    carry, _ = jax.lax.scan(numbered, (x, hook.side), counted[:-1])
     (x, side), _ = body(carry, jax.tree.map(lambda leaf: leaf[-1], rounds), hook.last)
     return x, side, None
 
@@ -321,7 +324,7 @@ def _run_grouped(
     local = jnp.asarray([kind == "local" for kind in kinds])
     stored = None if past is None else (past[0][0], past[1][0])
     see = lambda is_local: _select(set(kinds), is_local, turns, allow)  # noqa: E731
-    x, (k, v) = grouped(config, segment.shapes[0], leaves[0], local, x, see, stored, group)
+    x, (k, v) = grouped(config, segment.shapes[0], stacked(leaves[0]), local, x, see, stored, group)
     return x, ((k,), (v,))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.model import Tiling, take_tile
+from jaxdlm.models.apart import Chosen, contracted
 from jaxdlm.models.attention import Attend, attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.rope import Rotation, rotate
@@ -22,20 +23,24 @@ ACTIVATE = {
 }
 
 
-def read(leaf: Any, dtype: Any) -> Array:
-    """A weight in the activation dtype."""
+def read(leaf: Any, dtype: Any) -> Any:
+    """A weight in the activation dtype; one of several layers' stays so, for `product`."""
+    if isinstance(leaf, Chosen):
+        return leaf
     if isinstance(leaf, QuantizedLeaf):
         return leaf.dequantize(dtype)
     return leaf.astype(dtype)
 
 
-def product(form: str, x: Float[Array, "..."], weight: Array) -> Float[Array, "..."]:
+def product(form: str, x: Float[Array, "..."], weight: Array | Chosen) -> Float[Array, "..."]:
     """`einsum(form, x, weight)`, summed in float32 and rounded once, by an order of sums that knows no other row.
 
     form: its first operand's last letters are what is summed over. 16 bits: XLA's CPU product with a result of 16 bits
     widens its operands, and then takes its way, and with it the order of the sums, from the number of rows; that with a
     float32 result has one way for two rows and more (and takes half the time), so one row is filled up to two.
     """
+    if isinstance(weight, Chosen):
+        return weight.product(product, form, x)
     if x.dtype.itemsize > 2:
         return jnp.einsum(form, x, weight)
     return wide_product(form, x, weight).astype(x.dtype)
@@ -43,9 +48,8 @@ def product(form: str, x: Float[Array, "..."], weight: Array) -> Float[Array, ".
 
 def wide_product(form: str, x: Float[Array, "..."], weight: Array) -> Float32[Array, "..."]:
     """`product` before it is rounded; of float32 operands as XLA has it."""
-    operands, result = form.split("->")
-    summed = [letter for letter in operands.split(",")[0].strip(".") if letter not in result]
-    single = x.ndim > len(summed) and x.size == np.prod(x.shape[x.ndim - len(summed) :]) and x.dtype.itemsize <= 2
+    summed = contracted(form)
+    single = x.ndim > summed and x.size == np.prod(x.shape[x.ndim - summed :]) and x.dtype.itemsize <= 2
     filled = jnp.concatenate([x, x], axis=0) if single else x
     out = jnp.einsum(form, filled, weight, preferred_element_type=jnp.float32)
     return out[:1] if single else out

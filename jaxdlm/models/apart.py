@@ -1,0 +1,111 @@
+"""A stack of layers' weights that is read where it lies, one layer at a time (CPU).
+
+A loop over layers takes each one's weights out of the stack by a dynamic slice, and XLA for CPUs writes that slice before
+it multiplies by it: SmolLM2 spent two fifths of a token so. An array per layer needs no slice. It costs no memory: it is
+a view of the stack's own.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import struct
+from jaxdlm.typing import Array, Float, Int32, PyTree
+
+NAMES = ("wq", "wk", "wv", "wo", "gate", "up", "down")  # weights that nothing but `layers.product` reads
+LARGE = 4 << 20  # bytes; a smaller stack stays in a core's cache
+SLABS = 8  # parts of a sum that one loop over the weights adds up: more fall out of the registers, fewer are written
+
+
+@struct.dataclass
+class Apart:
+    """Weights [R, ...] of R layers: the stack, and the same memory as R arrays."""
+
+    stack: Float[Array, "R ..."]
+    layers: tuple[Array, ...]
+
+
+class Chosen(NamedTuple):
+    """One layer's weight of an `Apart`: the operand of a product."""
+
+    apart: Apart
+    layer: Int32[Array, ""]
+
+    @property
+    def dtype(self) -> Any:
+        return self.apart.stack.dtype
+
+    def product(self, product: Callable[..., Array], form: str, x: Array) -> Array:
+        """`product(form, x, weight)`. A single row of 32 bits, which reads each weight once, is a sum that XLA fuses with
+        the slice (`folded`); else the product is chosen, one for each layer: choosing the weight would copy it."""
+        summed = math.prod(x.shape[x.ndim - contracted(form) :])
+        if x.size == summed and summed % SLABS == 0 and x.dtype.itemsize > 2:
+            weight = jax.lax.dynamic_index_in_dim(self.apart.stack, self.layer, keepdims=False)
+            return folded(x, weight, contracted(form))
+        each = [functools.partial(_with, product, form, at) for at in range(len(self.apart.layers))]
+        return jax.lax.switch(self.layer, each, x, self.apart.layers)
+
+
+def _with(product: Callable[..., Array], form: str, at: int, x: Array, layers: tuple[Array, ...]) -> Array:
+    return product(form, x, layers[at])
+
+
+def contracted(form: str) -> int:
+    """The number of axes that a product sums over: the last of its first operand, the first of its second."""
+    operands, result = form.split("->")
+    return sum(letter not in result for letter in operands.split(",")[0].strip("."))
+
+
+def folded(x: Float[Array, "..."], weight: Float[Array, "..."], axes: int) -> Float[Array, "..."]:
+    """The product of one row with a matrix over the last `axes` axes of x and the first of `weight`: slabs of the matrix
+    are added up as they are read, then the columns of what comes out."""
+    length = math.prod(weight.shape[:axes])
+    row, matrix = x.reshape(length, 1), weight.reshape(length, -1)
+    slabs = (slice(first, first + length // SLABS) for first in range(0, length, length // SLABS))
+    total = functools.reduce(operator.add, (row[slab] * matrix[slab] for slab in slabs))
+    return jnp.sum(total, axis=0).reshape(*x.shape[: x.ndim - axes], *weight.shape[axes:])
+
+
+def apart(params: PyTree) -> PyTree:
+    """`params` with large stacks of the one CPU that they lie on also as an array per layer, without a copy."""
+    segments = params.get("segments", ()) if isinstance(params, Mapping) else ()
+    split = tuple(tuple({name: _views(name, leaf) for name, leaf in one.items()} for one in run) for run in segments)
+    return {**params, "segments": split} if segments else params
+
+
+def _views(name: str, leaf: Any) -> Any:
+    if name not in NAMES or not isinstance(leaf, jax.Array) or leaf.nbytes < LARGE or len(leaf) == 1:
+        return leaf
+    (device, *more) = leaf.devices()
+    if more or device.platform != "cpu":
+        return leaf
+    host = np.asarray(leaf)
+    layers = tuple(jax.device_put(host[at], device) for at in range(len(host)))
+    lies = leaf.unsafe_buffer_pointer()
+    same = (layer.unsafe_buffer_pointer() == lies + at * host[at].nbytes for at, layer in enumerate(layers))
+    return Apart(leaf, layers) if all(same) else leaf  # an odd size is copied, as views must begin at whole words
+
+
+def stacked(leaves: PyTree) -> PyTree:
+    """The stacks alone."""
+    return jax.tree.map(lambda leaf: leaf.stack if isinstance(leaf, Apart) else leaf, leaves, is_leaf=_is_apart)
+
+
+def scanned(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a layer's leaves that a loop over layers slices."""
+    return {name: leaf for name, leaf in leaves.items() if not _is_apart(leaf)}
+
+
+def chosen(leaves: Mapping[str, Any], layer: Int32[Array, ""]) -> dict[str, Any]:
+    """The rest of them, at a layer."""
+    return {name: Chosen(leaf, layer) for name, leaf in leaves.items() if _is_apart(leaf)}
+
+
+def _is_apart(leaf: Any) -> bool:
+    return isinstance(leaf, Apart)
