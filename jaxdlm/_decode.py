@@ -260,8 +260,8 @@ def one_program(
         )
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        decoding = PairDecoding(lm.model, lm.parted, policy)
-        return Continuation(lm, decoding, behind, prompt, part.max_new, save, stops)
+        pair = PairDecoding(lm.model, lm.parted, policy)
+        return Continuation(lm, pair, behind, prompt, part.max_new, save, stops)
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
