@@ -16,6 +16,7 @@ from jaxdlm import argument
 from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import OutputRefused
 from jaxdlm.checkpoint.leaf import FLOATS
+from jaxdlm.checkpoint.packed.weight import KEY
 from jaxdlm.checkpoint.safetensors import SafetensorsWriter, TensorInfo
 from jaxdlm.checkpoint.source import Checkpoint, open_folder
 from jaxdlm.checkpoint.spec import SOURCE_CONFIG, TOKENIZER_FILES, write_json
@@ -51,14 +52,26 @@ def export(converted: Path, out: Path, *, force: bool = False, shard_bytes: int 
     try:
         maps = _hub_order(source, manifest)
         count = _write(source, maps, manifest, partial, shard_bytes)
-        for name in (*TOKENIZER_FILES, SOURCE_CONFIG):
+        for name in TOKENIZER_FILES:
             if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, partial / ("config.json" if name == SOURCE_CONFIG else name))
+                shutil.copyfile(source.folder / name, partial / name)
+        _write_config(source.folder / SOURCE_CONFIG, partial / "config.json")
         os.rename(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return count
+
+
+def _write_config(path: Path, target: Path) -> None:
+    """The configuration that the checkpoint had: as it was, but for a layout of quantised weights, which are written whole."""
+    if not path.is_file():
+        return
+    values = strict_json.read_object(path, path.parent)
+    if values.pop(KEY, None):
+        write_json(target, values)
+    else:
+        shutil.copyfile(path, target)
 
 
 def _hub_order(source: Checkpoint, manifest: dict[str, Any]) -> dict[str, list[TensorMap]]:

@@ -27,6 +27,11 @@ class PickledTensors:
     files: Mapping[str, Path]
     warnings: tuple[str, ...] = ()
 
+    @property
+    def dropped(self) -> Mapping[str, str]:
+        """None: a pickle names each of its tensors."""
+        return {}
+
     def file(self, name: str) -> Path:
         """The .bin file that holds a tensor."""
         return self.files[name]

@@ -9,9 +9,10 @@ from typing import Any
 from checkpoints_convert.statistics import crc32
 from jaxdlm.checkpoint import files, store, strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
-from jaxdlm.checkpoint.source import StoredTensors, open_folder
+from jaxdlm.checkpoint.source import open_folder
 from jaxdlm.checkpoint.spec import MANIFEST, read_spec
 from jaxdlm.checkpoint.store import CHUNK_BYTES
+from jaxdlm.checkpoint.stored import StoredTensors
 from jaxdlm.checkpoint.tensors import Tensors
 
 

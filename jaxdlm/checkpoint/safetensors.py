@@ -40,8 +40,9 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
-ONE_BYTE_FLOATS = {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
+FP8 = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+NAMES = {dtype: name for name, dtype in (DTYPES | FP8).items()}
+ONE_BYTE_FLOATS = {*FP8, "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"}
 MAX_RANK = 16
 MAX_NAME = 512
 
@@ -63,16 +64,20 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """A checked header: read() returns one tensor, or the rows [a, b) of its leading axis."""
+    """A checked header: read() returns one tensor, or the rows [a, b) of its leading axis.
+
+    scaled: FP8 is read, too, by somebody who multiplies it with its scales; without them its numbers are none.
+    """
 
     path: Path
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    scaled: bool = False
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
         """The tensor (or rows of it) in its stored dtype; touches only the bytes that it returns."""
         info = self.tensors[name]
-        dtype = DTYPES.get(info.dtype)
+        dtype = (DTYPES | FP8 if self.scaled else DTYPES).get(info.dtype)
         if dtype is None:
             raise DtypeUnsupported(
                 f"holds {info.dtype}",

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm.checkpoint import store, strict_json
+from jaxdlm.checkpoint import strict_json
 from jaxdlm.checkpoint.errors import CheckpointError, DtypeUnsupported, HeaderInvalid, ShapeMismatch, TensorsMismatch
 from jaxdlm.checkpoint.gguf.model import read_gguf
-from jaxdlm.checkpoint.leaf import FLOATS, STORED, AsIs, LeafSpec, Piece
+from jaxdlm.checkpoint.leaf import FLOATS, AsIs, LeafSpec, Piece
+from jaxdlm.checkpoint.packed.schemes import floats, open_packed
+from jaxdlm.checkpoint.packed.weight import KEY
 from jaxdlm.checkpoint.quantised import CODES, Dequantised, Layout, read_layout, weight_dtype
-from jaxdlm.checkpoint.safetensors import NAMES, TensorInfo
-from jaxdlm.checkpoint.spec import SPEC, Spec, StoredLeaf, read_spec
+from jaxdlm.checkpoint.spec import SPEC, StoredLeaf, read_spec
+from jaxdlm.checkpoint.stored import stored_tensors
 from jaxdlm.checkpoint.tensors import SHOWN, Tensors, compare_names, float_dtype, ignored, open_tensors, share
 from jaxdlm.checkpoint.vocabulary import beyond, read_vocabulary, vocabulary_of, without_table
 from jaxdlm.errors import InputError
@@ -61,28 +63,6 @@ class Checkpoint:
         return next(leaf for leaf in self.leaves if leaf.path == path)
 
 
-@dataclass(frozen=True)
-class StoredTensors:
-    """The parts of a converted checkpoint, each readable alone."""
-
-    folder: Path
-    infos: Mapping[str, TensorInfo]
-    parts: Mapping[str, store.Stored]
-    sums: Mapping[str, int]
-
-    def file(self, name: str) -> Path:
-        """The Orbax folder of a part."""
-        return self.parts[name].folder
-
-    def read(self, name: str, rows: tuple[int, int] | None = None) -> np.ndarray:
-        """One part, or rows of it."""
-        return store.read_rows(self.parts[name], rows)
-
-    def check(self, name: str) -> None:
-        """ChecksumMismatch unless the files of a part are those that were written; what they hold is checked by `read`."""
-        store.check_seal(self.parts[name], self.sums[name])
-
-
 def open_folder(
     path: str | Path, *, family: str = "auto", mask: int | None = None, block_size: int | None = None,
     attention: str | None = None, tensors: Tensors | None = None, tokenizer: Mapping[str, Any] | None = None,
@@ -111,6 +91,7 @@ def open_folder(
         _agree(family=(None if family in ("auto", "jaxdlm") else family, own.family))
         config = _as_stated(own, mask=mask, block_size=block_size, attention=attention)
         return dataclasses.replace(source, config=config)
+    layout = raw.pop(KEY, None)  # of quantised weights
     vocabulary = read_vocabulary(folder, tokenizer)
     hints = Hints(
         source=folder.name, block_size=block_size, attention=attention, mask=mask, generation=generation(folder),
@@ -120,7 +101,12 @@ def open_folder(
     config = _as_stated(table.read_config(raw, hints), mask=mask, block_size=block_size, attention=attention)
     hints.notes.extend(beyond(vocabulary, config.vocab_size))
     hints.notes.extend(note for note in [without_table(folder)] if note)
-    return _hub(folder, raw, table, config, hints, tensors if tensors is not None else open_tensors(folder))
+    tensors = open_tensors(folder) if tensors is None else tensors
+    if not layout:
+        return _hub(folder, raw, table, config, hints, floats(tensors))
+    tensors, note = open_packed(layout, tensors)
+    hints.notes.append(f"{note}, and loaded as {config.param_dtype} unless another type is asked for")
+    return _in_dtype(_hub(folder, raw, table, config, hints, tensors), config.param_dtype)
 
 
 def _gguf(path: Path, family: str, hints: Hints) -> Checkpoint:
@@ -139,9 +125,13 @@ def _gguf(path: Path, family: str, hints: Hints) -> Checkpoint:
     if file.dtype is not None:
         hints.notes.append(f"quantised tensors are loaded as {file.dtype} unless another type is asked for")
     source = _hub(path, raw, table, config, hints, tensors)
-    if file.dtype is not None:
-        source = dataclasses.replace(source, config=dataclasses.replace(source.config, param_dtype=file.dtype))
-    return dataclasses.replace(source, kind="gguf", documents=file.documents, dtype=file.dtype)
+    source = source if file.dtype is None else _in_dtype(source, file.dtype)
+    return dataclasses.replace(source, kind="gguf", documents=file.documents)
+
+
+def _in_dtype(source: Checkpoint, dtype: str) -> Checkpoint:
+    """The same, loaded in that type by default: what is dequantised has none of its own."""
+    return dataclasses.replace(source, config=dataclasses.replace(source.config, param_dtype=dtype), dtype=dtype)
 
 
 def _as_stated(config: ModelConfig, *, mask: int | None, block_size: int | None, attention: str | None) -> ModelConfig:
@@ -376,19 +366,3 @@ def _quantised_leaf(layout: Layout, codes: StoredLeaf, tensors: Tensors) -> Leaf
     weights = Dequantised(tensors, layout, codes.split)
     pieces = tuple(Piece((name,), AsIs()) for name in weights.infos)
     return LeafSpec(layout.path, layout.shape, weight_dtype(layout.how), pieces, codes.split, weights)
-
-
-def stored_tensors(folder: Path, spec: Spec) -> StoredTensors:
-    """The parts of a converted checkpoint by name."""
-    infos, parts, sums = {}, {}, {}
-    for leaf in spec.leaves:
-        for number in range(len(leaf.groups)):
-            name = leaf.name(number)
-            infos[name] = _part_info(leaf, name)
-            parts[name], sums[name] = leaf.stored(folder, number), leaf.sums[number]
-    return StoredTensors(folder, infos, parts, sums)
-
-
-def _part_info(leaf: StoredLeaf, name: str) -> TensorInfo:
-    size = int(np.prod(leaf.part_shape, dtype=np.int64)) * STORED[leaf.dtype].itemsize
-    return TensorInfo(name, NAMES[STORED[leaf.dtype]], leaf.part_shape, 0, size)
