@@ -25,9 +25,9 @@ def lookup(
     """Prompt lookup: drafts what followed the last tokens where they stood before; no draft model.
 
     k: draft tokens (10 in the original). ngram: longest match that is looked for (3). guide: one of `jaxdlm.guides`, or
-    a list of them; none. Verified by greedy matching or rejection sampling, hence lossless. Raises InputError for
-    values out of range.
+    a list of them; none. A draft token stays where the target draws the same one, so that at any temperature the text is
+    that of `autoregressive` with the same seed. Raises InputError for values out of range.
     """
     k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
-    sampling = warp(temperature, top_k, top_p, guide)
+    sampling = warp(temperature, top_k, top_p, guide, noise="shared")
     return Speculation(Lookup(k, ngram), sampling, acceptance(sampling))

@@ -10,6 +10,8 @@ from typing import Any
 
 from jaxdlm import registry
 
+HELPERS = {"count_trigrams": "trigrams", "generate_on_two": "two_meshes", "read_trigrams": "trigrams"}  # name -> module
+
 
 class _Speculative(types.ModuleType):
     """A package whose name is that of a method, too."""
@@ -24,13 +26,13 @@ def __getattr__(name: str) -> Any:
     # its own modules are asked for here as well, so that only the method's file may be imported
     if name in registry.files(registry.METHODS) and _left_to_right(registry.method_of(name)):
         return registry.method_of(name).build
-    if name == "generate_on_two":
-        return importlib.import_module("jaxdlm.speculative.two_meshes").generate_on_two
+    if name in HELPERS:
+        return getattr(importlib.import_module(f"jaxdlm.speculative.{HELPERS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*(name for name, known in registry.methods().items() if _left_to_right(known)), "generate_on_two"]
+    return [*(name for name, known in registry.methods().items() if _left_to_right(known)), *HELPERS]
 
 
 def _left_to_right(method: registry.Method) -> bool:

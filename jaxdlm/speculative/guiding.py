@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxdlm.core.guide import Context, Guide
 from jaxdlm.errors import InputError
-from jaxdlm.speculative.state import Rows
-from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.state import Proposal, Rows
+from jaxdlm.speculative.tree import Grown
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 States = tuple[Array, ...]  # of nodes, see `Nodes`
@@ -79,8 +79,11 @@ class Nodes(NamedTuple):
         """`transform` where it does not matter what happens behind a node that allows nothing: in a draft."""
         return logits if self.guide is None else self.transform(logits, states)[0]
 
-    def below(self, tree: Tree, token: Int32[Array, "B N"]) -> States:
+    def below(self, proposal: Proposal) -> States:
         """The states of the root and of each node of a tree, [B, 1 + N, ...], depth by depth."""
+        tree, token = proposal.tree, proposal.token
+        if isinstance(tree, Grown):
+            return self.below_grown(tree, proposal)
         levels, order = [self.root()], [np.zeros(1, np.int64)]
         for depth in range(1, tree.depth + 1):
             nodes = np.flatnonzero(tree.node_depth == depth)
@@ -92,6 +95,16 @@ class Nodes(NamedTuple):
         place = np.concatenate(order)
         in_order = bool((place == np.arange(place.size)).all())
         return every if in_order else self.pick(every, np.argsort(place))
+
+    def below_grown(self, tree: Grown, proposal: Proposal) -> States:
+        """`below`, where no depth has nodes of its own: all go one token on from their parents, depth times."""
+        assert proposal.parent is not None
+        root = self.root()
+        every = self.spread(root, 1 + tree.size)
+        for _ in range(tree.depth):
+            below = self.advance(self.pick(every, 1 + proposal.parent), proposal.token)
+            every = tuple(jnp.concatenate(leaves, axis=1) for leaves in zip(root, below, strict=True))
+        return every
 
     def _moving(self, state: PyTree) -> States:
         return tuple(leaf for leaf, moves in zip(jax.tree.leaves(state), self.moves, strict=True) if moves)

@@ -6,7 +6,6 @@ prompt) needs no clearing: it is written again before any query can see it. Noth
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdlm.core import kv as stored
 from jaxdlm.core.model import KV, Model, Past
@@ -36,10 +35,11 @@ def put(kv: KV, new: KV, column: Int32[Array, "B T"], keep: Bool[Array, "B T"] |
     return stored.put(kv, new, jnp.where(lost, columns, column))
 
 
-def tree_mask(rows: int, columns: int, above: np.ndarray) -> Bool[Array, "B T S_T"]:
-    """T tokens see all S stored columns, and of each other those on or above them."""
-    seen = np.concatenate([np.ones((above.shape[0], columns), bool), above], axis=1)
-    return jnp.broadcast_to(jnp.asarray(seen)[None], (rows, *seen.shape))
+def tree_mask(rows: int, columns: int, above: Bool[Array, "B N N"]) -> Bool[Array, "B T S_T"]:
+    """The root and N nodes see all S stored columns and the root, and of each other those on or above them."""
+    seen = jnp.pad(above, [(0, 0), (1, 0), (0, 0)])
+    seen = jnp.pad(seen, [(0, 0), (0, 0), (columns + 1, 0)], constant_values=True)
+    return jnp.broadcast_to(seen, (rows, *seen.shape[1:]))
 
 
 def take(x: Int32[Array, "B L"], index: Int32[Array, "B T"]) -> Int32[Array, "B T"]:

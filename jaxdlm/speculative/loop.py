@@ -21,10 +21,9 @@ from jaxdlm.speculative import guiding, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.policy import Decoding, Speculation
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
-from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.tree import Grown, Tree, shape_of
+from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
-
-DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
 
 
 def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
@@ -62,31 +61,28 @@ def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Ar
 def bounded(proposal: Proposal, rows: Rows) -> Proposal:
     """The proposal without nodes that could not be committed within the row's limit."""
     room = (rows.stop - rows.length)[:, None]
-    depth = jnp.asarray(proposal.tree.node_depth)[None, :]
+    depth = shape_of(proposal.tree, proposal.parent).depth
     return proposal.replace(valid=proposal.valid & (depth + int(proposal.tree.bonus) <= room))
 
 
 def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
     """A key per row and round: the length of the row grows in every round, so no key is used twice."""
-    fold = jax.random.fold_in
-    return jax.vmap(lambda key, n: fold(fold(key, n), stage))(rows.key, rows.length)
+    return jax.vmap(functools.partial(stage_key, stage=stage))(rows.key, rows.length)
 
 
 def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> tuple[Float32[Array, "B 1_R V"], KV]:
     """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
     rows, tree, model, params = carry.rows, proposal.tree, decoding.model, decoding.params
     root = rows.length[:, None] - 1
-    nodes = np.asarray(tree.read)
+    nodes, shape = np.asarray(tree.read), shape_of(tree, proposal.parent)
     tokens = jnp.concatenate([store.take(rows.tokens, root), proposal.token[:, nodes]], axis=1)
-    position = root + jnp.asarray(np.concatenate([[0], tree.node_depth[nodes]]).astype(np.int32))[None, :]
+    position = root + jnp.pad(shape.depth[:, nodes], [(0, 0), (1, 0)])
     valid = jnp.concatenate([jnp.ones_like(root, bool), proposal.valid[:, nodes]], axis=1)
     past = store.seen(carry.kv, rows.length - 1)
     past = past._replace(place=position) if decoding.policy.placed and tree.is_chain else past
     mask = None
     if not tree.is_chain:  # positions alone order a chain
-        above = np.ones((1 + len(nodes), 1 + len(nodes)), bool)
-        above[1:, 1:] = tree.above[np.ix_(nodes, nodes)]
-        mask = store.tree_mask(tokens.shape[0], past.position.shape[1], above)
+        mask = store.tree_mask(tokens.shape[0], past.position.shape[1], shape.above[:, nodes][:, :, nodes])
     out = model.apply(params, tokens, position, valid, past, mask=mask)
     return mask_invalid(model.head(params, out.hidden), model), out.kv
 
@@ -105,14 +101,27 @@ def verify_and_commit(
     return Carry(new, kv, carry.drafter, trace, carry.loops + 1), verdict
 
 
-def judge(logits: Float32[Array, "B 1_R V"], proposal: Proposal, key: Key[Array, "B"], policy: Speculation) -> Verdict:
+def judge(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation) -> Verdict:
     """The verdict of the acceptance rule on each row; models of one tokenizer may be padded to vocabularies of
     different size."""
+    key = stage_keys(rows, ACCEPT)
     log_probs = logits if policy.acceptance_reads_logits else policy.warp.log_prob(logits)
+    if policy.warp.shared and not policy.warp.greedy:  # the best of what is drawn here is the token that is drawn
+        log_probs = log_probs + noise_of(rows, proposal, logits.shape[2])
     if proposal.logq is not None:
         size = max(log_probs.shape[-1], proposal.logq.shape[-1])
         log_probs, proposal = fit(log_probs, size), proposal.replace(logq=fit(proposal.logq, size))
     return jax.vmap(policy.acceptance)(log_probs, proposal, key)
+
+
+def noise_of(rows: Rows, proposal: Proposal, size: int) -> Float32[Array, "B 1_R V"]:
+    """The noise of the position that each row of logits predicts: plain sampling's, of all nodes of one depth the same."""
+    tree = proposal.tree
+    noise = position_noise(rows.key, rows.length, tree.depth + 1, size)
+    if tree.is_chain:
+        return noise[:, : 1 + len(tree.read)]
+    depth = jnp.pad(shape_of(tree, proposal.parent).depth[:, tree.read], [(0, 0), (1, 0)])
+    return jnp.take_along_axis(noise, depth[:, :, None], axis=1)
 
 
 def judge_guided(
@@ -123,14 +132,15 @@ def judge_guided(
     The text may come to where the guide allows nothing. What is drafted behind such a node does not count, no bonus
     follows it, and a row whose root it is is stuck. A forbidden token needs no such care: its probability is 0.
     """
-    tree, key = proposal.tree, stage_keys(rows, ACCEPT)
+    tree = proposal.tree
     if policy.guide is None:
-        return judge(logits, proposal, key, policy), (), False
+        return judge(rows, logits, proposal, policy), (), False
     nodes = guiding.nodes_of(policy.guide, rows.guide)
-    states = nodes.below(tree, proposal.token)
+    states = nodes.below(proposal)
     bent, live = nodes.transform(logits, nodes.pick(states, np.concatenate([[0], 1 + tree.read])))
-    proposal = proposal.replace(valid=proposal.valid & live[:, verify.logit_row(tree)])
-    verdict = judge(bent, proposal, key, policy)
+    live_parent = store.take(live, jnp.broadcast_to(verify.parent_row(proposal), proposal.token.shape))
+    proposal = proposal.replace(valid=proposal.valid & live_parent)
+    verdict = judge(rows, bent, proposal, policy)
     end = jnp.zeros_like(verdict.bonus)[:, None]  # the last node that stays, 0: the root
     if tree.size:
         last = store.take(verdict.path, verdict.count[:, None] - 1)
@@ -147,7 +157,7 @@ def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:
     return logp if not missing else jnp.pad(logp, [(0, 0), (0, 0), (0, missing)], constant_values=-jnp.inf)
 
 
-def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree) -> KV:
+def keep(kv: KV, fresh: KV, rows: Rows, verdict: Verdict, tree: Tree | Grown) -> KV:
     """The cache with the keys of the root and of the accepted path; of a chain all, as rejected ones stay invisible."""
     if not tree.is_chain:
         path = jnp.asarray(verify.read_row(tree))[1 + verdict.path]
@@ -220,7 +230,7 @@ def record(
 
 
 def token_log_probs(
-    tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree, logits: Array
+    tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree | Grown, logits: Array
 ) -> Float32[Array, "B 1_D"]:
     """log softmax(logits)[token], each token by the row of its parent: the root's, then the path's."""
     path = jnp.asarray(verify.read_row(tree))[1 + verdict.path] if tree.size else verdict.path

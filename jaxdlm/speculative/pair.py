@@ -7,6 +7,7 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
+from jaxdlm.speculative.state import Checks
 from jaxdlm.speculative.warp import Warp
 
 MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
@@ -14,8 +15,8 @@ count = argument.whole(1, MOST)
 
 
 def acceptance(sampling: Warp, sampled: verify.Acceptance = verify.rejection) -> verify.Acceptance:
-    """`sampled`, or greedy matching where the temperature is known to be 0; an array may be anything."""
-    return verify.greedy if sampling.greedy else sampled
+    """`sampled`, or matching where the temperature is known to be 0 (an array may be anything) or noise is shared."""
+    return verify.greedy if sampling.greedy or sampling.shared else sampled
 
 
 def with_draft(draft: Any, build: Any) -> Any:
@@ -61,6 +62,8 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
         )
     if policy.guide is not None:
         policy.guide.check(lm, max_new)
+    if isinstance(policy.drafter, Checks):
+        policy.drafter.check(lm)
     if draft is None:
         return
     mine = vocabulary_hash(lm)
@@ -69,7 +72,7 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     ):
         raise InputError(
             f"draft {draft.name} ({draft.vocab_size} words) and target {lm.name} ({config.vocab_size} words) have "
-            f"different vocabularies: use a draft that was trained with the target's tokenizer"
+            f"different vocabularies: {draft.instead}"
         )
     if longest + max_new > draft.max_position:
         raise InputError(

@@ -14,12 +14,13 @@ from jaxdlm.typing import PyTree
 
 
 class DraftInfo(NamedTuple):
-    """Facts of a draft model that must agree with its target."""
+    """Facts of a draft model, or of a table in its place, that must agree with its target."""
 
     name: str
     vocab_size: int
     max_position: int
     vocabulary: int  # hash of the tokenizer's words with their ids; 0 without a tokenizer
+    instead: str = "use a draft that was trained with the target's tokenizer"  # what else to do
 
 
 @struct.dataclass
@@ -41,7 +42,7 @@ class Speculation:
     @property
     def acceptance_reads_logits(self) -> bool:
         """Only the best token matters, so nothing is normalised."""
-        return self.acceptance is verify.greedy
+        return self.acceptance is verify.greedy and (self.warp.greedy or not self.warp.shared)
 
     @property
     def guide(self) -> Guide | None:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxdlm import struct
 from jaxdlm.core.carry import Trace
 from jaxdlm.core.model import KV, Model
-from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.tree import Grown, Tree
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
 
@@ -35,14 +35,15 @@ class Proposal:
     parent does. logq: log-probabilities that each token was drawn from, row i for node i; None: not drawn at random
     (the distribution of a node is certainty). tree: who continues whom. forwards: draft forwards of each row, where
     rows differ;
-    None: the drafter's.
+    None: the drafter's. parent: of each node, where the tree is a `Grown` one.
     """
 
     token: Int32[Array, "B N"]
     valid: Bool[Array, "B N"]
     logq: Float32[Array, "B N V"] | None
-    tree: Tree = struct.field(pytree_node=False)
+    tree: Tree | Grown = struct.field(pytree_node=False)
     forwards: Int32[Array, "B"] | None = None
+    parent: Int32[Array, "B N"] | None = None
 
 
 class Verdict(NamedTuple):
@@ -69,7 +70,7 @@ class Drafter(Protocol):
     """
 
     @property
-    def tree(self) -> Tree: ...
+    def tree(self) -> Tree | Grown: ...
 
     @property
     def forwards(self) -> int: ...
@@ -82,6 +83,13 @@ class Drafter(Protocol):
     def propose(self, state: Any, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]: ...
 
     def observe(self, state: Any, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree: ...
+
+
+@runtime_checkable
+class Checks(Protocol):
+    """A drafter that does not fit every target: `check` raises InputError where it does not, before the first forward."""
+
+    def check(self, lm: Any) -> None: ...
 
 
 class Carry(NamedTuple):

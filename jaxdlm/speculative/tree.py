@@ -1,11 +1,14 @@
-"""The static shape of a proposal: which node continues which."""
+"""The shape of a proposal: which node continues which. Static, or of static size and grown anew by each row."""
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.errors import InputError
+from jaxdlm.typing import Array, Bool, Int32
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,53 @@ class Tree:
         inner = np.zeros(self.size, bool)
         inner[[p for p in self.parent if p >= 0]] = True
         return np.flatnonzero(inner | self.bonus)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Up to `size` nodes, at most `depth` deep, whose parents each row names in each round (`Proposal.parent`).
+
+    The target reads all of them.
+    """
+
+    size: int
+    depth: int
+
+    @property
+    def bonus(self) -> bool:
+        return True
+
+    @property
+    def is_chain(self) -> bool:
+        return False
+
+    @functools.cached_property
+    def read(self) -> np.ndarray:
+        """All nodes."""
+        return np.arange(self.size)
+
+
+class Shape(NamedTuple):
+    """What the parents of the nodes say: leading axes are those of the rows, and 1 where all rows share a `Tree`."""
+
+    parent: Int32[Array, "... N"]
+    depth: Int32[Array, "... N"]  # 1 for a child of the root
+    above: Bool[Array, "... N N"]  # [i, j] where j is i or above it
+
+
+def shape_of(tree: Tree | Grown, parent: Int32[Array, "B N"] | None) -> Shape:
+    """The shape of each row, [B, ...] of a grown tree, [1, ...] of a static one."""
+    if isinstance(tree, Tree):
+        arrays = (np.asarray(tree.parent, np.int32), tree.node_depth, tree.above)
+        return Shape(*(jnp.asarray(array)[None] for array in arrays))
+    assert parent is not None, "a grown tree comes with the parents of its nodes"
+    has = ((parent >= 0) & (parent < jnp.arange(tree.size, dtype=jnp.int32)[None, :]))[:, :, None]
+    own = jnp.broadcast_to(jnp.eye(tree.size, dtype=bool), (*parent.shape, tree.size))
+    above = own
+    for _ in range(tree.depth - 1):  # one generation further up each time
+        of_parent = jnp.take_along_axis(above, jnp.maximum(parent, 0)[:, :, None], axis=1)
+        above = own | (of_parent & has)
+    return Shape(parent, jnp.sum(above, axis=2, dtype=jnp.int32), above)
 
 
 def chains(count: int, length: int, *, bonus: bool = True) -> Tree:

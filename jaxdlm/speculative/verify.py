@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.speculative.state import Proposal, Verdict
-from jaxdlm.speculative.tree import Tree
+from jaxdlm.speculative.tree import Grown, Tree, shape_of
 from jaxdlm.speculative.warp import draw
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 Acceptance = Callable[[Array, Proposal, Array], Verdict]
 
 
-def read_row(tree: Tree) -> np.ndarray:
+def read_row(tree: Tree | Grown) -> np.ndarray:
     """int32[1 + N]: the row of logits of the root and of each node that the target read; of the others 0."""
     row = np.zeros(1 + tree.size, np.int32)
     row[1 + tree.read] = 1 + np.arange(len(tree.read))
@@ -31,14 +31,28 @@ def logit_row(tree: Tree) -> np.ndarray:
     return read_row(tree)[1 + np.asarray(tree.parent, np.int32)]
 
 
-def longest(tree: Tree, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[Array, ""], Int32[Array, ""]]:
+def parent_row(proposal: Proposal) -> Int32[Array, "... N"]:
+    """`logit_row`, of a grown tree as well."""
+    if isinstance(proposal.tree, Tree):
+        return jnp.asarray(logit_row(proposal.tree))
+    assert proposal.parent is not None
+    return 1 + proposal.parent
+
+
+def longest(proposal: Proposal, ok: Bool[Array, "N"]) -> tuple[Int32[Array, "D"], Int32[Array, ""], Int32[Array, ""]]:
     """(path, its length, its last node or -1) of the deepest node that is ok with all above it; lowest on a tie."""
+    tree = proposal.tree
     if tree.size == 0:
         return jnp.zeros(0, jnp.int32), jnp.int32(0), jnp.int32(-1)
-    reached = jnp.all(ok[None, :] | ~jnp.asarray(tree.above), axis=1)
-    depth = jnp.where(reached, jnp.asarray(tree.node_depth), 0)
+    _, deep, above = (each[0] for each in shape_of(tree, None if proposal.parent is None else proposal.parent[None]))
+    reached = jnp.all(ok[None, :] | ~above, axis=1)
+    depth = jnp.where(reached, deep, 0)
     end = jnp.where(jnp.any(reached), jnp.argmax(depth), -1).astype(jnp.int32)
-    return jnp.asarray(tree.paths)[end + 1], jnp.max(depth), end
+    if isinstance(tree, Tree):
+        return jnp.asarray(tree.paths)[end + 1], jnp.max(depth), end
+    level = jnp.arange(1, tree.depth + 1, dtype=jnp.int32)
+    path = jnp.argmax(above[end][None, :] & (deep[None, :] == level[:, None]), axis=1).astype(jnp.int32)
+    return path, jnp.max(depth), end
 
 
 def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
@@ -47,15 +61,16 @@ def after(proposal: Proposal, end: Int32[Array, ""]) -> tuple[Int32[Array, ""], 
     It does where a child was refused; behind a proposal that was accepted whole only with `tree.bonus`.
     """
     tree = proposal.tree
-    refused = jnp.any(proposal.valid & (jnp.asarray(tree.parent, jnp.int32) == end)) if tree.size else jnp.bool_(False)
+    parent = jnp.asarray(tree.parent, jnp.int32) if isinstance(tree, Tree) else proposal.parent
+    refused = jnp.any(proposal.valid & (parent == end)) if tree.size else jnp.bool_(False)
     return jnp.asarray(read_row(tree))[end + 1], refused | tree.bonus
 
 
 def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node stays iff it is argmax P behind its parent; then argmax P. Output = greedy decoding of the target."""
-    tree, best = proposal.tree, jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
-    ok = proposal.valid & (proposal.token == best[logit_row(tree)])
-    path, count, end = longest(tree, ok)
+    best = jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
+    ok = proposal.valid & (proposal.token == best[parent_row(proposal)])
+    path, count, end = longest(proposal, ok)
     row, read = after(proposal, end)
     return Verdict(path, count, best[row], read)
 
@@ -67,12 +82,14 @@ def rejection(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array,
     with P(x) = 0 never stays.
     """
     tree, (accept, bonus) = proposal.tree, jax.random.split(key)
-    assert tree.is_chain, "rejection sampling walks a chain; for several chains use k_sequence"
+    assert isinstance(tree, Tree) and tree.is_chain, (
+        "rejection sampling walks a chain; for several chains use k_sequence"
+    )
     node = jnp.arange(tree.size, dtype=jnp.int32)
     u = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(accept, i), (), jnp.float32))(node)
     q = jnp.ones(tree.size) if proposal.logq is None else jnp.exp(proposal.logq[node, proposal.token])
     ok = proposal.valid & (u * q < jnp.exp(logp[logit_row(tree), proposal.token]))
-    path, count, end = longest(tree, ok)
+    path, count, end = longest(proposal, ok)
     row, read = after(proposal, end)
     following = jnp.minimum(end + 1, max(tree.size - 1, 0))  # the node that was refused, if one was
     refused = jnp.bool_(False) if tree.size == 0 else (end + 1 < tree.size) & proposal.valid[following]
@@ -92,12 +109,11 @@ def _residual(logp: Array, proposal: Proposal, node: Array, refused: Array) -> F
 
 def typical(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
     """A node x stays iff P(x) > min(0.09, 0.3 · exp(-H(P))); then a token ~ P. Lossy (Medusa, arXiv 2401.10774)."""
-    tree = proposal.tree
-    row = logit_row(tree)
+    row = parent_row(proposal)
     p = jnp.exp(logp)
     entropy = -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
     bound = jnp.minimum(TYPICAL_FLOOR, TYPICAL_SCALE * jnp.exp(-entropy))
-    path, count, end = longest(tree, proposal.valid & (p[row, proposal.token] > bound[row]))
+    path, count, end = longest(proposal, proposal.valid & (p[row, proposal.token] > bound[row]))
     following, read = after(proposal, end)
     return Verdict(path, count, draw(logp[following], key), read)
 
@@ -166,7 +182,9 @@ def k_sequence(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array
     independently; logq is needed.
     """
     tree, logq = proposal.tree, proposal.logq
-    assert logq is not None, "k_sequence needs the distribution that the nodes were drawn from"
+    assert isinstance(tree, Tree) and logq is not None, (
+        "k_sequence needs the distribution that the nodes were drawn from"
+    )
     width = tree.parent.count(-1)
     level = proposal.token.reshape(-1, width)
     valid = proposal.valid.reshape(-1, width)

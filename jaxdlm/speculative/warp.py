@@ -12,16 +12,24 @@ from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rules.sample import highest, nucleus
 from jaxdlm.typing import Array, Float32, Int32, Key
 
+DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
+NOISES = ("own", "shared")
+
 
 @struct.dataclass
 class Warp:
-    """See `warp`. The guide has a state for each row, so the loop and the drafters apply it, and `log_prob` the rest."""
+    """See `warp`. The guide has a state for each row, so the loop and the drafters apply it, and `log_prob` the rest.
+
+    shared: a token at temperature > 0 is argmax(log p + g), where the noise g belongs to its row and position, whoever
+    draws: target, draft, or plain sampling.
+    """
 
     temperature: Any = 0.0
     top_k: Any = None
     top_p: Any = None
     greedy: bool = struct.field(pytree_node=False, default=True)
     guide: Guide | None = None
+    shared: bool = struct.field(pytree_node=False, default=False)
 
     def log_prob(self, logits: Float32[Array, "... V"]) -> Float32[Array, "... V"]:
         """log p; at T = 0 all mass on the best token (the lowest id on a tie)."""
@@ -40,12 +48,12 @@ class Warp:
         return jnp.where(is_cold(self.temperature), certain, log_probs).reshape(logits.shape)
 
 
-def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None) -> Warp:
+def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None, noise: Any = "own") -> Warp:
     """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p.
 
     temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty. top_k: 0 or
-    None: all. top_p: in [0, 1]. guide: one of `jaxdlm.guides`, a list of them, or none. Raises InputError for values
-    outside these ranges.
+    None: all. top_p: in [0, 1]. guide: one of `jaxdlm.guides`, a list of them, or none. noise: "own": of each round;
+    "shared": of each position, see `Warp`. Raises InputError for values outside these ranges.
     """
     temperature = argument.temperature(temperature)
     return Warp(
@@ -54,10 +62,32 @@ def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: An
         argument.probability(top_p, "top_p", none=True),
         argument.greedy(temperature),
         read_guide(guide),
+        argument.check_choice(noise, "noise", NOISES) == "shared",
     )
 
 
 def draw(logp: Float32[Array, "V"], key: Key[Array, ""]) -> Int32[Array, ""]:
     """argmax(log p + Gumbel): a token drawn from p, up to any factor of p."""
-    noise = jax.random.gumbel(key, logp.shape, jnp.float32, mode="high")
-    return first_best(logp + noise)
+    return first_best(logp + gumbel(key, logp.shape[0]))
+
+
+def gumbel(key: Key[Array, ""], size: int) -> Float32[Array, "V"]:
+    """Gumbel noise of so many ids."""
+    return jax.random.gumbel(key, (size,), jnp.float32, mode="high")
+
+
+def stage_key(key: Key[Array, ""], position: Int32[Array, ""], stage: int) -> Key[Array, ""]:
+    """A row's key at a position: the length of the row grows in every round, so no round's key is used twice."""
+    return jax.random.fold_in(jax.random.fold_in(key, position), stage)
+
+
+def position_key(key: Key[Array, ""], position: Int32[Array, ""]) -> Key[Array, ""]:
+    """The key by which plain sampling draws the token at a position of a row; a draft's, where noise is shared."""
+    return jax.random.split(stage_key(key, position, ACCEPT))[1]
+
+
+def position_noise(key: Key[Array, "B"], first: Int32[Array, "B"], count: int, size: int) -> Float32[Array, "B T V"]:
+    """The noise of `count` positions of each row from `first` on."""
+    one = lambda key, position: gumbel(position_key(key, position), size)  # noqa: E731
+    position = first[:, None] + jnp.arange(count, dtype=jnp.int32)[None, :]
+    return jax.vmap(jax.vmap(one, (None, 0)))(key, position)

@@ -9,6 +9,7 @@ import pytest
 from jaxdlm import decode, registry
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.policy import Speculation
+from jaxdlm.speculative.tree import Grown
 from jaxdlm.speculative.warp import warp
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near
@@ -20,6 +21,8 @@ FIELDS = ("tokens", "forwards", "draft_forwards", "drafted", "accepted", "commit
 def policy(name: str, draft: str, temperature: float) -> Speculation:
     sampling = warp(jnp.float32(temperature))  # an array: every temperature runs the same program
     drafter = registry.drafters()[name].example(TARGET, DRAFTS[draft], sampling)
+    if isinstance(drafter.tree, Grown):  # matched with what plain sampling draws
+        return Speculation(drafter, sampling.replace(shared=True), verify.greedy)
     return Speculation(drafter, sampling, verify.rejection if drafter.tree.is_chain else verify.k_sequence)
 
 

@@ -18,7 +18,8 @@ from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.pool import generate_pool
-from jaxdlm.speculative.tree import Tree, chains
+from jaxdlm.speculative.state import Proposal
+from jaxdlm.speculative.tree import Grown, Tree, chains
 from tests.conformance.test_loop import equal
 from tests.guides import oracles
 from tests.speculative.test_loop import TARGET
@@ -111,6 +112,7 @@ def test_autoregressive_under_a_guide_is_greedy_decoding_under_its_oracle(name):
 METHODS = {
     "speculative": lambda draft, guide: S.speculative(draft, k=3, guide=guide),
     "lookup": lambda draft, guide: S.lookup(k=3, ngram=2, guide=guide),
+    "aded": lambda draft, guide: S.aded(paths=4, search="best", guide=guide),
     "spectr": lambda draft, guide: S.spectr(draft, width=2, depth=3, temperature=jnp.float32(0), guide=guide),
     "pearl": lambda draft, guide: S.pearl(draft, chunk=3, guide=guide),
     "easyspec": lambda draft, guide: S.easyspec(draft, k=3, group=2, guide=guide),
@@ -125,7 +127,8 @@ SLOW = pytest.mark.slow
     [
         ("speculative", "near"), ("lookup", "near"), ("pearl", "near"),
         *(pytest.param(m, d, marks=SLOW) for m in METHODS for d in ("near", "wrong")
-          if (m, d) not in (("speculative", "near"), ("lookup", "near"), ("lookup", "wrong"), ("pearl", "near"))),
+          if (m, d) not in (("speculative", "near"), ("lookup", "near"), ("pearl", "near"))
+          and (d == "near" or m not in ("lookup", "aded"))),
     ],
 )  # fmt: skip
 def test_greedy_tokens_are_those_of_the_guided_target(method, draft):
@@ -301,7 +304,7 @@ def test_every_node_has_the_state_of_its_own_text(tree):
     state = {"table": jnp.arange(6.0).reshape(2, 3), "text": jnp.array([1, 2])}
     token = jnp.asarray(np.random.default_rng(0).integers(1, 9, (2, tree.size)), jnp.int32)
     nodes = nodes_of(Spelling(10), state)
-    states = nodes.below(tree, token)
+    states = nodes.below(Proposal(token, token > 0, None, tree))
     assert [leaf.shape for leaf in states] == [(2, 1 + tree.size)], "a table is not copied to the nodes"
     for row in range(2):
         spelled = [int(state["text"][row])]
@@ -313,13 +316,24 @@ def test_every_node_has_the_state_of_its_own_text(tree):
     assert live.all()
 
 
+def test_nodes_of_trees_that_rows_grow_have_the_states_of_their_own_texts():
+    parents = np.array([(-1, -1, 0, 1, 0, 3), (-1, 0, 1, -1, 3, 4)])
+    token = jnp.asarray(np.random.default_rng(0).integers(1, 9, (2, 6)), jnp.int32)
+    nodes = nodes_of(Spelling(10), {"table": jnp.zeros((2, 3)), "text": jnp.array([1, 2])})
+    grown = Proposal(token, token > 0, None, Grown(6, 3), parent=jnp.asarray(parents, jnp.int32))
+    (states,) = nodes.below(grown)
+    for row, parent in enumerate(parents):
+        alone = Proposal(token, token > 0, None, Tree(tuple(parent.tolist())))
+        assert states[row].tolist() == nodes.below(alone)[0][row].tolist()
+
+
 def test_a_guide_without_a_state():
     class Doubling(Guide):
         def transform(self, logits, state):
             return 2 * logits
 
     nodes = nodes_of(Doubling(), ())
-    states = nodes.below(chains(1, 2), jnp.ones((2, 2), jnp.int32))
+    states = nodes.below(Proposal(jnp.ones((2, 2), jnp.int32), jnp.ones((2, 2), bool), None, chains(1, 2)))
     assert states == () == nodes.advance(states, jnp.ones((2, 1), jnp.int32))
     np.testing.assert_array_equal(nodes.bend(jnp.ones((2, 3, 5)), states), np.full((2, 3, 5), 2))
 

@@ -1,4 +1,4 @@
-"""Where draft tokens come from: a model, the text itself, a model's exits, or nowhere. Each is a class in its own file."""
+"""Where draft tokens come from: a model, the text, a corpus, a model's exits, or nowhere. Each is a class in its own file."""
 
 from typing import Any
 
