@@ -92,7 +92,7 @@ OTHER = {
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
     "tau_back": 0.3, "full": 0.5,
     "guide": jd.guides.repetition(1.3), "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
-    "recount": False, "prompt": False, "source": [5, 6, 7],
+    "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
 }  # fmt: skip
 OWN = {("s2d", "thresholds"): 0.3, ("wino", "tau"): 0.5, ("klass", "history"): 3, ("slow_fast", "history"): 3}
 # beside which the argument means something

@@ -24,16 +24,17 @@ from jaxdlm.speculative.warp import warp
 )
 def easyspec(
     draft: Any = "tiny-draft", k: int = 5, group: int = 4, calibrate: bool = True, temperature: Any = 0.0,
-    top_k: Any = None, top_p: Any = None, guide: Any = None,
+    top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
 ) -> Any:  # fmt: skip
     """EasySpec: drafts with layers whose attention runs in parallel, and calibrates their keys (arXiv 2502.02493).
 
-    k: draft tokens (5). group: layers at once (the paper: 4; 1: vanilla drafting). calibrate: read the committed tokens
-    again with the exact draft at the start of every round (the paper's setting). Needs a draft whose layers are all
-    alike. guide: one of `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for values
-    out of range or a mixed stack.
+    k: draft tokens (5). group: layers at once (the paper: 4; 1: vanilla drafting). calibrate: read the committed
+    tokens again with the exact draft at the start of every round (the paper's setting). Needs a draft whose layers
+    are all alike. guide: one of `jaxdlm.guides`, or a list of them, for target and draft; none. noise: "own", or
+    "shared": a draft token stays where the target draws the same by the noise of plain sampling, so that the text is
+    that of `autoregressive` with the same seed. Raises InputError for values out of range or a mixed stack.
     """
-    k, group, sampling = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p, guide)
+    k, group, sampling = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p, guide, noise)
     calibrate = argument.flag(calibrate, "calibrate")
     accept = acceptance(sampling)
 

@@ -20,15 +20,17 @@ from jaxdlm.speculative.warp import warp
 )
 def pearl(
     draft: Any = "tiny-draft", chunk: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
-    guide: Any = None,
+    guide: Any = None, noise: str = "own",
 ) -> Any:  # fmt: skip
     """PEARL: the draft writes the next chunk while the target verifies the last one (arXiv 2408.11850).
 
-    chunk: draft tokens per round, about the ratio of the two models' times (the paper: 3 to 5). `decode` runs both
-    on one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. guide: one of
-    `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for values out of range.
+    chunk: draft tokens per round, about the ratio of the two models' times (the paper: 3 to 5). `decode` runs both on
+    one device; `jaxdlm.speculative.generate_on_two` on two sets of them at the same time. guide: one of
+    `jaxdlm.guides`, or a list of them, for target and draft; none. noise: "own", or "shared": a draft token stays
+    where the target draws the same by the noise of plain sampling, so that the text is that of `autoregressive` with
+    the same seed. Raises InputError for values out of range.
     """
-    chunk, sampling = count(chunk, "chunk"), warp(temperature, top_k, top_p, guide)
+    chunk, sampling = count(chunk, "chunk"), warp(temperature, top_k, top_p, guide, noise)
     accept = acceptance(sampling)
     return with_draft(
         draft, lambda lm: Speculation(Pearl(lm.params, sampling, lm.model, chunk), sampling, accept, draft_info(lm))

@@ -23,19 +23,20 @@ from jaxdlm.speculative.warp import warp
 )
 def s2d(
     draft: Any = "tiny-draft", k: int = 4, thresholds: Any = 0.5, weights: Any = None, temperature: Any = 0.0,
-    top_k: Any = None, top_p: Any = None, guide: Any = None,
+    top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
 ) -> Any:  # fmt: skip
     """S2D: every draft token leaves the draft at the first exit that is sure of it (arXiv 2407.01955).
 
     Exit g fires where max softmax > its threshold (temperature 1). One draft serves every target with its tokenizer.
     draft: a loaded model, or its name. k: draft tokens per target forward (released code: 5, then by a heuristic).
     thresholds: one number for all exits but the last, or one each; 0.5 (released code). weights: a file of
-    scripts/train.py --recipe s2d; default the one shipped with an embedded draft. A departure from released code: above
-    temperature 0 tokens are drawn from the distribution of their exit, so verification is lossless. guide: one of
-    `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for values out of range, and for
-    exits that were trained for another draft.
+    scripts/train.py --recipe s2d; default the one shipped with an embedded draft. A departure from released code:
+    above temperature 0 tokens are drawn from the distribution of their exit, so verification is lossless. guide: one
+    of `jaxdlm.guides`, or a list of them, for target and draft; none. noise: "own", or "shared": a draft token stays
+    where the target draws the same by the noise of plain sampling, so that the text is that of `autoregressive` with
+    the same seed. Raises InputError for values out of range, and for exits that were trained for another draft.
     """
-    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide)
+    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide, noise)
     if isinstance(thresholds, list | tuple):
         stated = argument.items(thresholds, "thresholds", argument.probability)
     else:

@@ -24,20 +24,21 @@ from jaxdlm.speculative.warp import warp
 )
 def specdec_pp(
     draft: Any = "tiny-draft", threshold: Any = 0.7, k_min: int = 2, k_max: int = 10, head: Any = None,
-    temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None,
+    temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
 ) -> Any:  # fmt: skip
     """SpecDec++: a row drafts until a trained head expects a rejection (arXiv 2405.19715).
 
     Stops behind Y_k once 1 - Π_{i<k} P(Y_i accepted) > threshold, between k_min and k_max tokens, or at end of text.
-    draft: a loaded model, or its name. threshold: h; 0.7 (paper). k_min, k_max: 2 and 10 (paper: 2 and 20, for texts of
-    hundreds of tokens). head: a file of scripts/train.py --recipe specdec_pp, or a Head; default the one that is
-    shipped with an embedded draft. Verified as `speculative`, hence lossless whatever the head predicts. guide: one of
-    `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for values out of range and for a
-    head that was trained for another draft.
+    draft: a loaded model, or its name. threshold: h; 0.7 (paper). k_min, k_max: 2 and 10 (paper: 2 and 20, for texts
+    of hundreds of tokens). head: a file of scripts/train.py --recipe specdec_pp, or a Head; default the one that is
+    shipped with an embedded draft. Verified as `speculative`, hence lossless whatever the head predicts. guide: one
+    of `jaxdlm.guides`, or a list of them, for target and draft; none. noise: "own", or "shared": a draft token stays
+    where the target draws the same by the noise of plain sampling, so that the text is that of `autoregressive` with
+    the same seed. Raises InputError for values out of range and for a head that was trained for another draft.
     """
     k_max = count(k_max, "k_max")
     k_min = argument.whole(1, k_max)(k_min, "k_min")
-    threshold, sampling = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p, guide)
+    threshold, sampling = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p, guide, noise)
     trained = head if head is None or isinstance(head, Head) else argument.path(head, "head")
 
     def build(lm: Any) -> Speculation:

@@ -22,17 +22,20 @@ from jaxdlm.speculative.warp import warp
 )
 def speculative(
     draft: Any = "tiny-draft", k: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
-    typical: bool = False, guide: Any = None,
+    typical: bool = False, guide: Any = None, noise: str = "own",
 ) -> Any:  # fmt: skip
     """Speculative decoding: k draft tokens, one target forward, rejection sampling (arXiv 2211.17192, 2302.01318).
 
-    draft: a loaded model with the target's tokenizer, or its name. k: draft tokens per target forward (the papers: 3 to
-    10; 4). temperature, top_k, top_p: of target and draft. typical: accept what is likely enough instead (lossy, arXiv
-    2401.10774). guide: one of `jaxdlm.guides`, or a list of them, for target and draft; none. Raises InputError for
-    values out of range.
+    draft: a loaded model with the target's tokenizer, or its name. k: draft tokens per target forward (the papers: 3
+    to 10; 4). temperature, top_k, top_p: of target and draft. typical: accept what is likely enough instead (lossy,
+    arXiv 2401.10774). guide: one of `jaxdlm.guides`, or a list of them, for target and draft; none. noise: "own", or
+    "shared": a draft token stays where the target draws the same by the noise of plain sampling, so that the text is
+    that of `autoregressive` with the same seed. Raises InputError for values out of range.
     """
-    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide)
+    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide, noise)
     accept = verify.typical if argument.flag(typical, "typical") else acceptance(sampling)
+    if typical:
+        argument.unused("with typical=True", noise=(noise, "own"))
     return with_draft(
         draft, lambda lm: Speculation(DraftModel(lm.params, sampling, lm.model, 1, k), sampling, accept, draft_info(lm))
     )

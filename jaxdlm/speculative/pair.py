@@ -16,7 +16,7 @@ count = argument.whole(1, MOST)
 
 def acceptance(sampling: Warp, sampled: verify.Acceptance = verify.rejection) -> verify.Acceptance:
     """`sampled`, or matching where the temperature is known to be 0 (an array may be anything) or noise is shared."""
-    return verify.greedy if sampling.greedy or sampling.shared else sampled
+    return verify.greedy if sampling.matches else sampled
 
 
 def with_draft(draft: Any, build: Any) -> Any:

@@ -31,6 +31,11 @@ class Warp:
     guide: Guide | None = None
     shared: bool = struct.field(pytree_node=False, default=False)
 
+    @property
+    def matches(self) -> bool:
+        """Whether a draft token stays iff the target draws the same, so that no verdict asks what it was drawn from."""
+        return self.greedy or self.shared
+
     def log_prob(self, logits: Float32[Array, "... V"]) -> Float32[Array, "... V"]:
         """log p; at T = 0 all mass on the best token (the lowest id on a tie)."""
         flat = logits.reshape(-1, logits.shape[-1])
@@ -84,6 +89,16 @@ def stage_key(key: Key[Array, ""], position: Int32[Array, ""], stage: int) -> Ke
 def position_key(key: Key[Array, ""], position: Int32[Array, ""]) -> Key[Array, ""]:
     """The key by which plain sampling draws the token at a position of a row; a draft's, where noise is shared."""
     return jax.random.split(stage_key(key, position, ACCEPT))[1]
+
+
+def draft_keys(
+    warp: Warp, row: Key[Array, "B"], position: Int32[Array, "B"], key: Key[Array, "B"], place: Int32[Array, ""]
+) -> Key[Array, "B"]:
+    """The keys by which a draft draws its token at a position of each row: of the round and the place in the draft, or, where
+    noise is shared, those of plain sampling."""
+    if warp.shared:
+        return jax.vmap(position_key)(row, position)
+    return jax.vmap(lambda key: jax.random.fold_in(key, place))(key)
 
 
 def position_noise(key: Key[Array, "B"], first: Int32[Array, "B"], count: int, size: int) -> Float32[Array, "B T V"]:

@@ -8,6 +8,7 @@ import pytest
 
 from jaxdlm import decode, registry
 from jaxdlm.speculative import verify
+from jaxdlm.speculative.drafters import Nothing
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.tree import Grown
 from jaxdlm.speculative.warp import warp
@@ -49,6 +50,24 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
         np.testing.assert_array_equal(getattr(moved, field), getattr(whole, field)[order])
         np.testing.assert_array_equal(getattr(among, field)[1], getattr(whole, field)[2])
     assert (whole.tokens != expected(3)).any(), "at temperature 1 the tokens are drawn"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name == "DraftModel" else pytest.mark.exhaustive) for name in registry.drafters()],
+)
+def test_with_shared_noise_sampled_tokens_are_those_of_plain_sampling(name):
+    """Token by token, for a good draft and for a useless one."""
+    run, sampling = {"max_new": MAX_NEW, "seed": 5}, warp(jnp.float32(1), noise="shared")
+    plain = decode(TARGET, PROMPTS, Speculation(Nothing(), warp(jnp.float32(1)), verify.rejection), **run)
+    saved = {}
+    for draft, lm in DRAFTS.items():
+        drafter = registry.drafters()[name].example(TARGET, lm, sampling)
+        out = decode(TARGET, PROMPTS, Speculation(drafter, sampling, verify.greedy), **run)
+        np.testing.assert_array_equal(out.tokens, plain.tokens)
+        saved[draft] = int((plain.forwards - out.forwards).sum())
+    if drafter.model is not None:
+        assert saved["near"] > max(saved["wrong"], 8)
 
 
 COVER = ("Exits",)

@@ -15,7 +15,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draw
+from jaxdlm.speculative.warp import Warp, draft_keys, draw
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -66,12 +66,12 @@ class DraftModel:
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.catch_up(state.kv, rows)
         guide = nodes_of(self.warp.guide, rows.guide)
-        token, logq, states = self.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root())
+        token, logq, states = self.choose(hidden[:, -1:], rows, key, jnp.int32(0), guide, guide.root())
 
         def deeper(carry: tuple[KV, Array, States], level: Array) -> tuple[tuple[KV, Array, States], tuple[Array, Any]]:
             kv, token, states = carry
             hidden, kv = self.extend(kv, rows, token, level)
-            token, logq, states = self.choose(hidden, key, level, guide, states)
+            token, logq, states = self.choose(hidden, rows, key, level, guide, states)
             return (kv, token, states), (token, logq)
 
         levels = jnp.arange(1, self.depth, dtype=jnp.int32)
@@ -136,23 +136,33 @@ class DraftModel:
         return past, jnp.broadcast_to(jnp.asarray(mask)[None], (batch, *mask.shape))
 
     def choose(
-        self, hidden: Float[Array, "B T D"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: States
+        self,
+        hidden: Float[Array, "B T D"],
+        rows: Rows,
+        key: Key[Array, "B"],
+        level: Int32[Array, ""],
+        guide: Nodes,
+        states: States,
     ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None, States]:
         """A token per chain, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
-        token, logq = self.pick(guide.bend(logits, states), key, level)
+        token, logq = self.pick(guide.bend(logits, states), rows, key, level)
         if hidden.shape[1] != self.width:  # the chains begin here
             states = guide.spread(states, self.width)
         return token, logq, guide.advance(states, token)
 
     def pick(
-        self, logits: Float32[Array, "B T V"], key: Key[Array, "B"], level: Int32[Array, ""]
+        self, logits: Float32[Array, "B T V"], rows: Rows, key: Key[Array, "B"], level: Int32[Array, ""]
     ) -> tuple[Int32[Array, "B K"], Float32[Array, "B K V"] | None]:
         """`choose`, of bent logits."""
         if self.warp.greedy:
             best = jnp.argmax(logits, axis=-1).astype(jnp.int32)
             return jnp.broadcast_to(best, (best.shape[0], self.width)), None
         logq = self.warp.log_prob(logits)
+        if self.warp.shared:
+            keys = draft_keys(self.warp, rows.key, rows.length + level, key, level)
+            token = jax.vmap(draw)(logq[:, 0], keys)[:, None]
+            return jnp.broadcast_to(token, (token.shape[0], self.width)), None
         logq = jnp.broadcast_to(logq, (logq.shape[0], self.width, logq.shape[2]))
         chain = jnp.arange(self.width, dtype=jnp.int32) + level * self.width
         one = jax.vmap(lambda logq, key, node: draw(logq, jax.random.fold_in(key, node)), (0, None, 0))

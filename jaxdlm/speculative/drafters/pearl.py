@@ -14,7 +14,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draw
+from jaxdlm.speculative.warp import Warp, draft_keys, draw
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -55,7 +55,7 @@ class Pearl:
     def init(self, rows: Rows, prompt: int) -> PearlState:
         batch, tail = rows.done.shape[0], self.chunk - 1
         logq = None
-        if not self.warp.greedy:
+        if not self.warp.matches:
             logq = jnp.zeros((batch, tail, self.model.config.vocab_size), jnp.float32)
         kv = store.prefill(self.model, self.params, rows.tokens, prompt)
         return PearlState(kv, jnp.zeros(batch, bool), jnp.zeros((batch, tail), jnp.int32), logq)
@@ -81,7 +81,9 @@ class Pearl:
             position = (frontier - 1 + place)[:, None]
             past = store.seen(kv, position[:, 0])
             out = self.model.apply(self.params, token, position, jnp.ones(token.shape, bool), past)
-            token, logq, states = self.choose(out.hidden[:, 0], key, place, guide, states)
+            token, logq, states = self.choose(
+                out.hidden[:, 0], draft_keys(self.warp, rows.key, frontier + place, key, place), guide, states
+            )
             return (store.put(kv, out.kv, position), token, states), (token[:, 0], logq)
 
         places = jnp.arange(self.chunk, dtype=jnp.int32)
@@ -97,7 +99,7 @@ class Pearl:
         return guide, states
 
     def choose(
-        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], place: Array, guide: Nodes, states: States
+        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], guide: Nodes, states: States
     ) -> tuple[Int32[Array, "B 1"], Float32[Array, "B V"] | None, States]:
         """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
@@ -106,7 +108,8 @@ class Pearl:
             token, logq = jnp.argmax(logits, axis=-1).astype(jnp.int32), None
         else:
             logq = self.warp.log_prob(logits)
-            token = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, place)))(logq, key)
+            token = jax.vmap(draw)(logq, key)
+            logq = None if self.warp.shared else logq
         return token[:, None], logq, guide.advance(states, token[:, None])
 
     def submit(self, state: PearlState, chunk: Int32[Array, "B C"], logq: Array | None) -> Proposal:

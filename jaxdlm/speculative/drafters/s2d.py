@@ -17,7 +17,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draw
+from jaxdlm.speculative.warp import Warp, draft_keys, draw
 from jaxdlm.typing import Array, Float, Float32, Int32, Key, PyTree
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
@@ -90,12 +90,12 @@ class Exits:
         last = rows.length[:, None] - 2 + jnp.arange(2, dtype=jnp.int32)[None, :]
         guide = nodes_of(self.warp.guide, rows.guide)
         logits, state = self.next_logits(state, rows, store.take(rows.tokens, last), last)
-        token, logq, states = self.choose(logits, key, jnp.int32(0), guide, guide.root())
+        token, logq, states = self.choose(logits, rows, key, jnp.int32(0), guide, guide.root())
 
         def deeper(carry: tuple[ExitState, Array, States], level: Array) -> tuple[Any, Any]:
             state, token, states = carry
             logits, state = self.next_logits(state, rows, token[:, None], (rows.length + level - 1)[:, None])
-            token, logq, states = self.choose(logits, key, level, guide, states)
+            token, logq, states = self.choose(logits, rows, key, level, guide, states)
             return (state, token, states), (token, logq)
 
         levels = jnp.arange(1, self.depth, dtype=jnp.int32)
@@ -130,7 +130,13 @@ class Exits:
         return logits, state
 
     def choose(
-        self, logits: Float32[Array, "B V"], key: Key[Array, "B"], level: Int32[Array, ""], guide: Nodes, states: States
+        self,
+        logits: Float32[Array, "B V"],
+        rows: Rows,
+        key: Key[Array, "B"],
+        level: Int32[Array, ""],
+        guide: Nodes,
+        states: States,
     ) -> tuple[Int32[Array, "B"], Float32[Array, "B V"] | None, States]:
         """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = guide.bend(logits[:, None], states)[:, 0]
@@ -138,7 +144,8 @@ class Exits:
             token, logq = jnp.argmax(logits, axis=1).astype(jnp.int32), None
         else:
             logq = self.warp.log_prob(logits)
-            token = jax.vmap(lambda logq, key: draw(logq, jax.random.fold_in(key, level)))(logq, key)
+            token = jax.vmap(draw)(logq, draft_keys(self.warp, rows.key, rows.length + level, key, level))
+            logq = None if self.warp.shared else logq
         return token, logq, guide.advance(states, token[:, None])
 
     def logits(self, x: Float[Array, "B D"]) -> Float32[Array, "B V"]:

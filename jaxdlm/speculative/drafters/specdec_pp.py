@@ -85,7 +85,7 @@ class SpecDecPP:
     def propose(self, state: DraftState, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, DraftState]:
         hidden, kv = self.base.catch_up(state.kv, rows)
         guide = nodes_of(self.base.warp.guide, rows.guide)
-        token, logq, states = self.base.choose(hidden[:, -1:], key, jnp.int32(0), guide, guide.root())
+        token, logq, states = self.base.choose(hidden[:, -1:], rows, key, jnp.int32(0), guide, guide.root())
         sure = jnp.ones(token.shape[0], jnp.float32)  # Π P(accepted) of the tokens read so far
         live = ~rows.done & ~self.final(token) & self.goes_on(sure, 1)
 
@@ -106,7 +106,7 @@ class SpecDecPP:
         kv, token, sure, live, _, states = carry
         hidden, kv = self.base.extend(kv, rows, token, level)
         guide = nodes_of(self.base.warp.guide, rows.guide)
-        new, logq, states = self.base.choose(hidden, key, level, guide, states)
+        new, logq, states = self.base.choose(hidden, rows, key, level, guide, states)
         sure = jnp.where(live, sure * acceptance(self.head, hidden[:, 0]), sure)
         on = live & ~self.final(new) & self.goes_on(sure, level + 1)
         return (kv, new, sure, on, logq, states), (new, logq, live)
