@@ -92,6 +92,7 @@ OTHER = {
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
     "tau_back": 0.3, "full": 0.5,
     "guide": jd.guides.repetition(1.3), "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
+    "window": 4, "first": "repeat", "low": 2, "high": 9, "line": 4, "coupled": True, "null": 3,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
 }  # fmt: skip
 OWN = {("s2d", "thresholds"): 0.3, ("wino", "tau"): 0.5, ("klass", "history"): 3, ("slow_fast", "history"): 3}
@@ -100,7 +101,8 @@ BESIDE = {
     ("ccd", "expand_ratio"): {"mode": "release"}, ("ccd_ds", "expand_ratio"): {"mode": "release"},
     ("sdar", "gamma"): {"strategy": "entropy_bounded"}, ("fast_dllm_v2", "top_p"): {"temperature": 0.5},
     ("best", "answer_start"): {"thresholds": (3.0, 2.0, 1.0)}, ("best", "answer_length"): {"thresholds": (3.0, 2.0, 1.0)},
-    ("spectr", "width"): {"temperature": 0.5},
+    ("spectr", "width"): {"temperature": 0.5}, ("sjd", "line"): {"first": "repeat"}, ("sjd", "null"): {"cfg_scale": 1.0},
+    ("autoregressive", "null"): {"cfg_scale": 1.0},
 }  # fmt: skip
 # files of training runs, and drafts that need one: see the tests of the two
 TRAINED = {("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table")}

@@ -211,6 +211,8 @@ class Layered(Model, Protocol):
         valid: Bool[Array, "B T"],
         past: Past | None,
         hook: LayerHook,
+        *,
+        mask: Bool[Array, "B T S_T"] | None = None,
     ) -> Features:
-        """The stack over T tokens with `hook` in place of each layer; `past` serves the masks alone."""
+        """The stack over T tokens with `hook` in place of each layer; `past` serves the masks alone, `mask` as in `apply`."""
         ...

@@ -210,7 +210,7 @@ class _Layers(_Watched):
     """One whose layers can be taken apart: each of their parts is noted."""
 
     def apply_with_hook(
-        self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, hook: LayerHook
+        self, params: PyTree, tokens: Array, position: Any, valid: Any, past: Any, hook: LayerHook, *, mask: Any = None
     ) -> Features:
         """Layers are told apart by number alone, so that the first one that is traced stands for all; where two numbers are
         treated alike, so are those between."""
@@ -243,7 +243,8 @@ class _Layers(_Watched):
             None if hook.last is None else watched(hook.last, top, top),
         )  # fmt: skip
         with jax.disable_jit(False):
-            out = jax.eval_shape(lambda *a: self.model.apply_with_hook(params, *a, own), tokens, position, valid, past)
+            run = lambda *a, mask: self.model.apply_with_hook(params, *a, own, mask=mask)  # noqa: E731
+            out = jax.eval_shape(run, tokens, position, valid, past, mask=mask)
         every = [counted[number] for number in range(self.layers)]
         parts = [np.array([getattr(part, name) for part in every], float) for name in Reads._fields[1:8]]
         reads = Reads._make([np.ones(self.layers), *parts, 0.0, 0.0, 0.0])

@@ -109,11 +109,13 @@ class Backbone:
         valid: Bool[Array, "B T"],
         past: Past | None,
         hook: LayerHook,
+        *,
+        mask: Bool[Array, "B T S_T"] | None = None,
     ) -> Features:
         """The pass with the family's own mask, and `hook` in place of each layer; see `Layered.apply_with_hook`."""
         config, side, memory = self.config, hook.side, []
         x, turns = self._embed(params, tokens), _rotations(config, position)
-        allow = attention_masks(config, position, valid, past, None)
+        allow = attention_masks(config, position, valid, past, mask)
         runs = segments(config)
         for number, segment in enumerate(runs):
             one = LayerHook(hook.run, side, hook.memory[number], hook.last if segment is runs[-1] else None)

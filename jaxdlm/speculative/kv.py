@@ -15,10 +15,19 @@ from jaxdlm.typing import Array, Bool, Int32, PyTree
 def prefill(model: Model, params: PyTree, tokens: Int32[Array, "B L"], prompt: int, extra: int = 0) -> KV:
     """The cache of L + extra columns with the first `prompt` columns of each row read; pads on the right do no harm."""
     rows, columns = tokens.shape
+    return room(model.apply(params, tokens[:, :prompt], *places(rows, prompt)).kv, columns + extra)
+
+
+def places(rows: int, prompt: int) -> tuple[Int32[Array, "B P"], Bool[Array, "B P"]]:
+    """(positions, which are valid) of the prompts' columns."""
     position = jnp.broadcast_to(jnp.arange(prompt, dtype=jnp.int32)[None, :], (rows, prompt))
-    out = model.apply(params, tokens[:, :prompt], position, jnp.ones((rows, prompt), bool))
-    pad = [(0, 0), (0, 0), (0, columns + extra - prompt), (0, 0), (0, 0)]
-    return jax.tree.map(lambda leaf: jnp.pad(leaf, pad), out.kv)
+    return position, jnp.ones((rows, prompt), bool)
+
+
+def room(kv: KV, columns: int) -> KV:
+    """The cache with so many columns, the new ones blank."""
+    pad = lambda leaf: [(0, 0), (0, 0), (0, columns - leaf.shape[2]), (0, 0), (0, 0)]  # noqa: E731
+    return jax.tree.map(lambda leaf: jnp.pad(leaf, pad(leaf)), kv)
 
 
 def seen(kv: KV, length: Int32[Array, "B"]) -> Past:

@@ -5,6 +5,7 @@ what is visible, and what is overwritten next. No row waits for another and noth
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,13 @@ from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import guiding, verify
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative import taps as tapping
+from jaxdlm.speculative.guided import target_of
 from jaxdlm.speculative.policy import Decoding, Speculation
-from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
+from jaxdlm.speculative.state import Carry, Proposal, Rows, Seen, Verdict, Watches
 from jaxdlm.speculative.tree import Grown, Tree, shape_of
 from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
 def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
@@ -31,11 +34,18 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -
 
     save: see `engine.blank_trace`.
     """
-    model, policy = decoding.model, decoding.policy
+    policy, drafter = decoding.policy, decoding.policy.drafter
+    model, params = target_of(decoding.model, decoding.params, policy.cfg)
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
-    kv = store.prefill(model, decoding.params, rows.tokens, prompt)
-    trace = engine.blank_trace(save, rows.done.shape[0], max_new)
-    return Carry(rows, kv, policy.drafter.init(rows, prompt), trace, jnp.int32(0))
+    batch, columns = rows.tokens.shape
+    out, taps = tapping.apply(
+        model, params, rows.tokens[:, :prompt], *store.places(batch, prompt), taps=tapping.taps_of(drafter)
+    )
+    state = drafter.init(rows, prompt)
+    if isinstance(drafter, Watches):
+        state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
+    trace = engine.blank_trace(save, batch, max_new)
+    return Carry(rows, store.room(out.kv, columns), state, trace, jnp.int32(0))
 
 
 def run(carry: Carry, until: Int32[Array, ""] | int, decoding: Decoding) -> Carry:
@@ -53,9 +63,12 @@ def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Ar
     rows, drafter = carry.rows, decoding.policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
-    logits, fresh = read(carry, proposal, decoding)
-    carry, verdict = verify_and_commit(carry, proposal, logits, fresh, decoding.policy)
-    return carry._replace(drafter=drafter.observe(drafting, rows, proposal, verdict)), logits
+    forward = read(carry, proposal, decoding)
+    carry, judged = verify_and_commit(carry, proposal, forward.logits, forward.kv, decoding.policy)
+    drafting = drafter.observe(drafting, rows, proposal, judged.verdict)
+    if isinstance(drafter, Watches):
+        drafting = drafter.watch(drafting, rows, proposal, judged.verdict, Seen(judged.logits, forward.taps))
+    return carry._replace(drafter=drafting), forward.logits
 
 
 def bounded(proposal: Proposal, rows: Rows) -> Proposal:
@@ -70,9 +83,28 @@ def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
     return jax.vmap(functools.partial(stage_key, stage=stage))(rows.key, rows.length)
 
 
-def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> tuple[Float32[Array, "B 1_R V"], KV]:
+class Forward(NamedTuple):
+    """What the target read of a proposal: logits of the root and the nodes, their keys and values, and what was tapped."""
+
+    logits: Float32[Array, "B 1_R V"]
+    kv: KV
+    taps: Float[Array, "B 1_R K D"] | None
+
+
+class Judged(NamedTuple):
+    """The verdict, and what it was passed on: logits as the guide bends them. guide: its state behind the accepted tokens and
+    the bonus; stuck: rows in which it allows nothing."""
+
+    verdict: Verdict
+    guide: PyTree
+    stuck: Bool[Array, "B"] | bool
+    logits: Float32[Array, "B 1_R V"]
+
+
+def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> Forward:
     """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
-    rows, tree, model, params = carry.rows, proposal.tree, decoding.model, decoding.params
+    rows, tree = carry.rows, proposal.tree
+    model, params = target_of(decoding.model, decoding.params, decoding.policy.cfg)
     root = rows.length[:, None] - 1
     nodes, shape = np.asarray(tree.read), shape_of(tree, proposal.parent)
     tokens = jnp.concatenate([store.take(rows.tokens, root), proposal.token[:, nodes]], axis=1)
@@ -83,22 +115,24 @@ def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> tuple[Float32[
     mask = None
     if not tree.is_chain:  # positions alone order a chain
         mask = store.tree_mask(tokens.shape[0], past.position.shape[1], shape.above[:, nodes][:, :, nodes])
-    out = model.apply(params, tokens, position, valid, past, mask=mask)
-    return mask_invalid(model.head(params, out.hidden), model), out.kv
+    wanted = tapping.taps_of(decoding.policy.drafter)
+    out, taps = tapping.apply(model, params, tokens, position, valid, past, mask=mask, taps=wanted)
+    return Forward(mask_invalid(model.head(params, out.hidden), model), out.kv, taps)
 
 
 def verify_and_commit(
     carry: Carry, proposal: Proposal, logits: Float32[Array, "B 1_R V"], fresh: KV, policy: Speculation
-) -> tuple[Carry, Verdict]:
-    """(the carry with the accepted tokens committed and their keys stored, the verdict)."""
+) -> tuple[Carry, Judged]:
+    """(the carry with the accepted tokens committed and their keys stored, what was judged)."""
     rows, tree = carry.rows, proposal.tree
-    verdict, guide, stuck = judge_guided(rows, logits, proposal, policy)
+    judged = judge_guided(rows, logits, proposal, policy)
+    verdict = judged.verdict
     bad = ~proposable(jnp.max(logits, axis=2))
-    bad = bad if policy.guide is None else bad | stuck
+    bad = bad if policy.guide is None else bad | judged.stuck
     kv = keep(carry.kv, fresh, rows, verdict, tree)
-    new, tokens, count = commit(rows, proposal, verdict, bad, policy, guide)
+    new, tokens, count = commit(rows, proposal, verdict, bad, policy, judged.guide)
     trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
-    return Carry(new, kv, carry.drafter, trace, carry.loops + 1), verdict
+    return Carry(new, kv, carry.drafter, trace, carry.loops + 1), judged
 
 
 def judge(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation) -> Verdict:
@@ -124,17 +158,15 @@ def noise_of(rows: Rows, proposal: Proposal, size: int) -> Float32[Array, "B 1_R
     return jnp.take_along_axis(noise, depth[:, :, None], axis=1)
 
 
-def judge_guided(
-    rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation
-) -> tuple[Verdict, PyTree, Bool[Array, "B"] | bool]:
-    """(verdict on the logits as the guide bends them, its state behind the accepted tokens and the bonus, stuck rows).
+def judge_guided(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation) -> Judged:
+    """The verdict on the logits as the guide bends them.
 
     The text may come to where the guide allows nothing. What is drafted behind such a node does not count, no bonus
     follows it, and a row whose root it is is stuck. A forbidden token needs no such care: its probability is 0.
     """
     tree = proposal.tree
     if policy.guide is None:
-        return judge(rows, logits, proposal, policy), (), False
+        return Judged(judge(rows, logits, proposal, policy), (), False, logits)
     nodes = guiding.nodes_of(policy.guide, rows.guide)
     states = nodes.below(proposal)
     bent, live = nodes.transform(logits, nodes.pick(states, np.concatenate([[0], 1 + tree.read])))
@@ -148,7 +180,7 @@ def judge_guided(
     at = nodes.pick(states, end)
     emit = verdict.emit & store.take(live, jnp.asarray(verify.read_row(tree))[end])[:, 0]
     state = select_rows(emit, nodes.advance(at, verdict.bonus[:, None]), at)
-    return verdict._replace(emit=emit), nodes.row(state), ~live[:, 0]
+    return Judged(verdict._replace(emit=emit), nodes.row(state), ~live[:, 0], bent)
 
 
 def fit(logp: Float32[Array, "B T U"], size: int) -> Float32[Array, "B T V"]:

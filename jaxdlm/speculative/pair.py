@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
-from jaxdlm.speculative import verify
+from jaxdlm.speculative import taps, verify
 from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
 from jaxdlm.speculative.state import Checks
 from jaxdlm.speculative.warp import Warp
@@ -62,6 +62,9 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
         )
     if policy.guide is not None:
         policy.guide.check(lm, max_new)
+    taps.check(policy.drafter, lm)
+    if policy.cfg is not None:
+        policy.cfg.check(lm)
     if isinstance(policy.drafter, Checks):
         policy.drafter.check(lm)
     if draft is None:

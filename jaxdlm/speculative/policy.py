@@ -9,6 +9,7 @@ from jaxdlm import struct
 from jaxdlm.core.guide import Guide, joined
 from jaxdlm.core.model import Model
 from jaxdlm.speculative import verify
+from jaxdlm.speculative.guided import Cfg
 from jaxdlm.speculative.warp import Warp
 from jaxdlm.typing import PyTree
 
@@ -29,7 +30,7 @@ class Speculation:
 
     slots: rows decoded at a time; finished ones make room for the next prompts (0: all prompts at once). placed: the
     target's new keys stand in their own columns while they are read (`Past.place`), so that it makes no difference to any
-    bit how many tokens a forward reads; set by `decode`.
+    bit how many tokens a forward reads; set by `decode`. cfg: classifier-free guidance of the target.
     """
 
     drafter: Any
@@ -38,6 +39,7 @@ class Speculation:
     draft: DraftInfo | None = struct.field(pytree_node=False, default=None)
     slots: int = struct.field(pytree_node=False, default=0)
     placed: bool = struct.field(pytree_node=False, default=False)
+    cfg: Cfg | None = None
 
     @property
     def acceptance_reads_logits(self) -> bool:

@@ -6,7 +6,7 @@ from jaxdlm import struct
 from jaxdlm.core.carry import Trace
 from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative.tree import Grown, Tree
-from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
 class Rows(NamedTuple):
@@ -83,6 +83,32 @@ class Drafter(Protocol):
     def propose(self, state: Any, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]: ...
 
     def observe(self, state: Any, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree: ...
+
+
+class Seen(NamedTuple):
+    """What the target's forwards show. Of a verifying forward T = 1 + R: the root, then the nodes that the target read."""
+
+    logits: Float32[Array, "B T V"]  # as a guide bends them; of the prompt none (T = 0)
+    taps: (
+        Float[Array, "B T K D"] | None
+    )  # residual stream behind each layer of `Watches.taps`; of the prompt all columns
+
+
+@runtime_checkable
+class Watches(Protocol):
+    """A drafter that learns from the target's own forwards. Its state goes on from `Drafter.init` and `observe`.
+
+    taps: layers of the target whose outputs it asks for, counted from 0; () where the logits are enough. begin: the state
+    with what the target saw of the prompts. watch: the state with what it saw of a proposal; `rows` as they were then, so
+    that row i of the root's path speaks of column length - 1 + i. What lies behind `verdict.count` was refused.
+    """
+
+    @property
+    def taps(self) -> tuple[int, ...]: ...
+
+    def begin(self, state: Any, rows: Rows, seen: Seen) -> PyTree: ...
+
+    def watch(self, state: Any, rows: Rows, proposal: Proposal, verdict: Verdict, seen: Seen) -> PyTree: ...
 
 
 @runtime_checkable

@@ -87,12 +87,15 @@ def _read(carry: Carry, decoding: Decoding) -> tuple[Array, KV]:
     valid = jnp.broadcast_to(carry.drafter.post[:, None], token.shape)
     proposal = Proposal(token, valid, None, drafter.tree)
     proposal = loop.bounded(proposal, carry.rows)
-    return loop.read(carry, proposal, decoding)
+    forward = loop.read(carry, proposal, decoding)
+    return forward.logits, forward.kv
 
 
 @compiled()
 def _judge(carry: Carry, chunk: Array, logq: Array | None, logits: Array, fresh: KV, policy: Speculation) -> Carry:
     drafter, rows, state = policy.drafter, carry.rows, carry.drafter
     proposal = loop.bounded(drafter.submit(state, chunk, logq), rows)
-    carry, verdict = loop.verify_and_commit(carry, proposal, logits, fresh, policy)
-    return carry._replace(drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, verdict))
+    carry, judged = loop.verify_and_commit(carry, proposal, logits, fresh, policy)
+    return carry._replace(
+        drafter=drafter.observe(drafter.hold(state, chunk, logq, state.kv), rows, proposal, judged.verdict)
+    )
