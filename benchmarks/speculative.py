@@ -28,6 +28,7 @@ from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import begin, generate
 from jaxdlm.speculative.policy import Decoding
+from jaxdlm.speculative.warp import Warp
 
 ASSETS = pathlib.Path(jd.__file__).parent / "assets"
 TIE = 1e-4  # gap of the two best logits under which a difference counts as a numerical tie
@@ -123,13 +124,38 @@ def spectr(lm: Any, draft: Any, args: argparse.Namespace) -> None:
         print(f"| {depth} | " + " | ".join(f"{x:.3f}" for x in row) + " |", flush=True)
 
 
+def exact_methods(draft: Any) -> dict[str, Any]:
+    """Those whose text is that of plain sampling, token by token."""
+    hot = {"temperature": jnp.float32(0)}
+    return {
+        "lookup": S.lookup(k=3, **hot), "aded": S.aded(paths=6, simulations=30, **hot),
+        "aded best": S.aded(paths=12, depth=6, search="best", backoff=0.1, **hot),
+        "aded once": S.aded(paths=4, search="best", recount=False, **hot), "aggressive": S.aggressive(k=7, **hot),
+        "sjd shared": S.sjd(6, noise="shared", **hot),
+    }  # fmt: skip
+
+
+def at(policy: Any, temperature: float) -> Any:
+    """The policy at another temperature, of target and draft."""
+    hot = jnp.float32(temperature)
+    change = lambda part: part.replace(temperature=hot) if isinstance(part, Warp) else part  # noqa: E731
+    return jax.tree.map(change, policy, is_leaf=lambda part: isinstance(part, Warp))
+
+
 def exact(lm: Any, draft: Any, args: argparse.Namespace) -> int:
-    """Random (prompt, batch, draft length) cases against autoregressive decoding: rows, ties, mismatches."""
+    """Random (prompt, batch, draft, temperature) cases against autoregressive decoding: rows, ties, mismatches.
+
+    What draws by the noise of plain sampling is held to it at the temperatures 0, 0.7 and 1, the others at 0.
+    """
     rng = random.Random(0)
-    policies = [S.speculative(draft, k=k) for k in (1, 4, 7)]
-    policies += [S.lookup(k=3), S.pearl(draft, chunk=3), S.easyspec(draft, k=3, group=2)]
-    policies += [S.spectr(draft, width=2, depth=3, temperature=jnp.float32(0))]
-    rows = cases = ties = wrong = 0
+    zero, rows, cases, ties, wrong = jnp.float32(0), 0, 0, 0, 0
+    matched = exact_methods(draft)
+    policies = {
+        "spectr": S.spectr(draft, width=2, depth=3, temperature=zero), "sjd": S.sjd(6, temperature=zero),
+        **{f"speculative k={k}": S.speculative(draft, k=k) for k in (1, 4, 7)}, "pearl": S.pearl(draft, chunk=3),
+        "easyspec": S.easyspec(draft, k=3, group=2), **matched,
+    }  # fmt: skip
+    policies = {name: policy for name, policy in policies.items() if not args.methods or name in args.methods}
     while rows < args.cases:
         count = rng.choice((1, 8))
         # one bucket of prompt columns, so that few programs are compiled; three in ten prompts are noise
@@ -139,16 +165,21 @@ def exact(lm: Any, draft: Any, args: argparse.Namespace) -> int:
             else prompt
             for i, prompt in enumerate(prompts(lm, count, seed=rng.randrange(10**6)))
         ]
-        want = jd.decode(lm, every, "autoregressive", max_new=24, save="none")
-        for policy in policies:
-            got = jd.decode(lm, every, policy, max_new=24, save="none")
+        temperature = rng.choice((0.0, 0.7, 1.0))
+        want = {
+            t: jd.decode(lm, every, S.autoregressive(jnp.float32(t)), max_new=24, save="none")
+            for t in {0.0, temperature}
+        }
+        for name, policy in policies.items():
+            t = temperature if name in matched else 0.0
+            got = jd.decode(lm, every, at(policy, t) if name in matched else policy, max_new=24, save="none")
             cases += 1
-            for prompt, a, b in zip(every, want.tokens, got.tokens, strict=True):
+            for prompt, a, b in zip(every, want[t].tokens, got.tokens, strict=True):
                 rows += 1
                 if (a != b).any():
                     first = int(np.argmax(a != b))
                     top = np.sort(np.asarray(lm.logits([prompt + a[:first].tolist()])[0, -1]))
-                    tie = top[-1] - top[-2] < TIE
+                    tie = t == 0 and top[-1] - top[-2] < TIE
                     ties, wrong = ties + int(tie), wrong + int(not tie)
     print(f"\nexact: {rows} rows in {cases} batches, {wrong} mismatches, {ties} numerical ties (gap < {TIE})")
     return wrong

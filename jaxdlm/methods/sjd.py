@@ -22,7 +22,7 @@ from jaxdlm.speculative.warp import warp
 )
 def sjd(
     window: int = 16, first: str = "random", low: int = 0, high: Any = None, line: Any = None, coupled: bool = False,
-    cfg_scale: Any = 0.0, null: Any = None, temperature: Any = 1.0, top_k: Any = None, top_p: Any = None,
+    cfg_scale: Any = 0.0, null: Any = None, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
     guide: Any = None, noise: str = "own",
 ) -> Speculation:  # fmt: skip
     """Speculative Jacobi decoding: guesses are refined by the forwards that verify them (arXiv 2410.01699).
@@ -31,7 +31,7 @@ def sjd(
     read yet: "random", uniform in [low, high) (the ids of image tokens; all), or "repeat", the token before, with a random one
     where a line of `line` tokens begins. coupled: the noise of a guess belongs to its column (Speculative Coupled Decoding):
     accepts more. cfg_scale: s of l_u + (s + 1)(l - l_u), 0 (none; the paper's 3.0 is 2.0 here); l_u: the prompt but for its
-    last token read as `null` (the target's pad). temperature: 1.0 (paper). guide: one of `jaxdlm.guides`, or a list of them;
+    last token read as `null` (the target's pad). temperature: 0 (the paper: 1). guide: one of `jaxdlm.guides`, or a list of them;
     none. noise: "own", or "shared": a guess is drawn by the noise of plain sampling and stays where that draws it again, so
     that the text is that of `autoregressive` with the same seed. Verified by rejection sampling, lossless. Raises InputError
     for values out of range.
