@@ -90,12 +90,17 @@ OTHER = {
     "typical": True, "slots": 2, "chunk": 2, "group": 2, "calibrate": False, "early_stop": False, "k_min": 1, "k_max": 3,
     "guide": jd.guides.repetition(1.3), "order": "confidence", "base": 3, "theta": 0.3, "low": 0.3, "tau_min": 0.1,
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
-    "tau_back": 0.3, "full": 0.5,
-    "guide": jd.guides.repetition(1.3), "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
-    "window": 4, "first": "repeat", "low": 2, "high": 9, "line": 4, "coupled": True, "null": 3,
+    "tau_back": 0.3, "full": 0.5, "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
+    "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
 }  # fmt: skip
-OWN = {("s2d", "thresholds"): 0.3, ("wino", "tau"): 0.5, ("klass", "history"): 3, ("slow_fast", "history"): 3}
+OWN = {
+    ("s2d", "thresholds"): 0.3,
+    ("sjd", "low"): 2,
+    ("wino", "tau"): 0.5,
+    ("klass", "history"): 3,
+    ("slow_fast", "history"): 3,
+}
 # beside which the argument means something
 BESIDE = {
     ("ccd", "expand_ratio"): {"mode": "release"}, ("ccd_ds", "expand_ratio"): {"mode": "release"},
