@@ -96,7 +96,7 @@ def decode(
             no longer change; what follows reads end-of-text. Policies made with official=True run on as published, and
             False lets any policy do so: the papers' counts of forwards. Strings and token ids (one or several) end a row
             too, and the text is cut before the first of them; a string that is spelled by other tokens than its own
-            only cuts the text. Policies that rewrite what is written (llada21, llada22) end a row with its block.
+            only cuts the text. Policies that rewrite what is written (llada21, saber, …) end a row with its block.
         rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
             same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
         choices, regex, json_schema, json, lark, grammar: at most one of them; the answer belongs to that language, whatever the

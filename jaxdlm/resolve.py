@@ -82,12 +82,22 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         )
     if policy.traits.view == "canvas" and cache.window == "block":
         raise InputError("this policy looks at the whole canvas, this cache recomputes one block: use cache='none'")
+    if compose.moves(policy):
+        check_moving(policy, cache)
     if policy.traits.blind:
         check_blind(config, policy, cache)
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
         )
+
+
+def check_moving(policy: Rule, cache: Cache) -> None:
+    """Refuses what keeps columns where they are."""
+    if not cache.recomputes_all:
+        raise InputError(f"{type(cache).__name__} keeps columns that daedal moves: use cache='none'")
+    if isinstance(policy, Stepper) or "stop" not in (policy.traits.writes or ()):
+        raise InputError("daedal changes the length of the canvas: leave the policy around it out")
 
 
 def check_blind(config: ModelConfig, policy: Rule, cache: Cache) -> None:

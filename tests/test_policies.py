@@ -93,6 +93,7 @@ OTHER = {
     "tau_back": 0.3, "full": 0.5, "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
+    "initial": 8, "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
 OWN = {
     ("s2d", "thresholds"): 0.3,

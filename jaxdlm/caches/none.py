@@ -13,7 +13,7 @@ from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
-@cache("none", serves=("block", "canvas", "versions", "noise", "blind"), order=10)
+@cache("none", serves=("block", "canvas", "versions", "noise", "blind", "length"), order=10)
 @struct.dataclass
 class NoCache(Refreshing):
     """All L columns in every forward, so nothing is ever stale; L tokens per forward."""

@@ -125,7 +125,6 @@ class Update(NamedTuple):
 
     logits: Float32[Array, "W V"]
     uncond: Float32[Array, "W V"] | None = None  # logits without the prompt, where a rule asks for them
-    blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
     token: Int32[Array, "W"] | None = None  # proposal
     score: Float32[Array, "W"] | None = None  # higher = surer; of "prob" samplers the log-probability
     commit: Bool[Array, "W"] | None = None  # write `token` here now
@@ -133,11 +132,13 @@ class Update(NamedTuple):
     reopen: Bool[Array, "W"] | None = None  # written columns to mask again
     hold: Bool[Array, ""] | bool = False  # keep the block open although nothing is pending in it
     cut: Int32[Array, ""] | None = None  # first window column that no longer exists; above W: no cut
+    stop: Int32[Array, ""] | None = None  # window columns that exist from now on, more or as many; before `cut`
     halt: Bool[Array, ""] | bool = False  # this row is finished
     condition: Float32[Array, "W V"] | None = None  # probabilities that a self-conditioned model reads next
     status: Int32[Array, ""] | int = Status.FINISHED  # how, when it halts
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
     finite: Bool[Array, ""] | None = None  # `proposable` of the logits that `token` was made of
+    blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
 
 
 class Trace(NamedTuple):

@@ -74,6 +74,11 @@ def rewrites(policy: Any) -> bool:
     return any(each is None or not REWRITE.isdisjoint(each) for each in fields)
 
 
+def moves(policy: Any) -> bool:
+    """Whether a policy may change the length of a row's canvas, so that text moves from column to column."""
+    return any("stop" in (part.traits.writes or ()) for part in walk_rules(policy))
+
+
 def official(policy: Any) -> bool:
     """Whether a policy, or a rule inside it, was asked to do as released code does, to the forward."""
     return any(part.traits.official for part in walk_rules(policy))

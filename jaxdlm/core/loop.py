@@ -167,7 +167,7 @@ def decide(
         logits = head_output.logits
         view = window_of(row, start, logits.shape[0], geometry, model)
         readout = logits_source(logits, head_output.hidden, head_output.raw_summary, params, model)
-        update = Update(logits, head_output.uncond, head_output.blind, readout=readout)
+        update = Update(logits, head_output.uncond, readout=readout, blind=head_output.blind)
         update, state = policy.apply(update, row.policy, view, jax.random.fold_in(row.key, row.step))
         if update.condition is not None and model.config.self_conditioning:
             soft: Any = model
@@ -281,17 +281,21 @@ def write(
     end."""
     commit = (update.commit if update.commit is not None else jnp.zeros_like(view.open)) & view.pending & view.exists
     commit = commit & ~bad
-    text, own = view.tokens, view.exists & ~view.prefilled
+    exists = view.exists
+    if update.stop is not None:
+        row = row._replace(stop=jnp.where(bad, row.stop, start + update.stop - geometry.prompt).astype(jnp.int32))
+        exists = view.column < row.stop
+    text, own = view.tokens, exists & ~view.prefilled
     text = text if update.fill is None else jnp.where(own & ~bad, update.fill, text)
     text = text if update.token is None else jnp.where(commit, update.token, text)
     pending = view.pending & ~commit
     if update.reopen is not None:
-        again = update.reopen & own
+        again = update.reopen & own & ~bad
         text, pending = jnp.where(again, model.config.tokens.mask, text), pending | again
     put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)  # noqa: E731
     row = row._replace(tokens=put(row.tokens, text), pending=put(row.pending, pending))
     if update.cut is not None:
-        cut = jnp.where(update.cut <= commit.shape[0], start + update.cut - geometry.prompt, row.stop)
+        cut = jnp.where((update.cut <= commit.shape[0]) & ~bad, start + update.cut - geometry.prompt, row.stop)
         row = shorten(row, cut, geometry, model)
     halt = jnp.asarray(update.halt, bool) | bad
     hold = jnp.asarray(update.hold, bool)

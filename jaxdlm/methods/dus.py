@@ -12,7 +12,7 @@ from jaxdlm.rules.sample import sample
     paper="2506.19037",
     idea="columns far apart first, log K forwards per block",
     use="a fixed, small number of forwards: neighbours are not written together but in the last one",
-    avoid="where `threshold` may choose: at equal forwards it loses less",
+    avoid="where `threshold` may choose; and lists, where every second column is a comma and the words are left to the end",
     order=233,
 )
 def dus(base: Any = 2, theta: Any = 0.0, temperature: Any = 0.0) -> Rule:

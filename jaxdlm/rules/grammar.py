@@ -228,8 +228,10 @@ def constrained(policy: Any) -> Any:
     parts = list(compose.walk_rules(policy))
     if any(isinstance(part, Constrain | Plan) for part in parts):
         return policy
-    if any(isinstance(part, Indel) for part in parts):
-        raise InputError("indel moves text from column to column, which no grammar follows: use another policy")
+    for part in parts:
+        if isinstance(part, Indel) or (compose.moves(part) and not part.members):
+            own = compose.name(part)
+            raise InputError(f"{own} moves text from column to column, which no grammar follows: use another policy")
     if not any(isinstance(part, Steer) for part in parts):
         policy = before_sampler(policy, _steer)
     return behind_writes(policy, constrain())

@@ -41,7 +41,7 @@ BUSY = {
 # steps of a block; a bar of entropy, in nats; one of a filter of its own
 OTHERS = {
     "llada2": {"steps": 2}, "sdar": {"steps": 2}, "d3llm": {"tau": 3.5}, "learn2pd": {"tau": 0.3}, "eb": {"gamma": 7.0},
-    "klass": {"eps": 9.0}, "hierarchical": {"low": 0.05},
+    "klass": {"eps": 9.0}, "hierarchical": {"low": 0.05}, "daedal": {"initial": 4, "expand": 2, "look": 2, "low": 0.2},
 }  # fmt: skip
 
 
