@@ -15,7 +15,7 @@ from jaxdlm.rules.sample import sample
     avoid="models that were not: what they write with an incomplete left context is lost",
     trained=True,
     needs="canvas",
-    order=239,
+    order=241,
 )
 def d2f(tau: Any = 0.9, add: Any = 0.1, full: Any = 0.95, early_stop: bool = True, temperature: Any = 0.0) -> Rule:
     """D2F's decoder: p > tau in all open blocks; one more opens when a share `add` of the last is written (2508.09192).

@@ -14,7 +14,7 @@ from jaxdlm.rules.sample import sample
     use="answers of unknown length, up to max_new columns: short ones get a short canvas, hard passages more room",
     avoid="answers of a known length; it costs forwards before the first token, and no cache serves text that moves",
     needs="length",
-    order=239,
+    order=242,
 )
 def daedal(
     tau: Any = 0.9, low: Any = 0.1, initial: Any = 64, expand: Any = 8, look: Any = 32, enough: Any = 0.5,

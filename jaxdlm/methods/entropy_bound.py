@@ -15,7 +15,7 @@ from jaxdlm.rules.sample import neg_entropy, sample
     use="models of uniform noise (DiffusionGemma), which rewrite their whole canvas",
     avoid="models with a mask token: `sdar,strategy=entropy_bounded`",
     needs="noise",
-    order=240,
+    order=245,
 )
 def entropy_bound(
     gamma: Any = 0.1, steps: Any = 48, t_min: Any = 0.4, t_max: Any = 0.8, kappa: Any = 0.005, history: int = 1

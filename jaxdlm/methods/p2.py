@@ -15,7 +15,7 @@ from jaxdlm.rules.sample import sample
     use="quality at a fixed number of forwards: what the model has come to doubt is masked again",
     avoid="for speed: `threshold`",
     scheduled=True,
-    order=237,
+    order=238,
 )
 def p2(steps: Any = None, eta: Any = 1.0, official: bool = False, temperature: Any = 0.0) -> Rule:
     """P2, self-planning: after forward i the best i K / S columns of a block are written, all others masks (2502.03540).

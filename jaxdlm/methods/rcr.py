@@ -14,7 +14,7 @@ from jaxdlm.rules.sample import sample
     use="as `low_confidence` with few steps, where a token that was doubtful when written may be drawn again",
     avoid="for speed: `threshold`",
     scheduled=True,
-    order=238,
+    order=239,
 )
 def rcr(steps: Any = None, temperature: Any = 0.0) -> Rule:
     """RCR: the i K / S tokens that were written with the highest probability stay, all others are masked (2508.13148).

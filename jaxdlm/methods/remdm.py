@@ -14,7 +14,7 @@ from jaxdlm.rules.sample import sample
     use="quality for twice the forwards, when sampling",
     avoid="for speed; at temperature 0 most of what is masked again comes back",
     scheduled=True,
-    order=239,
+    order=240,
 )
 def remdm(steps: Any = None, again: Any = 1, temperature: Any = 1.0) -> Rule:
     """ReMDM's form for LLaDA: S forwards of a block write, S others mask the least sure and write again (2503.00307).

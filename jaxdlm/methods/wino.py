@@ -14,7 +14,7 @@ from jaxdlm.rules.wino import select_and_verify
     use="a low threshold on text whose columns depend on each other: what does not fit together is taken back",
     avoid="caches, and models that predict the next token (Dream); a forward reads one block more",
     needs="blind",
-    order=236,
+    order=237,
 )
 def wino(tau: Any = 0.6, tau_back: Any = 0.9, temperature: Any = 0.0) -> Rule:
     """WINO: p > tau is written; masked again is what its context gives less than tau_back (2507.18578).

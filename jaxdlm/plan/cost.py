@@ -127,7 +127,8 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
     counted = reads.of_cache(decoding, one_row(job), refresh=refresh)
     soft = width if job.config.self_conditioning else 0
     many = versions if job.kept.recomputes_all or not refresh else 1
-    counted = counted._replace(head=counted.head + width * many, heads=counted.heads + 1, soft=counted.soft + soft)
+    asked = width * many * (2 if policy.traits.blind else 1)
+    counted = counted._replace(head=counted.head + asked, heads=counted.heads + 1, soft=counted.soft + soft)
     return _work(job.config, mesh, counted, rows * both)
 
 
