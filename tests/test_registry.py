@@ -118,9 +118,21 @@ def test_every_file_of_a_method_registers_it_with_all_that_the_tables_show():
     for entry in registry.methods().values():
         assert entry.build.__module__ == f"{registry.METHODS}.{entry.name}"
         assert entry.idea and entry.use and entry.avoid and entry.paper[0].isdigit(), entry.name
-        assert entry.caches or not entry.needs, f"{entry.name} needs {entry.needs}, which no cache serves"
-    places = [entry.order for entry in registry.methods().values()]
-    assert len(set(places)) == len(places)
+        assert not entry.needs or entry.caches, f"no cache serves what {entry.name} needs"
+
+
+def test_tables_are_in_the_order_of_the_places_that_files_state_and_then_of_names():
+    """Two files that state the same place need not know of each other."""
+    for table in (
+        registry.methods,
+        registry.caches,
+        registry.drafters,
+        registry.guides,
+        registry.families,
+        registry.tasks,
+    ):
+        places = [(entry.order, entry.name) for entry in table().values()]
+        assert places == sorted(places) and len(set(places)) == len(places)
 
 
 def test_a_method_in_a_file_of_another_name_is_refused():
