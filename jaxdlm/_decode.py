@@ -202,7 +202,7 @@ def prepare(
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
     language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json,
                 "lark": lark}  # fmt: skip
-    stops = read_stops(lm, stop if isinstance(policy, Speculation) else ends_wanted(policy, stop))
+    stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
