@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdlm.core import compose
+from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 
 MOST = 64  # stops of one row
@@ -77,8 +78,11 @@ def read_stops(lm: Any, stop: Any) -> Stops:
 
 
 def ends_wanted(policy: Any, stop: Any) -> Any:
-    """`stop=` of a decode; a policy made with official=True runs on as published unless strings or ids are asked for."""
-    return False if stop is True and compose.official(policy) else stop
+    """`stop=` of a decode; a rule made with official=True runs on as published unless strings or ids are asked for.
+
+    Policies of drafts and targets are no rules, and never official in this sense.
+    """
+    return False if stop is True and isinstance(policy, Rule) and compose.official(policy) else stop
 
 
 def control_id(tokenizer: Any, text: str) -> int | None:

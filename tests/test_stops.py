@@ -85,6 +85,7 @@ def test_official_recipes_run_on_as_published():
     lm = model("same")
     for recipe in ("factor", "credit", "dparallel", "d3llm", "learn2pd", "prophet", "freedave"):
         assert ends_wanted(policy(recipe, official=True), True) is False and ends_wanted(policy(recipe), True) is True
+    assert ends_wanted(jd.autoregressive(), True) is True, "no rule, and never official"
     for recipe in ("factor", "prophet"):
         chosen = policy(recipe, official=True)
         kept, papers = (jd.decode(lm, PROMPTS, chosen, **GRID, stop=stop) for stop in (True, False))
