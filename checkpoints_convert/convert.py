@@ -160,7 +160,7 @@ def _refuse_nonfinite(plan: Plan, fresh: dict[str, Any], strict: bool) -> None:
 
 def _manifest(plan: Plan, staging: Staging, recorder: Recorder) -> dict[str, Any]:
     source = plan.source
-    warnings = list(getattr(source.tensors, "warnings", ()))
+    warnings = list(source.tensors.warnings)
     for name, facts in recorder.known.items():
         if facts["nonfinite"]:
             warnings.append(f"{name}: {facts['nonfinite']} NaN or infinite values")

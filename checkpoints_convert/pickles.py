@@ -29,7 +29,7 @@ class PickledTensors:
 
     @property
     def dropped(self) -> Mapping[str, str]:
-        """None: a pickle names each of its tensors."""
+        """None: a pickle holds every name of a tensor."""
         return {}
 
     def file(self, name: str) -> Path:
