@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from jaxdlm.checkpoint.spec import Spec, StoredLeaf
 @dataclass(frozen=True)
 class StoredTensors:
     """The parts of a converted checkpoint, each readable alone."""
+
+    warnings: ClassVar[tuple[str, ...]] = ()
+    dropped: ClassVar[Mapping[str, str]] = {}
 
     folder: Path
     infos: Mapping[str, TensorInfo]

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxdlm import struct
-from jaxdlm.core.compose import Traits
 from jaxdlm.core.guide import Guide, joined
 from jaxdlm.core.model import Model
 from jaxdlm.speculative import verify
@@ -41,15 +40,6 @@ class Speculation:
     slots: int = struct.field(pytree_node=False, default=0)
     placed: bool = struct.field(pytree_node=False, default=False)
     cfg: Cfg | None = None
-
-    @property
-    def traits(self) -> Traits:
-        """Those of a policy without columns to choose from: the defaults."""
-        return Traits()
-
-    @property
-    def members(self) -> tuple[Any, ...]:
-        return ()
 
     @property
     def acceptance_reads_logits(self) -> bool:
