@@ -5,8 +5,9 @@
 
 speed: greedy answers to our own prompts by our cached loop and lookup, and by `transformers.generate` plain and with
 prompt lookup. They take turns on every batch of prompts; a ratio is the median over batches and rounds of ratios on one
-batch in one round. Whole calls, prefill and all, compiled before. Held to one core, a process that others keep waiting
-has the processor time of a quiet machine, more or less. likelihood: every log-likelihood of two local tasks of
+batch in one round. Whole calls, prefill and all, compiled before; beside them a call for one token, so that the prompt and
+the tokens behind it have ratios of their own (of processor time). Held to one core, a process that others keep waiting has
+the processor time of a quiet machine, more or less. likelihood: every log-likelihood of two local tasks of
 lm-evaluation-harness by our model for it and by its own.
 """
 
@@ -82,27 +83,28 @@ class Forwards:
 
 
 def contestants(lm: Any, model: Any, pad: int, rows: int, args: argparse.Namespace) -> dict[str, Callable[..., Any]]:
-    """Name -> prompts -> tokens. Prompt lookup of transformers takes one row at a time."""
-    max_new, k = args.max_new, args.k
-    decode = lambda asked, policy: jd.decode(lm, asked, policy, max_new=max_new, save="none").tokens  # noqa: E731
+    """Name -> (prompts, new tokens) -> tokens. Prompt lookup of transformers takes one row at a time."""
+    k = args.k
+    decode = lambda asked, policy, new: jd.decode(lm, asked, policy, max_new=new, save="none").tokens  # noqa: E731
     found = {
-        OURS: lambda asked: decode(asked, "autoregressive"),
-        f"jaxdlm lookup k={k}": lambda asked: decode(asked, f"lookup,k={k}"),
-        THEIRS: lambda asked: generate(model, asked, pad, max_new),
+        OURS: lambda asked, new: decode(asked, "autoregressive", new),
+        f"jaxdlm lookup k={k}": lambda asked, new: decode(asked, f"lookup,k={k}", new),
+        THEIRS: lambda asked, new: generate(model, asked, pad, new),
     }
     if rows == 1:
-        found[f"transformers prompt lookup, {k} tokens"] = lambda asked: generate(
-            model, asked, pad, max_new, prompt_lookup_num_tokens=k
+        found[f"transformers prompt lookup, {k} tokens"] = lambda asked, new: generate(
+            model, asked, pad, new, prompt_lookup_num_tokens=k
         )
     return found
 
 
 class Times(NamedTuple):
-    """Of one contestant: seconds of every call by the clock and of the processor, its tokens and forwards, and which
-    rows are as transformers'."""
+    """Of one contestant: seconds of every call by the clock and of the processor, processor seconds of a call for one token
+    in the same turn, its tokens and forwards, and which rows are as transformers'."""
 
     seconds: list[float]
     busy: list[float]
+    first: list[float]
     tokens: list[int]
     forwards: list[int]
     equal: list[bool]
@@ -115,25 +117,29 @@ def speed(lm: Any, args: argparse.Namespace) -> bool:
     cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     print(f"cores: {cores}; load when it began: {load:.1f}; {args.prompts} prompts, max_new {args.max_new}\n")
     print(
-        "| rows | contestant | tokens per second | time / transformers greedy | processor time | per forward | equal |"
+        "| rows | contestant | tokens per second | time / transformers greedy | processor time | the prompt | a token "
+        "| per forward | equal |"
     )
-    print("|--:|---|--:|--:|--:|--:|--:|")
+    print("|--:|---|--:|--:|--:|--:|--:|--:|--:|")
     agreed, reached, drawn = True, [], {}
     for rows in args.rows:
         works = contestants(lm, model, tokenizer.pad_token_id, rows, args)
-        found = in_turn(lm, works, batches(lm, args.prompts, rows), watch, args.rounds)
+        found = in_turn(lm, works, batches(lm, args.prompts, rows), watch, args.rounds, args.max_new)
         slow = found[THEIRS]
         ratios = {name: median_ratio(t.seconds, slow.seconds) for name, t in found.items()}
         for name, t in found.items():
             per = f"{sum(t.tokens) / sum(t.forwards):.2f}" if rows == 1 and sum(t.forwards) else ""
             rate = sum(t.tokens) / sum(t.seconds)
             equal = f"{sum(t.equal)} of {len(t.equal)}"
-            busy = median_ratio(t.busy, slow.busy)
-            print(f"| {rows} | {name} | {rate:.1f} | {ratios[name]:.3f} | {busy:.3f} | {per} | {equal} |", flush=True)
+            busy, prompt = median_ratio(t.busy, slow.busy), median_ratio(t.first, slow.first)
+            token = tokens_apart(t) / tokens_apart(slow)
+            shown = f"{ratios[name]:.3f} | {busy:.3f} | {prompt:.3f} | {token:.3f} | {per} | {equal}"
+            print(f"| {rows} | {name} | {rate:.1f} | {shown} |", flush=True)
         agreed &= all(all(t.equal) for t in found.values())
-        reached.append(f"{ratios[OURS]:.3f} at {rows} row{'s' * (rows > 1)}")
+        each = tokens_apart(found[OURS]) / tokens_apart(slow)
+        reached.append(f"{each:.3f} at {rows} row{'s' * (rows > 1)}")
         drawn[f"{rows} row{'s' * (rows > 1)}"] = ratios
-    print(f"\ntime of {OURS} / {THEIRS}: {', '.join(reached)} (goal: at most {GOAL})")
+    print(f"\na token of {OURS} / {THEIRS}: {', '.join(reached)} (goal: at most {GOAL})")
     if args.chart:
         chart = plots.bars("time, relative to transformers greedy", drawn, base=1.0)
         pathlib.Path(args.chart).write_text(plots.svg(chart))
@@ -144,20 +150,28 @@ def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
+def tokens_apart(times: Times) -> float:
+    """Processor seconds of all calls without those of a call for one token: of the tokens behind the first."""
+    return sum(times.busy) - sum(times.first)
+
+
 def in_turn(
-    lm: Any, works: dict[str, Callable[..., Any]], groups: Sequence[Any], watch: Forwards, rounds: int
+    lm: Any, works: dict[str, Callable[..., Any]], groups: Sequence[Any], watch: Forwards, rounds: int, max_new: int
 ) -> dict[str, Times]:
     """Every batch by every contestant, `rounds` times in turns, all compiled and warmed for the batch's shape before."""
-    found, warmed = {name: Times([], [], [], [], []) for name in works}, set()
+    found, warmed = {name: Times([], [], [], [], [], []) for name in works}, set()
     for asked in groups:
         bucket = bucket_of(max(map(len, asked)))
         for work in works.values() if bucket not in warmed else ():
-            work(asked)
+            work(asked, 1), work(asked, max_new)
         warmed.add(bucket)
         outs = {}
         for name in in_turns(works, rounds):
+            busy = time.process_time()
+            works[name](asked, 1)
+            found[name].first.append(time.process_time() - busy)
             before, busy = watch.count, time.process_time()
-            found[name].seconds.append(clock(lambda: outs.__setitem__(name, works[name](asked))))
+            found[name].seconds.append(clock(lambda: outs.__setitem__(name, works[name](asked, max_new))))
             found[name].busy.append(time.process_time() - busy)
             found[name].forwards.append(watch.count - before)
             found[name].tokens.append(sum(map(len, cut(outs[name], lm.config.tokens.eos))))
