@@ -33,6 +33,9 @@ CLASSES = {
     "llada_moe": "Qwen3MoeForCausalLM",
     "llada2_moe": "Glm4MoeForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "stable_diffcoder": "LlamaForCausalLM",
+    "idlm": "Qwen3ForCausalLM",
+    "nemotron_ld_ar": "Ministral3ForCausalLM",
 }
 RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "llada": (
@@ -53,6 +56,10 @@ RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"(.*)\.attention\.key_layernorm\.", r"\1.self_attn.k_norm."),
         (r"(.*)\.attention\.dense\.", r"\1.self_attn.o_proj."),
         (r"(.*)\.gate\.expert_bias", r"\1.gate.e_score_correction_bias"),
+    ),
+    "nemotron_ld_ar": (
+        (r"(?:model\.encoder|encoder|language_model)\.(?!diffusion_head)", "model."),
+        (r"(?:language_model\.)?diffusion_head\.", "lm_head."),
     ),
     "gemma3_text": ((r"(model\.language_model|language_model\.model)\.", "model."),),
 }

@@ -290,7 +290,7 @@ def prefilled(lm: Any, canvas: Any, rows: int, max_new: int) -> list[np.ndarray]
     blank = np.full(max_new, _mask(config), np.int32)
     if canvas is None:
         return [blank] * rows
-    if config.attention == "prefix_canvas":
+    if config.noise == "uniform":
         raise InputError(f"{lm.name} has no mask token to mark what is open: leave canvas and infill out")
     if len(canvas) != rows:
         raise InputError(f"canvas has {len(canvas)} rows for {rows} prompts: give one per prompt")

@@ -55,8 +55,6 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
             raise InputError(f"{lm.name} has uniform noise and no mask token: use policy='entropy_bound'")
         if isinstance(policy, Stepper):
             raise InputError(f"{lm.name} rewrites its whole canvas, which no draft foresees: decode without freedave")
-        if not cache.recomputes_all and cache.attention != config.attention:
-            raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
     elif any(part.traits.noise == "uniform" for part in parts):
         raise InputError(
             f"entropy_bound rewrites uniform noise, {lm.name} has masks: use sdar(strategy='entropy_bounded')"
@@ -66,6 +64,10 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
             f"{lm.name} has no mask token: mask-diffusion policies need a masked diffusion model; an autoregressive one "
             f"takes policy='autoregressive' or 'speculative'"
         )
+    if config.attention == "prefix_canvas" and not cache.recomputes_all and cache.attention != config.attention:
+        raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
+    if config.masked_canvas:
+        check_canvas(lm, policy, parts)
     compose.complete(policy)
     for part in parts:
         if isinstance(part, Agree):
@@ -98,6 +100,17 @@ def check_moving(policy: Rule, cache: Cache) -> None:
         raise InputError(f"{type(cache).__name__} keeps columns that daedal moves: use cache='none'")
     if isinstance(policy, Stepper) or "stop" not in (policy.traits.writes or ()):
         raise InputError("daedal changes the length of the canvas: leave the policy around it out")
+
+
+def check_canvas(lm: Any, policy: Rule, parts: list[Any]) -> None:
+    """Refuses what asks a model that reads one canvas behind a prefix for more than that."""
+    if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.blind:
+        raise InputError(
+            f"{lm.name} reads one block at a time behind a causal prefix: use a policy that looks at one block, such as "
+            f"threshold"
+        )
+    if policy.traits.uncond:
+        raise InputError(f"{lm.name} reads one block behind the prompt, and none without it: leave guidance out")
 
 
 def check_blind(config: ModelConfig, policy: Rule, cache: Cache) -> None:

@@ -8,6 +8,7 @@ Nothing but headers and JSON is read; no code from the checkpoint runs.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ from jaxdlm.models.hub_config import Hints, read_generation
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.registry import detect, family_named
 from jaxdlm.models.table import Family, TensorMap
+
+CALLED_IDLM = re.compile(r"i-?dlm|introspective", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,11 @@ def open_folder(
         added_tokens=vocabulary.added, tokenizer_size=vocabulary.size,
     )  # fmt: skip
     table = _family(raw, family, folder / "config.json")
+    if family == "auto" and table.name == "sdar" and CALLED_IDLM.search(folder.name):
+        raise InputError(
+            f"{folder}: config.json names the architecture of SDAR, and the folder I-DLM, which is another network with the "
+            f"same name: state family='idlm' or family='sdar'"
+        )
     config = _as_stated(table.read_config(raw, hints), mask=mask, block_size=block_size, attention=attention)
     hints.notes.extend(beyond(vocabulary, config.vocab_size))
     hints.notes.extend(note for note in [without_table(folder)] if note)

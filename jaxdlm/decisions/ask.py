@@ -139,6 +139,11 @@ class Reader:
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
         self.noisy = lm.config.noise == "uniform"
+        if lm.config.masked_canvas:
+            raise InputError(
+                f"{lm.name} reads masks in blocks behind a causal prefix, so ask it from left to right: load it with "
+                f"family='nemotron_ld_ar'"
+            )
         draws = draws if isinstance(draws, str) and draws == "auto" else argument.whole(1, MOST_DRAWS)(draws, "draws")
         if not self.noisy and draws not in ("auto", 1):
             raise InputError(f"draws={draws}: {lm.name} has no noise to draw: leave it out")

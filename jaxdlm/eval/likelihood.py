@@ -100,6 +100,11 @@ def score(
             raise InputError(f"pair {index} is longer than the {lm.config.max_position} positions of {lm.name}")
         if not 0 <= min(*pair.context, *pair.answer) <= max(*pair.context, *pair.answer) < lm.config.vocab_size:
             raise InputError(f"pair {index} holds a token id outside the vocabulary 0..{lm.config.vocab_size - 1}")
+    if lm.config.masked_canvas:
+        raise InputError(
+            f"{lm.name} reads masks in blocks behind a causal prefix, so score it from left to right: load it with "
+            f"family='nemotron_ld_ar'"
+        )
     exact = lm.config.tokens.mask is None
     drawn = [_exact(pair) if exact else draw(len(pair.answer), draws, _seed(seed, pair)) for pair in pairs]
     jobs = [(index, number) for index, each in enumerate(drawn) for number in range(len(each.weight))]

@@ -57,7 +57,8 @@ class RopeConfig:
     wavelengths original_max_position / high_freq_factor and / low_freq_factor); proportional (only the first
     proportion * H / 2 frequencies turn, the exponent divides by H); yarn (arXiv 2309.00071: frequencies that turn less than
     beta_slow times within original_max_position / factor, more than beta_fast times as they are, linear in their number
-    between, whose ends `truncate` makes whole; cos and sin times attention_factor).
+    between, whose ends `truncate` makes whole; cos and sin times attention_factor). query_beta: queries at position t are
+    multiplied by 1 + query_beta · ln(1 + ⌊t / original_max_position⌋), as Ministral 3 does.
     """
 
     theta: Annotated[float, real(above=0, high=10**15)]
@@ -71,6 +72,7 @@ class RopeConfig:
     beta_slow: Factor = 1.0
     truncate: Flag = True
     attention_factor: Factor = 1.0
+    query_beta: Annotated[float, real(0, 10**6)] = 0.0
     proportion: Annotated[float, real(above=0, high=1)] = 1.0
 
     def __post_init__(self) -> None:
@@ -183,6 +185,11 @@ class ModelConfig:
     def kinds(self) -> tuple[str, ...]:
         """ "global" or "local" for each layer."""
         return self.layer_kinds or ("global",) * self.num_layers
+
+    @property
+    def masked_canvas(self) -> bool:
+        """Whether masks are read in a canvas behind a causal prefix, and nowhere else."""
+        return self.attention == "prefix_canvas" and self.noise == "mask"
 
     @property
     def local_shapes_differ(self) -> bool:

@@ -72,7 +72,8 @@ CONFIG: dict[str, Kind] = IDS | {
     "partial_rotary_factor": real(above=0, high=1), "rotary_dim": whole(0, HEAD_DIM), "rope_full_precision": flag,
     "factor": FACTOR, "low_freq_factor": FACTOR, "high_freq_factor": FACTOR,
     "original_max_position_embeddings": whole(1, POSITIONS), "beta_fast": FACTOR, "beta_slow": FACTOR,
-    "attention_factor": FACTOR, "mscale": real(0, 10**6), "mscale_all_dim": real(0, 10**6), "truncate": flag,
+    "attention_factor": FACTOR, "llama_4_scaling_beta": real(0, 10**6),
+    "mscale": real(0, 10**6), "mscale_all_dim": real(0, 10**6), "truncate": flag,
     # experts
     "num_experts": whole(1, EXPERTS), "num_local_experts": whole(1, EXPERTS), "num_shared_experts": whole(0, 64),
     "num_experts_per_tok": whole(1, EXPERTS), "top_k_experts": whole(1, EXPERTS),
@@ -251,6 +252,7 @@ class Fields:
             beta_slow=numbers.get("beta_slow", 1.0),
             truncate=numbers.get("truncate", True),
             attention_factor=numbers.get("attention_factor", grown),
+            query_beta=numbers.get("llama_4_scaling_beta", 0.0),
         )
 
     def positions(self, rope: RopeConfig) -> int:

@@ -105,6 +105,7 @@ def project(
     if config.v_norm:
         v = rms_norm(v, None, config)
     q, k = (rotate(part, turn, config.rope_in_f32) for part in (q, k))
+    q = q if turn.query is None else q * turn.query.astype(dtype)
     return q, k, v
 
 

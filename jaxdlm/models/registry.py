@@ -22,6 +22,9 @@ def detect(values: Mapping[str, Any]) -> Family:
     named = record(named, "config.json", CONFIG, dot=": ")
     architecture, model_type = next(iter(named["architectures"] or ()), None), named["model_type"]
     for family in FAMILIES.values():
+        if family.claims(values):
+            return family
+    for family in FAMILIES.values():
         if architecture in family.architectures:
             return family
     for family in FAMILIES.values():

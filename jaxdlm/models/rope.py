@@ -11,10 +11,11 @@ from jaxdlm.typing import Array, Float, Int32
 
 
 class Rotation(NamedTuple):
-    """cos and sin per position and pair, [B, T, 1, rotary_dim / 2], float32."""
+    """cos and sin per position and pair, [B, T, 1, rotary_dim / 2], float32; what queries are multiplied by, [B, T, 1, 1]."""
 
     cos: Array
     sin: Array
+    query: Array | None = None
 
 
 def inverse_frequencies(rope: RopeConfig, head_dim: int) -> np.ndarray:
@@ -70,9 +71,14 @@ def rotation(rope: RopeConfig, head_dim: int, position: Int32[Array, "B T"]) -> 
     """cos and sin of position · frequency, times the attention factor."""
     frequency = jnp.asarray(inverse_frequencies(rope, head_dim))
     angle = position.astype(jnp.float32)[:, :, None, None] * frequency[None, None, None, :]
-    turn = Rotation(jnp.cos(angle), jnp.sin(angle))
-    factor = np.float32(rope.attention_factor)
-    return turn if factor == 1 else Rotation(turn.cos * factor, turn.sin * factor)
+    cos, sin, factor = jnp.cos(angle), jnp.sin(angle), np.float32(rope.attention_factor)
+    cos, sin = (cos, sin) if factor == 1 else (cos * factor, sin * factor)
+    return Rotation(cos, sin, _sharper(rope, position) if rope.query_beta else None)
+
+
+def _sharper(rope: RopeConfig, position: Int32[Array, "B T"]) -> Float[Array, "B T 1 1"]:
+    times = (position // rope.original_max_position).astype(jnp.float32)
+    return (1 + rope.query_beta * jnp.log(1 + times))[:, :, None, None]
 
 
 def rotate(x: Float[Array, "B T N H"], turn: Rotation, in_f32: bool) -> Float[Array, "B T N H"]:

@@ -104,6 +104,10 @@ def _as(architecture: str, model_type: str, **more: Any) -> dict[str, Any]:
     return {"architectures": [architecture], "model_type": model_type, "mask_token_id": MASK_ID} | more
 
 
+def _nemotron_names(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.replace("model.", "encoder.", 1).replace("lm_head", "diffusion_head"): x for name, x in files.items()}
+
+
 def _fuse(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Experts as some savers write them: those of a layer in two tensors."""
     out = {name: x for name, x in files.items() if ".mlp.experts." not in name}
@@ -176,6 +180,22 @@ RECIPES: dict[str, Recipe] = {
         MOE | {"head_dim": 24, "norm_topk_prob": True} | {"rope_parameters": YARN | {"factor": 0.5, "mscale": 1.0}},
         _as("SDARMoeForCausalLM", "sdar_moe", block_size=4),
         _fuse,
+    ),
+    "stable_diffcoder": Recipe(
+        "LlamaForCausalLM", DENSE | theta(5e5), _as("StableDiffcoderForCausalLM", "llama", block_size=4)
+    ),
+    "idlm": Recipe(
+        "Qwen3ForCausalLM",
+        DENSE | {"head_dim": 24} | theta(1e6),
+        _as("SDARForCausalLM", "sdar", use_regular_causal=True),
+    ),
+    "nemotron_ld": Recipe(
+        "Ministral3ForCausalLM",
+        DENSE
+        | {"head_dim": 24, "rms_norm_eps": 1e-5}
+        | {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
+        _as("NemotronLabsDiffusionModel", "nemotron_labs_diffusion", block_size=8),
+        _nemotron_names,
     ),
     "qwen3": Recipe("Qwen3ForCausalLM", DENSE | {"head_dim": 24} | theta(1e6)),
     "qwen3_moe": Recipe("Qwen3MoeForCausalLM", MOE | {"norm_topk_prob": True, "head_dim": 16} | theta(1e6)),
@@ -295,6 +315,7 @@ def allowed(config: ModelConfig, data: Batch, window: int = 0) -> np.ndarray:
                 see = {
                     "full": True,
                     "causal": j <= i,
+                    "prefix_canvas": j <= i,  # the pass over the prefix
                     "block_causal": j // max(config.block_size, 1) <= i // max(config.block_size, 1),
                 }[config.attention]
                 out[b, q, k] = data.valid[b, k] and see and (not window or i - j < window)

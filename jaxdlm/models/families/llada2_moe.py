@@ -90,7 +90,7 @@ _RELEASED: dict[str, Any] = {
 def read_config(fields: Fields) -> ModelConfig:
     """config.json of `LLaDA2MoeModelLM`. `sliding_window` is ignored, as the released code never uses it."""
     fields.common()
-    fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
+    fields.refuse(expert_capacity=(0,), use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
     heads = fields.heads()
     rope = _rope(fields, heads["head_dim"])
