@@ -66,6 +66,10 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         )
     if config.attention == "prefix_canvas" and not cache.recomputes_all and cache.attention != config.attention:
         raise InputError(f"{lm.name} has a causal prefix and a canvas: use cache='encoder' or 'none'")
+    if config.expert_capacity and not cache.recomputes_all:
+        raise InputError(
+            f"{lm.name} routes the tokens of a block together, so that each forward reads all: use cache='none'"
+        )
     if config.masked_canvas:
         check_canvas(lm, policy, parts)
     compose.complete(policy)

@@ -139,6 +139,10 @@ class Reader:
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
         self.noisy = lm.config.noise == "uniform"
+        if lm.config.expert_capacity:
+            raise InputError(
+                f"{lm.name} routes the tokens of a block together, and questions share parts of blocks: decode them"
+            )
         if lm.config.masked_canvas:
             raise InputError(
                 f"{lm.name} reads masks in blocks behind a causal prefix, so ask it from left to right: load it with "

@@ -15,6 +15,7 @@ from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import columns, mlp, product, read, rms_norm, wide_product
 from jaxdlm.models.masks import Allow, attention_masks, canvas_masks
+from jaxdlm.models.moe import Blocks, routing_blocks
 from jaxdlm.models.parallel import grouped
 from jaxdlm.models.rope import Rotation, rotation
 from jaxdlm.models.segments import Segment, segments
@@ -76,7 +77,8 @@ class Backbone:
     ) -> ModelOutput:
         """The pass with the family's own mask; for "prefix_canvas" models the causal one that fills the cache."""
         allow = attention_masks(self.config, position, valid, past, mask)
-        return self._stack(params, self._embed(params, tokens), position, allow, past, "prefix")
+        blocks = routing_blocks(self.config, position, valid)
+        return self._stack(params, self._embed(params, tokens), position, allow, past, "prefix", blocks)
 
     def canvas(
         self,
@@ -115,13 +117,13 @@ class Backbone:
         """The pass with the family's own mask, and `hook` in place of each layer; see `Layered.apply_with_hook`."""
         config, side, memory = self.config, hook.side, []
         x, turns = self._embed(params, tokens), _rotations(config, position)
-        allow = attention_masks(config, position, valid, past, mask)
+        allow, blocks = attention_masks(config, position, valid, past, mask), routing_blocks(config, position, valid)
         runs = segments(config)
         for number, segment in enumerate(runs):
             one = LayerHook(hook.run, side, hook.memory[number], hook.last if segment is runs[-1] else None)
             scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
             x, side, remembered = _run(
-                config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend
+                config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend, blocks
             )
             memory.append(remembered)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
@@ -136,7 +138,7 @@ class Backbone:
     ) -> Float[Array, "B W D"]:
         """See `SupportsApplyAt.apply_at`; in a shallow stack the last layer computes nothing but keys and values
         elsewhere."""
-        if self.group > 1 or self.config.num_layers not in SHALLOW:
+        if self.group > 1 or self.config.num_layers not in SHALLOW or self.config.expert_capacity:
             return gather(self.apply(params, tokens, position, valid).hidden, at)
         nothing = tuple((None,) * segment.period for segment in segments(self.config))
         hook = LayerHook(layer, (), nothing, functools.partial(layer_at, at))
@@ -228,8 +230,9 @@ class Backbone:
         return self.head(params, rms_norm(x, params["final_norm"], self.config))
 
     def _stack(
-        self, params: PyTree, x: Array, position: Array, allow: Allow, past: Past | None, mode: str
-    ) -> ModelOutput:
+        self, params: PyTree, x: Array, position: Array, allow: Allow, past: Past | None, mode: str,
+        blocks: Blocks | None = None,
+    ) -> ModelOutput:  # fmt: skip
         config = self.config
         turns = _rotations(config, position)
         keys, values = [], []
@@ -244,7 +247,7 @@ class Backbone:
                 placed = None if past is None else past.place
                 run = layer if placed is None else functools.partial(layer_in_place, placed)
                 hook = LayerHook(run, (), stored)
-                x, _, pairs = _run(config, segment, leaves, x, turns, allow, hook, scalars, self._attend)
+                x, _, pairs = _run(config, segment, leaves, x, turns, allow, hook, scalars, self._attend, blocks)
                 k, v = zip(*pairs, strict=True)
             keys.append(k)
             values.append(v)
@@ -270,6 +273,7 @@ def _run(
     hook: LayerHook,
     scalars: Array | None,
     attend: Attend,
+    blocks: Blocks | None = None,
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period.
 
@@ -288,7 +292,7 @@ def _run(
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
             own = sliced[p] | chosen(leaves[p], number)
-            one = parts(config, shape, own, numbers[p], turn, seen, attend)
+            one = parts(config, shape, own, numbers[p], turn, seen, attend, blocks)
             run = last if p == segment.period - 1 else hook.run
             x, side, remembered = run(one, x, side, memory[p])
             if scalar is not None:

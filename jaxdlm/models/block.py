@@ -9,7 +9,7 @@ from jaxdlm.core.model import Layer, gather
 from jaxdlm.models.attention import Attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import after, attention, combine, mlp, project, rms_norm
-from jaxdlm.models.moe import experts
+from jaxdlm.models.moe import Blocks, experts
 from jaxdlm.models.rope import Rotation
 from jaxdlm.models.segments import LayerShape
 from jaxdlm.typing import Array
@@ -48,11 +48,11 @@ def layer_at(at: Array, one: Layer, x: Array, side: Any, past: None) -> tuple[Ar
 
 def parts(
     config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], number: Array, turn: Rotation, allow: Array,
-    chosen: Attend,
+    chosen: Attend, blocks: Blocks | None = None,
 ) -> Layer:  # fmt: skip
     """A layer's functions: each works on a normalised copy (and what it adds is normalised again where sandwiched).
 
-    chosen: the implementation of attention (`attention.choose`).
+    chosen: the implementation of attention (`attention.choose`); blocks: of tokens that are routed together.
     """
 
     def heads(x: Array, at: Array | None) -> tuple[Array, Array, Array]:
@@ -63,7 +63,7 @@ def parts(
         mixed = combine(leaves, q, keys, values, allow, config, chosen)
         return rms_norm(mixed, leaves["post_attn_norm"], config) if config.sandwich_norm else mixed
 
-    return Layer(number, allow, heads, attend, lambda x: fed(config, shape, leaves, x))
+    return Layer(number, allow, heads, attend, lambda x: fed(config, shape, leaves, x, blocks))
 
 
 def mix(
@@ -79,13 +79,15 @@ def feed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Arra
     return x + fed(config, shape, leaves, x)
 
 
-def fed(config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Array) -> Array:
+def fed(
+    config: ModelConfig, shape: LayerShape, leaves: dict[str, Any], x: Array, blocks: Blocks | None = None
+) -> Array:  # fmt: skip
     """The feed-forward's addend to x."""
     h = rms_norm(x, leaves["mlp_norm"], config)
     if shape.ffn == "dense":
         y = mlp(leaves, h, config)
     elif shape.ffn == "moe":
-        y = experts(leaves, h, h, config)
+        y = experts(leaves, h, h, config, blocks)
     else:
         dense = rms_norm(mlp(leaves, h, config), leaves["dense_out_norm"], config)
         sparse = experts(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)

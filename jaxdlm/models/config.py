@@ -159,6 +159,8 @@ class ModelConfig:
     norm_topk: Flag = False
     routed_scale: Factor = 1.0
     router_in_f32: Flag = False
+    expert_capacity: Experts = 0  # experts that the tokens of a routing block share; 0: each token chooses among all
+    routing_block: Annotated[int, whole(0, BLOCK)] = 0  # positions of such a block
     moe_parallel_dense: Flag = False
     # embedding and head
     tie_embeddings: Flag = False
@@ -296,6 +298,15 @@ def _check_experts(config: ModelConfig) -> None:
     reachable = config.topk_group * config.num_experts // config.n_group
     _require(
         1 <= config.top_k <= reachable, f"top_k {config.top_k} must be in 1..{reachable} (experts in topk_group groups)"
+    )
+    shared = config.expert_capacity
+    _require(
+        not shared or (config.router_score == "sigmoid" and config.router_bias and config.routing_block > 0),
+        "expert_capacity needs sigmoid scores, a router bias and routing_block > 0",
+    )
+    _require(
+        not shared or config.top_k <= shared <= config.num_experts,
+        f"expert_capacity {shared} must be from top_k {config.top_k} to num_experts {config.num_experts}",
     )
     dense = config.first_dense_layers
     _require(

@@ -79,6 +79,7 @@ CONFIG: dict[str, Kind] = IDS | {
     "num_experts_per_tok": whole(1, EXPERTS), "top_k_experts": whole(1, EXPERTS),
     "moe_intermediate_size": whole(1, WIDTH), "expert_intermediate_size": whole(1, WIDTH),
     "first_k_dense_replace": whole(0, LAYERS), "moe_layer_freq": listed(whole(0, 1)),
+    "expert_capacity": whole(0, EXPERTS),
     "n_group": whole(1, EXPERTS), "topk_group": whole(1, EXPERTS), "score_function": text, "norm_topk_prob": flag,
     "routed_scaling_factor": FACTOR, "moe_router_enable_expert_bias": flag,
 }  # fmt: skip

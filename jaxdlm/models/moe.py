@@ -5,26 +5,48 @@ token instead and the chosen outputs are picked.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import ACTIVATE, mlp, product, read, rms_norm
-from jaxdlm.typing import Array, Float, Float32, Int32
+from jaxdlm.typing import Array, Bool, Float, Float32, Int32
 
 CHUNK = 256  # tokens that all experts of a GPU read at once
 ROWS = 64  # from which on XLA's CPU products of float32 keep one order of sums
 
 
+class Blocks(NamedTuple):
+    """Which tokens choose their experts together: those of a number, which `valid` ones nominate."""
+
+    number: Int32[Array, "M"]
+    valid: Bool[Array, "M"]
+
+
+def routing_blocks(config: ModelConfig, position: Int32[Array, "B T"], valid: Bool[Array, "B T"]) -> Blocks | None:
+    """The blocks of every row, numbered through all of them; None where each token chooses for itself.
+
+    Positions that a call leaves out are no part of their block: only calls of whole blocks route as the model does.
+    """
+    if not config.expert_capacity:
+        return None
+    rows, columns = position.shape
+    block = position // config.routing_block
+    inside = jnp.clip(block - jnp.min(block, axis=1, keepdims=True), 0, columns - 1)
+    return Blocks((inside + columns * jnp.arange(rows, dtype=jnp.int32)[:, None]).reshape(-1), valid.reshape(-1))
+
+
 def experts(
-    leaves: Mapping[str, Any], x: Float[Array, "B T D"], routed_on: Float[Array, "B T D"], config: ModelConfig
-) -> Float[Array, "B T D"]:
+    leaves: Mapping[str, Any], x: Float[Array, "B T D"], routed_on: Float[Array, "B T D"], config: ModelConfig,
+    blocks: Blocks | None = None,
+) -> Float[Array, "B T D"]:  # fmt: skip
     """Σ_j w_j · expert_{i_j}(x), plus the shared expert; `routed_on` is what the router sees."""
     flat = rearrange(x, "B T D -> (B T) D")
-    weights, chosen = route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config)
+    weights, chosen = route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config, blocks)
     y = _combine(_expert_outputs(leaves, flat, chosen, config), weights, config).astype(x.dtype)
     if config.shared_size:
         y = y + mlp(leaves, flat, config, "s_")
@@ -32,12 +54,13 @@ def experts(
 
 
 def route(
-    leaves: Mapping[str, Any], x: Float[Array, "M D"], config: ModelConfig
+    leaves: Mapping[str, Any], x: Float[Array, "M D"], config: ModelConfig, blocks: Blocks | None = None
 ) -> tuple[Float32[Array, "M k"], Int32[Array, "M k"]]:
     """Weight and number of the top_k experts of each token.
 
     Selection sees score + bias within the topk_group best groups (a group counts as the sum of its two best); the
-    weight is the score alone, renormalised if norm_topk, times routed_scale (and per_expert_scale).
+    weight is the score alone, renormalised if norm_topk, times routed_scale (and per_expert_scale). With expert_capacity C
+    instead of groups: within the C experts whose best score + bias among the tokens of the block is largest.
     """
     if "router_scale" in leaves:
         x = rms_norm(x, None, config) * leaves["router_scale"].astype(x.dtype)[None, :] * (x.shape[-1] ** -0.5)
@@ -45,7 +68,9 @@ def route(
     logits = _router(x.astype(dtype), read(leaves["router"], dtype), x.dtype)
     score = jax.nn.softmax(logits, axis=-1) if config.router_score == "softmax" else jax.nn.sigmoid(logits)
     select = score + leaves["router_bias"].astype(jnp.float32)[None, :] if config.router_bias else score
-    if config.n_group > 1:
+    if config.expert_capacity:
+        select = _shared(select, config, blocks)
+    elif config.n_group > 1:
         select = _best_groups(select, config)
     chosen = jax.lax.top_k(select, config.top_k)[1]
     weights = jnp.take_along_axis(score, chosen, axis=-1)
@@ -65,6 +90,19 @@ def _router(x: Float[Array, "M D"], weight: Array, dtype: Any) -> Float32[Array,
     if dtype.itemsize > 2 or x.dtype.itemsize <= 2:
         return product("md,de->me", x, weight).astype(jnp.float32)
     return product("md,de->me", jnp.pad(x, ((0, max(ROWS - rows, 0)), (0, 0))), weight)[:rows]
+
+
+def _shared(select: Float32[Array, "M E"], config: ModelConfig, blocks: Blocks | None) -> Float32[Array, "M E"]:
+    """-inf for experts that the token's block does not share. Raises ConfigUnsupported where it is not known."""
+    if blocks is None or blocks.number.shape[0] != select.shape[0]:
+        raise ConfigUnsupported(
+            f"family {config.family} routes whole blocks of tokens: read them whole, with cache='none'"
+        )
+    nominated = jnp.where(blocks.valid[:, None], select, -jnp.inf)
+    best = jax.ops.segment_max(nominated, blocks.number, select.shape[0])
+    pool = jax.lax.top_k(best, config.expert_capacity)[1]
+    member = jnp.any(jax.nn.one_hot(pool, config.num_experts, dtype=bool), axis=1)
+    return jnp.where(member[blocks.number], select, -jnp.inf)
 
 
 def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[Array, "M E"]:

@@ -1,5 +1,5 @@
-"""LLaDA2.0 and 2.1, mini and flash: GLM-4-MoE shapes with fused query/key/value, block-causal.
-arXiv 2512.15745, 2602.08676."""
+"""LLaDA2.0, 2.1 and 2.2, mini and flash: GLM-4-MoE shapes with fused query/key/value, block-causal.
+arXiv 2512.15745, 2602.08676. With `expert_capacity` (2.2) the tokens of a block share their experts, and groups say nothing."""
 
 import dataclasses
 from collections.abc import Collection, Iterator
@@ -90,8 +90,9 @@ _RELEASED: dict[str, Any] = {
 def read_config(fields: Fields) -> ModelConfig:
     """config.json of `LLaDA2MoeModelLM`. `sliding_window` is ignored, as the released code never uses it."""
     fields.common()
-    fields.refuse(expert_capacity=(0,), use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
+    fields.refuse(use_bias=False, use_qkv_bias=False, use_rmsnorm=True, norm_head=False)
     fields.refuse(score_function=("sigmoid", "softmax"), router_dtype=("fp32", "float32"))
+    shared, block = fields.get("expert_capacity", 0), fields.get("block_size", 32)
     heads = fields.heads()
     rope = _rope(fields, heads["head_dim"])
     vocab = fields.get("vocab_size")
@@ -115,14 +116,16 @@ def read_config(fields: Fields) -> ModelConfig:
         first_dense_layers=fields.get("first_k_dense_replace"),
         router_score=fields.get("score_function"),
         router_bias=fields.get("moe_router_enable_expert_bias"),
-        n_group=fields.get("n_group"),
-        topk_group=fields.get("topk_group"),
-        norm_topk=fields.get("norm_topk_prob"),
+        n_group=1 if shared else fields.get("n_group"),
+        topk_group=1 if shared else fields.get("topk_group"),
+        norm_topk=True if shared else fields.get("norm_topk_prob"),
+        expert_capacity=shared,
+        routing_block=block if shared else 0,
         routed_scale=fields.get("routed_scaling_factor"),
         router_in_f32=True,
         tie_embeddings=fields.get("tie_word_embeddings"),
         attention="block_causal",
-        block_size=fields.hints.block_size or fields.get("block_size", 32),
+        block_size=fields.hints.block_size or block,
         prediction="same",
         noise="mask",
         tokens=fields.tokens(vocab, needs_mask=True, **TOKENS),

@@ -42,11 +42,3 @@ def test_stable_diffcoder_is_told_by_its_architecture_alone() -> None:
 
 def _size(shape: tuple[int, ...]) -> int:
     return shape[0] * (shape[1] if len(shape) > 1 else 1)
-
-
-def test_blocks_of_llada22_that_route_together_are_refused() -> None:
-    from jaxdlm.models.registry import RELEASED
-
-    with pytest.raises(jd.InputError, match="expert_capacity=48 is not supported"):
-        read_config(RELEASED["llada2-mini"] | {"expert_capacity": 48})
-    assert read_config(RELEASED["llada2-mini"] | {"expert_capacity": None}).num_experts == 256
