@@ -100,6 +100,18 @@ def aup(rho: Sequence[float], y: Sequence[float], y_max: float, alpha: float = 3
     return _area(points, y_max, alpha)
 
 
+def aup_draws(
+    tokens: np.ndarray, forwards: np.ndarray, correct: np.ndarray, y_max: float, draws: int = 500, seed: int = 0
+) -> np.ndarray:
+    """AUP of problems drawn with replacement, [draws]; arrays [settings, n]. The same draws for every curve of n problems,
+    so that the differences of two curves are paired."""
+    count = correct.shape[1]
+    index = np.random.default_rng(seed).integers(0, count, (draws, count))
+    sums = [np.asarray(x, np.float64)[:, index].sum(2) for x in (tokens, forwards, correct)]
+    rho, y = sums[0] / np.maximum(sums[1], 1), 100 * sums[2] / count
+    return np.array([aup(rho[:, draw], y[:, draw], y_max) for draw in range(draws)])
+
+
 def aup_self(rho: Sequence[float], y: Sequence[float], alpha: float = 3.0, drop: float = 5.0) -> float:
     """AUP that depends on nobody else: y_max = y_1, and the curve ends before the first point below y_1 - drop."""
     points = _sorted(rho, y)

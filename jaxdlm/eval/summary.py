@@ -68,6 +68,8 @@ def summarise(
     claims: (policy, cache) -> {"label", "cache"} of a setting that was chosen on other rows; its curve says what that
     setting reaches here.
 
+    Curves of the pooled task have the 95 % interval of their AUP over problems, and that of its difference to `threshold`.
+
     Task "learned" is all tasks that reached their gate at one token per step, "all" every task. `extra` is added as
     it is (timings, what was skipped).
     """
@@ -91,12 +93,16 @@ def summarise(
         points += made.values()
         same = _common(blocks)
         best = 100 * max((float(block.correct.mean()) for block in same.values()), default=0.0)
+        drawn_of: dict[tuple[str, str], np.ndarray] = {}
         for (policy, cache), keys in _curves(blocks).items():
             shown = [made[k] for k in keys], [same[k] for k in keys], same.get(_base(blocks))
             drawn = curve(policy, cache, task, *shown, best)
             if task == POOLED and (policy, cache) in (claims or {}):
                 drawn["claim"] = claim((claims or {})[policy, cache], [made[k] for k in keys])
             curves.append(drawn)
+            if task == POOLED and all(block.ids == shown[1][0].ids for block in shown[1]):
+                drawn_of[policy, cache] = _draws(shown[1], shown[2], best)
+        _with_intervals([made for made in curves if made["task"] == task], drawn_of)
     _adjust(points)
     return {"meta": dict(meta), "gates": gates, "points": points, "curves": curves, **extra}
 
@@ -220,6 +226,25 @@ def curve(
             [p["tpf_window"] for p in points], [p["accuracy"] for p in points]
         )
     return made
+
+
+def _draws(blocks: list[Block], base: Block | None, best: float) -> np.ndarray:
+    """AUP of the curve on problems that are drawn again and again."""
+    several = ([] if base is None or base.ids != blocks[0].ids else [base]) + blocks
+    return metrics.aup_draws(
+        *(np.stack([getattr(b, x) for b in several]) for x in ("tokens", "forwards", "correct")), best
+    )
+
+
+def _with_intervals(curves: list[dict[str, Any]], draws: Mapping[tuple[str, str], np.ndarray]) -> None:
+    """Adds aup_interval, and beside `threshold` on as many problems aup_gain, to the curves that were drawn again."""
+    usual = draws.get(("threshold", "none"))
+    between = lambda x: [_round(float(end)) for end in np.quantile(x, (0.025, 0.975))]  # noqa: E731
+    for made in curves:
+        own = draws.get((made["policy"], made["cache"]))
+        if own is not None:
+            made["aup_interval"] = between(own)
+            made |= {} if usual is None else {"aup_gain": between(own - usual)}
 
 
 def claim(chosen: Mapping[str, Any], points: Sequence[Point]) -> dict[str, Any] | None:

@@ -32,6 +32,18 @@ def test_aup_of_one_point_is_its_accuracy():
         metrics.aup([], [], 80)
 
 
+def test_aup_of_drawn_problems_lies_around_aup_and_is_it_where_problems_are_alike():
+    random = np.random.default_rng(1)
+    correct = random.random((3, 200)) < np.array([[0.95], [0.93], [0.91]])
+    tokens, forwards = np.full((3, 200), 8), np.repeat([[8], [4], [2]], 200, axis=1)
+    draws = metrics.aup_draws(tokens, forwards, correct, 95.0)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    assert low < metrics.aup([1, 2, 4], 100 * correct.mean(1), 95.0) < high
+    alike = metrics.aup_draws(tokens, forwards, np.ones((3, 200)), 100.0)
+    np.testing.assert_allclose(alike, metrics.aup([1, 2, 4], [100] * 3, 100.0))
+    np.testing.assert_array_equal(draws, metrics.aup_draws(tokens, forwards, correct, 95.0))
+
+
 def test_aup_self_ends_where_the_curve_falls():
     """The dip that AUP bridges ends the curve; a better method changes AUP only."""
     rho, y = [1, 2, 4], [80, 74, 79]
