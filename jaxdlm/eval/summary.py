@@ -231,9 +231,8 @@ def curve(
 def _draws(blocks: list[Block], base: Block | None, best: float) -> np.ndarray:
     """AUP of the curve on problems that are drawn again and again."""
     several = ([] if base is None or base.ids != blocks[0].ids else [base]) + blocks
-    return metrics.aup_draws(
-        *(np.stack([getattr(b, x) for b in several]) for x in ("tokens", "forwards", "correct")), best
-    )
+    tokens, forwards, correct = (np.stack([getattr(b, x) for b in several]) for x in ("tokens", "forwards", "correct"))
+    return metrics.aup_draws(tokens, forwards, correct, best)
 
 
 def _with_intervals(curves: list[dict[str, Any]], draws: Mapping[tuple[str, str], np.ndarray]) -> None:
