@@ -10,19 +10,32 @@ import numpy as np
 
 from jaxdlm import argument, policies
 from jaxdlm.core import loop
-from jaxdlm.core.automaton import shape_of
 from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
+from jaxdlm.core.guide import OfRow
+from jaxdlm.core.keys import sample_keys
 from jaxdlm.core.rule import Decoding
-from jaxdlm.errors import InputError
-from jaxdlm.guides.grammar import GrammarGuide
-from jaxdlm.layout import COUNT, Batch, Part, arrange, arrange_rows, lay_apart, listed, split_at_masks
+from jaxdlm.errors import InputError, exhausted
+from jaxdlm.layout import (
+    COUNT,
+    Batch,
+    Own,
+    Part,
+    arrange,
+    arrange_rows,
+    lay_apart,
+    listed,
+    own_guides,
+    row_numbers,
+    split_at_masks,
+)  # fmt: skip
 from jaxdlm.messages import read_form
-from jaxdlm.output import Output, finish, finish_rows
+from jaxdlm.output import Output, finish, finish_rows, rows_joined
 from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
-from jaxdlm.sharding import beside, striped
+from jaxdlm.sharding import beside, striped, widens
 from jaxdlm.speculative import state as draft_state
+from jaxdlm.speculative.copies import expanded, prompts_of, several
 from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Decoding as PairDecoding
@@ -30,9 +43,10 @@ from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
 from jaxdlm.structured import grammars_of
-from jaxdlm.typing import Array, Int32, PyTree
+from jaxdlm.typing import Array, Int32
 
 SAVES = ("none", "commit", "steps")
+MOST_SAMPLES, MOST_TOP = 1024, 20
 
 
 def decode(
@@ -55,6 +69,8 @@ def decode(
     infill: bool = False,
     stop: Any = True,
     rows_per_program: int | None = None,
+    n: int = 1,
+    top_logprobs: int = 0,
     grammar: Any = None,
     choices: Any = None,
     regex: Any = None,
@@ -99,6 +115,9 @@ def decode(
             only cuts the text. Policies that rewrite what is written (llada21, saber, …) end a row with its block.
         rows_per_program: rows go through the model in programs of so many, missing ones idle. Default: all rows of the
             same columns in one. On CPUs results do not depend on it; elsewhere it is what fixes them (docs/batch.md).
+        n: answers per prompt, drawn one by one: rows n b to n b + n - 1 are those of prompt b, and row n b is what n=1 gives.
+            Autoregressive models read each prompt once; diffusion models decode each row by itself.
+        top_logprobs: of autoregressive models, so many of the likeliest tokens (to 20) beside each column's own.
         choices, regex, json_schema, json, lark, grammar: at most one of them; the answer belongs to that language, whatever the
             policy, and ends within max_new. One for all rows, or a list with one per row (None: a free row). choices: a
             list of texts; regex: a pattern of Python's `re` that matches the whole answer; json_schema: a schema as a
@@ -126,8 +145,8 @@ def decode(
     return prepare(
         lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, system=system, tools=tools,
         chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message, canvas=canvas,
-        infill=infill, stop=stop, rows_per_program=rows_per_program, grammar=grammar, choices=choices, regex=regex,
-        json_schema=json_schema, json=json, lark=lark,
+        infill=infill, stop=stop, rows_per_program=rows_per_program, n=n, top_logprobs=top_logprobs, grammar=grammar,
+        choices=choices, regex=regex, json_schema=json_schema, json=json, lark=lark,
     ).run()  # fmt: skip
 
 
@@ -174,10 +193,10 @@ def prepare(
     raw: bool = False, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None, continue_final_message: bool | str | None = None,
     canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
-    rows_per_program: int | None = None, grammar: Any = None, choices: Any = None, regex: Any = None,
-    json_schema: Any = None, json: Any = None, lark: Any = None,
+    rows_per_program: int | None = None, n: int = 1, top_logprobs: int = 0, grammar: Any = None, choices: Any = None,
+    regex: Any = None, json_schema: Any = None, json: Any = None, lark: Any = None, own: Sequence[Own] | None = None,
 ) -> "Programs":  # fmt: skip
-    """A decode that is checked and laid out, before the first forward; arguments as in `decode`."""
+    """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     cache, prompts = resolve_cache(cache), listed(prompts)
@@ -185,11 +204,18 @@ def prepare(
     form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
     size = argument.whole(1, argument.MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
+    n, top = argument.whole(1, MOST_SAMPLES)(n, "n"), argument.whole(0, MOST_TOP)(top_logprobs, "top_logprobs")
+    if top and (save == "none" or not isinstance(policy, Speculation)):
+        why = "with save='none'" if isinstance(policy, Speculation) else "to a diffusion model, see Output.score"
+        argument.unused(why, top_logprobs=(top, 0))
     if isinstance(policy, Speculation):
         if infill or canvas is not None:
             raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
         check_continuation(cache, block)
-        policy = dataclasses.replace(policy, placed=size is not None or widens(lm.params))
+        policy = several(policy, n)
+        policy = dataclasses.replace(
+            policy, placed=size is not None or widens(lm.params), top=min(top, lm.config.vocab_size)
+        )
         if policy.slots and size is not None:
             raise InputError(
                 f"rows_per_program={size}: the policy's slots={policy.slots} are that, leave one of them out"
@@ -204,9 +230,15 @@ def prepare(
                 "lark": lark}  # fmt: skip
     stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
+    if isinstance(policy, Speculation):  # each prompt is one row until it is read
+        size = size if size is None else prompts_of(size, policy.samples)
+    elif n > 1:
+        ids, prompts = _times(row_numbers(ids, len(prompts)), n), _times(prompts, n)
+        canvas = None if canvas is None else _times(canvas, n)
+        grammars = None if grammars is None else _times(grammars, n)
     work = lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
-        aligned=not isinstance(policy, Speculation), grammars=grammars, form=form,
+        aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
     )  # fmt: skip
     longest = max(len(text) for part in work for text in part.texts)
     if isinstance(policy, Speculation):
@@ -214,20 +246,14 @@ def prepare(
     else:
         check(lm, policy, cache)
     fixed = {"cache": cache, "seed": seed, "save": save, "stop": stops}
-    parts = tuple(one_program(lm, part, policy, **fixed) for part in work)
-    return Programs(parts, tuple(part.rows for part in work), max_new, lm.config.tokens.pad)
+    parts = tuple(one_program(lm, part, policy, n=n, **fixed) for part in work)
+    each = n if isinstance(policy, Speculation) else 1  # other rows are answers already
+    rows = tuple(np.ravel(part.rows[:, None] * each + np.arange(each)) for part in work)
+    return Programs(parts, rows, max_new, lm.config.tokens.pad)
 
 
-def widens(params: PyTree) -> bool:
-    """Whether the weights are of 16 bits and lie on a CPU, where a row's bits are kept by default."""
-    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
-    narrow = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2 for leaf in leaves)
-    return narrow and all(device.platform == "cpu" for device in leaves[0].devices())
-
-
-def exhausted(error: BaseException) -> bool:
-    """Whether a device has no room for a program or its arrays."""
-    return "RESOURCE_EXHAUSTED" in str(error)
+def _times(values: Sequence[Any], n: int) -> list[Any]:
+    return [value for value in values for _ in range(n)]
 
 
 def _fitting(part: "Diffusion | Continuation") -> Output:
@@ -244,20 +270,19 @@ def _fitting(part: "Diffusion | Continuation") -> Output:
 
 
 def one_program(
-    lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any
+    lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any, n: int = 1
 ) -> "Diffusion | Continuation":
-    """The rows of one program, ready to run; the policy fits the model."""
+    """The rows of one program, ready to run; the policy fits the model. n: answers per prompt, rows of their own here unless
+    the policy makes `samples` of a prompt."""
     idle = np.arange(len(part.texts)) >= len(part.rows)
     if isinstance(policy, Speculation):
         stops = read_stops(lm, stop)
-        each = [stops.sequences] * len(idle)
-        guides = None
-        if part.grammars is not None:
-            policy, (*sizes, _) = policy.guided(GrammarGuide()), shape_of(part.grammars[0])
-            guides = [grammar.tables(tuple(sizes)) for grammar in part.grammars]
+        guides = own_guides(part)
+        policy = policy if guides is None else policy.guided(OfRow())
         behind, prompt = arrange_rows(
-            lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=each, guides=guides
-        )
+            lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=[stops.sequences] * len(idle),
+            guides=guides, numbers=[own.numbers for own in part.own or ()],
+        )  # fmt: skip
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
         pair = PairDecoding(lm.model, lm.parted, policy)
@@ -270,6 +295,9 @@ def one_program(
     policy = policy if part.grammars is None else constrained(policy)
     if idle.any():
         batch = dataclasses.replace(batch, rows=batch.rows._replace(done=jax.device_put(idle)))
+    if n > 1:
+        sample = np.resize(part.rows, len(idle)).astype(np.int32) % np.int32(n)  # what idle rows draw does not matter
+        batch = dataclasses.replace(batch, rows=batch.rows._replace(key=sample_keys(batch.rows.key, sample)))
     model = striped(
         blocked(lm.model, batch.geometry.block), lm.params, len(part.texts) * loop.width(policy, batch.geometry)
     )
@@ -290,33 +318,8 @@ class Programs(NamedTuple):
         return self.joined([_fitting(part) for part in self.parts])
 
     def joined(self, outs: Sequence[Output]) -> Output:
-        """The rows in the order of the prompts; columns that only other rows have are pads."""
-        order = np.argsort(np.concatenate(self.rows))
-
-        def column(name: str, blank: int = 0) -> Any:
-            values = [getattr(out, name) for out in outs]
-            if any(value is None for value in values):
-                return None
-            values = [value[: len(own)] for value, own in zip(values, self.rows, strict=True)]
-            if isinstance(values[0], list):
-                flat = [each for value in values for each in value]
-                return [flat[at] for at in order]
-            sides = np.max([value.shape[1:] for value in values], axis=0)
-            wide = [
-                np.pad(value, [(0, 0), *((0, side - now) for side, now in zip(sides, value.shape[1:], strict=True))],
-                       constant_values=blank)
-                for value in values
-            ]  # fmt: skip
-            return np.concatenate(wide)[order]
-
-        blanks = {"tokens": self.pad, "commit_step": -1, "steps": self.pad}
-        named = [field.name for field in dataclasses.fields(Output) if field.name not in ("tokenizer", "ends")]
-        rows = {name: column(name, blanks.get(name, 0)) for name in named}
-        if rows["tokens"].shape[1] > self.max_new:  # of canvases that are rounded up
-            cut = {name: rows[name][..., : self.max_new] for name in ("tokens", "commit_step", "score", "steps")
-                   if rows[name] is not None}  # fmt: skip
-            rows |= cut
-        return Output(**rows, tokenizer=outs[0].tokenizer, ends=outs[0].ends)
+        """The rows in the order of the prompts."""
+        return rows_joined(outs, self.rows, self.max_new, self.pad)
 
 
 class Diffusion(NamedTuple):
@@ -358,8 +361,12 @@ class Continuation(NamedTuple):
 
     def run(self) -> Output:
         """Everything in one program; where the policy has slots, some rows at a time."""
-        pooled = 0 < self.decoding.policy.slots < len(self.rows.start)
-        return self.output(*(generate_pool if pooled else generate)(self.rows, self.decoding, *self._sizes()))
+        policy, rows = self.decoding.policy, self.rows
+        if not 0 < policy.slots < len(rows.start) * policy.samples:
+            return self.output(*generate(rows, self.decoding, *self._sizes()))
+        alone = dataclasses.replace(policy, samples=1)  # rows of a prompt may stand in slots at different times
+        decoding = dataclasses.replace(self.decoding, policy=alone)
+        return self.output(*generate_pool(expanded(rows, policy.samples), decoding, *self._sizes()))
 
     def start(self) -> draft_state.Carry:
         return begin(self.rows, self.decoding, *self._sizes())
@@ -369,7 +376,7 @@ class Continuation(NamedTuple):
         return ahead(carry, jnp.int32(forwards), self.decoding)
 
     def output(self, rows: draft_state.Rows, trace: Trace) -> Output:
-        return finish_rows(self.lm, rows, trace, self.max_new, self.stops)
+        return finish_rows(self.lm, *self.decoding.policy.answers(rows, trace), self.max_new, self.stops)
 
     def _sizes(self) -> tuple[int, int, str]:
         return self.prompt, self.max_new, self.save

@@ -35,3 +35,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'NAME'?)` with the closest known name; empty where none is close."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether a device has no room for a program or its arrays."""
+    return "RESOURCE_EXHAUSTED" in str(error)

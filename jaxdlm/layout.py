@@ -1,7 +1,7 @@
 """Prompts as rows of token ids: what is read, what is refused, and which columns it stands in."""
 
 import dataclasses
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +11,10 @@ from jaxdlm import argument
 from jaxdlm.core import automaton
 from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
+from jaxdlm.core.guide import Guide, joined
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
+from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.messages import Form
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
@@ -56,6 +58,15 @@ def geometry_of(config: Any, lengths: np.ndarray, max_new: int, block: int | Non
     return Geometry(prompt=bucket, block=block, blocks=blocks)
 
 
+class Own(NamedTuple):
+    """What a row of an autoregressive model brings in the place of its policy's: numbers of the distribution by the names
+    of `speculative.warp.Warp`, and a guide beside the policy's. Those of one decode have the same names, and guides of one
+    structure."""
+
+    numbers: Mapping[str, Any] = {}
+    guide: Guide | None = None
+
+
 class Part(NamedTuple):
     """Rows of one program. rows: which of the prompts they are; further texts are idle copies that fill the program."""
 
@@ -67,11 +78,13 @@ class Part(NamedTuple):
     canvas: list[Any] | None
     columns: list[int] | None
     grammars: list[Any] | None = None
+    own: list[Own] | None = None
 
 
 def lay_apart(
     lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
     size: int | None, aligned: bool, grammars: Sequence[Any] | None = None, form: Form | None = None,
+    own: Sequence[Own] | None = None,
 ) -> list[Part]:  # fmt: skip
     """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
 
@@ -83,11 +96,11 @@ def lay_apart(
     numbers = row_numbers(ids, len(prompts))
     if canvas is not None:
         prefilled(lm, canvas, len(prompts), max_new)
-    own = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
-    texts = [encode(lm, prompt, index, own[index], raw, form) for index, prompt in enumerate(prompts)]
+    room = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
+    texts = [encode(lm, prompt, index, room[index], raw, form) for index, prompt in enumerate(prompts)]
     groups: dict[Any, list[int]] = {}
     for index, text in enumerate(texts):
-        columns = bucket_of(own[index]) if infill else max_new
+        columns = bucket_of(room[index]) if infill else max_new
         place = geometry_of(lm.config, np.array([len(text)]), columns, block) if aligned else bucket_of(len(text))
         grammar = None if grammars is None else grammars[index]
         shape = None if grammar is None else automaton.shape_of(grammar)
@@ -105,8 +118,9 @@ def lay_apart(
                     columns,
                     block,
                     None if canvas is None else _picked(canvas, rows),
-                    _picked(own, rows) if infill else None,
+                    _picked(room, rows) if infill else None,
                     None if grammars is None or shape is None else _picked(grammars, rows),
+                    None if own is None else _picked(own, rows),
                 )
             )
     return parts
@@ -186,6 +200,25 @@ def packed(stops: Sequence[Sequence[Sequence[int]]] | None) -> np.ndarray | None
     """The sequences of ids that end each row, as the loops read them; None: no row has any."""
     sides = shape(stops) if stops else None
     return None if stops is None or sides is None else pack(stops, sides)
+
+
+def own_guides(part: Part) -> list[Guide | None] | None:
+    """The guide of each row: its own numbers, then its grammar, which has the last word; None: rows have none."""
+    guides: list[Guide | None] = [None if part.own is None else part.own[row].guide for row in range(len(part.texts))]
+    if part.grammars is not None:
+        *sizes, _ = automaton.shape_of(part.grammars[0])
+        tables = [grammar.tables(tuple(sizes)) for grammar in part.grammars]
+        guides = [joined(*both) for both in zip(guides, map(GrammarGuide, tables), strict=True)]
+    return None if guides[0] is None else guides
+
+
+def columns_of(numbers: Sequence[Mapping[str, Any]]) -> PyTree:
+    """{name: an array with a number of each row}; (): there are none."""
+    if not numbers or not numbers[0]:
+        return ()
+    one = lambda name: np.array([row[name] for row in numbers])  # noqa: E731
+    narrow = {"i": np.int32, "f": np.float32}
+    return {name: one(name).astype(narrow[one(name).dtype.kind]) for name in numbers[0]}
 
 
 def stacked(guides: Sequence[PyTree] | None) -> PyTree:
@@ -343,9 +376,10 @@ def lay_out_rows(
 def arrange_rows(
     lm: Any, texts: Sequence[np.ndarray], *, max_new: int, seed: int, ids: Any,
     stops: Sequence[Sequence[Sequence[int]]] | None = None, guides: Sequence[PyTree] | None = None,
+    numbers: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
     """`lay_out_rows` of token ids. guides: what each row brings for the policy's guide (`Context.given`), all of one
-    shape: `Tables` of one bucket, say."""
+    shape: `Tables` of one bucket, say. numbers: of each row's own distribution, by the same names."""
     bucket = bucket_of(max(len(text) for text in texts))
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
     for row, text in enumerate(texts):
@@ -355,6 +389,6 @@ def arrange_rows(
     rows = draft_state.Rows(
         tokens=tokens, length=start, start=start, stop=start + np.int32(max_new), key=_keys(seed, ids, len(texts)),
         done=np.zeros(len(texts), bool), status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
-        ends=packed(stops), guide=stacked(guides),
+        ends=packed(stops), guide=stacked(guides), sampling=columns_of(numbers),
     )  # fmt: skip
     return jax.device_put(rows), bucket

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,6 +28,12 @@ class Output:
         commit_step: int32[B, max_new], the row's forward (0-based) at which a column got its token, -1: never, or it
             was given; None with save="none".
         score: float32[B, max_new], the policy's score of that token then (samplers of probability: its logarithm).
+        logprobs: float32[B, max_new], of autoregressive models log softmax of the model's own logits at each token, before
+            guides, temperature and filters, as vLLM and OpenAI have it; 0 where nothing was written. It is `score` there. None
+            for diffusion models: their `score` is a confidence at the forward that committed a token, with other columns
+            still open, and the sum over a text is no log-likelihood (docs/sampling.md).
+        top_tokens, top_logprobs: int32 and float32[B, max_new, K], the K likeliest tokens of each column, best first, and
+            their logprobs, with `top_logprobs=K`.
         status: per row how it ended, a `Status`.
         steps: int32[B, T, max_new], the canvas after each forward, with save="steps".
         accepted: float32[B], draft tokens committed per target forward; None where no draft was asked for (diffusion).
@@ -48,6 +55,9 @@ class Output:
     draft_forwards: np.ndarray | None = None
     tokenizer: Any = dataclasses.field(default=None, repr=False)
     ends: tuple[int, ...] = dataclasses.field(default=(), repr=False)
+    logprobs: np.ndarray | None = None
+    top_tokens: np.ndarray | None = None
+    top_logprobs: np.ndarray | None = None
 
     def __repr__(self) -> str:
         """One line: rows, columns, forwards, and how the rows ended."""
@@ -116,4 +126,36 @@ def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, sto
         status=[Status(int(code)) for code in rows.status], steps=trace.tokens,
         accepted=(rows.accepted / np.maximum(rows.step, 1)).astype(np.float32), drafted=rows.drafted,
         draft_forwards=rows.draft_step, tokenizer=lm.tokenizer, ends=tuple(sorted(stops.ids)),
+        logprobs=trace.score, top_tokens=trace.top_token, top_logprobs=trace.top_score,
     )  # fmt: skip
+
+
+def rows_joined(outs: Sequence[Output], rows: Sequence[np.ndarray], max_new: int, pad: int) -> Output:
+    """The outputs of several programs as one, in the order of the prompts. rows: which of them each program decoded.
+    Columns that only other rows have are pads."""
+    order = np.argsort(np.concatenate(rows))
+
+    def column(name: str, blank: int = 0) -> Any:
+        values = [getattr(out, name) for out in outs]
+        if any(value is None for value in values):
+            return None
+        values = [value[: len(own)] for value, own in zip(values, rows, strict=True)]
+        if isinstance(values[0], list):
+            flat = [each for value in values for each in value]
+            return [flat[at] for at in order]
+        sides = np.max([value.shape[1:] for value in values], axis=0)
+        wide = [
+            np.pad(value, [(0, 0), *((0, side - now) for side, now in zip(sides, value.shape[1:], strict=True))],
+                   constant_values=blank)
+            for value in values
+        ]  # fmt: skip
+        return np.concatenate(wide)[order]
+
+    blanks = {"tokens": pad, "commit_step": -1, "steps": pad, "top_tokens": pad}
+    named = [field.name for field in dataclasses.fields(Output) if field.name not in ("tokenizer", "ends")]
+    fields = {name: column(name, blanks.get(name, 0)) for name in named}
+    if fields["tokens"].shape[1] > max_new:  # of canvases that are rounded up
+        cut = {name: fields[name][..., :max_new] for name in ("tokens", "commit_step", "score", "steps")
+               if fields[name] is not None}  # fmt: skip
+        fields |= cut
+    return Output(**fields, tokenizer=outs[0].tokenizer, ends=outs[0].ends)

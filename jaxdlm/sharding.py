@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core.model import Model
@@ -126,3 +127,10 @@ def spread(config: ModelConfig, mesh: Any) -> Spread | None:
     if any(whole) and not all(whole):
         return None
     return Spread(mesh, rows, None if devices == 1 or any(whole) else axis)
+
+
+def widens(params: PyTree) -> bool:
+    """Whether the weights are of 16 bits and lie on a CPU, where a row's bits are kept by default."""
+    leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
+    narrow = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2 for leaf in leaves)
+    return narrow and all(device.platform == "cpu" for device in leaves[0].devices())

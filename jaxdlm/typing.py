@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Any
 from jax import Array
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Float32, Int, Int32, Key
+    from jaxtyping import Bool, Float, Float32, Int, Int32, Key, UInt32
 else:
     try:
-        from jaxtyping import Bool, Float, Float32, Int, Int32, Key
+        from jaxtyping import Bool, Float, Float32, Int, Int32, Key, UInt32
     except ImportError:
 
         class _AnyArray:
             def __class_getitem__(cls, _: Any) -> type:
                 return Array
 
-        Bool = Float = Float32 = Int = Int32 = Key = _AnyArray
+        Bool = Float = Float32 = Int = Int32 = Key = UInt32 = _AnyArray
 
 PyTree = Any
 
-__all__ = ["Array", "Bool", "Float", "Float32", "Int", "Int32", "Key", "PyTree"]
+__all__ = ["Array", "Bool", "Float", "Float32", "Int", "Int32", "Key", "PyTree", "UInt32"]

@@ -72,7 +72,7 @@ def test_names_that_moved_say_where_they_are():
         assert old not in dir(jd)
     with pytest.raises(AttributeError, match="no cache 'prefiks': use one of none, prefix"):
         jd.caches.prefiks()
-    with pytest.raises(AttributeError, match="no guide 'band': use one of banned, grammar, repetition"):
+    with pytest.raises(AttributeError, match="no guide 'band': use one of banned, frequency, grammar"):
         jd.guides.band()
 
 

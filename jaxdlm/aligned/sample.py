@@ -10,19 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm._decode import exhausted, widens
 from jaxdlm.aligned.draw import Ledger, draw, read_prompts
 from jaxdlm.aligned.guide import AsapGuide, children_of, known_of
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
 from jaxdlm.core.carry import Status
 from jaxdlm.decisions.calibrate import model_of
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, exhausted
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.guides.grammar import grammar as grammar_guide
 from jaxdlm.layout import COUNT, arrange_rows, bucket_of, encode, listed, row_numbers
 from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.output import read_text
-from jaxdlm.sharding import beside
+from jaxdlm.sharding import beside, widens
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Rows

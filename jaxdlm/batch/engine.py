@@ -2,31 +2,29 @@
 
 import contextlib
 import dataclasses
+import itertools
 import queue
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm._decode import Continuation, exhausted, prepare
-from jaxdlm.batch import slots
+from jaxdlm.batch import sampling, slots
+from jaxdlm.batch.answers import Written
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.core import automaton, ending, loop
 from jaxdlm.core.carry import Geometry, Status
-from jaxdlm.core.keys import row_keys
 from jaxdlm.core.rule import Decoding
-from jaxdlm.errors import InputError
-from jaxdlm.layout import bucket_of, geometry_of
-from jaxdlm.resolve import blocked, check, check_continuation
+from jaxdlm.errors import InputError, exhausted
+from jaxdlm.layout import geometry_of
+from jaxdlm.resolve import blocked
 from jaxdlm.rules.grammar import constrained
-from jaxdlm.rules.per_row import per_row, with_number
-from jaxdlm.sharding import beside, striped
-from jaxdlm.speculative.pair import check as check_pair
-from jaxdlm.speculative.policy import Speculation
+from jaxdlm.rules.per_row import kind_of, per_row
+from jaxdlm.sharding import striped
 
 AHEAD = 2  # queues under way at once: one is worked on, the next lies ready
 READY = 2  # and as many again of waiting rows keep the device busy until more have been read
@@ -39,6 +37,13 @@ class Result(NamedTuple):
     tokens: np.ndarray  # int32[max_new]
     forwards: int
     status: str
+    logprobs: Written | None = None
+    others: tuple["Result", ...] = ()  # of a row with several answers, those after the first
+
+    @property
+    def every(self) -> tuple["Result", ...]:
+        """All answers of the row."""
+        return (self._replace(others=()), *self.others)
 
 
 Outcome = Result | Refusal | None  # None: the row's program does not fit the device, so that another run may do it
@@ -83,16 +88,42 @@ class Group(NamedTuple):
     """Rows that share a program: a function of the row and the job alone."""
 
     geometry: Geometry
-    form: str
+    form: str  # of the policy, see `Policies`
     sides: slots.Sides
+    fields: tuple[str, ...] = ()  # numbers that each row brings to a heated policy
+
+
+class Gathered:
+    """A sink that hands on a row once all of its answers have come."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.open: dict[int, dict[int, Outcome]] = {}
+
+    def __call__(self, request: Request, outcome: Outcome) -> None:
+        answers = self.open.setdefault(request.row, {})
+        answers[request.sample] = outcome
+        if len(answers) == request.wants.n:
+            del self.open[request.row]
+            self.sink(dataclasses.replace(request, sample=0), whole([answers[index] for index in sorted(answers)]))
+
+
+def whole(answers: Sequence[Outcome]) -> Outcome:
+    """The answers of a row as one outcome; one that was refused, or fits no device, stands for all."""
+    results = [each for each in answers if isinstance(each, Result)]
+    if len(results) < len(answers):
+        return next(each for each in answers if not isinstance(each, Result))
+    return results[0]._replace(others=tuple(results[1:]))
 
 
 class SlotEngine:
     """Runs rows through `jaxdlm.batch.slots`; see `run`."""
 
     def __init__(
-        self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
-    ):
+        self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int,
+        asked: frozenset[str] = frozenset(),
+    ):  # fmt: skip
+        self.asked = asked  # fields of sampling that rows of the job ask for
         self.aligned = lm.config.attention == "block_causal"
         self.whole = self.aligned or lm.config.attention == "prefix_canvas"  # rows end with a block
         self.lm, self.policies, self.cache, self.block = lm, policies, cache, block
@@ -102,6 +133,7 @@ class SlotEngine:
         self.ahead = (AHEAD + READY) * slots * self.replicas
         self._size = slots * self.replicas  # rows of the next queue
         self._open: dict[int, Request] = {}
+        self._tickets = itertools.cycle(range(2**30))  # rows of the device, of which a request may have several
         self._under_way: deque[tuple[float, Any]] = deque()
         self._group: Group | None = None
         self._pool: Any = None
@@ -112,15 +144,24 @@ class SlotEngine:
         group = Group(self._geometry(1, self.max_new), "plain", slots.Sides())
         decoding = self._program(group)
         pool = slots.start.eval_shape(decoding, slots=self.slots, mesh=self.mesh, sides=group.sides)
-        slots.advance.eval_shape(pool, *self._queue([], group), jnp.asarray(False), decoding, mesh=self.mesh)
+        slots.advance.eval_shape(pool, *self._queue({}, group), jnp.asarray(False), decoding, mesh=self.mesh)
 
     # ------------------------------------------------------------------------------------------------- groups
 
     def group(self, request: Request) -> Group:
         """The group of a row, by what is its own."""
-        geometry, form = self._geometry(len(request.tokens), request.max_new), self.policies.form(request.temperature)
+        geometry = self._geometry(len(request.tokens), request.max_new)
         shape = None if request.grammar is None else automaton.shape_of(request.grammar)
-        return Group(geometry, form, slots.Sides(ending.shape([request.stops.sequences]), shape))
+        return Group(geometry, *self._form(request, slots.Sides(ending.shape([request.stops.sequences]), shape)))
+
+    def _form(self, request: Request, sides: slots.Sides) -> tuple[str, slots.Sides, tuple[str, ...]]:
+        """The form of the policy, and the fields that are the row's own: those that any row of the job asks for. What
+        differs by temperature alone keeps its own program, whose head is read tile by tile."""
+        fields = sampling.places(self.asked | request.asks, self.policies, left_to_right=False)
+        if fields:
+            return "heated", sides, fields
+        form = self.policies.form(request.temperature)
+        return form, sides, (sampling.TEMPERATURE,) if form == "heated" else ()
 
     def _geometry(self, length: int, max_new: int) -> Geometry:
         """The prompt's columns as its bucket says, the canvas that of the job's max_new doubled until the row fits."""
@@ -130,26 +171,29 @@ class SlotEngine:
         """What a group's program is compiled of."""
         rule = getattr(self.policies, group.form)
         rule = rule if group.sides.grammar is None else constrained(rule)
-        rule = per_row(rule) if group.form == "heated" else rule
+        rule = per_row(sampling.with_places(rule, group.fields), *group.fields) if group.fields else rule
         columns = self.slots * loop.width(rule, group.geometry)
         model = striped(blocked(self.lm.model, group.geometry.block), self.lm.params, columns)
         return Decoding(model, self.lm.params, rule, self.cache, group.geometry)
 
     # -------------------------------------------------------------------------------------------------- queues
 
-    def _queue(self, requests: Sequence[Request], group: Group) -> tuple[Any, Any]:
-        """Requests dealt to the replicas in turn."""
+    def _queue(self, requests: Mapping[int, Request], group: Group) -> tuple[Any, Any]:
+        """Requests, by the numbers that their slots know them by, dealt to the replicas in turn."""
         geometry, size, ids = group.geometry, self.slots, self.lm.config.tokens
         block, mask = geometry.block, ids.pad if ids.mask is None else ids.mask
         shape = (self.replicas, size)
         tokens = np.full((*shape, geometry.length), ids.pad, np.int32)
-        pads, first, stop, seed, owner = (np.zeros(shape, np.int32) for _ in range(5))
-        number = np.zeros(shape, np.float32) if group.form == "heated" else None
+        pads, first, stop, seed, owner, sample = (np.zeros(shape, np.int32) for _ in range(6))
+        vocab, numbers = self.lm.config.vocab_size, None
+        if group.fields:
+            kinds = {name: kind_of(name, vocab) for name in group.fields}
+            numbers = {name: np.zeros((*shape, *own), kind) for name, (own, kind) in kinds.items()}
         key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
         sides = group.sides
         ends = None if sides.ends is None else np.full((*shape, *sides.ends), ending.ANY, np.int32)
-        grammar = None if sides.grammar is None else automaton.blank(self.lm.config.vocab_size, sides.grammar, shape)
-        for index, request in enumerate(requests):
+        grammar = None if sides.grammar is None else automaton.blank(vocab, sides.grammar, shape)
+        for index, (ticket, request) in enumerate(requests.items()):
             at = index % self.replicas, index // self.replicas
             count[at[0]] += 1
             length = len(request.tokens)
@@ -160,25 +204,28 @@ class SlotEngine:
             tokens[at][begin - length : begin] = request.tokens
             tokens[at][begin : geometry.prompt + end] = mask
             pads[at], first[at], stop[at] = begin - length, tail, end
-            seed[at], key[at], owner[at] = request.seed, request.key, request.row
-            if number is not None:
-                number[at] = request.temperature
+            seed[at], key[at], owner[at] = request.seed, request.key, ticket
+            sample[at] = request.sample
+            if numbers is not None:
+                own = sampling.numbers_of(request.sampling, request.temperature, group.fields, self.policies, vocab)
+                jax.tree.map(lambda whole, one: whole.__setitem__(at, one), numbers, own)
             if ends is not None and sides.ends is not None:
                 ends[at] = ending.pack([request.stops.sequences], sides.ends)[0]
             if grammar is not None and sides.grammar is not None:
-                own = automaton.pack(
+                packed = automaton.pack(
                     [request.grammar], sides.grammar, np.array([tail]), np.array([tail + request.max_new])
                 )
-                jax.tree.map(lambda whole, one: whole.__setitem__(at, one[0]), grammar, own)
-        rows = slots.Queue(tokens, pads, first, stop, seed, key, owner, number, ends, grammar)
+                jax.tree.map(lambda whole, one: whole.__setitem__(at, one[0]), grammar, packed)
+        rows = slots.Queue(tokens, pads, first, stop, seed, key, owner, numbers, ends, grammar, sample)
         return slots.place(rows, count, self.mesh)
 
     def _send(self, requests: Sequence[Request], group: Group, sink: Sink, *, drain: bool = False) -> None:
         """Starts a queue on the device and returns at once."""
-        self._open |= {request.row: request for request in requests}
+        sent = {next(self._tickets): request for request in requests}
+        self._open |= sent
         with self._isolated(group, sink):
             decoding = self._program(group)
-            waiting, count = self._queue(requests, group)
+            waiting, count = self._queue(sent, group)
             if self._pool is None:
                 self._pool = slots.start(decoding, slots=self.slots, mesh=self.mesh, sides=group.sides)
             more = jnp.asarray(drain)
@@ -259,9 +306,11 @@ class SlotEngine:
         the feed is late.
         """
         waiting: dict[Group, deque[Request]] = {}
+        sink = Gathered(sink)
         while not stopped() and (window := self._next(feed, sink)) is not None:
             for request in window:
-                waiting.setdefault(self.group(request), deque()).append(request)
+                each = (dataclasses.replace(request, sample=index) for index in range(request.wants.n))
+                waiting.setdefault(self.group(request), deque()).extend(each)
             for group in sorted(waiting, key=lambda group: group != self._group):
                 self._work(group, waiting[group], sink, stopped)
             waiting = {group: rest for group, rest in waiting.items() if rest}
@@ -281,107 +330,8 @@ class SlotEngine:
             rows.clear()
 
 
-class Chunks:
-    """Whole batches through `decode`, for policies that are no rules (autoregressive, draft and target)."""
-
-    def __init__(
-        self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
-    ):
-        self.policies = beside(lm.params, (), policies)[1]  # once: a draft's weights are no small thing to send
-        self.lm, self.cache, self.block, self.slots = lm, cache, block, slots * mesh.shape["data"]
-        self.max_new, self.ahead = max_new, (1 + READY) * self.slots
-        self.counts = Counts(slots=self.slots)
-
-    def check(self) -> None:
-        """Raises InputError where target and draft do not meet."""
-        check_pair(self.lm, self.policies.plain, self.max_new, 1)
-
-    def run(self, feed: Feed, sink: Sink, stopped: Callable[[], bool]) -> None:
-        """Works off windows of requests until None comes; rows of one program and one temperature share a batch."""
-        while (window := feed.get()) is not None:
-            groups: dict[Any, list[Request]] = {}
-            for request in window:
-                ends = ending.shape([request.stops.sequences])
-                group = (
-                    doubled(self.max_new, request.max_new),
-                    request.temperature,
-                    bucket_of(len(request.tokens)),
-                    ends,
-                    None if request.grammar is None else automaton.shape_of(request.grammar),
-                )
-                groups.setdefault(group, []).append(request)
-            for (columns, temperature, *_), requests in groups.items():
-                for begin in range(0, len(requests), self.slots):
-                    if stopped():
-                        return
-                    self._chunk(requests[begin : begin + self.slots], columns, temperature, sink)
-
-    def _chunk(self, requests: Sequence[Request], columns: int, temperature: float | None, sink: Sink) -> None:
-        try:
-            out = self._prepared(requests, columns, temperature).run()
-        except InputError as error:  # of one of them: alone and in its own columns, each is told its own
-            for request in requests:
-                if (len(requests), columns) == (1, request.max_new):
-                    sink(request, request.refused(str(error)))
-                else:
-                    self._chunk([request], request.max_new, temperature, sink)
-            return
-        except jax.errors.JaxRuntimeError as error:
-            if not exhausted(error):
-                raise
-            for request in requests:
-                sink(request, None)
-            return
-        self.counts.trips += int(out.forwards.max())
-        self.counts.busy += int(out.forwards[: len(requests)].sum())
-        for index, request in enumerate(requests):
-            tokens = out.tokens[index, : request.max_new]
-            sink(request, Result(tokens, int(out.forwards[index]), str(out.status[index])))
-
-    def _prepared(self, requests: Sequence[Request], columns: int, temperature: float | None) -> Any:
-        """A decode of the rows in so many columns, of which each has its own number, seed and ends."""
-        policy = getattr(self.policies, self.policies.form(temperature))
-        policy = with_number(policy, "temperature", np.float32(temperature)) if temperature else policy
-        rows = [*requests, *[requests[0]] * (self.slots - len(requests))]  # one shape, one program
-        whole = prepare(
-            self.lm,
-            [row.tokens for row in rows],
-            policy,
-            self.cache,
-            columns,
-            self.block,
-            save="none",
-            stop=False,
-            grammar=[row.grammar for row in rows],
-        ).parts[0]  # rows of one bucket are one program
-        assert isinstance(whole, Continuation)
-        stops = [row.stops.sequences for row in rows]
-        own = {
-            "stop": np.array([len(row.tokens) + row.max_new for row in rows], np.int32),
-            "key": row_keys(
-                np.array([row.seed for row in rows], np.int32), np.array([row.key for row in rows], np.uint32)
-            ),
-            "ends": None if (sides := ending.shape(stops)) is None else ending.pack(stops, sides),
-        }
-        return whole._replace(rows=whole.rows._replace(**own))
-
-
 def doubled(columns: int, least: int) -> int:
     """The first of columns, 2 columns, 4 columns, ... that is no less, so that few programs serve rows of any length."""
     while columns < least:
         columns *= 2
     return columns
-
-
-def make_engine(
-    lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int
-) -> SlotEngine | Chunks:
-    """Slots for rules, whole batches for everything else. Raises InputError for what no row could be decoded with."""
-    make: Any = Chunks if isinstance(policies.plain, Speculation) else SlotEngine
-    if make is SlotEngine:
-        check(lm, policies.plain, cache)
-    else:
-        check_continuation(cache, block)
-    engine = make(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots)
-    engine.check()
-    return engine

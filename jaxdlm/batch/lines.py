@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from jaxdlm.batch import openai
+from jaxdlm.batch import answers, openai
 from jaxdlm.batch.engine import Result
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.batch.shards import BROKEN, REFUSED, Line
@@ -16,28 +16,49 @@ class Lines:
 
     def __init__(self, lm: Any, label: str, schema: str) -> None:
         self.lm, self.label, self.openai = lm, label, schema == "openai"
+        self.spell = answers.speller(lm.tokenizer)
 
     def answer(self, request: Request, result: Result) -> Line:
         """The row of what was decoded."""
-        tokens = [int(token) for token in result.tokens]
-        text = None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
-        broken = result.status == str(Status.NONFINITE)
+        broken = any(each.status == str(Status.NONFINITE) for each in result.every)
         if self.openai and broken:
             return Line(encoded(openai.failure(request.id, f"{request.key:08x}", NONFINITE, "nonfinite")), BROKEN)
         if self.openai:
-            return Line(encoded(self._response(request, tokens, text)), 0)
-        fields = {
-            "id": request.id, "text": text, "tokens": tokens, "status": result.status, "forwards": result.forwards,
-            "policy": self.label,
-        }  # fmt: skip
+            return Line(encoded(self._response(request, result)), 0)
+        every = [self._fields(request, each) for each in result.every]
+        fields = {"id": request.id, **every[0], "policy": self.label}
+        if len(every) > 1:
+            fields |= {"choices": every, **({"status": str(Status.NONFINITE)} if broken else {})}
         return Line(encoded(fields), BROKEN if broken else 0)
 
-    def _response(self, request: Request, tokens: list[int], text: str | None) -> dict[str, Any]:
-        written = len(request.stops.before(tokens))
-        reason = "stop" if request.stops.ended(self.lm.tokenizer, tokens) else "length"
-        return openai.response(
-            request.id, f"{request.key:08x}", self.lm.name, text, reason, len(request.tokens), written, request.chat
-        )
+    def _fields(self, request: Request, result: Result) -> dict[str, Any]:
+        """One answer."""
+        tokens = [int(token) for token in result.tokens]
+        fields = {
+            "text": self._text(request, tokens), "tokens": tokens, "status": result.status, "forwards": result.forwards
+        }  # fmt: skip
+        beside = request.wants.logprobs
+        if beside is None or result.logprobs is None:
+            return fields
+        return fields | answers.native(result.logprobs.cut(len(tokens), beside), beside)
+
+    def _text(self, request: Request, tokens: list[int]) -> str | None:
+        return None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
+
+    def _response(self, request: Request, result: Result) -> dict[str, Any]:
+        choices, written = [], 0
+        for index, each in enumerate(result.every):
+            tokens = [int(token) for token in each.tokens]
+            content, text = request.stops.before(tokens), self._text(request, tokens)
+            reason = "stop" if request.stops.ended(self.lm.tokenizer, tokens) else "length"
+            logprobs, beside = None, request.wants.logprobs
+            if beside is not None and each.logprobs is not None:
+                form = answers.chat if request.chat else answers.completion
+                logprobs = form(each.logprobs.cut(len(content), beside), content, self.spell)
+            choices.append(openai.choice(index, text, reason, logprobs, request.chat))
+            written += len(content)
+        number = f"{request.key:08x}"
+        return openai.response(request.id, number, self.lm.name, choices, len(request.tokens), written, request.chat)
 
     def refusal(self, refused: Refusal) -> Line:
         """The row of a request that cannot be decoded."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdlm.batch import answers, sampling
 from jaxdlm.errors import InputError
 from jaxdlm.messages import ARGUMENTS
 
@@ -11,19 +12,18 @@ CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 # settings of a body that change no token here; any other one is refused rather than ignored
 HARMLESS = {"model", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,), "best_of": (1,), "stream": (False,), "top_p": (1,), "frequency_penalty": (0,), "presence_penalty": (0,),
-    "logprobs": (False, 0), "echo": (False,), "logit_bias": ({},),
-    "modalities": (["text"],), "top_logprobs": (0,),
+    "best_of": (1,), "stream": (False,), "echo": (False,),
+    "modalities": (["text"],),
     "tool_choice": ("none", "auto"), "parallel_tool_calls": (True, False), "function_call": ("none", "auto"),
     "functions": ([],), "stream_options": ({},),
 }  # fmt: skip
 LANGUAGE = ("response_format", "structured_outputs")
-OURS = (
-    "tools",
-    "chat_template_kwargs",
-    "continue_final_message",
-    "add_generation_prompt",
-)  # the last three: of servers
+OURS = (  # the last three: of servers
+    "tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt",
+)  # fmt: skip
+OWN = (  # which our own rows have by the same names
+    "temperature", "seed", "stop", *LANGUAGE, *sampling.FIELDS, *answers.FIELDS,
+)  # fmt: skip
 LENGTHS = ("max_completion_tokens", "max_tokens")
 
 
@@ -54,7 +54,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise InputError(f"{where}: {value['url']} reads body.{wanted}, and there is none: write it, or change the url")
     lengths = [body[name] for name in LENGTHS if body.get(name) is not None]
     prompt = _completed(body.get("prompt"), where)
-    known = {"messages", "prompt", "temperature", "seed", "stop", *LANGUAGE, *LENGTHS, *HARMLESS, *OURS}
+    known = {"messages", "prompt", *OWN, *LENGTHS, *HARMLESS, *OURS}
     for name, setting in body.items():
         if name not in known and setting is not None and setting not in NEUTRAL.get(name, ()):
             raise InputError(f"{where}: body.{name} is not supported: leave it out")
@@ -63,10 +63,7 @@ def fields(value: Mapping[str, Any], where: str) -> dict[str, Any]:
         "prompt": None if isinstance(prompt, list) else prompt,
         "tokens": prompt if isinstance(prompt, list) else None,
         "max_new": lengths[0] if lengths else None,
-        "seed": body.get("seed"),
-        "temperature": body.get("temperature"),
-        "stop": body.get("stop"),
-        **{name: body.get(name) for name in (*LANGUAGE, *ARGUMENTS) if name in known},
+        **{name: body.get(name) for name in (*OWN, *ARGUMENTS) if name in known},
         "continue_final_message": _resumed(body, where),
     }
 
@@ -122,22 +119,25 @@ def _completed(prompt: Any, where: str) -> Any:
 
 
 def response(
-    identity: Any, number: str, model: str, text: str | None, reason: str, prompt: int, written: int, chat: bool
+    identity: Any, number: str, model: str, choices: list[dict[str, Any]], prompt: int, written: int, chat: bool
 ) -> dict[str, Any]:
     """A line of a batch output file. `created` is 0: a row depends on nothing but its request."""
-    if chat:
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
-    else:
-        choice = {"index": 0, "text": text, "finish_reason": reason}
     body = {
         "id": f"cmpl-{number}",
         "object": "chat.completion" if chat else "text_completion",
         "created": 0,
         "model": model,
-        "choices": [choice],
+        "choices": choices,
         "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
     }
     return answered(identity, number, body)
+
+
+def choice(index: int, text: str | None, reason: str, logprobs: dict[str, Any] | None, chat: bool) -> dict[str, Any]:
+    """One of the answers of a line."""
+    answer = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
+    beside = {} if logprobs is None else {"logprobs": logprobs}
+    return {"index": index, **answer, **beside, "finish_reason": reason}
 
 
 def answered(identity: Any, number: str, body: Mapping[str, Any]) -> dict[str, Any]:

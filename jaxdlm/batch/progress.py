@@ -95,10 +95,11 @@ class Progress:
 
     def add(self, result: Any, ends: frozenset[int], *, error: bool = False) -> None:
         """A row has come out; end-of-text padding is no token."""
-        written = next((place for place, token in enumerate(result.tokens) if token in ends), len(result.tokens))
         self._count(error)
-        self.tokens += min(written + 1, len(result.tokens))
-        self.forwards += result.forwards
+        for each in result.every:
+            written = next((place for place, token in enumerate(each.tokens) if token in ends), len(each.tokens))
+            self.tokens += min(written + 1, len(each.tokens))
+            self.forwards += each.forwards
 
     def refuse(self) -> None:
         """An error row that took no forward."""

@@ -38,8 +38,9 @@ class Actor:
         from jaxdlm import policies as methods
         from jaxdlm._load import describe
         from jaxdlm.batch.cli import make_mesh, read_policies
-        from jaxdlm.batch.engine import make_engine
         from jaxdlm.batch.rows import Defaults
+        from jaxdlm.batch.run import make_engine
+        from jaxdlm.batch.sampling import heat_of, refusals
         from jaxdlm.resolve import resolve_cache
         from jaxdlm.stops import ends_wanted, read_stops
 
@@ -50,17 +51,28 @@ class Actor:
             self.lm, policies, cache, max_new=settings.max_new, block=settings.block, mesh=mesh, slots=settings.slots
         )
         stops = read_stops(self.lm, ends_wanted(policies.plain, settings.stop))
-        self.defaults = Defaults(settings.max_new, settings.seed, settings.raw, policies.heated is not None, stops)
+        self.defaults = Defaults(
+            settings.max_new, settings.seed, settings.raw, policies.heated is not None, stops,
+            heat=heat_of(policies.plain), refused=refusals(policies, self.lm.name),
+        )  # fmt: skip
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from jaxdlm.batch.answers import Answers
         from jaxdlm.batch.rows import Raw, Refusal, Request, read
+        from jaxdlm.batch.sampling import FIELDS, TEMPERATURE
 
         count = len(next(iter(batch.values())))
         results: list[tuple[Any, Any, str, int, str]] = [(None, None, "error", 0, "")] * count
         window: list[Request] = []
+        self.engine.asked = frozenset(batch) & {
+            TEMPERATURE,
+            *FIELDS,
+        }  # of the data set, so that batches are programs alike
         for row in range(count):
             value = {name: _plain(column[row]) for name, column in batch.items()}
             request = read(Raw(row, row, {k: v for k, v in value.items() if v is not None}), self.lm, self.defaults, {})
+            if isinstance(request, Request) and request.wants != Answers():
+                request = request.refused("several answers and log-probabilities have no column here: leave them out")
             if isinstance(request, Refusal):
                 results[row] = (None, None, "error", 0, request.message)
             else:
@@ -102,7 +114,8 @@ def decode_dataset(
     """A Ray Dataset with `text`, `tokens`, `status`, `forwards` and `error` beside its own columns.
 
     Args:
-        dataset: with columns `id` and one of `prompt`, `messages`, `tokens`; `max_new`, `seed`, `temperature` per row.
+        dataset: with columns `id` and one of `prompt`, `messages`, `tokens`; `max_new`, `seed`, `temperature` and
+            the other fields of a row (docs/batch.md) are each a column.
         actors: number of actors, or (least, most). batch: rows that an actor takes at a time; its slots run dry in
             between, so give it many times `slots`. resources: of each actor, such as num_cpus=4, resources={"TPU": 4}.
     Rows without an id draw by their place in a batch, which Ray does not promise to keep: give ids.

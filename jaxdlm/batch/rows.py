@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdlm import argument
-from jaxdlm.batch import openai
+from jaxdlm.batch import answers, openai, sampling
 from jaxdlm.core.keys import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
@@ -47,6 +47,15 @@ class Request:
     stops: Stops
     chat: bool = True  # of the OpenAI schema: chat or plain completion
     grammar: Any = None  # the language that the answer belongs to
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # by `sampling.FIELDS`, neutral values left out
+    wants: answers.Answers = answers.Answers()
+    sample: int = 0  # which of the row's answers this is, where a device decodes each by itself
+
+    @property
+    def asks(self) -> frozenset[str]:
+        """What a program needs a place for, as `sampling.asked_by` says it of the row before it was read."""
+        heat = {sampling.TEMPERATURE} if self.temperature else set()
+        return self.wants.asks.union(self.sampling, heat)
 
     def refused(self, reason: str) -> "Refusal":
         """The row's result if it turns out only in its program that it cannot be decoded."""
@@ -74,6 +83,8 @@ class Defaults:
     stop: Any = True  # as in `decode`
     language: tuple[str, Any] | None = None  # (form, value) as in `jaxdlm.structured`
     chat: Mapping[str, Any] = field(default_factory=dict)  # of `jaxdlm.messages.ARGUMENTS`, as stated
+    heat: float | None = None  # of an autoregressive policy, its temperature
+    refused: Mapping[str, str] = field(default_factory=dict)  # field of a row -> why none of this job can have it
 
 
 def parse(raw: Raw) -> Mapping[str, Any]:
@@ -174,14 +185,21 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
     max_new = _whole(value, "max_new", defaults.max_new, 1, where)
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
     temperature = _temperature(value.get("temperature"), defaults, where)
+    asked = sampling.read(value, where, lm.config.vocab_size, defaults.refused)
+    number = answers.read(value, where, defaults.refused.get(answers.LOGPROBS))
+    if number.n > 1 and defaults.heat is not None and (defaults.heat if temperature is None else temperature) == 0:
+        raise InputError(
+            f"{where}: n={number.n} at temperature 0 is one answer {number.n} times: raise it, or leave n out"
+        )
     tokens = encode(
         lm, prompt, raw.row, max_new, plain, _form(value, defaults, given[0] != "tokens" and not plain, where)
     )
     stops = _stops(value.get("stop"), lm, defaults, where)
     grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, stops, where)
     return Request(
-        raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar
-    )
+        raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar,
+        asked, number,
+    )  # fmt: skip
 
 
 def _form(value: Mapping[str, Any], defaults: Defaults, chats: bool, where: str) -> Form:

@@ -7,15 +7,19 @@ from typing import Any
 
 from jaxdlm.batch import claims, fingerprint
 from jaxdlm.batch.assignment import Assignment, Claimed, Static
-from jaxdlm.batch.engine import Policies, make_engine
+from jaxdlm.batch.chunks import Chunks
+from jaxdlm.batch.engine import Policies, SlotEngine
 from jaxdlm.batch.lines import Lines
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, read
+from jaxdlm.batch.sampling import heat_of, refusals
 from jaxdlm.batch.shards import JOB, Shards, wipe
 from jaxdlm.batch.source import Index, scan
 from jaxdlm.batch.store import Folder, Store, store
 from jaxdlm.batch.threads import Threads
 from jaxdlm.errors import InputError
+from jaxdlm.resolve import check, check_continuation
+from jaxdlm.speculative.policy import Speculation
 from jaxdlm.stops import ends_wanted, read_stops
 from jaxdlm.structured import fitting, grammar_of
 
@@ -30,14 +34,9 @@ class Job:
         self.options, self.lm, self.index, self.engine = options, lm, index, engine
         stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
         self.defaults = Defaults(
-            options.max_new,
-            options.seed,
-            options.raw,
-            policies.heated is not None,
-            stop,
-            options.language,
-            options.chat,
-        )
+            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language, options.chat,
+            heat_of(policies.plain), refusals(policies, lm.name),
+        )  # fmt: skip
         if options.language is not None:  # a job whose every row would be refused is refused
             fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, stop)
         self.policy = fingerprint.describe(policies.plain)
@@ -160,6 +159,25 @@ def job(options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, in
     """A job, ready to run. Raises InputError for anything about it that cannot be done."""
     index = scan(options.input) if index is None else index
     engine = make_engine(
-        lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots
-    )
+        lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots,
+        asked=index.asked,
+    )  # fmt: skip
     return Job(options, lm, policies, cache, index, engine)
+
+
+def make_engine(
+    lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int,
+    asked: frozenset[str] = frozenset(),
+) -> SlotEngine | Chunks:  # fmt: skip
+    """Slots for rules, whole batches for everything else. asked: fields of sampling that rows ask for.
+
+    Raises InputError for what no row could be decoded with.
+    """
+    make: Any = Chunks if isinstance(policies.plain, Speculation) else SlotEngine
+    if make is SlotEngine:
+        check(lm, policies.plain, cache)
+    else:
+        check_continuation(cache, block)
+    engine = make(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots, asked=asked)
+    engine.check()
+    return engine

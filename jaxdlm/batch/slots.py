@@ -17,13 +17,13 @@ from jaxdlm.core.automaton import Automaton, blank
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.ending import ANY
-from jaxdlm.core.keys import row_keys
+from jaxdlm.core.keys import row_keys, sample_keys
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Decoding
 from jaxdlm.core.select import select_rows
 from jaxdlm.rules.per_row import PerRowState
 from jaxdlm.sharding import RULES
-from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 FREE = -1
 NOTHING = Trace(None, None, None)
@@ -39,9 +39,10 @@ class Queue(NamedTuple):
     seed: Int32[Array, "Q"]
     id: Array  # uint32[Q]; keys the randomness, together with the seed
     owner: Int32[Array, "Q"]  # which row of the job this is
-    number: Float32[Array, "Q"] | None  # what `per_row` reads
+    numbers: dict[str, Array] | None  # what `per_row` reads
     ends: Int32[Array, "Q N K"] | None = None  # sequences of ids that end a row
     grammar: Automaton | None = None  # [Q, ...]
+    sample: Int32[Array, "Q"] | None = None  # which of the answers of its prompt a row is; None: the first
 
 
 class Sides(NamedTuple):
@@ -91,10 +92,12 @@ def waiting(queue: Queue, decoding: Decoding) -> Rows:
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
         tick=zero, policy=(), ends=queue.ends, grammar=queue.grammar,
     )  # fmt: skip
+    if queue.sample is not None:
+        rows = rows._replace(key=sample_keys(rows.key, queue.sample))
     rows = loop.enter(rows, decoding)
-    if queue.number is None:
+    if queue.numbers is None:
         return rows
-    return rows._replace(policy=PerRowState(queue.number, rows.policy.state))
+    return rows._replace(policy=PerRowState(queue.numbers, rows.policy.state))
 
 
 def admit(pool: Pool, head: Array, count: Array, queue: Queue, ready: Rows) -> tuple[Pool, Int32[Array, ""]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxdlm import distribution
 from jaxdlm.batch.rows import Raw, identity, parse
+from jaxdlm.batch.sampling import asked_by
 from jaxdlm.errors import InputError
 
 XZ: tuple[type[Exception], ...] = ()
@@ -33,6 +34,7 @@ class Index:
     sha256: str
     duplicates: dict[int, int] = field(default_factory=dict)  # row -> line that had its id first
     longest: Raw | None = None
+    asked: frozenset[str] = frozenset()  # fields of sampling that any row asks for (`sampling.asked_by`)
 
 
 @contextlib.contextmanager
@@ -138,21 +140,24 @@ def scan(path: str) -> Index:
     """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has."""
     digest, rows, longest = hashlib.sha256(), 0, None
     first: dict[bytes, int] = {}
+    asked: frozenset[str] = frozenset()
     duplicates: dict[int, int] = {}
     for raw in source(path).rows(digest=digest):
         rows += 1
         longest = raw if longest is None or size(raw) > size(longest) else longest
         try:
-            name = hashlib.sha256(json.dumps(identity(parse(raw), raw)).encode()).digest()[:16]
+            value = parse(raw)
+            name = hashlib.sha256(json.dumps(identity(value, raw)).encode()).digest()[:16]
         except InputError:
             continue  # it will be refused for that
+        asked |= asked_by(value)
         if name in first:
             duplicates[raw.row] = first[name]
         else:
             first[name] = raw.line
     if not rows:
         raise InputError(f"input {path} has no rows: write one JSON object per line")
-    return Index(rows, digest.hexdigest(), duplicates, longest)
+    return Index(rows, digest.hexdigest(), duplicates, longest, asked)
 
 
 def size(raw: Raw) -> int:

@@ -147,6 +147,8 @@ class Trace(NamedTuple):
     commit_step: Int32[Array, "B C"] | None  # forward at which a column got its token; -1: never, or prefilled
     score: Float32[Array, "B C"] | None
     tokens: Int32[Array, "B T C"] | None  # the canvas after each forward of the row
+    top_token: Int32[Array, "B C K"] | None = None  # the likeliest tokens of a column when it got its own, best first
+    top_score: Float32[Array, "B C K"] | None = None  # and log softmax of the model's logits there
 
 
 class Carry(NamedTuple):

@@ -43,13 +43,16 @@ def failed(status: Array, bad: Bool[Array, "..."]) -> Int32[Array, "..."]:
     return jnp.where(bad, int(Status.NONFINITE), status).astype(jnp.int32)
 
 
-def blank_trace(save: str, rows: int, columns: int) -> Trace:
-    """A trace with nothing in it: `save` "none", "commit", or "steps", with room for a forward per column."""
+def blank_trace(save: str, rows: int, columns: int, top: int = 0) -> Trace:
+    """A trace with nothing in it: `save` "none", "commit", or "steps", with room for a forward per column. top: how many of
+    the likeliest tokens of each column are kept."""
     if save == "none":
         return Trace(None, None, None)
     shape = (rows, columns)
     tokens = jnp.zeros((*shape, columns), jnp.int32) if save == "steps" else None
-    return Trace(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32), tokens)
+    best = None if not top else jnp.zeros((*shape, top), jnp.int32)
+    beside = None if best is None else best.astype(jnp.float32)
+    return Trace(jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.float32), tokens, best, beside)
 
 
 def cleared(trace: Trace, new: Bool[Array, "B"]) -> Trace:
@@ -62,10 +65,10 @@ def cleared(trace: Trace, new: Bool[Array, "B"]) -> Trace:
 
 def record(
     trace: Trace, forward: Int32[Array, "B"], active: Bool[Array, "B"], column: Int32[Array, "B T"],
-    score: Float32[Array, "B T"], text: Int32[Array, "B C"],
+    score: Float32[Array, "B T"], text: Int32[Array, "B C"], top: tuple[Array, Array] | None = None,
 ) -> Trace:  # fmt: skip
-    """The trace with a forward, written by index: `score` in columns, where a column past the last is none, and the `text`
-    after it; rows that took no part write nowhere."""
+    """The trace with a forward, written by index: `score`, and the likeliest tokens with theirs, in columns, where a column
+    past the last is none, and the `text` after it; rows that took no part write nowhere."""
     if trace.commit_step is None:
         return trace
     row = jnp.arange(column.shape[0])[:, None]
@@ -74,6 +77,12 @@ def record(
         commit_step=trace.commit_step.at[row, column].set(at, mode="drop"),
         score=None if trace.score is None else trace.score.at[row, column].set(score, mode="drop"),
     )
+    if top is not None and trace.top_token is not None and trace.top_score is not None:
+        best, beside = (
+            old.at[row, column].set(new, mode="drop")
+            for old, new in zip((trace.top_token, trace.top_score), top, strict=True)
+        )
+        trace = trace._replace(top_token=best, top_score=beside)
     if trace.tokens is None:
         return trace
     slot = jnp.where(active, forward, trace.tokens.shape[1])

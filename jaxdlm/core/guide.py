@@ -127,6 +127,21 @@ def held(row: Row) -> Bool[Array, "L"]:
     return text.known & (prompt | ~jnp.isin(text.tokens, jnp.array(row.ids.eos, jnp.int32)))
 
 
+@struct.dataclass
+class OfRow(Guide):
+    """Each row brings a guide of its own as `Context.given`, all of one structure: their numbers and tables differ."""
+
+    def init(self, context: Context) -> tuple[Guide, PyTree]:
+        own: Guide = context.given
+        return own, own.init(context._replace(given=()))
+
+    def transform(self, logits: Float32[Array, "V"], state: tuple[Guide, PyTree]) -> Float32[Array, "V"]:
+        return state[0].transform(logits, state[1])
+
+    def advance(self, state: tuple[Guide, PyTree], token: Int32[Array, ""]) -> tuple[Guide, PyTree]:
+        return state[0], state[0].advance(state[1], token)
+
+
 def read_guide(value: Any, name: str = "guide") -> Guide | None:
     """The guide that an argument means: none, one, or a list of them."""
     if value is None or isinstance(value, Guide):

@@ -16,6 +16,15 @@ def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]
     return jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(seed, ids)
 
 
+SAMPLE = 2**31 - 1  # no column and no step has this number
+
+
+def sample_keys(keys: Key[Array, "B"], sample: Int32[Array, "B"]) -> Key[Array, "B"]:
+    """The key of each row's i-th sample: its own for i = 0, fold_in(fold_in(key, 2^31 - 1), i) for the others."""
+    further = jax.vmap(lambda key, i: jax.random.fold_in(jax.random.fold_in(key, SAMPLE), i))(keys, sample)
+    return jnp.where(sample == 0, keys, further)
+
+
 def randomness_key(identity: Any) -> int:
     """uint32 of an id: whole numbers of 32 bits are themselves, as in `decode(ids=...)`; others by SHA-256."""
     if isinstance(identity, int) and -(2**31) <= identity < 2**32:

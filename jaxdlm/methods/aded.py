@@ -24,6 +24,7 @@ def aded(
     table: Any = None, paths: int = 24, depth: int = 4, search: str = "mcts", simulations: int = 150,
     exploration: Any = 32.0, backoff: Any = 0.0, recount: bool = True, prompt: bool = True, temperature: Any = 0.0,
     top_k: Any = None, top_p: Any = None, guide: Any = None,
+    min_p: Any = None, typical_p: Any = None,
 ) -> Speculation:  # fmt: skip
     """ADED: a tri-gram table that learns from the row's text, searched by a tree search (arXiv 2407.12021).
 
@@ -51,7 +52,7 @@ def aded(
         argument.whole(1, 1000)(simulations, "simulations"), search, argument.flag(recount, "recount"),
         argument.flag(prompt, "prompt"), (2,) if isinstance(backoff, int | float) and backoff == 0 else (2, 1),
     )  # fmt: skip
-    sampling = warp(temperature, top_k, top_p, guide, noise="shared")
+    sampling = warp(temperature, top_k, top_p, guide, noise="shared", min_p=min_p, typical_p=typical_p)
     if known is None:
         return Speculation(drafter, sampling, acceptance(sampling))
     info = DraftInfo(

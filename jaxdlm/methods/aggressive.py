@@ -24,6 +24,7 @@ from jaxdlm.speculative.warp import warp
 def aggressive(
     source: Any = None, k: int = 32, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
     guide: Any = None,
+    min_p: Any = None, typical_p: Any = None,
 ) -> Speculation:  # fmt: skip
     """Input-guided aggressive decoding: drafts the rest of the input behind the answer's last tokens (arXiv 2205.10350).
 
@@ -40,5 +41,5 @@ def aggressive(
         if not ids:
             argument.refuse(source, "source", "a list of token ids, at least one, or none")
         ids = jnp.asarray(ids, jnp.int32)
-    sampling = warp(temperature, top_k, top_p, guide, noise="shared")
+    sampling = warp(temperature, top_k, top_p, guide, noise="shared", min_p=min_p, typical_p=typical_p)
     return Speculation(Aggressive(ids, k, ngram), sampling, acceptance(sampling))

@@ -25,6 +25,7 @@ from jaxdlm.speculative.warp import warp
 def easyspec(
     draft: Any = "tiny-draft", k: int = 5, group: int = 4, calibrate: bool = True, temperature: Any = 0.0,
     top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """EasySpec: drafts with layers whose attention runs in parallel, and calibrates their keys (arXiv 2502.02493).
 
@@ -34,7 +35,8 @@ def easyspec(
     "shared": a draft token stays where the target draws the same by the noise of plain sampling, so that the text is
     that of `autoregressive` with the same seed. Raises InputError for values out of range or a mixed stack.
     """
-    k, group, sampling = count(k, "k"), count(group, "group"), warp(temperature, top_k, top_p, guide, noise)
+    k, group = count(k, "k"), count(group, "group")
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     calibrate = argument.flag(calibrate, "calibrate")
     accept = acceptance(sampling)
 

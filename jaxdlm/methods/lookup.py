@@ -20,8 +20,9 @@ from jaxdlm.speculative.warp import warp
     order=340,
 )
 def lookup(
-    k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None
-) -> Speculation:
+    k: int = 8, ngram: int = 3, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None,
+    min_p: Any = None, typical_p: Any = None,
+) -> Speculation:  # fmt: skip
     """Prompt lookup: drafts what followed the last tokens where they stood before; no draft model.
 
     k: draft tokens (10 in the original). ngram: longest match that is looked for (3). guide: one of `jaxdlm.guides`, or
@@ -29,5 +30,5 @@ def lookup(
     that of `autoregressive` with the same seed. Raises InputError for values out of range.
     """
     k, ngram = count(k, "k"), argument.whole(1, 16)(ngram, "ngram")
-    sampling = warp(temperature, top_k, top_p, guide, noise="shared")
+    sampling = warp(temperature, top_k, top_p, guide, noise="shared", min_p=min_p, typical_p=typical_p)
     return Speculation(Lookup(k, ngram), sampling, acceptance(sampling))

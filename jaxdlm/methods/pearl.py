@@ -21,6 +21,7 @@ from jaxdlm.speculative.warp import warp
 def pearl(
     draft: Any = "tiny-draft", chunk: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
     guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """PEARL: the draft writes the next chunk while the target verifies the last one (arXiv 2408.11850).
 
@@ -30,7 +31,8 @@ def pearl(
     where the target draws the same by the noise of plain sampling, so that the text is that of `autoregressive` with
     the same seed. Raises InputError for values out of range.
     """
-    chunk, sampling = count(chunk, "chunk"), warp(temperature, top_k, top_p, guide, noise)
+    chunk = count(chunk, "chunk")
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     accept = acceptance(sampling)
     return with_draft(
         draft, lambda lm: Speculation(Pearl(lm.params, sampling, lm.model, chunk), sampling, accept, draft_info(lm))

@@ -24,6 +24,7 @@ from jaxdlm.speculative.warp import warp
 def s2d(
     draft: Any = "tiny-draft", k: int = 4, thresholds: Any = 0.5, weights: Any = None, temperature: Any = 0.0,
     top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """S2D: every draft token leaves the draft at the first exit that is sure of it (arXiv 2407.01955).
 
@@ -36,7 +37,8 @@ def s2d(
     where the target draws the same by the noise of plain sampling, so that the text is that of `autoregressive` with
     the same seed. Raises InputError for values out of range, and for exits that were trained for another draft.
     """
-    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide, noise)
+    k = count(k, "k")
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     if isinstance(thresholds, list | tuple):
         stated = argument.items(thresholds, "thresholds", argument.probability)
     else:

@@ -24,6 +24,7 @@ def sjd(
     window: int = 16, first: str = "random", low: int = 0, high: Any = None, line: Any = None, coupled: bool = False,
     cfg_scale: Any = 0.0, null: Any = None, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
     guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Speculation:  # fmt: skip
     """Speculative Jacobi decoding: guesses are refined by the forwards that verify them (arXiv 2410.01699).
 
@@ -44,7 +45,7 @@ def sjd(
     line = argument.whole(1, none=True)(line, "line")
     if first == "random":
         argument.unused("with first='random'", line=(line, None))
-    sampling = warp(temperature, top_k, top_p, guide, noise)
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     if sampling.shared:
         argument.unused("with noise='shared'", coupled=(argument.flag(coupled, "coupled"), False))
     drafter = Jacobi(sampling, window, first, low, high, line, argument.flag(coupled, "coupled"))

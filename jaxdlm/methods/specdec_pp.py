@@ -25,6 +25,7 @@ from jaxdlm.speculative.warp import warp
 def specdec_pp(
     draft: Any = "tiny-draft", threshold: Any = 0.7, k_min: int = 2, k_max: int = 10, head: Any = None,
     temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """SpecDec++: a row drafts until a trained head expects a rejection (arXiv 2405.19715).
 
@@ -38,7 +39,8 @@ def specdec_pp(
     """
     k_max = count(k_max, "k_max")
     k_min = argument.whole(1, k_max)(k_min, "k_min")
-    threshold, sampling = argument.probability(threshold, "threshold"), warp(temperature, top_k, top_p, guide, noise)
+    threshold = argument.probability(threshold, "threshold")
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     trained = head if head is None or isinstance(head, Head) else argument.path(head, "head")
 
     def build(lm: Any) -> Speculation:

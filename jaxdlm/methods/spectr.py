@@ -22,7 +22,7 @@ from jaxdlm.speculative.warp import warp
 )
 def spectr(
     draft: Any = "tiny-draft", width: int = 4, depth: int = 4, temperature: Any = 0.0, top_k: Any = None,
-    top_p: Any = None, guide: Any = None,
+    top_p: Any = None, guide: Any = None, min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """SpecTr: `width` independent drafts of `depth` tokens, joined by K-SEQ (arXiv 2310.15141).
 
@@ -32,7 +32,7 @@ def spectr(
     """
     width = argument.whole(1, 16)(width, "width")
     depth = argument.whole(1, MOST // width)(depth, "depth")
-    sampling = warp(temperature, top_k, top_p, guide)
+    sampling = warp(temperature, top_k, top_p, guide, min_p=min_p, typical_p=typical_p)
     width = 1 if sampling.greedy else width
     accept = acceptance(sampling, verify.k_sequence)
     return with_draft(

@@ -23,6 +23,7 @@ from jaxdlm.speculative.warp import warp
 def speculative(
     draft: Any = "tiny-draft", k: int = 4, temperature: Any = 0.0, top_k: Any = None, top_p: Any = None,
     typical: bool = False, guide: Any = None, noise: str = "own",
+    min_p: Any = None, typical_p: Any = None,
 ) -> Any:  # fmt: skip
     """Speculative decoding: k draft tokens, one target forward, rejection sampling (arXiv 2211.17192, 2302.01318).
 
@@ -32,7 +33,8 @@ def speculative(
     "shared": a draft token stays where the target draws the same by the noise of plain sampling, so that the text is
     that of `autoregressive` with the same seed. Raises InputError for values out of range.
     """
-    k, sampling = count(k, "k"), warp(temperature, top_k, top_p, guide, noise)
+    k = count(k, "k")
+    sampling = warp(temperature, top_k, top_p, guide, noise, min_p=min_p, typical_p=typical_p)
     accept = verify.typical if argument.flag(typical, "typical") else acceptance(sampling)
     if typical:
         argument.unused("with typical=True", noise=(noise, "own"))

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxdlm import argument, struct
 from jaxdlm.core.carry import LogitsAccess, Row, Update
 from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY, Traits
+from jaxdlm.core.filters import checked_filters, highest, likely, nucleus, typical
+from jaxdlm.core.guide import fit
 from jaxdlm.core.keys import column_gumbel, column_uniform
 from jaxdlm.core.readout import Drawn, Summary, dense_logits, first_best, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
@@ -75,25 +77,6 @@ def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Ar
     return jnp.argmax(reached > u[:, None], axis=1).astype(jnp.int32)
 
 
-def nucleus(logits: Float32[Array, "W V"], top_p: Any) -> Float32[Array, "W V"]:
-    """Keeps the smallest set of best tokens whose probability reaches top_p (the one that crosses it included)."""
-    order = jnp.argsort(-logits, axis=1)
-    descending = jnp.take_along_axis(logits, order, axis=1)
-    p = jax.nn.softmax(descending, axis=1)
-    keep = jnp.cumsum(p, axis=1) - p <= top_p
-    row = jnp.arange(logits.shape[0])[:, None]
-    inside = jnp.zeros(logits.shape, bool).at[row, order].set(keep)
-    return jnp.where(inside, logits, -jnp.inf)
-
-
-def highest(logits: Float32[Array, "W V"], top_k: Any) -> Float32[Array, "W V"]:
-    """Keeps the top_k best tokens (top_k <= 0: all)."""
-    order = jnp.argsort(-logits, axis=1)
-    row = jnp.arange(logits.shape[0])[:, None]
-    rank = jnp.zeros(logits.shape, jnp.int32).at[row, order].set(jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :])
-    return jnp.where((rank < top_k) | (jnp.asarray(top_k) <= 0), logits, -jnp.inf)
-
-
 KINDS: dict[Measure, str] = {
     log_prob: LOG_PROB, neg_entropy: NEG_ENTROPY, margin: "a gap of probabilities", uniform: "a random number",
 }  # fmt: skip
@@ -108,6 +91,9 @@ class Sample(Stage):
     temperature: Any = 0.0
     top_p: Any = None
     top_k: Any = None
+    min_p: Any = None
+    typical_p: Any = None
+    logit_bias: Any = None
     measure: Measure = struct.field(pytree_node=False, default=log_prob)
     draw: Draw = struct.field(pytree_node=False, default=gumbel_max)
     tempered: bool = struct.field(pytree_node=False, default=False)
@@ -120,8 +106,9 @@ class Sample(Stage):
 
     @property
     def _access(self) -> LogitsAccess:
-        filtered = self.top_p is not None or self.top_k is not None
-        if filtered or (self.measure not in SUMMARISED and self.measure is not uniform):
+        whole = (self.top_p, self.top_k, self.min_p, self.typical_p, self.logit_bias)
+        read = self.measure not in SUMMARISED and self.measure is not uniform
+        if read or any(number is not None for number in whole):
             return LogitsAccess.WHOLE
         if self.greedy:
             return LogitsAccess.SUMMARY
@@ -133,17 +120,28 @@ class Sample(Stage):
     def _whole(self, update: Update, row: Row, key: Array) -> Update:
         """From the logits of the whole vocabulary."""
         logits = update.logits
-        shaped = logits if self.greedy else scale_logits(logits, divisor_of(self.temperature))
-        if self.top_p is not None:
-            shaped = nucleus(shaped, self.top_p)
-        if self.top_k is not None:
-            shaped = highest(shaped, self.top_k)
+        if self.logit_bias is not None:
+            logits = logits + fit(self.logit_bias, logits.shape[1], 0.0)[None]
+            update = update._replace(logits=logits)
+        shaped = self._filtered(logits if self.greedy else scale_logits(logits, divisor_of(self.temperature)))
         token = jax.lax.argmax(shaped, 1, jnp.int32)
         if not self.greedy:
             token = jnp.where(is_cold(self.temperature), token, self.draw(shaped, row, key))
         score = self.measure(shaped if self.tempered else logits, token, row, key)
         chosen = jnp.take_along_axis(shaped, token[:, None], axis=1)[:, 0]  # NaN where T is, and -inf if filtered out
         return self._proposed(update, token, score, row, jnp.max(logits, axis=1), chosen)
+
+    def _filtered(self, shaped: Float32[Array, "W V"]) -> Float32[Array, "W V"]:
+        """Of these filters only `typical` may drop the best token: at T = 0 it would be none."""
+        if self.top_p is not None:
+            shaped = nucleus(shaped, self.top_p)
+        if self.top_k is not None:
+            shaped = highest(shaped, self.top_k)
+        if self.min_p is not None:
+            shaped = likely(shaped, self.min_p)
+        if self.typical_p is not None and not self.greedy:
+            shaped = typical(shaped, jnp.where(is_cold(self.temperature), 1.0, self.typical_p))
+        return shaped
 
     def _tiled(self, update: Update, row: Row, key: Array) -> Update:
         """The same in one pass over the tiles of the vocabulary, if the logits are still the model's: tiles of the head."""
@@ -176,6 +174,9 @@ def sample(
     *,
     top_p: Any = None,
     top_k: Any = None,
+    min_p: Any = None,
+    typical_p: Any = None,
+    logit_bias: Any = None,
     measure: Measure = log_prob,
     draw: Draw = gumbel_max,
     tempered: bool = False,
@@ -184,16 +185,21 @@ def sample(
 
     Args:
         temperature: T from 0 (LLaDA's and Dream's default) to 1e30; below 1e-8 it is 0. Of an array what lies outside
-            counts as the nearest of these. top_p, top_k: filters on softmax(l / T), in this order.
+            counts as the nearest of these. top_p, top_k, min_p, typical_p: filters on softmax(l / T), in this order
+            (`jaxdlm.core.filters`); none of them changes T = 0.
+        logit_bias: per id of the vocabulary, added to l before everything else, an array of shape (V,).
         measure: log_prob (LLaDA, arXiv 2502.09992), margin or neg_entropy (Dream, arXiv 2508.15487), uniform.
         draw: gumbel_max or inverse_cdf (the same distribution; one random number per column instead of V).
         tempered: read the measure off the tempered, filtered distribution (Dream) instead of softmax(l) (LLaDA).
     Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the
     distribution is the same, and so is (l - max l) / T, which no small T overflows. Raises InputError for T outside
-    0..1e30, top_p outside [0, 1] or top_k < 0.
+    0..1e30, top_p or min_p outside [0, 1], typical_p outside [1e-6, 1], or top_k < 0.
     """
     temperature = argument.temperature(temperature)
-    top_p = argument.probability(top_p, "top_p", none=True)
-    top_k = argument.number(top_k, "top_k", low=0, whole=True, none=True)
+    filters = checked_filters(top_p=top_p, top_k=top_k, min_p=min_p, typical_p=typical_p)
+    if logit_bias is not None and len(getattr(logit_bias, "shape", ())) != 1:
+        argument.refuse(logit_bias, "logit_bias", "an array with one number per id of the vocabulary, or none")
     tempered, greedy = argument.flag(tempered, "tempered"), argument.greedy(temperature)
-    return Sample(temperature, top_p, top_k, measure, draw, tempered, greedy)
+    return Sample(
+        temperature, **filters, logit_bias=logit_bias, measure=measure, draw=draw, tempered=tempered, greedy=greedy
+    )

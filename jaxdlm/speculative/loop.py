@@ -4,6 +4,7 @@ Rows accept different numbers of tokens. Each has its own length, and everything
 what is visible, and what is overwritten next. No row waits for another and nothing is padded again.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from jaxdlm.core.kv import take
 from jaxdlm.core.model import KV
 from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
-from jaxdlm.speculative import guiding, verify
+from jaxdlm.speculative import copies, guiding, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import taps as tapping
 from jaxdlm.speculative.guided import target_of
@@ -44,8 +45,12 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -
     state = drafter.init(rows, prompt)
     if isinstance(drafter, Watches):
         state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
-    trace = engine.blank_trace(save, batch, max_new)
-    return Carry(rows, store.room(out.kv, columns), state, trace, jnp.int32(0))
+    trace = engine.blank_trace(save, batch, max_new, policy.top)
+    carry = Carry(rows, store.room(out.kv, columns), state, trace, jnp.int32(0))
+    carry = copies.spread(carry, policy.samples)
+    if policy.search is None:
+        return carry
+    return carry._replace(drafter=policy.search.init(carry, decoding, prompt, max_new))
 
 
 def run(carry: Carry, until: Int32[Array, ""] | int, decoding: Decoding) -> Carry:
@@ -60,7 +65,11 @@ def step(carry: Carry, decoding: Decoding) -> Carry:
 
 def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1_R V"]]:
     """(the carry one round later, what the target read): before a guide has bent it."""
-    rows, drafter = carry.rows, decoding.policy.drafter
+    rows, search = carry.rows, decoding.policy.search
+    if search is not None:
+        return search.step(carry, decoding)
+    decoding = dataclasses.replace(decoding, policy=decoding.policy.of_rows(rows.sampling))
+    drafter = decoding.policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
     forward = read(carry, proposal, decoding)
@@ -230,6 +239,21 @@ def commit(
     return select_rows(~rows.done, new, rows), tokens, count
 
 
+def commit_token(
+    carry: Carry, decoding: Decoding, token: Int32[Array, "B"], bad: Bool[Array, "B"], guide: PyTree,
+    logits: Float32[Array, "B 1 V"],
+) -> Carry:  # fmt: skip
+    """The carry with this token behind each row, as if it were the bonus of a round without a draft. guide: the state behind
+    it."""
+    rows, policy = carry.rows, decoding.policy
+    proposal, _ = policy.drafter.propose((), rows, stage_keys(rows, DRAFT))
+    zero = jnp.zeros_like(token)
+    verdict = Verdict(zero[:, None][:, :0], zero, token, jnp.ones(token.shape, bool))
+    new, tokens, count = commit(rows, proposal, verdict, bad, policy, guide)
+    trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
+    return Carry(new, carry.kv, carry.drafter, trace, carry.loops + 1)
+
+
 def columns_to_stop(rows: Rows, tokens: Int32[Array, "B 1_D"], count: Int32[Array, "B"]) -> Int32[Array, "B"]:
     """Of `count` new tokens those up to and with the first that ends the row; above `count` where none does."""
     if rows.ends is None:
@@ -255,18 +279,33 @@ def record(
     limit = trace.commit_step.shape[1]
     place = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None, :]
     column = jnp.where(place < count[:, None], (old.length - old.start)[:, None] + place, limit)
-    score = token_log_probs(tokens, verdict, proposal.tree, logits)
+    at = row_before(verdict, proposal.tree)
+    score = token_log_probs(tokens, at, logits)
+    top = None if trace.top_token is None else likeliest(logits, at, trace.top_token.shape[2])
     written = new.start[:, None] + jnp.arange(limit, dtype=jnp.int32)[None, :]
     text = jnp.where(written < new.length[:, None], store.take(new.tokens, written), 0)
-    return engine.record(trace, old.step, ~old.done, column, score, text)
+    return engine.record(trace, old.step, ~old.done, column, score, text, top)
+
+
+def row_before(verdict: Verdict, tree: Tree | Grown) -> Int32[Array, "B 1_D"]:
+    """The row of logits behind which each token stands: the root's, then those of the path."""
+    path = jnp.asarray(verify.read_row(tree))[1 + verdict.path] if tree.size else verdict.path
+    return jnp.concatenate([jnp.zeros_like(verdict.count)[:, None], path], axis=1)
+
+
+def likeliest(
+    logits: Float32[Array, "B 1_R V"], row: Int32[Array, "B 1_D"], count: int
+) -> tuple[Int32[Array, "B 1_D K"], Float32[Array, "B 1_D K"]]:
+    """(the best tokens by these rows of logits, log softmax of each)."""
+    score, token = jax.lax.top_k(jax.nn.log_softmax(logits, axis=2), count)
+    own = lambda x: jnp.take_along_axis(x, row[:, :, None], axis=1)  # noqa: E731
+    return own(token).astype(jnp.int32), own(score)
 
 
 def token_log_probs(
-    tokens: Int32[Array, "B 1_D"], verdict: Verdict, tree: Tree | Grown, logits: Array
+    tokens: Int32[Array, "B 1_D"], row: Int32[Array, "B 1_D"], logits: Float32[Array, "B 1_R V"]
 ) -> Float32[Array, "B 1_D"]:
-    """log softmax(logits)[token], each token by the row of its parent: the root's, then the path's."""
-    path = jnp.asarray(verify.read_row(tree))[1 + verdict.path] if tree.size else verdict.path
-    row = jnp.concatenate([jnp.zeros_like(verdict.count)[:, None], path], axis=1)
+    """log softmax(logits)[token], each token by its row of logits."""
     total = jax.nn.logsumexp(logits, axis=2)
     index = row * logits.shape[2] + tokens
     flat = logits.reshape(logits.shape[0], -1)

@@ -25,6 +25,7 @@ class Rows(NamedTuple):
     accepted: Int32[Array, "B"]  # of those, committed
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     guide: PyTree = ()  # what a row brings for the policy's guide; from `loop.init` on the guide's state
+    sampling: PyTree = ()  # {name: [B]}: numbers of `Warp` that each row has of its own; (): the policy's
 
 
 @struct.dataclass

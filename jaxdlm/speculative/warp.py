@@ -1,15 +1,17 @@
-"""From logits to the distribution that tokens are drawn from: a guide, then temperature, then top-k, then top-p."""
+"""From logits to the distribution that tokens are drawn from: a guide, then temperature, then filters."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxdlm import argument, struct
+from jaxdlm.core.filters import checked_filters, highest, likely, nucleus, typical
 from jaxdlm.core.guide import Guide, read_guide
 from jaxdlm.core.readout import first_best
-from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
-from jaxdlm.rules.sample import highest, nucleus
+from jaxdlm.core.temperature import below, divisor_of, is_cold, scale_logits
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
@@ -20,13 +22,15 @@ NOISES = ("own", "shared")
 class Warp:
     """See `warp`. The guide has a state for each row, so the loop and the drafters apply it, and `log_prob` the rest.
 
-    shared: a token at temperature > 0 is argmax(log p + g), where the noise g belongs to its row and position, whoever
-    draws: target, draft, or plain sampling.
+    A number is a scalar, or [B]: one for each row of logits [B, ..., V]. shared: a token at temperature > 0 is argmax(log p +
+    g), where the noise g belongs to its row and position, whoever draws: target, draft, or plain sampling.
     """
 
     temperature: Any = 0.0
     top_k: Any = None
     top_p: Any = None
+    min_p: Any = None
+    typical_p: Any = None
     greedy: bool = struct.field(pytree_node=False, default=True)
     guide: Guide | None = None
     shared: bool = struct.field(pytree_node=False, default=False)
@@ -43,32 +47,49 @@ class Warp:
         certain = jnp.where(jnp.arange(flat.shape[1])[None, :] == best, jnp.float32(0), -jnp.inf)
         if self.greedy:
             return certain.reshape(logits.shape)
-        shaped = scale_logits(flat, divisor_of(self.temperature))
+        each = lambda number: _column(number, logits.shape)  # noqa: E731
+        shaped = scale_logits(flat, divisor_of(each(self.temperature)))
         if self.top_k is not None:
-            shaped = highest(shaped, self.top_k)
+            shaped = highest(shaped, each(self.top_k))
         if self.top_p is not None:
-            shaped = nucleus(shaped, self.top_p)
-        # the best, which no filter drops, is 0
-        log_probs = shaped - jnp.log(jnp.sum(jnp.exp(shaped), axis=1, keepdims=True))
-        return jnp.where(is_cold(self.temperature), certain, log_probs).reshape(logits.shape)
+            shaped = nucleus(shaped, each(self.top_p))
+        if self.min_p is not None:
+            shaped = likely(shaped, each(self.min_p))
+        if self.typical_p is not None:  # which alone may drop the best
+            shaped = typical(shaped, each(self.typical_p))
+            shaped = below(shaped, jnp.max(shaped, axis=1))
+        log_probs = shaped - jnp.log(jnp.sum(jnp.exp(shaped), axis=1, keepdims=True))  # the best that is left is 0
+        return jnp.where(is_cold(each(self.temperature)), certain, log_probs).reshape(logits.shape)
+
+    def of_rows(self, numbers: Mapping[str, Array]) -> "Warp":
+        """With these numbers, of each row its own, in the place of its own."""
+        return dataclasses.replace(self, **numbers, greedy=False) if numbers else self
 
 
-def warp(temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None, noise: Any = "own") -> Warp:
-    """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p.
+def _column(number: Any, shape: tuple[int, ...]) -> Any:
+    """A scalar as it is; numbers of rows as a column beside their logits, rows of this shape laid one below the other."""
+    if jnp.ndim(number) == 0:
+        return number
+    number = jnp.reshape(number, (-1, *(1,) * (len(shape) - 2)))
+    return jnp.broadcast_to(number, shape[:-1]).reshape(-1, 1)
 
-    temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty. top_k: 0 or
-    None: all. top_p: in [0, 1]. guide: one of `jaxdlm.guides`, a list of them, or none. noise: "own": of each round;
-    "shared": of each position, see `Warp`. Raises InputError for values outside these ranges.
+
+def warp(
+    temperature: Any = 0.0, top_k: Any = None, top_p: Any = None, guide: Any = None, noise: Any = "own", *,
+    min_p: Any = None, typical_p: Any = None,
+) -> Warp:  # fmt: skip
+    """softmax(l / T) restricted to the top_k best tokens, then to the smallest set with probability top_p, then to
+    tokens of at least min_p times the best one's probability, then to the locally typical set of probability typical_p.
+
+    temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty, whatever the
+    filters. top_k: 0 or None: all. top_p, min_p: in [0, 1]. typical_p: in [1e-6, 1]. The order is that of `transformers`;
+    each filter reads what the one before has left. guide: one of `jaxdlm.guides`, a list of them, or none. noise: "own":
+    of each round; "shared": of each position, see `Warp`. Raises InputError for values outside these ranges.
     """
     temperature = argument.temperature(temperature)
-    return Warp(
-        temperature,
-        argument.number(top_k, "top_k", low=0, whole=True, none=True),
-        argument.probability(top_p, "top_p", none=True),
-        argument.greedy(temperature),
-        read_guide(guide),
-        argument.check_choice(noise, "noise", NOISES) == "shared",
-    )
+    filters = checked_filters(top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p)
+    shared = argument.check_choice(noise, "noise", NOISES) == "shared"
+    return Warp(temperature, **filters, greedy=argument.greedy(temperature), guide=read_guide(guide), shared=shared)
 
 
 def draw(logp: Float32[Array, "V"], key: Key[Array, ""]) -> Int32[Array, ""]:

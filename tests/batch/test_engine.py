@@ -112,7 +112,7 @@ def test_rows_lie_in_the_columns_that_decode_gives_them(kind):
     for length in (1, 3, 4, 17):
         tokens = np.arange(1, length + 1, dtype=np.int32)
         request = Request(0, 1, "id", 5, tokens, 7, 3, None, read_stops(lm, False))
-        queue, count = engine._queue([request], engine.group(request))
+        queue, count = engine._queue({0: request}, engine.group(request))
         want = lay_out(lm, [tokens], **sizes, seed=3, ids=[5])
         assert engine.group(request).geometry == want.geometry and int(count[0]) == 1
         canvas = np.arange(want.geometry.length) - want.geometry.prompt

@@ -46,6 +46,14 @@ def test_an_actor_alone(expected, hole):
         same({name: column[index] for name, column in out.items()}, expected)
 
 
+def test_what_has_no_column_is_refused_and_numbers_of_rows_are_their_own(expected):
+    """Of rows with and without a filter, in one program; the neutral ones are as before."""
+    batch = {"id": [row["id"] for row in ROWS[:4:2]], "tokens": [row["tokens"] for row in ROWS[:4:2]]}
+    out = Actor(SETTINGS)(batch | {"top_p": np.array([np.nan, 0.5]), "n": np.array([np.nan, 2.0])})
+    same({name: column[0] for name, column in out.items()}, expected)
+    assert "several answers and log-probabilities have no column here" in out["error"][1]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_actors(expected, monkeypatch):

@@ -96,7 +96,10 @@ BAD = {
         {"custom_id": "a", "url": openai.CHAT, "body": {"prompt": [3]}}, "/v1/chat/completions reads body.messages"),
     "OpenAI completion without a prompt": (
         {"custom_id": "a", "url": openai.COMPLETION, "body": {"messages": []}}, "/v1/completions reads body.prompt"),
-    "OpenAI with two answers": ({"custom_id": "a", "body": {"prompt": [3], "n": 2}}, "body.n is not supported"),
+    "OpenAI with two answers at best": (
+        {"custom_id": "a", "body": {"prompt": [3], "best_of": 2}}, "body.best_of is not supported"),
+    "more answers than there may be": ({"tokens": TOKENS, "n": 129}, "n=129: must be a whole number from 1 to 128"),
+    "log-probabilities of a diffusion model": ({"tokens": TOKENS, "top_logprobs": 3}, "needs logprobs: true"),
 }  # fmt: skip
 
 
@@ -341,7 +344,7 @@ def test_openai_output(tmp_path):
     base = model("same")
     lm = LM(base.model, base.params, None, "toy")
     body = {"prompt": TOKENS, "max_tokens": 6}
-    asked = [{"custom_id": "a", "body": body}, {"custom_id": "b", "body": {**body, "n": 3}}]
+    asked = [{"custom_id": "a", "body": body}, {"custom_id": "b", "body": {**body, "suffix": "x"}}]
     assert job(write(tmp_path / "in.jsonl", asked), tmp_path / "out", lm=lm, schema="openai").run() == 0
     good, bad = output(tmp_path / "out")
     assert set(good) == set(bad) == {"id", "custom_id", "response", "error"}
@@ -350,4 +353,4 @@ def test_openai_output(tmp_path):
     assert answer["object"] == "text_completion"
     assert answer["usage"]["total_tokens"] == 3 + answer["usage"]["completion_tokens"]
     assert answer["choices"][0]["finish_reason"] in ("stop", "length")
-    assert bad["response"] is None and "body.n" in bad["error"]["message"]
+    assert bad["response"] is None and "body.suffix" in bad["error"]["message"]

@@ -15,6 +15,14 @@ def penalised(logits: np.ndarray, text: list[int], penalty: float) -> np.ndarray
     return out
 
 
+def lowered(logits: np.ndarray, answer: list[int], frequency: float = 0.0, presence: float = 0.0) -> np.ndarray:
+    """By the number of times that the answer holds each token, and by whether it does."""
+    out = logits.copy()
+    for token in set(answer):
+        out[token] = out[token] - frequency * answer.count(token) - presence
+    return out
+
+
 def without(logits: np.ndarray, text: list[int], sequences) -> np.ndarray:
     """`text`: prompt and answer."""
     out = logits.copy()

@@ -20,12 +20,14 @@ def test_the_row_decides():
     rule = per_row(HEATED)
     state = rule.init(4, 6)
     for temperature in (0.0, 0.5, 3.0):
-        update, after = call(rule, Update(logits), PerRowState(np.float32(temperature), state.state), view, key)
+        update, after = call(
+            rule, Update(logits), PerRowState({"temperature": np.float32(temperature)}, state.state), view, key
+        )
         alone = policies.RECIPES["threshold"](0.3, temperature=np.float32(temperature))
         want, _ = call(alone, Update(logits), alone.init(4, 6), view, key)
         np.testing.assert_array_equal(update.token, want.token)
         np.testing.assert_array_equal(update.commit, want.commit)
-        assert after.number == np.float32(temperature)
+        assert after.numbers["temperature"] == np.float32(temperature)
 
 
 def test_fields_are_found_at_any_depth():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, chain
+from jaxdlm.core.filters import highest, nucleus
 from jaxdlm.rules import guidance, log_prob, margin, neg_entropy, sample, uniform
 from jaxdlm.rules.credit import add_credit
-from jaxdlm.rules.sample import highest, inverse_cdf, nucleus
+from jaxdlm.rules.sample import inverse_cdf
 from tests.rules.hand import apply, logits, row
 
 VIEW = row([True] * 4)

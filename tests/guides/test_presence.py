@@ -1,0 +1,35 @@
+"""The presence penalty by hand and against an oracle; the prompt does not count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from tests.guides import oracles
+from tests.guides.test_repetition import VOCAB, behind, cases
+
+
+def test_by_hand():
+    logits = np.float32([2, -2, 0, 3, -1, 1, 4, 1, 1, -np.inf, 1])
+    out = behind(jd.guides.presence(1.5), [0, 1, 2], [3, 9, 3], logits)
+    np.testing.assert_array_equal(out, np.float32([2, -2, 0, 1.5, -1, 1, 4, 1, 1, -np.inf, 1]))
+    np.testing.assert_array_equal(behind(jd.guides.presence(0.0), [0, 1], [3], logits), logits)
+
+
+def test_it_is_the_oracle_over_the_answer():
+    for prompt, answer, logits, penalty in cases(20):
+        out = behind(jd.guides.presence(penalty / 2), prompt, answer, logits)
+        np.testing.assert_allclose(out, oracles.lowered(logits, answer, presence=np.float32(penalty / 2)), rtol=1e-6)
+
+
+def test_another_width_and_another_penalty():
+    first, second = jd.guides.presence(1.0), jd.guides.presence(-2)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    state = first.advance(jnp.zeros(VOCAB, bool), jnp.int32(2))
+    for width in (VOCAB - 8, VOCAB + 5):
+        out = first.transform(jnp.ones(width), first.advance(state, jnp.int32(VOCAB + 3)))
+        np.testing.assert_array_equal(out, [0 if token == 2 else 1 for token in range(width)])
+    for wrong in (-2.1, 3, "2", None, True):
+        with pytest.raises(jd.InputError, match=r"penalty=.*must be a number from -2 to 2"):
+            jd.guides.presence(wrong)
