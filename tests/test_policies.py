@@ -81,8 +81,10 @@ def test_no_argument_of_a_cache_gets_by_with_what_it_is_not(cache, name):
 # a second value for every argument; a recipe's own where the common one means nothing to it
 OTHER = {
     "steps": 3, "eps": 0.5, "alg_temp": 0.5, "temperature": 0.7, "cfg_scale": 1.0, "top_p": 0.5, "top_k": 3, "tau": 0.6,
-    "factor": 0.5, "kappa": 0.8, "radius": 2, "alpha": 0.5, "beta": 0.5, "gamma": 0.5, "adaptive": True, "official": True,
-    "sparse": False, "threshold": 0.3, "add": 0.3, "host": "random", "answer_start": 1, "answer_length": 3,
+    "length_penalty": 0.5, "early_stopping": True, "length": 2,
+    "min_p": 0.1, "typical_p": 0.5, "factor": 0.5, "kappa": 0.8, "radius": 2, "alpha": 0.5, "beta": 0.5, "gamma": 0.5,
+    "adaptive": True, "official": True, "sparse": False, "threshold": 0.3, "add": 0.3, "host": "random",
+    "answer_start": 1, "answer_length": 3,
     "thresholds": (3.0, 2.0, 1.0), "mode": "release", "depth": 2, "top_v": 2, "expand_ratio": 2.0, "eos": False,
     "confidence": "probability", "draft_steps": 2, "eotp": False, "weights": filter_weights(), "minimal_topk": 2,
     "tau_mask": 0.3, "tau_edit": 0.3, "max_post_steps": 3, "num_to_transfer": 2, "delete": 1, "insert": 2,

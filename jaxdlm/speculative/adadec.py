@@ -1,0 +1,134 @@
+"""AdaDec in the loop: where the next token is uncertain, the likeliest ones are followed for some tokens and compared.
+
+Rows pause one by one. While any does, copies of all rows and of their caches go ahead; what they wrote is thrown away.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdlm import struct
+from jaxdlm.core.model import KV
+from jaxdlm.core.readout import proposable
+from jaxdlm.speculative import guiding, loop
+from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.copies import rows_of
+from jaxdlm.speculative.policy import Decoding
+from jaxdlm.speculative.state import Carry, Rows
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+
+class Ahead(NamedTuple):
+    """The candidates of all rows as rows of their own, k behind each other."""
+
+    rows: Rows
+    kv: KV
+    total: Float32[Array, "R"]  # log p of the tokens behind the candidate
+    count: Int32[Array, "R"]  # and how many they are
+    over: Bool[Array, "R"]
+    steps: Int32[Array, ""]
+
+
+@struct.dataclass
+class Lookahead:
+    """See `methods.adadec`."""
+
+    threshold: Any
+    k: int = struct.field(pytree_node=False)
+    length: int = struct.field(pytree_node=False)
+    official: bool = struct.field(pytree_node=False, default=False)
+    width: int = struct.field(pytree_node=False, default=1)
+
+    def returning(self, n: int) -> "Lookahead":
+        return dataclasses.replace(self)  # one answer, which is why its width is 1
+
+    def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
+        return ()
+
+    def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
+        """(the carry with one token more, the model's logits behind the text)."""
+        rows, policy = carry.rows, decoding.policy
+        logits, fresh = self.read(carry, decoding)
+        carry = carry._replace(kv=store.put(carry.kv, fresh, rows.length[:, None] - 1))
+        logp, live, nodes = guided(logits, rows, policy.guide)
+        own, token = jax.lax.top_k(logp, min(self.k, logp.shape[1]))
+        pause = (entropy(logp) >= self.threshold) & live & ~rows.done
+        plain = (jnp.zeros_like(rows.length), jnp.zeros_like(rows.length), jnp.zeros_like(rows.length))
+        pick, looked, drafted = jax.lax.cond(
+            jnp.any(pause), lambda: self.compared(carry, decoding, own, token, pause), lambda: plain
+        )
+        best = jnp.take_along_axis(token, pick[:, None], axis=1)[:, 0]
+        rows = rows._replace(step=rows.step + looked, drafted=rows.drafted + drafted)
+        bad = ~proposable(jnp.max(logits, axis=2)) | ~live
+        state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), best[:, None]))
+        return loop.commit_token(carry._replace(rows=rows), decoding, best, bad, state, logits), logits
+
+    def read(self, carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "B 1 V"], KV]:
+        """The forward of the last token of each row."""
+        nothing, _ = decoding.policy.drafter.propose((), carry.rows, loop.stage_keys(carry.rows, loop.DRAFT))
+        forward = loop.read(carry, nothing, decoding)
+        return forward.logits, forward.kv
+
+    def compared(
+        self, carry: Carry, decoding: Decoding, own: Float32[Array, "B K"], token: Int32[Array, "B K"], pause: Array
+    ) -> tuple[Int32[Array, "B"], Int32[Array, "B"], Int32[Array, "B"]]:
+        """(the best candidate of each row that pauses, else 0; forwards that it looked ahead; tokens read there)."""
+        kinds = token.shape[1]
+        grouped = lambda x: x.reshape(-1, kinds)  # noqa: E731
+        rows, kv = rows_of((carry.rows, carry.kv), np.repeat(np.arange(pause.shape[0]), kinds))
+        mine = jnp.repeat(pause, kinds)
+        rows, over = appended(rows, token.reshape(-1), decoding.policy.guide)
+        zero = jnp.zeros(mine.shape, jnp.int32)
+        ahead = Ahead(rows, kv, zero.astype(jnp.float32), zero, over | ~mine, jnp.int32(0))
+
+        def further(a: Ahead) -> Ahead:
+            logits, fresh = self.read(carry._replace(rows=a.rows, kv=a.kv), decoding)
+            kv = store.put(a.kv, fresh, a.rows.length[:, None] - 1)
+            logp, *_ = guided(logits, a.rows, decoding.policy.guide)
+            best = jnp.argmax(logp, axis=1).astype(jnp.int32)
+            rows, over = appended(a.rows, best, decoding.policy.guide)
+            counts = ~a.over
+            added = counts
+            if self.official:  # as released: until every candidate of the row is done, past the end of this one
+                added = jnp.repeat(jnp.any(grouped(counts), axis=1), kinds) & (a.rows.length < a.rows.stop)
+            total = a.total + jnp.where(added, jnp.max(logp, axis=1), 0.0)
+            return Ahead(rows, kv, total, a.count + counts.astype(jnp.int32), a.over | over, a.steps + 1)
+
+        end = jax.lax.while_loop(lambda a: (a.steps < self.length) & jnp.any(~a.over), further, ahead)
+        score = (own + grouped(end.total)) / (grouped(end.count) + 1).astype(jnp.float32)
+        pick = jnp.where(pause, jnp.argmax(score, axis=1).astype(jnp.int32), 0)
+        return pick, jnp.max(grouped(end.count), axis=1), jnp.sum(grouped(end.count), axis=1, dtype=jnp.int32)
+
+    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
+        return rows, trace
+
+
+def guided(
+    logits: Float32[Array, "B 1 V"], rows: Rows, guide: Any
+) -> tuple[Float32[Array, "B V"], Bool[Array, "B"], guiding.Nodes]:
+    """(log p of the next tokens by the guided model, rows that may go on, the guide over the rows)."""
+    nodes = guiding.nodes_of(guide, rows.guide)
+    if guide is None:
+        return jax.nn.log_softmax(logits[:, 0], axis=1), jnp.ones(rows.done.shape, bool), nodes
+    bent, live = nodes.transform(logits, nodes.root())
+    return jax.nn.log_softmax(bent[:, 0], axis=1), live[:, 0], nodes
+
+
+def entropy(logp: Float32[Array, "B V"]) -> Float32[Array, "B"]:
+    """-sum p log p, nats."""
+    p = jnp.exp(logp)
+    return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
+
+
+def appended(rows: Rows, token: Int32[Array, "R"], guide: Any) -> tuple[Rows, Bool[Array, "R"]]:
+    """(the rows with one token more, whether it ends them)."""
+    nodes = guiding.nodes_of(guide, rows.guide)
+    state = () if guide is None else nodes.row(nodes.advance(nodes.root(), token[:, None]))
+    ended = loop.columns_to_stop(rows, token[:, None], jnp.ones(token.shape, jnp.int32)) <= 1
+    row = jnp.arange(token.shape[0])
+    text = rows.tokens.at[row, rows.length].set(token, mode="drop")
+    full = rows.length + 1 >= rows.stop
+    return rows._replace(tokens=text, length=jnp.minimum(rows.length + 1, rows.stop), guide=state), ended | full
