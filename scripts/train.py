@@ -4,12 +4,13 @@
     python scripts/train.py --recipe learn2pd --output DIR
     python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
+    python scripts/train.py --recipe ppd --model tiny-ar --output DIR
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp` and
-`s2d` write DIR/NAME.safetensors, its record and its curve. `smollm2-block` adapts an autoregressive chat model to block
+`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d` and
+`ppd` write DIR/NAME.safetensors, its record and its curve. `smollm2-block` adapts an autoregressive chat model to block
 diffusion (docs/training.md): the same command goes on where it was cut.
 """
 
@@ -26,7 +27,7 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import block, dparallel, learn2pd, s2d, specdec_pp
+from jaxdlm.train.recipes import block, dparallel, learn2pd, ppd, s2d, specdec_pp
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -37,6 +38,7 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "dparallel": (dparallel.run, ("rows", "canvas", "steps", "minutes", "rank")),
     "specdec_pp": (specdec_pp.run, ("rows", "canvas", "steps", "draft", "temperature")),
     "s2d": (s2d.run, ("steps", "minutes")),
+    "ppd": (ppd.run, ("rows", "canvas", "steps")),
 }
 
 

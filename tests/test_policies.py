@@ -94,6 +94,7 @@ OTHER = {
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
     "tau_back": 0.3, "full": 0.5, "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
+    "budget": 12,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
     "initial": 8, "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
@@ -113,7 +114,10 @@ BESIDE = {
     ("autoregressive", "null"): {"cfg_scale": 1.0},
 }  # fmt: skip
 # files of training runs, and drafts that need one: see the tests of the two
-TRAINED = {("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table")}
+TRAINED = {
+    ("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table"),
+    ("ppd", "weights"),
+}  # fmt: skip
 REFUSED = {("origin", "alg_temp")}  # whatever it is
 
 

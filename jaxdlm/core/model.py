@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +161,13 @@ class SupportsApplyAt(Model, Protocol):
     ) -> Float[Array, "B W D"]:
         """`apply(...).hidden` at the columns `at` [B, W], for a caller that wants nothing else."""
         ...
+
+
+@runtime_checkable
+class LooksUp(Protocol):
+    """A table of embeddings that is no array: it gives the rows of ids itself."""
+
+    def rows(self, tokens: Array, dtype: Any) -> Array: ...
 
 
 class Layer(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdlm.core.model import KV, Features, LayerHook, ModelOutput, Past, Tiling, gather
+from jaxdlm.core.model import KV, Features, LayerHook, LooksUp, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.apart import chosen, scanned, stacked
 from jaxdlm.models.attention import Attend, Spread, choose
@@ -19,7 +19,6 @@ from jaxdlm.models.moe import Blocks, routing_blocks
 from jaxdlm.models.parallel import grouped
 from jaxdlm.models.rope import Rotation, rotation
 from jaxdlm.models.segments import Segment, segments
-from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 # layers of a stack whose last layer is compiled apart to run for the asked columns alone: in a deeper one it is too
@@ -174,8 +173,8 @@ class Backbone:
     def _embed(self, params: PyTree, tokens: Array) -> Array:
         table = params["embed"]
         dtype = table.dtype
-        quantised = isinstance(table, QuantizedLeaf)
-        x = table.rows(tokens, dtype) if quantised else jnp.take(table, tokens, axis=0, mode="clip")
+        own = isinstance(table, LooksUp)
+        x = table.rows(tokens, dtype) if own else jnp.take(table, tokens, axis=0, mode="clip")
         return x if self.config.embed_scale is None else x * self._embed_scale(dtype)
 
     def _embed_scale(self, dtype: Any) -> Array:

@@ -99,8 +99,8 @@ def half(kv: KV, side: int) -> KV:
     return KV(kv.k[part], kv.v[part])
 
 
-def target_of(model: Model, params: PyTree, cfg: Cfg | None) -> tuple[Model, PyTree]:
-    """(the target as the loop runs it, its weights)."""
+def guided(model: Model, params: PyTree, cfg: Cfg | None) -> tuple[Model, PyTree]:
+    """(the target as it is guided, its weights)."""
     if cfg is None:
         return model, params
     null = model.config.tokens.pad if cfg.null is None else cfg.null

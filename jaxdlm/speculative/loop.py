@@ -16,15 +16,15 @@ from jaxdlm.core import engine
 from jaxdlm.core.carry import Status, Trace
 from jaxdlm.core.ending import ends_here
 from jaxdlm.core.kv import take
-from jaxdlm.core.model import KV
+from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import copies, guiding, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import taps as tapping
-from jaxdlm.speculative.guided import target_of
+from jaxdlm.speculative.guided import guided
 from jaxdlm.speculative.policy import Decoding, Speculation
-from jaxdlm.speculative.state import Carry, Proposal, Rows, Seen, Verdict, Watches
+from jaxdlm.speculative.state import Carry, Extends, Proposal, Rows, Seen, Verdict, Watches
 from jaxdlm.speculative.tree import Grown, Tree, shape_of
 from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
@@ -36,7 +36,7 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -
     save: see `engine.blank_trace`.
     """
     policy, drafter = decoding.policy, decoding.policy.drafter
-    model, params = target_of(decoding.model, decoding.params, policy.cfg)
+    model, params = target_of(decoding)
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
     batch, columns = rows.tokens.shape
     out, taps = tapping.apply(
@@ -92,6 +92,13 @@ def stage_keys(rows: Rows, stage: int) -> Key[Array, "B"]:
     return jax.vmap(functools.partial(stage_key, stage=stage))(rows.key, rows.length)
 
 
+def target_of(decoding: Decoding) -> tuple[Model, PyTree]:
+    """(the target as the loop runs it, its weights): with words of the drafter's, and guided, where the policy says so."""
+    drafter, cfg = decoding.policy.drafter, decoding.policy.cfg
+    own = (decoding.model, decoding.params)
+    return guided(*(drafter.target(*own) if isinstance(drafter, Extends) else own), cfg)
+
+
 class Forward(NamedTuple):
     """What the target read of a proposal: logits of the root and the nodes, their keys and values, and what was tapped."""
 
@@ -113,7 +120,7 @@ class Judged(NamedTuple):
 def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> Forward:
     """The target forward: the last committed token and the nodes below it, over the cached columns before them."""
     rows, tree = carry.rows, proposal.tree
-    model, params = target_of(decoding.model, decoding.params, decoding.policy.cfg)
+    model, params = target_of(decoding)
     root = rows.length[:, None] - 1
     nodes, shape = np.asarray(tree.read), shape_of(tree, proposal.parent)
     tokens = jnp.concatenate([store.take(rows.tokens, root), proposal.token[:, nodes]], axis=1)

@@ -113,6 +113,13 @@ class Watches(Protocol):
 
 
 @runtime_checkable
+class Extends(Protocol):
+    """A drafter that gives the target words of its own: `target` is the model as the loop runs it, with its weights."""
+
+    def target(self, model: Model, params: PyTree) -> tuple[Model, PyTree]: ...
+
+
+@runtime_checkable
 class Checks(Protocol):
     """A drafter that does not fit every target: `check` raises InputError where it does not, before the first forward."""
 
