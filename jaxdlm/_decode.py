@@ -37,6 +37,7 @@ from jaxdlm.sharding import beside, striped, widens
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.copies import expanded, prompts_of, several
 from jaxdlm.speculative.decode import ahead, begin, generate
+from jaxdlm.speculative.drafters import Forced, Nothing
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
@@ -279,6 +280,7 @@ def one_program(
         stops = read_stops(lm, stop)
         guides = own_guides(part)
         policy = policy if guides is None else policy.guided(OfRow())
+        policy = policy if part.grammars is None else drafting(policy, part.grammars)
         behind, prompt = arrange_rows(
             lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=[stops.sequences] * len(idle),
             guides=guides, numbers=[own.numbers for own in part.own or ()],
@@ -303,6 +305,12 @@ def one_program(
     )
     decoding = Decoding(model, lm.params, policy, cache, batch.geometry)
     return Diffusion(lm, decoding, batch, part.max_new, save, stops)
+
+
+def drafting(policy: Speculation, grammars: Sequence[Any]) -> Speculation:
+    """The policy, which drafts what some grammar leaves no choice of if it has no draft."""
+    idle = isinstance(policy.drafter, Nothing) and any((grammar.forced >= 0).any() for grammar in grammars)
+    return dataclasses.replace(policy, drafter=Forced(policy.warp)) if idle else policy
 
 
 class Programs(NamedTuple):

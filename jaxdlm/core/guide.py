@@ -82,6 +82,10 @@ class Guide:
         """
         return commit
 
+    def forced(self, state: PyTree) -> Int32[Array, ""]:
+        """A token that the text can hardly go on without; -1: none is known. Only a draft: the target decides."""
+        return jnp.int32(-1)
+
 
 @struct.dataclass
 class Several(Guide):
@@ -120,6 +124,10 @@ class Several(Guide):
             commit = guide.agree(commit, token, score, row)
         return commit
 
+    def forced(self, state: PyTree) -> Int32[Array, ""]:
+        each = jnp.stack([guide.forced(own) for guide, own in zip(self.guides, state, strict=True)])
+        return each[jnp.argmax(each >= 0)]
+
 
 def held(row: Row) -> Bool[Array, "L"]:
     """Which positions of the text hold a token that counts: known ones, but for ends of text in the canvas."""
@@ -140,6 +148,9 @@ class OfRow(Guide):
 
     def advance(self, state: tuple[Guide, PyTree], token: Int32[Array, ""]) -> tuple[Guide, PyTree]:
         return state[0], state[0].advance(state[1], token)
+
+    def forced(self, state: tuple[Guide, PyTree]) -> Int32[Array, ""]:
+        return state[0].forced(state[1])
 
 
 def read_guide(value: Any, name: str = "guide") -> Guide | None:

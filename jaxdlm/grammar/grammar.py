@@ -21,6 +21,7 @@ class Tables(NamedTuple):
     next: Int32[Array, "S C"]
     accepting: Bool[Array, "S"]
     distance: Int32[Array, "S"]
+    forced: Int32[Array, "S"]
     state: Int32[Array, ""]  # where the row is
 
 
@@ -40,6 +41,8 @@ class Grammar:
         start: the state before the first token, at least 1.
         accepting: bool[S], whether the tokens so far are a text, or a text and ends.
         distance: int32[S], the least number of further tokens until that is so; 2^30 from the dead state.
+        forced: int32[S], a token of what all texts go on with, letter by letter; -1 where they differ. By other tokens the
+            same letters may be spelled: it is a draft.
     """
 
     words: str
@@ -49,9 +52,10 @@ class Grammar:
     start: int
     accepting: np.ndarray
     distance: np.ndarray
+    forced: np.ndarray
 
     def __post_init__(self) -> None:
-        for array in (self.classes, self.next, self.accepting, self.distance):
+        for array in (self.classes, self.next, self.accepting, self.distance, self.forced):
             array.flags.writeable = False
 
     def __eq__(self, other: object) -> bool:
@@ -117,5 +121,6 @@ class Grammar:
         behind: Any = (0, more[0])
         return Tables(
             self.classes, np.pad(self.next, (behind, (0, more[1]))), np.pad(self.accepting, behind),
-            np.pad(self.distance, behind, constant_values=FAR), np.asarray(self.start, np.int32),
+            np.pad(self.distance, behind, constant_values=FAR), np.pad(self.forced, behind, constant_values=-1),
+            np.asarray(self.start, np.int32),
         )  # fmt: skip

@@ -249,7 +249,7 @@ def unconstrained(lm: Any) -> Grammar:
     table = np.array([[0, 0], [0, 1]], np.int32)
     return Grammar(
         "unconstrained", f"{known}/{size} but {tokens.mask}", live.astype(np.int32), table, 1, np.array([False, True]),
-        np.array([FAR, 0], np.int32),
+        np.array([FAR, 0], np.int32), np.array([-1, -1], np.int32),
     )  # fmt: skip
 
 

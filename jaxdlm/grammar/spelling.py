@@ -81,12 +81,23 @@ class Spelling:
         return tables
 
     @functools.cached_property
-    def _longest(self) -> int:
-        return max(int(each.lengths.max()) for each in self.contexts)
+    def tokens(self) -> tuple[dict[bytes, int], ...]:
+        """Per context, the bytes of its live tokens and the first id that has them."""
+        tables = []
+        for pieces in self.contexts:
+            data, start = pieces.data.tobytes(), pieces.start.tolist()
+            live = np.flatnonzero(self.live & (pieces.lengths > 0))[::-1].tolist()
+            tables.append({data[start[token] : start[token + 1]]: token for token in live})
+        return tuple(tables)
+
+    @functools.cached_property
+    def longest(self) -> tuple[int, ...]:
+        """Per context, the bytes of its longest token."""
+        return tuple(int(each.lengths.max()) for each in self.contexts)
 
     def spells(self, data: bytes) -> bool:
         """Whether some sequence of tokens has these bytes."""
-        tables, longest = self._by_letters, self._longest
+        tables, longest = self._by_letters, max(self.longest)
         seen = {(0, 0)}
         for at, context in (waiting := [(0, 0)]):
             if at == len(data):

@@ -93,14 +93,15 @@ def _read(file: pathlib.Path, words: str) -> TokenTable | None:
 def _sound(table: TokenTable) -> bool:
     """Whether every number is inside what it points into, so that no file can lead a loop astray."""
     kinds = [(table.classes, np.int32, 1), (table.next, np.int32, 2), (table.accepting, bool, 1),
-             (table.distance, np.int32, 1)]  # fmt: skip
+             (table.distance, np.int32, 1), (table.forced, np.int32, 1)]  # fmt: skip
     if not isinstance(table.start, int) or any(x.dtype != kind or x.ndim != axes for x, kind, axes in kinds):
         return False
     states, classes = table.next.shape
     return (
         1 <= table.start < states <= BUCKETS[-1] and 1 <= classes <= BUCKETS[-1]
-        and table.accepting.shape == table.distance.shape == (states,) and not table.next[0].any()
+        and table.accepting.shape == table.distance.shape == table.forced.shape == (states,) and not table.next[0].any()
         and not table.next[:, 0].any() and _inside(table.classes, classes) and _inside(table.next, states)
+        and _inside(table.forced + 1, table.classes.size + 1)
     )  # fmt: skip
 
 

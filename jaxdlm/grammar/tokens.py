@@ -20,6 +20,7 @@ class TokenTable(NamedTuple):
     start: int
     accepting: np.ndarray  # bool[S]
     distance: np.ndarray  # int32[S]
+    forced: np.ndarray  # int32[S]
 
 
 def token_table(automaton: Automaton, spelling: Spelling, what: str) -> TokenTable:
@@ -48,7 +49,29 @@ def token_table(automaton: Automaton, spelling: Spelling, what: str) -> TokenTab
     table[accepting, -1] = end
     classes = (group.reshape(-1) + (1 if alive.all() else 0)) * (key >= 0)
     classes[list(spelling.ends)] = table.shape[1] - 1
-    return _trimmed(classes, table, accepting, contexts > 1, what)
+    return _trimmed(classes, table, accepting, np.append(_forced(automaton, spelling), -1), contexts > 1, what)
+
+
+def _forced(automaton: Automaton, spelling: Spelling) -> np.ndarray:
+    """int64[contexts * S]: where all texts go on with the same letters, the longest token of these; where they can but
+    end, the first token that ends one; else -1."""
+    letters = automaton.next[:, automaton.kind]
+    alone = (np.count_nonzero(letters, axis=1) == 1) & ~automaton.accepting
+    byte = np.argmax(letters != 0, axis=1)
+    ended = automaton.accepting & ~letters.any(axis=1)
+    token = np.where(ended, spelling.ends[0], -1)
+    made = []
+    for known, longest in zip(spelling.tokens, spelling.longest):
+        own = token.copy()
+        for state in np.flatnonzero(alone).tolist():
+            here, text = state, bytearray()
+            while alone[here] and len(text) < longest:
+                text.append(int(byte[here]))
+                here = letters[here, byte[here]]
+            cuts = (bytes(text[:size]) for size in range(len(text), 0, -1))
+            own[state] = next((known[cut] for cut in cuts if cut in known), -1)
+        made.append(own)
+    return np.concatenate(made)
 
 
 def _check_entries(entries: int, what: str) -> None:
@@ -97,7 +120,9 @@ def _walk(automaton: Automaton, pieces: Pieces, what: str) -> tuple[np.ndarray, 
     return rows, row_of
 
 
-def _trimmed(classes: np.ndarray, table: np.ndarray, accepting: np.ndarray, merges: bool, what: str) -> TokenTable:
+def _trimmed(
+    classes: np.ndarray, table: np.ndarray, accepting: np.ndarray, forced: np.ndarray, merges: bool, what: str
+) -> TokenTable:
     """The table without states that no text goes through, equal columns as one class; state 1 is the start."""
     source, target = _edges(table)
     reached = _distance(target, source, np.arange(table.shape[0]) == 1) < FAR
@@ -111,14 +136,16 @@ def _trimmed(classes: np.ndarray, table: np.ndarray, accepting: np.ndarray, merg
     number = np.zeros(table.shape[0], np.int32)
     number[kept] = np.arange(kept.size)
     table, accepting, distance = number[table[kept]], accepting[kept], distance[kept].astype(np.int32)
+    forced = forced[kept].astype(np.int32)
+    forced[table[np.arange(kept.size), classes[forced]] == 0] = -1
     if merges:  # states that differ in their context alone, which often makes no difference
         group = equivalent(table, accepting)
         first = np.unique(group, return_index=True)[1]
         kept = np.sort(first)  # the dead state and the start are the first of their groups, and stay 0 and 1
         table = np.searchsorted(kept, first[group]).astype(np.int32)[table[kept]]
-        accepting, distance = accepting[kept], distance[kept]
+        accepting, distance, forced = accepting[kept], distance[kept], forced[kept]
     table, group = _classes(table)
-    return TokenTable(group[classes], table, 1, accepting, distance)
+    return TokenTable(group[classes], table, 1, accepting, distance, forced)
 
 
 def _edges(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -57,6 +57,10 @@ class GrammarGuide(Guide):
         after = tables.next[tables.state, class_of(tables.classes, token)]
         return Place(state.tables, after, state.room - 1)
 
+    def forced(self, state: Place) -> Int32[Array, ""]:
+        tables = self.of(state)
+        return tables.forced[tables.state]
+
     def of(self, place: Place) -> Tables:
         """The tables of a row, with its state."""
         tables = self.tables if place.tables is None else place.tables

@@ -75,6 +75,12 @@ class Nodes(NamedTuple):
         live = jnp.max(bent, axis=2) > -jnp.inf
         return jnp.where(live[:, :, None], bent, logits), live
 
+    def forced(self, states: States) -> Int32[Array, "B T"]:
+        """What each node is drafted to go on with, -1 for nothing."""
+        assert self.guide is not None
+        nodes = jax.vmap(self.guide.forced, in_axes=(self._whole((0,) * len(states), None),))
+        return jax.vmap(nodes)(self._whole(states))
+
     def bend(self, logits: Float32[Array, "B T V"], states: States) -> Float32[Array, "B T V"]:
         """`transform` where it does not matter what happens behind a node that allows nothing: in a draft."""
         return logits if self.guide is None else self.transform(logits, states)[0]

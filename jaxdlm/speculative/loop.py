@@ -72,7 +72,7 @@ def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Ar
     drafter = decoding.policy.drafter
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
-    forward = read(carry, proposal, decoding)
+    forward = (read if drafter.forwards else read_sparse)(carry, proposal, decoding)
     carry, judged = verify_and_commit(carry, proposal, forward.logits, forward.kv, decoding.policy)
     drafting = drafter.observe(drafting, rows, proposal, judged.verdict)
     if isinstance(drafter, Watches):
@@ -134,6 +134,24 @@ def read(carry: Carry, proposal: Proposal, decoding: Decoding) -> Forward:
     wanted = tapping.taps_of(decoding.policy.drafter)
     out, taps = tapping.apply(model, params, tokens, position, valid, past, mask=mask, taps=wanted)
     return Forward(mask_invalid(model.head(params, out.hidden), model), out.kv, taps)
+
+
+def read_sparse(carry: Carry, proposal: Proposal, decoding: Decoding) -> Forward:
+    """`read`, of the last committed tokens alone in a round in which no row has a draft: drafts that cost nothing are
+    often missing. What stands for nodes is then 0."""
+    missing = len(proposal.tree.read)
+    if not missing:
+        return read(carry, proposal, decoding)
+
+    def root() -> Forward:
+        none = Proposal(proposal.token[:, :0], proposal.valid[:, :0], None, Tree(()))
+        logits, kv, taps = read(carry, none, decoding)
+        wide = lambda x, axis: jnp.pad(x, [(0, missing * (at == axis)) for at in range(x.ndim)])  # noqa: E731
+        kv = jax.tree.map(lambda leaf: wide(leaf, 2), kv)
+        return Forward(wide(logits, 1), kv, None if taps is None else wide(taps, 1))
+
+    drafted = jnp.any(proposal.valid & ~carry.rows.done[:, None])
+    return jax.lax.cond(drafted, lambda: read(carry, proposal, decoding), root)
 
 
 def verify_and_commit(

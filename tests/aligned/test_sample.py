@@ -27,7 +27,8 @@ LM = model(6, vocab=8, end=END)
 def compiled(words: str, language: Language) -> Grammar:
     """As `jaxdlm.grammar` makes them of text."""
     tables = language.tables(states=64, classes=16)
-    return Grammar(words, "toy", tables.classes, tables.next, int(tables.state), tables.accepting, tables.distance)
+    start = int(tables.state)
+    return Grammar(words, "toy", tables.classes, tables.next, start, tables.accepting, tables.distance, tables.forced)
 
 
 @functools.cache

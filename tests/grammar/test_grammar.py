@@ -22,7 +22,7 @@ def test_form(seven):
     assert made.classes.shape == (9,) and made.accepting.shape == made.distance.shape == (made.states,)
     assert made.classes.dtype == made.next.dtype == made.distance.dtype == np.int32 and made.accepting.dtype == bool
     assert not made.classes[[3, 4, 5, 7, 8]].any()
-    for array in (made.classes, made.next, made.accepting, made.distance):
+    for array in (made.classes, made.next, made.accepting, made.distance, made.forced):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
 
@@ -58,9 +58,9 @@ def test_padding_changes_nothing(seven, bucket):
     made = grammar.regex("(ab)+|01*", seven)
     tables = made.tables(bucket)
     assert tables.next.shape == (bucket or made.bucket) and tables.state == made.start and tables.state.shape == ()
-    assert [array.dtype for array in tables] == [np.int32, np.int32, bool, np.int32, np.int32]
+    assert [array.dtype for array in tables] == [np.int32, np.int32, bool, np.int32, np.int32, np.int32]
     assert not tables.next[made.states :].any() and not tables.next[:, made.number_of_classes :].any()
-    assert (tables.distance[made.states :] == FAR).all() and not tables.accepting[made.states :].any()
+    assert (tables.distance[made.states :] == FAR).all() and (tables.forced[made.states :] == -1).all() and not tables.accepting[made.states :].any()
     for ids in itertools.product(range(9), repeat=3):
         state = tables.state
         for token in ids:

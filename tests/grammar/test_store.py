@@ -29,7 +29,7 @@ def files(tmp_path):
 def same(one, other):
     for field in ("words", "fingerprint", "start"):
         assert getattr(one, field) == getattr(other, field)
-    for field in ("classes", "next", "accepting", "distance"):
+    for field in ("classes", "next", "accepting", "distance", "forced"):
         np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
         assert getattr(one, field).dtype == getattr(other, field).dtype
 
@@ -49,7 +49,7 @@ def test_memory_then_disk(compiled, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut", "empty", "noise", "pickle", "state", "class", "other words", "missing", "type"]
+    "damage", ["cut", "empty", "noise", "pickle", "state", "class", "draft", "other words", "missing", "type"]
 )
 def test_a_damaged_file_is_made_again(compiled, tmp_path, damage):
     lm = toys.of_words(toys.SEVEN)
@@ -73,6 +73,8 @@ def test_a_damaged_file_is_made_again(compiled, tmp_path, damage):
             np.savez(file, **arrays | {"next": arrays["next"] + 9})
         case "class":
             np.savez(file, **arrays | {"classes": arrays["classes"] - 1})
+        case "draft":
+            np.savez(file, **arrays | {"forced": arrays["forced"] + 99})
         case "other words":
             np.savez(file, **arrays | {"words": np.frombuffer(b"regex:x", np.uint8)})
         case "missing":

@@ -1,6 +1,7 @@
 """Tables of tokens against `re` and searches over every sequence of tokens."""
 
 import itertools
+import os
 import random
 import re
 
@@ -106,6 +107,34 @@ def check_distance(table):
         while not any(table.accepting[each] for each in here):
             here, steps = {int(to) for each in here for to in table.next[each] if to}, steps + 1
         assert table.distance[state] == steps
+
+
+@pytest.mark.parametrize("pattern", ["a01b|a0", "(01|ab){2}", "ab01(a|b)?", "0ab|0ab1", "(a|b)0101", "a|b|", "01"])
+def test_forced_is_the_longest_token_of_what_all_texts_go_on_with(pattern):
+    """By all texts of finite languages, from every state."""
+    table = token_table(automaton(patterns.parse(pattern), pattern), SEVEN, pattern)
+    spelled = [[token for token in range(7) if table.classes[token] == kind] for kind in range(table.next.shape[1])]
+
+    def texts(state):
+        """What may still come, and END where nothing may."""
+        found = {b""} if table.accepting[state] else set()
+        for kind, to in enumerate(table.next[state]):
+            if to and spelled[kind] != [END]:
+                found |= {TOKENS[token] + rest for token in spelled[kind] for rest in texts(to)}
+        return found
+
+    forced = 0
+    for state in range(1, table.accepting.size):
+        if (table.next[state] == state).any():  # behind the end
+            assert table.forced[state] == -1
+            continue
+        rest = texts(state)
+        common = os.path.commonprefix(list(rest))
+        fits = [token for token, text in enumerate(TOKENS) if common.startswith(text)]
+        expected = END if rest == {b""} else max(fits, key=lambda token: len(TOKENS[token]), default=-1)
+        assert table.forced[state] == expected, (state, rest)
+        forced += table.forced[state] != -1
+    assert forced and table.forced[0] == -1
 
 
 def test_classes_are_those_of_a_walk_token_by_token():

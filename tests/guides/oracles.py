@@ -77,7 +77,18 @@ class Language:
         distance = np.full(states, FAR, np.int32)
         for state in range(1, states):
             distance[state] = next((room for room in range(states) if self.closes(state, room)), FAR)
-        return Tables(inverse.reshape(-1)[1:].astype(np.int32), following, accepting, distance, np.int32(self.start))
+        classes = inverse.reshape(-1)[1:].astype(np.int32)
+        return Tables(classes, following, accepting, distance, self.forced(states), np.int32(self.start))
+
+    def alone(self, answer: list[int]) -> int:
+        """Tokens of an answer that nothing else could stand for."""
+        before = [self.after(answer[:place]) for place in range(len(answer))]
+        return sum(len([1 for at, _ in self.edges if at == state]) == 1 for state in before)
+
+    def forced(self, states: int) -> np.ndarray:
+        """The token of each state that has one alone."""
+        after = [[token for state, token in self.edges if state == at] for at in range(states)]
+        return np.array([tokens[0] if len(tokens) == 1 else -1 for tokens in after], np.int32)
 
 
 def languages(vocab: int, end: int) -> dict[str, Language]:

@@ -15,6 +15,7 @@ from jaxdlm.core.guide import Guide
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.layout import lay_out_rows
 from jaxdlm.speculative.decode import generate
+from jaxdlm.speculative.drafters import Forced
 from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.pool import generate_pool
@@ -109,6 +110,10 @@ def test_autoregressive_under_a_guide_is_greedy_decoding_under_its_oracle(name):
         assert (np.asarray(out.length - out.start) <= MAX_NEW).all()
 
 
+def forced(policy):
+    return policy.replace(drafter=Forced(policy.warp, depth=3))
+
+
 METHODS = {
     "speculative": lambda draft, guide: S.speculative(draft, k=3, guide=guide),
     "lookup": lambda draft, guide: S.lookup(k=3, ngram=2, guide=guide),
@@ -118,6 +123,7 @@ METHODS = {
     "easyspec": lambda draft, guide: S.easyspec(draft, k=3, group=2, guide=guide),
     "eqspec official": lambda draft, guide: S.eqspec(draft, k=3, official=True, guide=guide),
     "exspec": lambda draft, guide: S.exspec(draft, k=3, slots=2, guide=guide),
+    "forced": lambda draft, guide: forced(S.autoregressive(guide=guide)),
 }
 SLOW = pytest.mark.slow
 
@@ -125,10 +131,10 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "draft"),
     [
-        ("speculative", "near"), ("lookup", "near"), ("pearl", "near"),
+        ("speculative", "near"), ("lookup", "near"), ("pearl", "near"), ("forced", "near"),
         *(pytest.param(m, d, marks=SLOW) for m in METHODS for d in ("near", "wrong")
-          if (m, d) not in (("speculative", "near"), ("lookup", "near"), ("pearl", "near"))
-          and (d == "near" or m not in ("lookup", "aded"))),
+          if (m, d) not in (("speculative", "near"), ("lookup", "near"), ("pearl", "near"), ("forced", "near"))
+          and (d == "near" or m not in ("lookup", "aded", "forced"))),
     ],
 )  # fmt: skip
 def test_greedy_tokens_are_those_of_the_guided_target(method, draft):
@@ -137,6 +143,10 @@ def test_greedy_tokens_are_those_of_the_guided_target(method, draft):
     np.testing.assert_array_equal(tokens, expected("all"))
     if method == "speculative" and draft == "near":
         assert np.asarray(out.accepted).sum() > 8, "the draft must be good for something"
+    if method == "forced":
+        lengths = np.asarray(out.length - out.start).tolist()
+        own = [LANGUAGES[name].alone(text[:length].tolist()) for name, text, length in zip(OWN, tokens, lengths)]
+        assert np.asarray(out.accepted).tolist() == own and sum(own) == 2
 
 
 def test_a_guide_of_the_target_alone_is_as_exact_and_accepts_less():
