@@ -40,6 +40,7 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     option("--read", type=click.Choice(("label", "text")), default="label", help="labels of a listing, or the words"),
     option("--law", type=click.Choice(LAWS), default="auto", metavar="L", help=", ".join(LAWS)),
     flag("--joint", help="all questions of a row in one reply, every answer open"),
+    flag("--joint-chain", help="likewise, by the law of all answers together"),
     flag("--sequential", help="one after the other in one reply, each given the answers before"),
     option("--orders", default="1", metavar="N", help="listings to pool: a number, reverse or cyclic"),
     option("--draws", default="auto", metavar="M", help="of the noise of a model with uniform noise: auto or a number"),
@@ -75,6 +76,10 @@ def decide(
     _check(input, output, calibrate, balance, calibration, shard_rows, new_run)
     if calibrate and (prior is not None or rest["temperature"] != 1):
         raise InputError("--calibrate fits prior and temperature: leave --prior and --temperature out")
+    if rest.pop("joint_chain"):
+        if rest["joint"]:
+            raise InputError("--joint and --joint-chain exclude each other: leave one out")
+        rest["joint"] = "chain"
     settings = rest | {
         "orders": _count(orders), "draws": _count(draws), "templates": list(templates) or None,
         "prior": _prior(prior), "calibration": calibration,

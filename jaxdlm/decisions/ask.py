@@ -11,7 +11,7 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.core.keys import randomness_key
 from jaxdlm.decisions import calibrate
-from jaxdlm.decisions.joint import joint, reply, sequential
+from jaxdlm.decisions import joint as several
 from jaxdlm.decisions.laws import LAWS, Limits, masked
 from jaxdlm.decisions.noisy import noise_of
 from jaxdlm.decisions.output import Answers, Decision, RowAnswers
@@ -42,7 +42,7 @@ IMPROPER = ("pseudo", "anyorder")  # laws whose sum over all texts is not 1
 
 
 def decide(
-    lm: Any, prompts: Sequence[Any], questions: Any, *, read: str = "label", law: str = "auto", joint: bool = False,
+    lm: Any, prompts: Sequence[Any], questions: Any, *, read: str = "label", law: str = "auto", joint: bool | str = False,
     sequential: bool = False, orders: int | str = 1, draws: int | str = "auto", templates: Any = None,
     calibration: Any = None, prior: str | float | None = None, temperature: float = 1.0, cfg: float = 0.0,
     width: int | None = None, cache: str = "auto", seed: int = 0, ids: Sequence[Any] | None = None, batch: int = 16,
@@ -64,11 +64,13 @@ def decide(
         law: "slot": one column. "chain": left to right, the end included; sums to 1 over all texts. "product": all columns
             as if independent, one read. "pseudo", "anyorder": see docs/decisions.md. "auto": slot for labels, chain for text.
         joint: all questions in one reply, every label open at once: marginals given the other questions' words and not their
-            answers; one read (models with masks or noise).
+            answers; one read (models with masks or noise). "chain": marginals of P(a_1 .. a_S) = Π p(a_s | those before),
+            from all combinations, or from texts drawn where these are more than 256 contexts; and the likeliest answers
+            together.
         sequential: all in one reply, one after the other, each given the likeliest answers before it.
         orders: 1, "reverse", "cyclic" or a number: listings of the options that are read and pooled.
         draws: of the noise of a model with uniform noise, whose probabilities are averaged. "auto": 1, and 4 of a question
-            whose answer has more than 0.1 nats of entropy then.
+            whose answer has more than 0.1 nats of entropy then. Else texts that joint="chain" draws: "auto" is 64.
         templates: one or several, pooled: a prompt with {state}, {instructions}, {options}, {ask}, or a `Template`.
         calibration: a file that `jaxdlm decide --calibrate` has written, or what `jaxdlm.decisions.calibrate.fit` returns.
         prior: "contextual" or its strength γ in [0, 1]: log p - γ log r, r from states without content.
@@ -131,7 +133,8 @@ class Reader:
         cfg: Any = 0.0,
     ) -> None:  # fmt: skip
         self.lm = argument.model(lm)
-        self.joint, self.sequential = argument.flag(joint, "joint"), argument.flag(sequential, "sequential")
+        self.joint = joint if joint == "chain" else argument.flag(joint, "joint")
+        self.sequential = argument.flag(sequential, "sequential")
         if self.joint or self.sequential:
             self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),
                               calibration=(calibration, None), cfg=(cfg, 0.0))  # fmt: skip
@@ -149,7 +152,7 @@ class Reader:
                 f"family='nemotron_ld_ar'"
             )
         draws = draws if isinstance(draws, str) and draws == "auto" else argument.whole(1, MOST_DRAWS)(draws, "draws")
-        if not self.noisy and draws not in ("auto", 1):
+        if not self.noisy and draws not in ("auto", 1) and self.joint != "chain":
             raise InputError(f"draws={draws}: {lm.name} has no noise to draw: leave it out")
         self.templates = read_templates(templates)
         self.temperature = read_temperature(temperature)
@@ -178,10 +181,6 @@ class Reader:
         if self.joint and self.sequential:
             raise InputError("joint and sequential exclude each other: leave one out")
         argument.unused("in a reply to several questions (joint, sequential)", **given)
-        if self.sequential and self.lm.config.noise == "uniform":
-            raise InputError(
-                f"sequential=True is not read from {self.lm.name}, which has uniform noise: use joint=True"
-            )
 
     def _check_guidance(self) -> None:
         if self.limits.cfg and not (masked(self.lm.config) and self.read == "label" and self.law in ("auto", "slot")):
@@ -237,11 +236,15 @@ class Reader:
         open_ = [question for question in questions if len(question.options) > 1]
         if not open_:
             return together([_certain() for _ in questions])
-        asked = reply(self.lm, state, open_, where)
+        asked = several.reply(self.lm, state, open_, where)
+        every = hashlib.sha256("".join(question.fingerprint for question in open_).encode()).hexdigest()
         if self.noisy:
-            every = hashlib.sha256("".join(question.fingerprint for question in open_).encode()).hexdigest()
             asked = asked._replace(noise=noise_of(*key, every, self.lm.config.vocab_size))
-        plan = joint(self.lm, asked, self.limits.draws, where) if self.joint else sequential(self.lm, asked, where)
+        draws, seed = self.limits.draws, (key[0] & 0xFFFFFFFF, key[1], int(every[:8], 16))
+        if self.joint == "chain":
+            plan = several.chain(self.lm, asked, draws, self.limits.contexts, seed, where)
+        else:
+            plan = (several.joint if self.joint else several.sequential)(self.lm, asked, draws, where)
         return _filled(plan, questions)
 
     def plan(self, state: Any, question: Question, key: tuple[int, int], where: str) -> Plan[list[Raw]]:
@@ -319,6 +322,7 @@ class Reader:
             top_is_label=all(raw.top_is_label for raw in raws),
             agreement=float(np.mean([one.argmax() == p.argmax() for one in each])), spread=pooled.spread,
             flips=pooled.flips, bound=max(raw.bound for raw in raws), logits=tuple(pooled.logits.tolist()),
+            together=None if raws[0].together is None else question.options[raws[0].together].value,
         )  # fmt: skip
 
     def _stderr(self, question: Question, raws: list[Raw], draws: int) -> dict[Any, float] | None:

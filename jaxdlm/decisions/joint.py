@@ -1,5 +1,7 @@
-"""Several questions in one reply, a label in a line each: all open at once, or one after the other."""
+"""Several questions in one reply, a label in a line each: all open at once, one after the other, or all combinations."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,12 +10,14 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.decisions.laws import masked
 from jaxdlm.decisions.noisy import MORE, Noise, mean_share, shape_of, unsure
+from jaxdlm.decisions.pool import log_softmax
 from jaxdlm.decisions.questions import Number, Question
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
 from jaxdlm.decisions.render import Template, Texts, encoded, ends_of, is_ids, labels_of, lines_of, put, spelled, words
 from jaxdlm.errors import InputError
 
 ASK = "Reply with one line for each question: its number, a colon, and the label of your choice alone."
+TABLE, TEXTS = 256, 64  # contexts of which all combinations of answers are read; else texts that are drawn
 
 
 class Reply(NamedTuple):
@@ -90,78 +94,169 @@ def _of_ids(lm: Any, state: Any, questions: Sequence[Question], where: str) -> R
     return Reply(encoded(lm, state, (), where), body, tuple(range(len(ids))), ids, ends_of(lm))
 
 
+Context = tuple[tuple[int, ...], Sequence[int]]  # ids of the labels that are written, places of those that are read
+
+
+class Tables(NamedTuple):
+    """What was read: columns by draw of noise, context and place; sequences, and their columns."""
+
+    columns: list[list[list[Column]]]
+    reads: int
+    size: int
+
+
 def joint(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
     """Marginals of all labels, every label open and all else in place: one read, counted with the first question.
 
     With uniform noise: one read per draw, which all labels share, and means over draws.
     """
-    if lm.config.noise == "uniform":
-        return (yield from _noisy(lm, asked, draws, where))
-    if not masked(lm.config):
-        raise InputError(f"joint=True opens all answers at once, which {lm.name} cannot: use sequential=True")
-    (found,) = yield [_read(lm, asked, (), where, range(len(asked.ids)))]
-    reads = [(1, _size(lm, asked, len(asked.body)))] + [(0, 0)] * (len(found) - 1)
-    return [Raw(c.logp, c.top in ids, *read) for c, ids, read in zip(found, asked.ids, reads)]
+    if asked.noise is None and not masked(lm.config):
+        raise InputError(
+            f"joint=True opens all answers at once, which {lm.name} cannot: use sequential=True or joint='chain'"
+        )
+    found = yield from _tables(lm, asked, [((), range(len(asked.ids)))], draws, where)
+    return [_raw(asked, found, place, 0, place, place == 0) for place in range(len(asked.ids))]
 
 
-def _noisy(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
-    kept = (*asked.body, *asked.ends[:1])
-    start, width, noise = shape_of(lm, asked, len(kept) + 1, where)
-    want = tuple((start + column, ids) for column, ids in zip(asked.columns, asked.ids))
+def sequential(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
+    """Each label given the likeliest ones of the questions before it, which are written; those behind it are open."""
+    raws: list[Raw] = []
+    chosen: tuple[int, ...] = ()
+    for place, ids in enumerate(asked.ids):
+        found = yield from _tables(lm, asked, [(chosen, [place])], draws, where)
+        raws.append(_raw(asked, found, place, 0, 0, True))
+        chosen = (*chosen, ids[int(np.argmax(np.nan_to_num(raws[-1].logp, nan=-np.inf)))])
+    return raws
 
-    def read(draw: int) -> Read:
-        canvas = np.full(width, lm.config.tokens.pad, np.int32)
-        canvas[: len(kept)] = kept
-        canvas[list(asked.columns)] = noise(draw, start, width)[list(asked.columns)]
-        return Read(np.concatenate([asked.prompt, canvas]), want, width)
 
-    tables: list[list[Column]] = []
-    goal = 1 if draws == "auto" else int(draws)
-    while len(tables) < goal:
-        tables += yield [read(draw) for draw in range(len(tables), goal)]
-        if draws == "auto" and len(tables) == 1 and any(unsure(column.logp) for column in tables[0]):
+def chain(lm: Any, asked: Reply, draws: int | str, most: int, key: Sequence[int], where: str) -> Plan[list[Raw]]:
+    """Marginals of P(a_1 .. a_S) = Π_s p(a_s | a_1 .. a_{s-1}): p the shares of the options of a label with those before
+    it written and those behind it open; and the likeliest answers together.
+
+    Exact where the contexts are at most `TABLE` and `most`: one batch. Else `TEXTS` (or `draws`) texts are drawn from P, and
+    a question has the mean of its conditionals over them, and that mean's standard error.
+    """
+    contexts = sum(math.prod(map(len, asked.ids[:place])) for place in range(len(asked.ids)))
+    if contexts <= min(TABLE, most):
+        return (yield from _exact(lm, asked, draws, where))
+    if asked.noise is not None:
+        raise InputError(
+            f"{where}: joint='chain' has {contexts} contexts, and with noise at most {min(TABLE, most)} are read: ask fewer "
+            f"questions at a time"
+        )
+    return (yield from _drawn(lm, asked, TEXTS if draws == "auto" else int(draws), np.random.default_rng(key), where))
+
+
+def _exact(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
+    """From the table of all combinations; with uniform noise the mean over draws within each context."""
+    earlier = [list(itertools.product(*asked.ids[:place])) for place in range(len(asked.ids))]
+    found = yield from _tables(lm, asked, [(c, [p]) for p, level in enumerate(earlier) for c in level], draws, where)
+    some = lambda drawn: _marginals(asked, found._replace(columns=drawn), list(map(len, earlier)))  # noqa: E731
+    raws, every = some(found.columns), found.columns
+    raws[0] = raws[0]._replace(reads=found.reads, columns=found.size)
+    if asked.noise is None:
+        return raws
+    each = [some([table]) for table in every]
+    rest = [some(every[:m] + every[m + 1 :]) for m in range(len(every))] if len(every) > 1 else []
+    logps = lambda runs, place: tuple(run[place].logp for run in runs)  # noqa: E731
+    return [raw._replace(drawn=logps(each, at), without=logps(rest, at)) for at, raw in enumerate(raws)]
+
+
+def _marginals(asked: Reply, found: Tables, contexts: Sequence[int]) -> list[Raw]:
+    """Of each label; contexts: how many each has."""
+    raws, before, first = [], np.zeros(1), 0  # log P of what stands before a label
+    for place, count in enumerate(contexts):
+        own = [_raw(asked, found, place, first + at, 0, False) for at in range(count)]
+        first += count
+        mass = float(np.exp(before) @ [np.exp(np.logaddexp.reduce(raw.logp)) for raw in own])
+        after = before[:, None] + np.array([_shares(raw.logp) for raw in own])
+        top = all(raw.top_is_label for raw in own)
+        raws.append(Raw(np.logaddexp.reduce(after, axis=0), top, 0, 0, mass=mass))
+        before = after.reshape(-1)
+    best = np.unravel_index(int(np.argmax(np.nan_to_num(before, nan=-np.inf))), [len(ids) for ids in asked.ids])
+    return [raw._replace(together=int(at)) for raw, at in zip(raws, best)]
+
+
+def _drawn(lm: Any, asked: Reply, texts: int, random: np.random.Generator, where: str) -> Plan[list[Raw]]:
+    """From texts drawn label by label; the uniform number of a text and a label is its own."""
+    uniform = random.random((texts, len(asked.ids)))
+    chosen: list[tuple[int, ...]] = [()] * texts
+    raws, total, places = [], np.zeros(texts), np.zeros((texts, 0), np.int64)
+    for place, ids in enumerate(asked.ids):
+        contexts = list(dict.fromkeys(chosen))
+        found = yield from _tables(lm, asked, [(each, [place]) for each in contexts], 1, where)
+        own = [_raw(asked, found, place, at, 0, False) for at in range(len(contexts))]
+        logp = np.array([_shares(own[contexts.index(each)].logp) for each in chosen])
+        mean = lambda some: np.logaddexp.reduce(some, axis=0) - np.log(len(some))  # noqa: E731
+        raws.append(
+            Raw(
+                mean(logp), all(raw.top_is_label for raw in own), found.reads, found.size, drawn=tuple(logp),
+                without=tuple(mean(np.delete(logp, at, 0)) for at in range(texts)) if texts > 1 else (),
+                mass=float(np.mean([np.exp(np.logaddexp.reduce(own[contexts.index(each)].logp)) for each in chosen])),
+            )
+        )  # fmt: skip
+        shares = np.nan_to_num(np.exp(logp)).cumsum(1)
+        at = (uniform[:, place, None] * shares[:, -1:] >= shares).sum(1).clip(0, len(ids) - 1)
+        total, places = total + logp[np.arange(texts), at], np.column_stack([places, at])
+        chosen = [(*each, ids[k]) for each, k in zip(chosen, at)]
+    best = places[int(np.argmax(np.nan_to_num(total, nan=-np.inf)))]
+    return [raw._replace(together=int(at)) for raw, at in zip(raws, best)]
+
+
+def _shares(logp: np.ndarray) -> np.ndarray:
+    """log p of the options among themselves; where none is possible, no text goes on."""
+    return log_softmax(logp) if np.isnan(logp).any() or np.isfinite(logp).any() else logp
+
+
+def _tables(lm: Any, asked: Reply, contexts: Sequence[Context], draws: int | str, where: str) -> Plan[Tables]:
+    """All contexts, with uniform noise once per draw: one draw, and more where one leaves an answer open ("auto")."""
+    goal = 1 if draws == "auto" or asked.noise is None else int(draws)
+    found, reads = Tables([], 0, 0), [_read(lm, asked, *context, where, draw=0) for context in contexts]
+    for draw in itertools.count():
+        columns = yield reads
+        size = sum(len(each.tokens) for each in reads)
+        found = Tables([*found.columns, columns], found.reads + len(reads), found.size + size)
+        if draws == "auto" and draw == 0 and asked.noise and any(unsure(c.logp) for each in columns for c in each):
             goal = MORE
-    return [
-        _mean_of([table[place] for table in tables], ids, place == 0, start + width)
-        for place, ids in enumerate(asked.ids)
-    ]
+        if draw + 1 == goal:
+            return found
+        reads = [_read(lm, asked, *context, where, draw=draw + 1) for context in contexts]
+    raise AssertionError
 
 
-def _mean_of(columns: Sequence[Column], ids: tuple[int, ...], counts: bool, size: int) -> Raw:
-    """One label over all draws."""
+def _raw(asked: Reply, found: Tables, place: int, context: int, at: int, counts: bool) -> Raw:
+    """One label in one context, over all draws. counts: whether it is charged with all that was read."""
+    columns = [table[context][at] for table in found.columns]
+    top, cost = all(c.top in asked.ids[place] for c in columns), (found.reads, found.size) if counts else (0, 0)
+    if asked.noise is None:
+        return Raw(columns[0].logp, top, *cost)
     logps = [column.logp for column in columns]
     others = range(len(logps) if len(logps) > 1 else 0)
     return Raw(
-        mean_share(logps), all(column.top in ids for column in columns), counts * len(logps), counts * len(logps) * size,
-        drawn=tuple(mean_share([logp]) for logp in logps),
+        mean_share(logps), top, *cost, drawn=tuple(mean_share([logp]) for logp in logps),
         without=tuple(mean_share(logps[:m] + logps[m + 1 :]) for m in others),
     )  # fmt: skip
 
 
-def sequential(lm: Any, asked: Reply, where: str) -> Plan[list[Raw]]:
-    """Each label given the likeliest ones of the questions before it, which are written; those behind it are open."""
-    raws: list[Raw] = []
-    chosen: list[int] = []
-    for place, ids in enumerate(asked.ids):
-        one = _read(lm, asked, chosen, where, [place])
-        ((column,),) = yield [one]
-        raws.append(Raw(column.logp, column.top in ids, 1, len(one.tokens)))
-        chosen.append(ids[int(np.argmax(np.nan_to_num(column.logp, nan=-np.inf)))])
-    return raws
-
-
-def _read(lm: Any, asked: Reply, chosen: Sequence[int], where: str, places: Sequence[int]) -> Read:
-    body = list(asked.body)
-    for place, column in enumerate(asked.columns):
-        body[column] = chosen[place] if place < len(chosen) else lm.config.tokens.mask if masked(lm.config) else 0
-    kept = [*body, *asked.ends[:1]] if masked(lm.config) else body[: asked.columns[len(chosen)]]
-    tokens = np.concatenate([asked.prompt, np.asarray(kept, np.int32)])
+def _read(lm: Any, asked: Reply, chosen: Sequence[int], places: Sequence[int], where: str, draw: int) -> Read:
+    """The reply with the first labels written and the others open."""
+    open_ = list(asked.columns[len(chosen) :])
+    body = np.asarray(asked.body, np.int32)
+    body[list(asked.columns[: len(chosen)])] = chosen
+    want = tuple((len(asked.prompt) + asked.columns[place], asked.ids[place]) for place in places)
+    kept = np.concatenate([body, np.asarray(asked.ends[:1], np.int32)])
+    if asked.noise is not None:
+        start, width, noise = shape_of(lm, asked, len(kept) + 1, where)
+        kept[open_] = noise(draw, start, width)[open_]
+        pads = np.full(width - len(kept), lm.config.tokens.pad, np.int32)
+        return Read(np.concatenate([asked.prompt, kept, pads]), want, width)
+    if masked(lm.config):
+        kept[open_] = lm.config.tokens.mask
+    else:
+        kept = kept[: open_[0]]
+    tokens = np.concatenate([asked.prompt, kept])
     if len(tokens) + 1 > lm.config.max_position:
         raise InputError(
             f"{where} has {len(tokens)} tokens with its reply, and {lm.name} reads {lm.config.max_position}: shorten it"
         )
-    return Read(tokens, tuple((len(asked.prompt) + asked.columns[place], asked.ids[place]) for place in places))
-
-
-def _size(lm: Any, asked: Reply, body: int) -> int:
-    return len(asked.prompt) + body + len(asked.ends[:1])
+    return Read(tokens, want)

@@ -35,6 +35,8 @@ class Decision:
         forwards: sequences read; tokens_read: their columns.
         bound: total variation that options left out by a search may make.
         given: with sequential=True, name -> value of the answers that stood before this one.
+        together: with joint="chain", the answer in the likeliest combination of all answers, which need not be the
+            likeliest one by itself.
         status: ok; nonfinite: logits were NaN or infinite; infeasible: no option can be written; unfinished: max_contexts
             were read before any option's end.
     """
@@ -60,6 +62,7 @@ class Decision:
     tokens_read: int = 0
     bound: float = 0.0
     given: dict[str, Any] | None = None
+    together: Any = None
     status: str = "ok"
     logits: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # before prior and temperature
 
@@ -152,6 +155,8 @@ def _diagnostics(decision: Decision) -> dict[str, Any]:
     told = {name: getattr(decision, name) for name in DIAGNOSTICS}
     if decision.given is not None:
         told["given"] = list(decision.given)
+    if decision.together is not None:
+        told["together"] = decision.together
     if decision.stderr is not None and decision.draws > 1:
         told["stderr"] = list(decision.stderr.values())
     return told

@@ -46,7 +46,7 @@ class Raw(NamedTuple):
     """One reading of a question. logp: log P_k in the order of its options. top_is_label: whether the likeliest token of
     all was an option's (of its first column). bound: how much options that were not read may have, in total variation.
     drawn: log P of each draw of noise alone; without: of all but each, where there are several. mass: Σ P, where logp is
-    not log P."""
+    not log P. together: place of the option in the likeliest combination of all answers, where that is known."""
 
     logp: np.ndarray
     top_is_label: bool
@@ -56,6 +56,7 @@ class Raw(NamedTuple):
     drawn: tuple[np.ndarray, ...] = ()
     without: tuple[np.ndarray, ...] = ()
     mass: float | None = None
+    together: int | None = None
 
     @property
     def status(self) -> str:

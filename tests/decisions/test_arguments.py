@@ -22,7 +22,7 @@ CASES = {
     "questions": ([spelled([3], [10])], None, LABELS),
     "read": ("text", None, LABELS),
     "law": ("product", None, TEXTS),
-    "joint": (True, None, LABELS),
+    "joint": ("chain", None, LABELS | {"joint": True}),
     "sequential": (True, None, LABELS),
     "orders": ("cyclic", None, WORDS),
     "draws": (3, None, NOISE),

@@ -53,8 +53,67 @@ def test_an_autoregressive_model_answers_one_after_the_other():
         assert row[name].logits == pytest.approx(z - np.logaddexp.reduce(z), abs=1e-4)
     with pytest.raises(jd.InputError, match="which net-ar cannot: use sequential=True"):
         jd.decide(lm, [START], [FIRST], joint=True)
-    with pytest.raises(jd.InputError, match="not read from net-uniform"):
-        jd.decide(net("uniform"), [START], [FIRST], sequential=True)
+
+
+ASKED = [spelled([3], [9], name="a"), spelled([7], [8], [11], name="b"), spelled([2], [5], name="c")]
+
+
+def table_of(lm) -> np.ndarray:
+    """P(a, b, c) label by label, one pass of the model for each beginning."""
+    open_ = lm.config.tokens.mask
+    ids = [[option.tokens[0] for option in question.options] for question in ASKED]
+    whole = np.zeros([len(own) for own in ids])
+    for picked in np.ndindex(whole.shape):
+        for place, own in enumerate(ids):
+            written = [ids[at][picked[at]] for at in range(place)]
+            text = [*START, *written, *([open_] * (3 - place) + [46] if open_ else [])]
+            z = log_softmax(lm, text)[len(START) + place - (lm.config.prediction == "next"), own]
+            whole[picked] += z[picked[place]] - np.logaddexp.reduce(z)
+    return np.exp(whole)
+
+
+@pytest.mark.parametrize("kind", ["same", "ar"])
+def test_the_chain_of_answers_is_the_table_of_all_of_them(kind):
+    lm, whole = net(kind), table_of(net(kind))
+    (row,) = jd.decide(lm, [START], ASKED, joint="chain", batch=8)
+    best = np.unravel_index(whole.argmax(), whole.shape)
+    for place, name in enumerate("abc"):
+        others = tuple(axis for axis in range(3) if axis != place)
+        assert shares(row[name]) == pytest.approx(whole.sum(others), abs=1e-5)
+        assert row[name].together == f"o{best[place]}" and row[name].stderr is None
+    assert row.forwards == 1 + 2 + 2 * 3 and row.to_row()["diagnostics"]["b"]["together"] == f"o{best[1]}"
+    assert 0 < row["c"].label_mass < 1
+
+
+def test_drawn_chains_tend_to_the_table():
+    lm, whole = net("ar"), table_of(net("ar"))
+    runs = [
+        jd.decide(lm, [START], ASKED, joint="chain", max_contexts=4, draws=400, batch=8, seed=seed)[0]
+        for seed in (0, 1)
+    ]
+    assert runs[0]["c"].probabilities != runs[1]["c"].probabilities
+    for row in runs:
+        assert row["a"].draws == 400 and row["a"].stderr["o0"] == pytest.approx(0, abs=1e-12), "the first is known"
+        for place, name in enumerate("abc"):
+            expected = whole.sum(tuple(axis for axis in range(3) if axis != place))
+            assert (
+                np.abs(shares(row[name]) - expected) <= 4.5 * np.array(list(row[name].stderr.values())) + 1e-5
+            ).all()
+
+
+def test_noise_is_averaged_in_every_context():
+    """Of a canvas model, one after the other and all combinations: the same as reading each context by itself."""
+    lm, more = net("uniform"), {"draws": 2, "seed": 3, "batch": 8}
+    (after,) = jd.decide(lm, [START], ASKED[:2], sequential=True, **more)
+    (chain,) = jd.decide(lm, [START], ASKED[:2], joint="chain", **more)
+    np.testing.assert_array_equal(after["a"].logits, chain["a"].logits)
+    assert (after.forwards, chain.forwards, after["b"].given) == (4, 6, {"a": after["a"].value})
+    first = int(after["a"].value[1])
+    table = np.array([shares(chain["a"])[k] * shares(after["b"]) for k in (first,)])
+    assert (shares(chain["b"]) >= table[0] - 1e-6).all() and chain["b"].draws == 2
+    assert all(0 < error < 0.5 for error in chain["b"].stderr.values())
+    with pytest.raises(jd.InputError, match="row 0: joint='chain' has 3 contexts, and with noise at most 1 are read"):
+        jd.decide(lm, [START], ASKED[:2], joint="chain", max_contexts=1)
 
 
 def test_questions_of_one_option_take_no_line():

@@ -60,7 +60,11 @@ def test_padding_changes_nothing(seven, bucket):
     assert tables.next.shape == (bucket or made.bucket) and tables.state == made.start and tables.state.shape == ()
     assert [array.dtype for array in tables] == [np.int32, np.int32, bool, np.int32, np.int32, np.int32]
     assert not tables.next[made.states :].any() and not tables.next[:, made.number_of_classes :].any()
-    assert (tables.distance[made.states :] == FAR).all() and (tables.forced[made.states :] == -1).all() and not tables.accepting[made.states :].any()
+    assert (
+        (tables.distance[made.states :] == FAR).all()
+        and (tables.forced[made.states :] == -1).all()
+        and not tables.accepting[made.states :].any()
+    )
     for ids in itertools.product(range(9), repeat=3):
         state = tables.state
         for token in ids:
