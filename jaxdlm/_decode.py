@@ -23,10 +23,12 @@ from jaxdlm.layout import (
     Part,
     arrange,
     arrange_rows,
+    bucket_of,
     lay_apart,
     listed,
     own_guides,
     row_numbers,
+    shared_columns,
     split_at_masks,
 )  # fmt: skip
 from jaxdlm.messages import read_form
@@ -287,8 +289,10 @@ def one_program(
         )  # fmt: skip
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
+        shared = 0 if policy.placed or policy.cfg is not None or policy.samples > 1 else shared_columns(part.texts)
+        prompt = min(prompt, shared + bucket_of(max(map(len, part.texts)) - shared))
         pair = PairDecoding(lm.model, lm.parted, policy)
-        return Continuation(lm, pair, behind, prompt, part.max_new, save, stops)
+        return Continuation(lm, pair, behind, prompt, part.max_new, save, stops, shared)
     stops = read_stops(lm, ends_wanted(policy, stop))
     batch = arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
@@ -366,6 +370,7 @@ class Continuation(NamedTuple):
     max_new: int
     save: str
     stops: Stops
+    shared: int = 0
 
     def run(self) -> Output:
         """Everything in one program; where the policy has slots, some rows at a time."""
@@ -386,8 +391,8 @@ class Continuation(NamedTuple):
     def output(self, rows: draft_state.Rows, trace: Trace) -> Output:
         return finish_rows(self.lm, *self.decoding.policy.answers(rows, trace), self.max_new, self.stops)
 
-    def _sizes(self) -> tuple[int, int, str]:
-        return self.prompt, self.max_new, self.save
+    def _sizes(self) -> tuple[int, int, str, int]:
+        return self.prompt, self.max_new, self.save, self.shared
 
 
 @compiled(static_argnames=("save",))

@@ -35,6 +35,18 @@ def bucket_of(columns: int, block: int = 1) -> int:
     return -(-bucket // block) * block
 
 
+def shared_columns(texts: Sequence[np.ndarray]) -> int:
+    """Columns at the beginning of several texts that hold the same tokens in all of them, the last of none among them:
+    0, or 32, 48, 64, 96, ..., so that it is worth a forward and many batches share a program."""
+    if len(texts) < 2:
+        return 0
+    least = min(map(len, texts)) - 1
+    first = np.stack([text[:least] for text in texts])
+    same = int(np.cumprod((first == first[0]).all(0)).sum())
+    sides = [side for power in range(5, same.bit_length()) for side in (1 << power, 3 << power - 1)]
+    return max((side for side in sides if side <= same), default=0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """Prompts laid out in columns, before the first forward."""

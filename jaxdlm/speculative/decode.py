@@ -10,17 +10,19 @@ from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Int32
 
 
-@compiled(static_argnames=("prompt", "max_new", "save"))
-def generate(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> tuple[Rows, Trace]:
+@compiled(static_argnames=("prompt", "max_new", "save", "shared"))
+def generate(
+    rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, shared: int = 0
+) -> tuple[Rows, Trace]:
     """Rows and trace at the end, without a guide's state. One program: a prefill of target and draft, and one `while`."""
-    carry = loop.run(loop.init(rows, decoding, prompt, max_new, save), jnp.iinfo(jnp.int32).max, decoding)
+    carry = loop.run(loop.init(rows, decoding, prompt, max_new, save, shared), jnp.iinfo(jnp.int32).max, decoding)
     return carry.rows._replace(guide=()), carry.trace
 
 
-@compiled(static_argnames=("prompt", "max_new", "save"))
-def begin(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
+@compiled(static_argnames=("prompt", "max_new", "save", "shared"))
+def begin(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, shared: int = 0) -> Carry:
     """The carry with the prompts read."""
-    return loop.init(rows, decoding, prompt, max_new, save)
+    return loop.init(rows, decoding, prompt, max_new, save, shared)
 
 
 @compiled()

@@ -12,10 +12,22 @@ from jaxdlm.core.model import KV, Model, Past
 from jaxdlm.typing import Array, Bool, Int32, PyTree
 
 
-def prefill(model: Model, params: PyTree, tokens: Int32[Array, "B L"], prompt: int, extra: int = 0) -> KV:
-    """The cache of L + extra columns with the first `prompt` columns of each row read; pads on the right do no harm."""
+def prefill(
+    model: Model, params: PyTree, tokens: Int32[Array, "B L"], prompt: int, extra: int = 0, shared: int = 0
+) -> KV:
+    """The cache of L + extra columns with the first `prompt` columns of each row read; pads on the right do no harm.
+
+    shared: of these the first that all rows have alike, and that are read once.
+    """
     rows, columns = tokens.shape
-    return room(model.apply(params, tokens[:, :prompt], *places(rows, prompt)).kv, columns + extra)
+    position, valid = places(rows, prompt)
+    if not shared:
+        return room(model.apply(params, tokens[:, :prompt], position, valid).kv, columns + extra)
+    head = model.apply(params, tokens[:1, :shared], position[:1, :shared], valid[:1, :shared]).kv
+    head = jax.tree.map(lambda leaf: jnp.repeat(leaf, rows, axis=1), head)
+    past = Past(head, position[:, :shared], valid[:, :shared])
+    rest = model.apply(params, tokens[:, shared:prompt], position[:, shared:], valid[:, shared:], past).kv
+    return room(jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=2), head, rest), columns + extra)
 
 
 def places(rows: int, prompt: int) -> tuple[Int32[Array, "B P"], Bool[Array, "B P"]]:

@@ -30,15 +30,18 @@ from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
-def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> Carry:
+def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, shared: int = 0) -> Carry:
     """The carry before the first round: prompts (their first `prompt` columns) read by target and drafter.
 
-    save: see `engine.blank_trace`.
+    save: see `engine.blank_trace`. shared: columns that all rows have alike, which the target reads once.
     """
     policy, drafter = decoding.policy, decoding.policy.drafter
     model, params = target_of(decoding)
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
     batch, columns = rows.tokens.shape
+    if shared and not isinstance(drafter, Watches):  # who watches sees whole prompts
+        kv = store.prefill(model, params, rows.tokens, prompt, shared=shared)
+        return Carry(rows, kv, drafter.init(rows, prompt), engine.blank_trace(save, batch, max_new), jnp.int32(0))
     out, taps = tapping.apply(
         model, params, rows.tokens[:, :prompt], *store.places(batch, prompt), taps=tapping.taps_of(drafter)
     )

@@ -18,7 +18,9 @@ from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Bool, Int32
 
 
-def generate_pool(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str) -> tuple[Rows, Trace]:
+def generate_pool(
+    rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, shared: int = 0
+) -> tuple[Rows, Trace]:
     """Rows and trace of all N prompts, decoded as many at a time as the policy has slots.
 
     The device runs until a quarter of the slots are done, then the host reads those rows out and puts the next prompts
@@ -26,7 +28,7 @@ def generate_pool(rows: Rows, decoding: Decoding, prompt: int, max_new: int, sav
     """
     total, slots = rows.done.shape[0], decoding.policy.slots
     turn = max(1, slots // 4)  # rows that are replaced at once
-    sizes = prompt, max_new, save
+    sizes = prompt, max_new, save, shared
     carry, owner, fresh = begin(_take(rows, np.arange(slots)), decoding, *sizes), np.arange(slots), slots
     finished: list[Any] = [None] * total
     while (owner >= 0).any():
@@ -65,12 +67,19 @@ def _advance(carry: Carry, decoding: Decoding, enough: Int32[Array, ""], owned: 
     return engine.run(carry, functools.partial(loop.step, decoding=decoding), too_few)
 
 
-@compiled(static_argnames=("prompt", "max_new", "save"))
+@compiled(static_argnames=("prompt", "max_new", "save", "shared"))
 def _admit(
-    carry: Carry, rows: Rows, slot: Int32[Array, "F"], decoding: Decoding, prompt: int, max_new: int, save: str
+    carry: Carry,
+    rows: Rows,
+    slot: Int32[Array, "F"],
+    decoding: Decoding,
+    prompt: int,
+    max_new: int,
+    save: str,
+    shared: int,
 ) -> Carry:
     """The carry with new rows, prefilled, in these slots; slots out of range take nothing."""
-    new = loop.init(rows, decoding, prompt, max_new, save)
+    new = loop.init(rows, decoding, prompt, max_new, save, shared)
 
     def place(old: Any, part: Any) -> Any:
         if isinstance(old, KV):  # layers come before rows

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxdlm import InputError, Status, decode, speculative
+from jaxdlm._decode import prepare
 from jaxdlm.layout import lay_out_rows
+from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.policy import Decoding
@@ -33,6 +35,28 @@ def test_autoregressive_is_greedy_decoding_without_a_cache():
     assert (out.accepted == 0).all() and (out.draft_forwards == 0).all()
     for row, count in enumerate(written):
         np.testing.assert_array_equal(out.commit_step[row], [*range(count), *[-1] * (MAX_NEW - count)])
+
+
+def test_what_all_prompts_begin_with_is_read_once():
+    """33 tokens and more alike: the keys are those of whole prompts, and rows go on as they do alone."""
+    begin = (3 * np.arange(33) % 19 + 2).tolist()
+    prompts = [begin + prompt for prompt in PROMPTS]
+    rows, _ = lay_out_rows(TARGET, prompts, max_new=2, seed=0, ids=None, raw=False)
+    whole, parts = (
+        store.prefill(TARGET.model, TARGET.params, rows.tokens, 48, extra=3, shared=shared) for shared in (0, 32)
+    )
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one[:, :, :48], other[:, :, :48], atol=2e-5)
+    (part,) = prepare(TARGET, prompts, "autoregressive", max_new=4).parts
+    assert (part.shared, part.prompt) == (32, 48)
+    (part,) = prepare(TARGET, prompts, "autoregressive", max_new=4, rows_per_program=2).parts[:1]
+    assert part.shared == 0, "where a row's bits are to be its own"
+    for name in ("autoregressive", speculative.autoregressive().replace(slots=2)):
+        together = decode(TARGET, prompts, policy=name, max_new=4)
+        np.testing.assert_array_equal(together.tokens, np.concatenate(
+            [decode(TARGET, [prompt], policy="autoregressive", max_new=4).tokens for prompt in prompts]
+        ))  # fmt: skip
 
 
 @pytest.mark.parametrize("draft", DRAFTS)
