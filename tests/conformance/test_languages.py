@@ -27,7 +27,8 @@ def language(
     for _ in range(10):
         distance = np.minimum(distance, np.where(table > 0, distance[table], FAR).min(1) + 1)
     own = np.array([classes.get(token, 0) for token in range(vocab)], np.int32)
-    return Grammar(words, "by hand", own, table, 1, accepts, np.minimum(distance, FAR).astype(np.int32))
+    distance, undrafted = np.minimum(distance, FAR).astype(np.int32), np.full(10, -1, np.int32)
+    return Grammar(words, "by hand", own, table, 1, accepts, distance, undrafted)
 
 
 HALVES = {token: 1 + token % 2 for token in range(1, 40)} | {END: 3}

@@ -24,7 +24,8 @@ def toy(rng, states=4, symbols=4) -> Grammar:
     distance = np.where(accepting, 0, 2**30)
     for _ in range(states):
         distance = np.minimum(distance, np.where(table > 0, distance[table], 2**30).min(1) + 1)
-    return Grammar("toy", "by hand", rng.integers(0, symbols, V), table, 1, accepting, np.minimum(distance, 2**30))
+    distance, undrafted = np.minimum(distance, 2**30), np.full(len(table), -1, np.int32)
+    return Grammar("toy", "by hand", rng.integers(0, symbols, V), table, 1, accepting, distance, undrafted)
 
 
 def one(toy: Grammar, columns: int = W) -> Automaton:
