@@ -46,8 +46,8 @@ def main() -> None:
         return jax.ShapeDtypeStruct((ROWS, *shape), kind, sharding=where)
 
     automaton = Automaton(
-        array(VOCAB), array(STATES, CLASSES), array(STATES, kind=bool), array(STATES), array(EDGES), array(EDGES),
-        array(EDGES), array(), array(), array(), array(), array(STATES, kind=bool),
+        array(VOCAB), array(CLASSES, kind=jnp.float32), array(STATES, CLASSES), array(STATES, kind=bool), array(STATES),
+        array(EDGES), array(EDGES), array(EDGES), array(), array(), array(), array(), array(STATES, kind=bool),
     )  # fmt: skip
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)

@@ -17,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.carry import Automaton, Geometry, Rows
+from jaxdlm.core.temperature import below, scale_logits
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 NEG = -1e30  # a logarithm of nothing that may be added up without overflow; what lies above NEG / 2 is possible
 TILE = 2048  # tokens of one product
 IMPOSSIBLE = -1e6  # stands for NEG where products are formed
+LEAST = float(np.finfo(np.float32).min)
 FLOOR = -60.0  # of log-probabilities: a filter or underflow must not remove the only token that the language allows
 
 
@@ -49,8 +51,8 @@ def blank(vocab: int, shape: Shape, rows: tuple[int, ...]) -> Automaton:
     (states, symbols, edges), zero = shape, lambda *size: np.zeros((*rows, *size), np.int32)
     empty = np.zeros((*rows, states), bool)
     return Automaton(
-        zero(vocab), zero(states, symbols), empty, zero(states) + 2**30, zero(edges), zero(edges), zero(edges), zero(),
-        zero(), zero(), zero(), empty.copy(),
+        zero(vocab), zero(symbols).astype(np.float32), zero(states, symbols), empty, zero(states) + 2**30, zero(edges),
+        zero(edges), zero(edges), zero(), zero(), zero(), zero(), empty.copy(),
     )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def pack(
         parts.append(
             Automaton(
                 classes=own.classes.astype(np.int32), next=own.next.astype(np.int32), accepting=own.accepting,
+                sizes=np.bincount(own.classes, minlength=symbols).astype(np.float32),
                 distance=own.distance.astype(np.int32), source=edge(source), symbol=edge(symbol),
                 target=edge(own.next[source, symbol]), start=own.state, first=np.int32(0), last=np.int32(0),
                 state=own.state, end=own.accepting,
@@ -79,42 +82,111 @@ def pack(
 # ------------------------------------------------------------------------------------------------ one row, one window
 
 
-def log_probs(logits: Float32[Array, "W V"]) -> Float32[Array, "W V"]:
-    """max(log softmax(l), FLOOR)."""
-    return jnp.maximum(jax.nn.log_softmax(logits), FLOOR)
+class Law(NamedTuple):
+    """log softmax(l / T) of each column, what lies below FLOOR at FLOOR; not written out, so that a forward's logits are
+    read as few times as can be.
+
+    top: max l. total: log Σ exp((l - top) / T). sums: log-probability of each class of n tokens, at least log n + FLOOR;
+    NEG for classes without tokens.
+    """
+
+    logits: Float32[Array, "W V"]
+    divisor: Float32[Array, ""]
+    top: Float32[Array, "W"]
+    total: Float32[Array, "W"]
+    sums: Float32[Array, "W C"]
+
+    def of(self, logits: Float32[Array, "W N"]) -> Float32[Array, "W N"]:
+        """log p of tokens with these logits, or of all: `of(logits)`."""
+        return jnp.maximum(below(logits, self.top) / self.divisor - self.total[:, None], FLOOR)
 
 
-def class_sums(logp: Float32[Array, "W V"], automaton: Automaton) -> Float32[Array, "W C"]:
-    """log of the probability of each class."""
-    scattered = lambda p, classes: jax.ops.segment_sum(p.T, classes, automaton.next.shape[1]).T  # noqa: E731
-    multiplied = lambda p, classes: sums_by_products(p, classes, automaton.next.shape[1])  # noqa: E731
-    total = jax.lax.platform_dependent(jnp.exp(logp), automaton.classes, cpu=scattered, default=multiplied)
-    return jnp.where(total > 0, jnp.log(jnp.maximum(total, 1e-38)), NEG)
+def law_of(logits: Float32[Array, "W V"], automaton: Automaton, divisor: Any = 1.0) -> Law:
+    """The law of the columns, from one pass over the logits on accelerators. divisor: T."""
+    divisor = jnp.asarray(divisor, jnp.float32)
+    top, total, sums = jax.lax.platform_dependent(
+        logits, divisor, automaton.classes, automaton.sizes, cpu=law_at_once, default=law_by_tiles
+    )
+    sizes = automaton.sizes[None, :]
+    some = jnp.log(jnp.where(sizes > 0, sums + sizes * float(np.exp(FLOOR)), 1.0))
+    return Law(logits, divisor, top, total, jnp.where(sizes > 0, some, NEG))
 
 
-def of_tokens(scores: Float32[Array, "W C"], automaton: Automaton) -> Float32[Array, "W V"]:
-    """The score of each token's class."""
-    gathered = lambda scores, classes: scores[:, classes]  # noqa: E731
-    return jax.lax.platform_dependent(scores, automaton.classes, cpu=gathered, default=spread_by_products)
+Parts = tuple[Float32[Array, "W"], Float32[Array, "W"], Float32[Array, "W C"]]  # top, total, Σ p of each class
 
 
-def sums_by_products(p: Float32[Array, "W V"], classes: Int32[Array, "V"], count: int) -> Float32[Array, "W C"]:
-    """The sum of p over each class, tile by tile a product with a one-hot matrix: what accelerators do best, and always in
-    one order."""
-
-    def step(total: Array, tile: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + _by_one_hot(tile[0], tile[1], count, 0), None
-
-    tiles = jnp.moveaxis(_tiles(p), 1, 0), _tiles(classes)
-    return jax.lax.scan(step, jnp.zeros((p.shape[0], count), jnp.float32), tiles)[0]
+def law_at_once(logits: Array, divisor: Array, classes: Array, sizes: Array) -> Parts:
+    """By scattered sums, which CPUs are good at."""
+    scaled = scale_logits(logits, divisor)
+    total = jnp.log(jnp.sum(jnp.exp(scaled), axis=1))
+    p = jnp.exp(scaled - total[:, None])
+    return jnp.max(logits, axis=1), total, jax.ops.segment_sum(p.T, classes, sizes.shape[0]).T
 
 
-def spread_by_products(scores: Float32[Array, "W C"], classes: Int32[Array, "V"]) -> Float32[Array, "W V"]:
-    """scores[:, classes], likewise; what is impossible at NEG."""
-    bounded = jnp.maximum(scores, IMPOSSIBLE)
-    tiles = jax.lax.map(lambda ids: _by_one_hot(bounded, ids, scores.shape[1], 1), _tiles(classes))
-    found = jnp.moveaxis(tiles, 0, 1).reshape(scores.shape[0], -1)[:, : classes.shape[0]]
-    return jnp.where(found > IMPOSSIBLE / 2, found, NEG)
+def law_by_tiles(logits: Array, divisor: Array, classes: Array, sizes: Array) -> Parts:
+    """Tile by tile, a sum over classes as a product with a one-hot matrix: what accelerators do best, in one order; sums so
+    far are brought down to the best logit so far."""
+    columns, count = logits.shape[0], sizes.shape[0]
+
+    def step(carry: Parts, start: Array, new: Array) -> Parts:
+        top, total, sums = carry
+        tile = jax.lax.optimization_barrier(
+            jnp.where(new[None, :], _cut(logits, start), -jnp.inf)
+        )  # read once, not once per sum
+        high = jnp.maximum(top, jnp.max(tile, axis=1))
+        p = jnp.exp(below(tile, high) / divisor)
+        less = jnp.exp(jnp.where(top == high, 0.0, top - high) / divisor)
+        more = _by_one_hot(p, _cut(classes, start), count, 0)
+        return high, total * less + jnp.sum(p, axis=1), sums * less[:, None] + more
+
+    zero = jnp.zeros(columns, jnp.float32)
+    begin = zero - jnp.inf, zero, jnp.zeros((columns, count), jnp.float32)
+    top, total, sums = _over_tiles(logits.shape[1], step, begin)
+    return top, jnp.log(total), sums / total[:, None]
+
+
+def tilted(law: Law, gain: Float32[Array, "W C"], use: Bool[Array, "W"], automaton: Automaton) -> Float32[Array, "W V"]:
+    """T (log p + gain of the token's class) in the columns of `use`, -inf where the gain is NEG; elsewhere the logits."""
+    ways = {"cpu": tilted_at_once, "default": tilted_by_tiles}
+    return jax.lax.platform_dependent(law, gain, use, automaton.classes, **ways)
+
+
+def tilted_at_once(law: Law, gain: Array, use: Array, classes: Array) -> Float32[Array, "W V"]:
+    return _tilt(law, law.logits, gain[:, classes], use)
+
+
+def tilted_by_tiles(law: Law, gain: Array, use: Array, classes: Array) -> Float32[Array, "W V"]:
+    """In place, tile by tile: the gains by a product with a one-hot matrix, what is impossible far below all others."""
+    bounded = jnp.maximum(gain, IMPOSSIBLE)
+
+    def step(logits: Array, start: Array, new: Array) -> Array:
+        tile = _cut(logits, start)
+        own = _by_one_hot(bounded, _cut(classes, start), gain.shape[1], 1)
+        bent = _tilt(law, tile, jnp.where(own > IMPOSSIBLE / 2, own, NEG), use)
+        return jax.lax.dynamic_update_slice_in_dim(logits, jnp.where(new[None, :], bent, tile), start, 1)
+
+    return _over_tiles(law.logits.shape[1], step, law.logits)
+
+
+def _tilt(law: Law, logits: Array, gain: Array, use: Array) -> Array:
+    bent = jnp.where(gain > NEG / 2, law.divisor * (law.of(logits) + gain), -jnp.inf)
+    return jnp.where(use[:, None], bent, logits)
+
+
+def _over_tiles(vocab: int, step: Any, carry: Any) -> Any:
+    """`step(carry, start, new)` for tiles of ids from 0 to the last; the last tile begins earlier than it would, so that it
+    is whole, and `new` says which of its ids no tile had."""
+    size = min(TILE, vocab)
+
+    def one(tile: Array, carry: Any) -> Any:
+        start = jnp.minimum(tile * size, vocab - size)
+        return step(carry, start, start + jnp.arange(size, dtype=jnp.int32) >= tile * size)
+
+    return jax.lax.fori_loop(0, -(-vocab // size), one, carry)
+
+
+def _cut(x: Array, start: Array) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, min(TILE, x.shape[-1]), x.ndim - 1)
 
 
 def _by_one_hot(x: Float32[Array, "W K"], ids: Int32[Array, "T"], count: int, axis: int) -> Float32[Array, "W N"]:
@@ -130,12 +202,6 @@ def _by_one_hot(x: Float32[Array, "W K"], ids: Int32[Array, "T"], count: int, ax
     )
     high, middle, low = jnp.split(product, 3)
     return high + (middle + low)
-
-
-def _tiles(x: Array) -> Array:
-    """The last axis in tiles, filled up with zeros: class 0 is dead."""
-    missing = -x.shape[-1] % TILE
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)]).reshape(*x.shape[:-1], -1, TILE)
 
 
 def class_bests(logp: Float32[Array, "W V"], automaton: Automaton) -> Float32[Array, "W C"]:
@@ -264,10 +330,10 @@ def most(
     return symbols, left[0][automaton.state] >= 0
 
 
-def token_of(logp: Float32[Array, "W V"], symbols: Int32[Array, "W"], automaton: Automaton) -> Int32[Array, "W"]:
+def token_of(logits: Float32[Array, "W V"], symbols: Int32[Array, "W"], automaton: Automaton) -> Int32[Array, "W"]:
     """The likeliest token of a class in each column; ties: the lowest id."""
     own = automaton.classes[None, :] == symbols[:, None]
-    return jax.lax.argmax(jnp.where(own, logp, -jnp.inf), 1, jnp.int32)
+    return jax.lax.argmax(jnp.where(own, jnp.maximum(logits, LEAST), -jnp.inf), 1, jnp.int32)
 
 
 # ------------------------------------------------------------------------------------- where rows stand in their text

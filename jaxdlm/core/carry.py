@@ -57,6 +57,7 @@ class Automaton(NamedTuple):
     of tokens that lead the same ways."""
 
     classes: Int32[Array, "V"]
+    sizes: Float32[Array, "C"]  # tokens of each class
     next: Int32[Array, "S C"]
     accepting: Bool[Array, "S"]
     distance: Int32[Array, "S"]  # least number of tokens that lead to acceptance

@@ -19,7 +19,7 @@ from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Stage, need
-from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
+from jaxdlm.core.temperature import divisor_of, is_cold
 from jaxdlm.errors import InputError
 from jaxdlm.rules.indel import Indel
 from jaxdlm.rules.insert import before_sampler, behind_writes
@@ -55,19 +55,17 @@ class Steer(Stage):
         automaton = grammar_of(row, "steer")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         divisor = divisor_of(self.temperature)
-        logp = language.log_probs(scale_logits(update.logits, divisor))
-        single = language.class_sums(logp, automaton)
-        scores = language.with_fixed(single, columns, automaton)
+        law = language.law_of(update.logits, automaton, divisor)
+        scores = language.with_fixed(law.sums, columns, automaton)
         inside = columns.open | columns.fixed
         rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
         share = language.marginals(scores, inside, automaton, rest)
-        gain = language.of_tokens(jnp.where(share > NEG / 2, share - single, NEG), automaton)
-        steered = jnp.where(gain > NEG / 2, divisor * (logp + gain), -jnp.inf)
+        gain = jnp.where(share > NEG / 2, share - law.sums, NEG)
         # what the grammar leaves as it is stays so to the bit, and so does a row of which no text is possible: `constrain`
         # ends that
-        bound = jnp.any(jnp.abs(gain) > TILT, axis=1) & jnp.any(gain > NEG / 2, axis=1)
-        steered = jnp.where((columns.open & bound)[:, None], steered, update.logits)
-        return update._replace(logits=steered), state
+        real = automaton.sizes[None, :] > 0
+        bound = jnp.any(real & (jnp.abs(gain) > TILT), axis=1) & jnp.any(real & (gain > NEG / 2), axis=1)
+        return update._replace(logits=language.tilted(law, gain, columns.open & bound, automaton)), state
 
 
 def steer(temperature: Any = 1.0) -> Steer:
@@ -99,8 +97,8 @@ class Plan(Stage):
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         inside = columns.open | columns.fixed
         divisor = divisor_of(self.temperature)
-        logp = language.log_probs(scale_logits(update.logits, divisor))
-        sums = language.class_sums(logp, automaton)
+        law = language.law_of(update.logits, automaton, divisor)
+        logp, sums = law.of(update.logits), law.sums
         scores = language.with_fixed(sums, columns, automaton)
         rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
         token = self._best(logp, columns, inside, automaton)
@@ -187,18 +185,18 @@ class Constrain(Stage):
     ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
         """(the text that agrees with most of the wishes, of these the likeliest; where it agrees; whether there is one; its
         tokens' log-probabilities)."""
-        logp = language.log_probs(logits)
-        of = lambda token: jnp.take_along_axis(logp, token[:, None], axis=1)[:, 0]  # noqa: E731
+        law = language.law_of(logits, automaton)
+        of = lambda token: law.of(jnp.take_along_axis(logits, token[:, None], axis=1))[:, 0]  # noqa: E731
         symbol = jnp.arange(automaton.next.shape[1], dtype=jnp.int32)[None, :]
         wished = mine[:, None] & (automaton.classes[wish][:, None] == symbol)
         before = changed[:, None] & (automaton.classes[row.tokens][:, None] == symbol)
-        scores = jnp.where(wished, of(wish)[:, None], language.class_sums(logp, automaton))
+        scores = jnp.where(wished, of(wish)[:, None], law.sums)
         scores = language.with_fixed(scores, columns, automaton)
         inside = columns.open | columns.fixed
         wanted = 2 * wished.astype(jnp.int32) + before.astype(jnp.int32)
         symbols, feasible = language.most(wanted, scores, inside, automaton)
         agrees = symbols == automaton.classes[wish]
-        tokens = jnp.where(agrees & mine, wish, language.token_of(logp, symbols, automaton))
+        tokens = jnp.where(agrees & mine, wish, language.token_of(logits, symbols, automaton))
         stays = changed & ~agrees & (symbols == automaton.classes[row.tokens])
         tokens = jnp.where(stays, row.tokens, tokens)
         return tokens, agrees, feasible, of(tokens)

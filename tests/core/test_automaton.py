@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdlm.core import automaton as language
-from jaxdlm.core.automaton import NEG, Columns
+from jaxdlm.core.automaton import FLOOR, NEG, Columns
 from jaxdlm.core.carry import Automaton
 from jaxdlm.grammar import Grammar
 
@@ -59,7 +59,7 @@ def case(seed: int):
 def tables(logp, tokens, fixed, automaton):
     columns = Columns(~fixed, fixed, tokens)
     every = jnp.ones(W, bool)
-    sums = language.with_fixed(language.class_sums(logp, automaton), columns, automaton)
+    sums = language.with_fixed(language.law_of(logp, automaton).sums, columns, automaton)
     bests = language.with_fixed(language.class_bests(logp, automaton), columns, automaton)
     sum_rest = language.backward(sums, every, automaton, language.segment_logsumexp)
     share, total = language.marginals(sums, every, automaton, sum_rest), sum_rest[0, automaton.state]
@@ -119,8 +119,7 @@ def test_extreme_logits_leave_every_text_possible(scale):
     made, *_ = case(3)
     automaton = one(made)
     logits = jnp.asarray(np.random.default_rng(0).normal(0, scale, (W, V)), jnp.float32)
-    logp = language.log_probs(logits)
-    sums = language.class_sums(logp, automaton)
+    sums = language.law_of(logits, automaton).sums
     every = jnp.ones(W, bool)
     rest = language.backward(sums, every, automaton, language.segment_logsumexp)
     share, total = language.marginals(sums, every, automaton, rest), rest[0, automaton.state]
@@ -137,13 +136,30 @@ def test_padded_states_classes_and_edges_change_no_bit():
     np.testing.assert_array_equal(small[0], large[0][:, : small[0].shape[1]])
 
 
-def test_sums_by_products_are_sums_of_classes():
-    """What accelerators run, on more ids than one tile has."""
+@pytest.mark.parametrize("vocab", [5000, 2048, 700])
+@pytest.mark.parametrize("divisor", [1.0, 0.7])
+def test_what_accelerators_run_tile_by_tile_is_what_cpus_run(vocab, divisor):
+    """More ids than one tile has, and no whole number of tiles; rows whose best logit comes late, and impossible ids."""
     rng = np.random.default_rng(0)
-    p, classes = rng.random((3, 5000)).astype(np.float32), rng.integers(0, 7, 5000).astype(np.int32)
-    expected = np.stack([p[:, classes == c].sum(1) for c in range(8)], axis=1)
-    found = np.asarray(jax.jit(language.sums_by_products, static_argnums=2)(p, classes, 8))
-    np.testing.assert_allclose(found[:, 1:], expected[:, 1:], rtol=1e-5)
-    scores = rng.normal(0, 3, (3, 8)).astype(np.float32)
-    scores[1, 2] = NEG
-    np.testing.assert_array_equal(jax.jit(language.spread_by_products)(scores, classes), scores[:, classes])
+    logits, classes = rng.normal(0, 8, (3, vocab)).astype(np.float32), rng.integers(0, 7, vocab).astype(np.int32)
+    logits[0, -1], logits[1, : vocab // 2] = 40, -np.inf
+    args = logits, np.float32(divisor), classes, np.bincount(classes, minlength=8).astype(np.float32)
+    once, tiled = jax.jit(language.law_at_once)(*args), jax.jit(language.law_by_tiles)(*args)
+    for one, other in zip(once, tiled, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+    exact = np.exp((logits.astype(np.float64) - logits.max(1, keepdims=True)) / divisor)
+    sums = np.stack([exact[:, classes == c].sum(1) for c in range(8)], axis=1) / exact.sum(1, keepdims=True)
+    np.testing.assert_allclose(tiled[2], sums, rtol=2e-5)
+    gain = rng.normal(0, 3, (3, 8)).astype(np.float32)
+    gain[1, 2], use = NEG, np.array([True, True, False])
+    law = language.Law(logits, args[1], *once)
+    bent = [jax.jit(way)(law, gain, use, classes) for way in (language.tilted_at_once, language.tilted_by_tiles)]
+    np.testing.assert_allclose(*bent, rtol=1e-6)
+    logp = np.maximum((logits - logits.max(1, keepdims=True)) / divisor - np.log(exact.sum(1, keepdims=True)), FLOOR)
+    for row in range(2):
+        allowed = (classes != 2) | (row == 0)
+        np.testing.assert_allclose(
+            bent[0][row, allowed], divisor * (logp[row] + gain[row, classes])[allowed], rtol=1e-4, atol=1e-4
+        )
+        assert np.isneginf(np.asarray(bent[0])[row, ~allowed]).all()
+    np.testing.assert_array_equal(bent[1][2], logits[2])
