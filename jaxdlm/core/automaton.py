@@ -160,7 +160,7 @@ def tilted_by_tiles(law: Law, gain: Array, use: Array, classes: Array) -> Float3
     bounded = jnp.maximum(gain, IMPOSSIBLE)
 
     def step(logits: Array, start: Array, new: Array) -> Array:
-        tile = _cut(logits, start)
+        tile = jax.lax.optimization_barrier(_cut(logits, start))
         own = _by_one_hot(bounded, _cut(classes, start), gain.shape[1], 1)
         bent = _tilt(law, tile, jnp.where(own > IMPOSSIBLE / 2, own, NEG), use)
         return jax.lax.dynamic_update_slice_in_dim(logits, jnp.where(new[None, :], bent, tile), start, 1)
