@@ -43,8 +43,13 @@ def shared_columns(texts: Sequence[np.ndarray]) -> int:
     least = min(map(len, texts)) - 1
     first = np.stack([text[:least] for text in texts])
     same = int(np.cumprod((first == first[0]).all(0)).sum())
-    sides = [side for power in range(5, same.bit_length()) for side in (1 << power, 3 << power - 1)]
-    return max((side for side in sides if side <= same), default=0)
+    return side_below(same)
+
+
+def side_below(columns: int) -> int:
+    """The largest of 32, 48, 64, 96, ... of at most so many columns; 0 where there is none."""
+    sides = [side for power in range(5, columns.bit_length()) for side in (1 << power, 3 << power - 1)]
+    return max((side for side in sides if side <= columns), default=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -133,7 +133,9 @@ class Reader:
         cfg: Any = 0.0,
     ) -> None:  # fmt: skip
         self.lm = argument.model(lm)
-        self.joint = joint if joint == "chain" else argument.flag(joint, "joint")
+        if isinstance(joint, str) and joint != "chain":
+            argument.refuse(joint, "joint", 'true, false or "chain"')
+        self.joint = joint if isinstance(joint, str) else argument.flag(joint, "joint")
         self.sequential = argument.flag(sequential, "sequential")
         if self.joint or self.sequential:
             self._check_reply(read=(read, "label"), orders=(orders, 1), templates=(templates, None), prior=(prior, None),

@@ -132,7 +132,7 @@ def slot(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
     ids = tuple(choice[0] for choice in asked.choices)
     want = ((start, ids),)
     if not limits.cfg:
-        ((column,),) = yield [Read(tokens, want)]
+        ((column,),) = yield [Read(tokens, want, head=asked.head)]
         return Raw(column.logp, column.top in ids, 1, len(tokens))
     blank = tokens.copy()
     blank[: start - asked.pre] = lm.config.tokens.mask

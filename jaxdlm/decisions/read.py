@@ -5,31 +5,35 @@ follow from the read itself, and what is missing of a program is filled with ine
 """
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.compiled import compiled
-from jaxdlm.core.model import Model, Past, SupportsApplyAt, gather
+from jaxdlm.core.model import KV, Model, Past, SupportsApplyAt, gather
 from jaxdlm.core.readout import Readout, gathered
 from jaxdlm.layout import bucket_of
 from jaxdlm.sharding import beside, striped
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 T = TypeVar("T")
+K = TypeVar("K")
 INERT = 0
 
 
 class Read(NamedTuple):
     """tokens: int32[n], the masks of what is open included. want: (column, ids) whose logits are read; a model that
     continues a text may be asked for column n. canvas: how many of the last columns are the canvas of a model that has
-    one; only these may be asked for."""
+    one; only these may be asked for. head: how many of the first columns are read apart, in a program of their own, once for
+    all sequences that begin with them; a causal model's."""
 
     tokens: np.ndarray
     want: tuple[tuple[int, tuple[int, ...]], ...]
     canvas: int = 0
+    head: int = 0
 
 
 class Column(NamedTuple):
@@ -128,16 +132,19 @@ def drive(lm: Any, plans: Sequence[Plan[T]], batch: int) -> list[T]:
 
 def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     """What stands at the wanted columns, read by read."""
-    groups: dict[tuple[int, int, int, int], list[int]] = {}
-    for index, each in enumerate(reads):
-        groups.setdefault(class_of(each), []).append(index)
     model = striped(lm.model, lm.params, batch)
     begun = []
-    for shape, members in groups.items():
-        for first in range(0, len(members), batch):
-            own = members[first : first + batch]
-            given, _ = beside(lm.params, _inputs([reads[index] for index in own], shape, batch, lm.config), ())
-            begun.append((own, _program(model, lm.params, given)))
+    for own, heads in _with_heads(reads, batch):
+        kv = None
+        if heads:
+            given, _ = beside(lm.params, _head_inputs(heads, batch, lm.config), ())
+            kv = _heads(model, lm.params, given)
+        for shape, members in _grouped(own, lambda index: class_of(reads[index])).items():
+            for first in range(0, len(members), batch):
+                some = members[first : first + batch]
+                inputs = _inputs([reads[index] for index in some], shape, batch, lm.config, heads)
+                given, _ = beside(lm.params, inputs, ())
+                begun.append((some, _program(model, lm.params, given, kv)))
     found: list[Any] = [None] * len(reads)
     for own, numbers in begun:
         host = [np.asarray(each) for each in numbers]
@@ -149,46 +156,96 @@ def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     return found
 
 
-def class_of(one: Read) -> tuple[int, int, int, int]:
-    """(columns, those of a canvas, wanted columns, ids per column) of its program: from the read alone."""
+Heads = dict[bytes, int]  # beginnings of sequences -> rows of a program
+
+
+def _with_heads(reads: Sequence[Read], batch: int) -> Iterator[tuple[list[int], Heads]]:
+    """Reads with the beginnings that they share, `batch` beginnings of a length at a time; all reads without any."""
+    for head, members in _grouped(range(len(reads)), lambda index: reads[index].head).items():
+        if not head:
+            yield members, {}
+            continue
+        shared = _grouped(members, lambda index: reads[index].tokens[: reads[index].head].tobytes())
+        heads = list(shared)
+        for first in range(0, len(heads), batch):
+            some = heads[first : first + batch]
+            yield [index for each in some for index in shared[each]], {each: row for row, each in enumerate(some)}
+
+
+def _grouped(members: Iterable[int], key: Callable[[int], K]) -> dict[K, list[int]]:
+    groups: dict[K, list[int]] = {}
+    for index in members:
+        groups.setdefault(key(index), []).append(index)
+    return groups
+
+
+class Shape(NamedTuple):
+    """Of a program: columns behind a beginning, those of a canvas, wanted columns, ids per column; columns of a beginning
+    that is read apart."""
+
+    columns: int
+    canvas: int
+    wanted: int
+    ids: int
+    head: int
+
+
+def class_of(one: Read) -> Shape:
+    """The shape of its program: from the read alone."""
     power = lambda n: 1 << (max(1, n) - 1).bit_length()  # noqa: E731
     wanted = power(len(one.want)), power(max(len(ids) for _, ids in one.want))
-    return bucket_of(len(one.tokens) - one.canvas), one.canvas, *wanted
+    return Shape(bucket_of(len(one.tokens) - one.canvas - one.head), one.canvas, *wanted, one.head)
 
 
 class Inputs(NamedTuple):
-    """Of a program. canvas: None for a model without one; then at counts its columns from 0."""
+    """Of a program. canvas: None for a model without one; then at counts its columns from 0. head: rows of the beginnings,
+    None: whole sequences."""
 
     tokens: Int32[Array, "R L"]
     valid: Bool[Array, "R L"]
     canvas: Int32[Array, "R W"] | None
     at: Int32[Array, "R C"]
     ids: Int32[Array, "R C K"]
+    head: Int32[Array, "R"] | None
 
 
-def _inputs(reads: Sequence[Read], shape: tuple[int, int, int, int], batch: int, config: Any) -> Inputs:
-    length, width, columns, most = shape
+def _head_inputs(heads: Heads, batch: int, config: Any) -> Int32[np.ndarray, "R H"]:
+    rows = np.stack([np.frombuffer(head, np.int32) for head in heads])
+    return np.concatenate([rows, np.full((batch - len(rows), rows.shape[1]), config.tokens.pad, np.int32)])
+
+
+def _inputs(reads: Sequence[Read], shape: Shape, batch: int, config: Any, heads: Heads) -> Inputs:
+    length, width, columns, most, head = shape
     tokens = np.full((batch, length), config.tokens.pad, np.int32)
     valid = np.zeros((batch, length), bool)
     valid[:, INERT] = True  # of rows that only fill the program
     canvas = np.full((batch, width), config.tokens.pad, np.int32)
     at = np.full((batch, columns), INERT, np.int32)
     ids = np.zeros((batch, columns, most), np.int32)
+    begin = np.zeros(batch, np.int32)
     shift = config.prediction == "next"
     for row, one in enumerate(reads):
         size = len(one.tokens) - one.canvas
-        tokens[row, :size], valid[row, :size], canvas[row] = one.tokens[:size], True, one.tokens[size:]
+        tokens[row, : size - head], valid[row, : size - head] = one.tokens[head:size], True
+        canvas[row], begin[row] = one.tokens[size:], heads.get(one.tokens[:head].tobytes(), 0)
         for column, (place, wanted) in enumerate(one.want):
-            at[row, column] = place - (size if width else shift)
+            at[row, column] = place - (size if width else shift + head)
             ids[row, column, : len(wanted)] = wanted
     rows, places = (jnp.asarray(tokens), jnp.asarray(valid)), (jnp.asarray(at), jnp.asarray(ids))
-    return Inputs(*rows, jnp.asarray(canvas) if width else None, *places)
+    return Inputs(*rows, jnp.asarray(canvas) if width else None, *places, jnp.asarray(begin) if head else None)
 
 
 @compiled(static_argnums=0)
-def _program(model: Model, params: PyTree, given: Inputs) -> tuple[Array, ...]:
+def _heads(model: Model, params: PyTree, tokens: Int32[Array, "R H"]) -> KV:
+    """The keys and values of the beginnings."""
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    return model.apply(params, tokens, position, jnp.ones(tokens.shape, bool)).kv
+
+
+@compiled(static_argnums=0)
+def _program(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> tuple[Array, ...]:
     """Logits of the ids [R, C, K]; top token, its logit, rest and weighted (`core.readout`) of all [R, C]."""
-    hidden = _hidden(model, params, given)
+    hidden = _hidden(model, params, given, heads)
     flat = hidden.reshape(-1, hidden.shape[-1])
     source = Readout(hidden=flat, logits=jnp.zeros((0, 0), jnp.float32), params=params, model=model)
     summary, picked = gathered(source, given.ids.reshape(flat.shape[0], -1))
@@ -196,10 +253,16 @@ def _program(model: Model, params: PyTree, given: Inputs) -> tuple[Array, ...]:
     return picked.reshape(given.ids.shape), *(x.reshape(given.at.shape) for x in told)
 
 
-def _hidden(model: Model, params: PyTree, given: Inputs) -> Float[Array, "R C D"]:
+def _hidden(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> Float[Array, "R C D"]:
     """What the head reads at the wanted columns."""
-    tokens, valid, canvas, at, _ = given
+    tokens, valid, canvas, at, *_ = given
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    if heads is not None and given.head is not None:
+        kv = jax.tree.map(lambda leaf: jnp.take(leaf, given.head, axis=1), heads)
+        columns = jax.tree.leaves(kv.k)[0].shape[2]
+        before = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None], (tokens.shape[0], columns))
+        past = Past(kv, before, jnp.ones(before.shape, bool))
+        return gather(model.apply(params, tokens, columns + position, valid, past).hidden, at)
     if canvas is not None:
         past = Past(model.apply(params, tokens, position, valid).kv, position, valid)
         first = jnp.sum(valid, axis=1, dtype=jnp.int32)[:, None]

@@ -14,8 +14,9 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.decisions.questions import Number, Option, Question
 from jaxdlm.errors import InputError
-from jaxdlm.layout import encode
+from jaxdlm.layout import encode, side_below
 
+OTHER = "0"  # words of a question that is never asked
 LABELLED = 255  # options that labels of one token are looked for
 PARTS = re.compile(r"\{(state|instructions|options|ask)\}")
 
@@ -37,7 +38,8 @@ class Template:
 class Slot(NamedTuple):
     """A question in token ids. prompt: what stands before the answer, the text `pre` included. choices: ids of each
     option, in the order of the question. post: ids behind it. ends: those of which any ends the reply. noise: what open
-    columns hold in a model with uniform noise, (draw, first position, columns) -> ids. pre: ids of the text `pre`."""
+    columns hold in a model with uniform noise, (draw, first position, columns) -> ids. pre: ids of the text `pre`. head: of
+    the prompt's first ids, those that other questions about the state have too (`Read.head`)."""
 
     prompt: np.ndarray
     choices: tuple[tuple[int, ...], ...]
@@ -45,6 +47,7 @@ class Slot(NamedTuple):
     ends: tuple[int, ...]
     noise: Callable[[int, int, int], np.ndarray] | None = None
     pre: int = 0
+    head: int = 0
 
 
 def read_templates(value: Any) -> tuple[Template, ...]:
@@ -92,7 +95,19 @@ def render(
         for option, text in zip(question.options, texts)
     ]
     _check(lm, question, choices, read, where)
-    return Slot(encoded(lm, prompt, reader.pre, where), tuple(choices), reader.post, ends_of(lm), pre=len(reader.pre))
+    ids = encoded(lm, prompt, reader.pre, where)
+    other = put(state, lambda text: f"{text}\n\n{OTHER}", where)
+    head = head_of(lm, ids, lambda: encoded(lm, other, (), where))
+    return Slot(ids, tuple(choices), reader.post, ends_of(lm), pre=len(reader.pre), head=head)
+
+
+def head_of(lm: Any, ids: np.ndarray, other: Callable[[], np.ndarray]) -> int:
+    """How many of the ids a causal model reads once for all questions: those that another question's begin with, too,
+    rounded down; it follows from the state and the question alone. Other models see what stands behind."""
+    if lm.config.attention != "causal":
+        return 0
+    least = min(len(ids), len(behind := other())) - 1
+    return side_below(int(np.cumprod(ids[:least] == behind[:least]).sum()))
 
 
 def encoded(lm: Any, prompt: Any, pre: Sequence[int], where: str) -> np.ndarray:
@@ -137,7 +152,8 @@ def _given(lm: Any, state: Any, question: Question, template: Template, read: st
         pre, post = reader.pre, reader.post
         choices = [tuple(option.tokens or reader.inside(_word(question, option))) for option in options]
     _check(lm, question, choices, read, where)
-    return Slot(encoded(lm, state, pre, where), tuple(choices), post, ends_of(lm), pre=len(pre))
+    ids = encoded(lm, state, pre, where)
+    return Slot(ids, tuple(choices), post, ends_of(lm), pre=len(pre), head=head_of(lm, ids, lambda: ids))
 
 
 def ends_of(lm: Any) -> tuple[int, ...]:

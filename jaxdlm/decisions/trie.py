@@ -111,7 +111,7 @@ def _read(canvas: Any, trie: Trie, nodes: Sequence[Node]) -> Read:
     last = nodes[-1]
     tokens = canvas.written(canvas.spelled(last), upto=len(last))
     want = [(canvas.start + len(node), _ids(canvas, trie.children[node])) for node in nodes]
-    return Read(tokens, tuple(want))
+    return Read(tokens, tuple(want), head=canvas.slot.head)
 
 
 def _ids(canvas: Any, children: Sequence[int]) -> tuple[int, ...]:

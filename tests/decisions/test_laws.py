@@ -237,7 +237,7 @@ def test_options_that_cannot_be_written():
         (([3], [4]), {"width": 4}, "law='slot' reads one column"),
         (([3] * 6, [4]), {"read": "text", "law": "anyorder"}, "'anyorder' sums 5"),
         (([3], [4]), {"draws": 4}, "draws=4: exact has no noise to draw"),
-        (([3], [4]), {"joint": "chain"}, "joint='chain': must be true or false"),
+        (([3], [4]), {"joint": "chains"}, "joint='chains': must be true, false or"),
         (([3], [4]), {"joint": True, "sequential": True}, "joint and sequential exclude each other"),
         (([3], [4]), {"joint": True, "read": "text"}, "read='text' means nothing in a reply to several questions"),
         (([3], [4]), {"joint": True, "law": "chain"}, "labels in one reply are read by law='slot'"),

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxdlm as jd
-from jaxdlm.decisions import read
+from jaxdlm.decisions import read, render
 from tests.decisions.toys import net, spelled
 
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position": 256}
@@ -112,3 +112,31 @@ def test_on_a_mesh_it_is_the_same_law():
     asked = [spelled([3], [4], [9])]
     one, other = (jd.decide(each, [[3, 4, 5]], asked)[0]["q"].logits for each in (lm, spread))
     assert one == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_questions_about_a_row_begin_with_is_read_once(dtype, monkeypatch):
+    """A causal model: one program for the beginnings of 32 and of 48 columns each, whatever is asked; the shares are those of
+    whole sequences, the bits those of a question alone."""
+    lm, random = net("ar", dtype, **SIZES, num_kv_heads=2), np.random.default_rng(2)
+    prompts = [random.integers(1, 45, size).tolist() for size in (40, 60, 50, 20)]
+    asked = [spelled([3], [9], name="a"), spelled([7], [8, 2], [11], name="b"), spelled([3, 4], [3, 5], name="c")]
+    program, heads = read._heads, []
+    monkeypatch.setattr(
+        read, "_heads", lambda model, params, tokens: heads.append(tokens) or program(model, params, tokens)
+    )
+    settings = {"read": "text", "batch": 4}
+    together = jd.decide(lm, prompts, asked, **settings)
+    assert [tokens.shape for tokens in heads] == [(4, 32), (4, 48)]
+    for row, prompt in enumerate(prompts):
+        for question in asked:
+            alone = jd.decide(lm, [prompt], [question], ids=[row], **settings)[0][question.name]
+            assert alone.logits == together[row][question.name].logits
+    monkeypatch.setattr(render, "side_below", lambda columns: 0)
+    whole, count = jd.decide(lm, prompts, asked, **settings), len(heads)
+    assert len(heads) == count
+    for row in range(len(prompts)):
+        for name in "abc":
+            assert whole[row][name].logits == pytest.approx(
+                together[row][name].logits, abs=1e-5 if dtype == "float32" else 0.05
+            )
