@@ -188,6 +188,23 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]], *, base: float, 
     return {"title": head, "config": CONFIG, "width": "container", "height": {"step": 15}, "layer": layers}
 
 
+def reliability(title: str, bins: Iterable[Any], *, side: int = 300) -> Spec:
+    """Accuracy against the probability that was stated, with intervals; what is calibrated lies on the diagonal. bins: of
+    `jaxdlm.decisions.metrics.reliability`."""
+    rows = [each._asdict() for each in bins]
+    scale: Spec = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    x, y = {**scale, "field": "p", "title": "stated"}, {**scale, "field": "accuracy", "title": "right"}
+    ends = [{"p": 0, "accuracy": 0}, {"p": 1, "accuracy": 1}]
+    layers: list[Spec] = [
+        {"data": {"values": ends}, "mark": {"type": "line", "strokeDash": [3, 3], "color": QUIET}, "encoding": {"x": x, "y": y}},
+        {"data": {"values": rows}, "mark": {"type": "rule", "color": OWN, "opacity": 0.5},
+         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
+        {"data": {"values": rows}, "mark": {"type": "point", "filled": True, "color": OWN, "tooltip": True},
+         "encoding": {"x": x, "y": y, "size": {"field": "n", "type": "quantitative", "legend": None}}},
+    ]  # fmt: skip
+    return {"title": {"text": title}, "config": CONFIG, "width": side, "height": side, "layer": layers}
+
+
 def _ground(summary: Summary, task: str, x: str, along: Spec) -> list[Spec]:
     """The band of the baseline's margin, and the dotted line of an ideal model."""
     base = next(

@@ -8,6 +8,7 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm.decisions import calibrate, metrics
+from jaxdlm.eval import plots
 from tests.decisions.toys import net, spelled
 
 RANDOM = np.random.default_rng(1)
@@ -130,3 +131,22 @@ def test_a_calibrated_model_shows_its_floor():
         found = metrics.quality(p, drawn(p), draws=50)
         assert low < found.floor < high
         assert abs(found.ece - found.floor) < 0.6 * found.floor
+
+
+def test_bins_of_a_reliability_chart_are_those_of_the_error():
+    p = softmax(RANDOM.normal(size=(400, 3)) * 2)
+    y = drawn(p)
+    top, right = p.max(1), p.argmax(1) == y
+    bins = metrics.reliability(top, right)
+    assert sum(each.n for each in bins) == 400 and [each.p for each in bins] == sorted(each.p for each in bins)
+    gap = sum(each.n * abs(each.accuracy - each.p) for each in bins) / 400
+    assert gap == pytest.approx(metrics.ece(top, right), abs=1e-12)
+    assert all(0 <= each.low <= each.accuracy <= each.high <= 1 for each in bins)
+    one = metrics.reliability(np.full(10, 0.5), np.arange(10) < 8)
+    assert one == [(10, 0.5, 0.8, pytest.approx(0.4902, abs=1e-3), pytest.approx(0.9433, abs=1e-3))], (
+        "Wilson's interval"
+    )
+    found = metrics.quality(p, y)
+    assert found.low <= found.high and found.low < found.ece + found.floor
+    spec = plots.reliability("shares", bins)
+    assert len(spec["layer"][1]["data"]["values"]) == len(bins)
