@@ -57,6 +57,12 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     option(
         "--tolerance", type=Number(argument.real(0, 1), click.FLOAT), default=0.01, metavar="P", help="left out above"
     ),
+    option(
+        "--tokenisations",
+        type=click.Choice(("canonical", "all")),
+        default="canonical",
+        help="of words: the sum over all",
+    ),
     option("--batch", type=ROWS, default=16, metavar="R", help="sequences of each program"),
 )
 def decide(

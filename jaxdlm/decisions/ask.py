@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.core.keys import randomness_key
-from jaxdlm.decisions import calibrate
+from jaxdlm.decisions import calibrate, spellings
 from jaxdlm.decisions import joint as several
 from jaxdlm.decisions.laws import LAWS, Limits, masked
 from jaxdlm.decisions.noisy import noise_of
@@ -31,7 +31,7 @@ from jaxdlm.decisions.pool import (
 )  # fmt: skip
 from jaxdlm.decisions.questions import Number, Question
 from jaxdlm.decisions.read import Plan, Raw, drive, started, together
-from jaxdlm.decisions.render import read_templates, render
+from jaxdlm.decisions.render import Slot, read_templates, render
 from jaxdlm.decisions.wire import one_set, read_questions
 from jaxdlm.errors import InputError
 from jaxdlm.layout import SEED, listed, row_numbers
@@ -46,7 +46,7 @@ def decide(
     sequential: bool = False, orders: int | str = 1, draws: int | str = "auto", templates: Any = None,
     calibration: Any = None, prior: str | float | None = None, temperature: float = 1.0, cfg: float = 0.0,
     width: int | None = None, cache: str = "auto", seed: int = 0, ids: Sequence[Any] | None = None, batch: int = 16,
-    confidence: str = "jev", max_contexts: int = 4096, tolerance: float = 0.01,
+    confidence: str = "jev", max_contexts: int = 4096, tolerance: float = 0.01, tokenisations: str = "canonical",
 ) -> Answers:  # fmt: skip
     """The probability of every allowed answer to typed questions about each prompt, read from a few forwards.
 
@@ -83,6 +83,8 @@ def decide(
         confidence: "jev", "mass" or "entropy"; see `jaxdlm.decisions.pool.confidence`.
         max_contexts: sequences that a question may read; above, the likeliest first, until at most a share `tolerance` of
             the probability is left. The distance that this may make is `bound`.
+        tokenisations: "canonical": options under read="text" as the tokenizer spells them. "all": the sum over every way in
+            which tokens spell the same letters, up to 4096 of each (law chain or product).
 
     A row's bits depend on its own prompt and questions, the model and these arguments, and on nothing else.
 
@@ -101,6 +103,7 @@ def decide(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
         max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential, cfg=cfg,
+        tokenisations=tokenisations,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))
@@ -130,7 +133,7 @@ class Reader:
         templates: Any = None, calibration: Any = None, prior: Any = None, temperature: Any = 1.0,
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
-        cfg: Any = 0.0,
+        cfg: Any = 0.0, tokenisations: Any = "canonical",
     ) -> None:  # fmt: skip
         self.lm = argument.model(lm)
         if isinstance(joint, str) and joint != "chain":
@@ -170,6 +173,11 @@ class Reader:
         )  # fmt: skip
         self._check_width()
         self._check_guidance()
+        self.tokenisations = argument.check_choice(tokenisations, "tokenisations", spellings.WAYS)
+        if self.tokenisations == "all" and (self.read != "text" or self.law not in ("auto", "chain", "product")):
+            raise InputError(
+                "tokenisations='all' is of read='text' with law='chain' or 'product', whose probabilities add up: leave it out"
+            )
         self.priors: dict[str, np.ndarray | None] = {}  # None: not finite
         self._unread: dict[str, list[Plan[list[Raw]]]] = {}  # plans of priors that nobody has asked for before
         self.calibration = None if calibration is None else calibrate.read(calibration)
@@ -205,7 +213,7 @@ class Reader:
     def fingerprint(self) -> str:
         """Of all that decides how a question is read: by it calibrations know their reader."""
         parts = [self.read, self.law, self.orders, [vars(each) for each in self.templates], list(self.limits)]
-        parts += [self.joint, self.sequential]
+        parts += [self.joint, self.sequential, self.tokenisations]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> str:
@@ -266,8 +274,13 @@ class Reader:
         if self.noisy:
             noise = noise_of(*key, question.fingerprint, self.lm.config.vocab_size)
             slots = [slot._replace(noise=noise) for slot in slots]
-        plans = [LAWS[name](self.lm, slot, self.limits, where) for slot in slots]
-        return started(together(plans))
+        return started(together([self._law(name, slot, where) for slot in slots]))
+
+    def _law(self, name: str, slot: Slot, where: str) -> Plan[Raw]:
+        if self.tokenisations == "canonical":
+            return LAWS[name](self.lm, slot, self.limits, where)
+        slot, options = spellings.every(self.lm, slot, where)
+        return spellings.summed(LAWS[name](self.lm, slot, self.limits, where), options)
 
     def _orders(self, question: Question, read: str, where: str) -> list[tuple[int, ...]]:
         unlisted = read == "text" and not any("{options}" in (each.prompt or "") for each in self.templates)

@@ -81,13 +81,16 @@ class Spelling:
         return tables
 
     @functools.cached_property
-    def tokens(self) -> tuple[dict[bytes, int], ...]:
-        """Per context, the bytes of its live tokens and the first id that has them."""
-        tables = []
+    def tokens(self) -> tuple[dict[bytes, tuple[int, ...]], ...]:
+        """Per context, the bytes of its live tokens and the ids that have them, ascending."""
+        tables: list[dict[bytes, tuple[int, ...]]] = []
         for pieces in self.contexts:
             data, start = pieces.data.tobytes(), pieces.start.tolist()
-            live = np.flatnonzero(self.live & (pieces.lengths > 0))[::-1].tolist()
-            tables.append({data[start[token] : start[token + 1]]: token for token in live})
+            table: dict[bytes, tuple[int, ...]] = {}
+            for token in np.flatnonzero(self.live & (pieces.lengths > 0)).tolist():
+                own = data[start[token] : start[token + 1]]
+                table[own] = (*table.get(own, ()), token)
+            tables.append(table)
         return tuple(tables)
 
     @functools.cached_property

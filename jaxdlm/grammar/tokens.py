@@ -69,7 +69,7 @@ def _forced(automaton: Automaton, spelling: Spelling) -> np.ndarray:
                 text.append(int(byte[here]))
                 here = letters[here, byte[here]]
             cuts = (bytes(text[:size]) for size in range(len(text), 0, -1))
-            own[state] = next((known[cut] for cut in cuts if cut in known), -1)
+            own[state] = next((known[cut][0] for cut in cuts if cut in known), -1)
         made.append(own)
     return np.concatenate(made)
 
