@@ -43,6 +43,7 @@ ALLOWED = {
     ("_load", "text"): "a loaded model brings its tokenizer",
     ("_load", "checkpoint"): "weights are streamed from the checkpoint reader",
     ("layout", "speculative"): "rows of autoregressive models are laid out, too",
+    ("decisions", "_decode"): "a thought is written before it is decided on",
     ("plan", "batch"): "a plan is made for the program of a batch",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
     ("train", "batch"): "a model that learns from its own answers writes them as a batch job, which resumes",

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.core.keys import randomness_key
-from jaxdlm.decisions import calibrate, spellings
+from jaxdlm.decisions import calibrate, spellings, thought
 from jaxdlm.decisions import joint as several
 from jaxdlm.decisions.laws import LAWS, Limits, masked
 from jaxdlm.decisions.noisy import noise_of
@@ -47,6 +47,7 @@ def decide(
     calibration: Any = None, prior: str | float | None = None, temperature: float = 1.0, cfg: float = 0.0,
     width: int | None = None, cache: str = "auto", seed: int = 0, ids: Sequence[Any] | None = None, batch: int = 16,
     confidence: str = "jev", max_contexts: int = 4096, tolerance: float = 0.01, tokenisations: str = "canonical",
+    think: int = 0,
 ) -> Answers:  # fmt: skip
     """The probability of every allowed answer to typed questions about each prompt, read from a few forwards.
 
@@ -85,6 +86,7 @@ def decide(
             the probability is left. The distance that this may make is `bound`.
         tokenisations: "canonical": options under read="text" as the tokenizer spells them. "all": the sum over every way in
             which tokens spell the same letters, up to 4096 of each (law chain or product).
+        think: tokens that the model may write about a row before it is asked; `thought` of the row's answers has them.
 
     A row's bits depend on its own prompt and questions, the model and these arguments, and on nothing else.
 
@@ -103,7 +105,7 @@ def decide(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
         max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential, cfg=cfg,
-        tokenisations=tokenisations,
+        tokenisations=tokenisations, think=think,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))
@@ -113,8 +115,15 @@ def decide(
         raise InputError(f"questions has {len(questions)} sets for {len(prompts)} prompts: give one, or one per prompt")
     else:
         sets = [read_questions(each, f"questions[{index}]") for index, each in enumerate(questions)]
+    thoughts: list[str] | None = None
+    if reader.think:
+        given = {"seed": reader.seed, "ids": numbers, "batch": reader.batch}
+        prompts, thoughts = thought.think(lm, prompts, sets, reader.think, **given)
     rows = [reader.prepare(*each, f"row {index}") for index, each in enumerate(zip(prompts, sets, numbers))]
-    return Answers(reader.answer(rows))
+    answers = reader.answer(rows)
+    if thoughts is not None:
+        answers = [dataclasses.replace(row, thought=text) for row, text in zip(answers, thoughts, strict=True)]
+    return Answers(answers)
 
 
 class Asked(NamedTuple):
@@ -133,7 +142,7 @@ class Reader:
         templates: Any = None, calibration: Any = None, prior: Any = None, temperature: Any = 1.0,
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
-        cfg: Any = 0.0, tokenisations: Any = "canonical",
+        cfg: Any = 0.0, tokenisations: Any = "canonical", think: Any = 0,
     ) -> None:  # fmt: skip
         self.lm = argument.model(lm)
         if isinstance(joint, str) and joint != "chain":
@@ -173,6 +182,7 @@ class Reader:
         )  # fmt: skip
         self._check_width()
         self._check_guidance()
+        self.think = argument.whole(0, lm.config.max_position)(think, "think")
         self.tokenisations = argument.check_choice(tokenisations, "tokenisations", spellings.WAYS)
         if self.tokenisations == "all" and (self.read != "text" or self.law not in ("auto", "chain", "product")):
             raise InputError(
@@ -213,7 +223,7 @@ class Reader:
     def fingerprint(self) -> str:
         """Of all that decides how a question is read: by it calibrations know their reader."""
         parts = [self.read, self.law, self.orders, [vars(each) for each in self.templates], list(self.limits)]
-        parts += [self.joint, self.sequential, self.tokenisations]
+        parts += [self.joint, self.sequential, self.tokenisations, self.think]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> str:
@@ -255,7 +265,7 @@ class Reader:
             plan = several.chain(self.lm, asked, draws, self.limits.contexts, seed, where)
         else:
             plan = (several.joint if self.joint else several.sequential)(self.lm, asked, draws, where)
-        return _filled(plan, questions)
+        return several.filled(plan, questions)
 
     def plan(self, state: Any, question: Question, key: tuple[int, int], where: str) -> Plan[list[Raw]]:
         """All readings of a question about a state; everything is encoded and checked before the first.
@@ -295,7 +305,7 @@ class Reader:
         decided = [tuple(map(self._decision, row.questions, raws)) for row, raws in zip(rows, found)]
         fixed = {"model": self.lm.name, "reader": self.named(), "reading": self.fingerprint}
         if self.sequential:
-            decided = [_given(row.questions, each) for row, each in zip(rows, decided)]
+            decided = [several.given(row.questions, each) for row, each in zip(rows, decided)]
         return [RowAnswers(row.id, row.questions, each, **fixed) for row, each in zip(rows, decided)]
 
     def _prepare_prior(self, question: Question, where: str) -> None:
@@ -363,22 +373,6 @@ def _certain() -> Plan[list[Raw]]:
     """One option: it is the answer, and nothing is read."""
     return [Raw(np.zeros(1), True, 0, 0)]
     yield []  # a generator all the same
-
-
-def _filled(plan: Plan[list[Raw]], questions: Sequence[Question]) -> Plan[list[list[Raw]]]:
-    """The readings of the reply's questions, and certainty for those of one option."""
-    raws = iter((yield from plan))
-    return [[next(raws) if len(question.options) > 1 else Raw(np.zeros(1), True, 0, 0)] for question in questions]
-
-
-def _given(questions: Sequence[Question], decisions: Sequence[Decision]) -> tuple[Decision, ...]:
-    """Each decision with the answers that stood before it."""
-    names = [question.name for question in questions]
-    values = [decision.value for decision in decisions]
-    return tuple(
-        dataclasses.replace(decision, given=dict(zip(names[:place], values)))
-        for place, decision in enumerate(decisions)
-    )
 
 
 def _status(raws: Sequence[Raw]) -> str:

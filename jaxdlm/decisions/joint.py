@@ -1,5 +1,6 @@
 """Several questions in one reply, a label in a line each: all open at once, one after the other, or all combinations."""
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.decisions.laws import masked
 from jaxdlm.decisions.noisy import MORE, Noise, mean_share, shape_of, unsure
+from jaxdlm.decisions.output import Decision
 from jaxdlm.decisions.pool import log_softmax
 from jaxdlm.decisions.questions import Number, Question
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
@@ -260,3 +262,19 @@ def _read(lm: Any, asked: Reply, chosen: Sequence[int], places: Sequence[int], w
             f"{where} has {len(tokens)} tokens with its reply, and {lm.name} reads {lm.config.max_position}: shorten it"
         )
     return Read(tokens, want)
+
+
+def filled(plan: Plan[list[Raw]], questions: Sequence[Question]) -> Plan[list[list[Raw]]]:
+    """The readings of the reply's questions, and certainty for those of one option."""
+    raws = iter((yield from plan))
+    return [[next(raws) if len(question.options) > 1 else Raw(np.zeros(1), True, 0, 0)] for question in questions]
+
+
+def given(questions: Sequence[Question], decisions: Sequence[Decision]) -> tuple[Decision, ...]:
+    """Each decision with the answers that stood before it."""
+    names = [question.name for question in questions]
+    values = [decision.value for decision in decisions]
+    return tuple(
+        dataclasses.replace(decision, given=dict(zip(names[:place], values)))
+        for place, decision in enumerate(decisions)
+    )

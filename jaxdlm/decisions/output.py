@@ -94,6 +94,7 @@ class RowAnswers(Mapping[str, Decision]):
     """The decisions about one prompt, by the names of the questions.
 
     reader: fingerprint of all that turned the prompt into numbers; reading: of that less prior, temperature, calibration.
+    thought: what the model wrote about the row before it was asked (`think`); None where it was not to.
     """
 
     id: Any
@@ -102,6 +103,7 @@ class RowAnswers(Mapping[str, Decision]):
     model: str
     reader: str
     reading: str
+    thought: str | None = None
 
     def __getitem__(self, name: str) -> Decision:
         for question, decision in zip(self.questions, self.decisions):
@@ -144,6 +146,7 @@ class RowAnswers(Mapping[str, Decision]):
             "id": self.id, "answers": {q.name: _own(q, d) for q, d in pairs},
             "usage": {"forwards": self.forwards, "tokens_read": self.tokens_read},
             "diagnostics": {q.name: _diagnostics(d) for q, d in pairs}, "status": self.status, "reader": self.reader,
+            **({} if self.thought is None else {"thought": self.thought}),
         }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ CASES = {
     "batch": (3, None, LABELS),
     "confidence": ("entropy", None, LABELS),
     "max_contexts": (4, None, TEXTS),
+    "think": (4, None, WORDS | {"read": "text"}),
     "tokenisations": ("all", "is of read='text' with law='chain'", LABELS),
     "tolerance": (1.0, None, TEXTS | {"max_contexts": 4}),
 }  # fmt: skip
