@@ -83,12 +83,13 @@ def _example(lm: Any) -> GrammarGuide:
     """Texts of even ids."""
     ids = np.arange(lm.config.vocab_size)
     live = (ids % 2 == 0) | np.isin(ids, lm.config.tokens.eos)
-    table, accepting, distance = (
+    table, accepting, distance, forced = (
         np.array([[0, 0], [0, 1]], np.int32),
         np.array([False, True]),
         np.array([FAR, 0], np.int32),
+        np.array([-1, -1], np.int32),
     )
-    return grammar(Grammar("even", str(len(ids)), live.astype(np.int32), table, 1, accepting, distance))
+    return grammar(Grammar("even", str(len(ids)), live.astype(np.int32), table, 1, accepting, distance, forced))
 
 
 @guide(_example)
