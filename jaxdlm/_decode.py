@@ -289,7 +289,7 @@ def one_program(
         )  # fmt: skip
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        shared = 0 if policy.placed or policy.cfg is not None or policy.samples > 1 else shared_columns(part.texts)
+        shared = 0 if policy.placed or policy.cfg is not None else shared_columns(part.texts)
         prompt = min(prompt, shared + bucket_of(max(map(len, part.texts)) - shared))
         pair = PairDecoding(lm.model, lm.parted, policy)
         return Continuation(lm, pair, behind, prompt, part.max_new, save, stops, shared)

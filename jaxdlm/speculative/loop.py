@@ -39,17 +39,17 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, s
     model, params = target_of(decoding)
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
     batch, columns = rows.tokens.shape
+    state = drafter.init(rows, prompt)
     if shared and not isinstance(drafter, Watches):  # who watches sees whole prompts
         kv = store.prefill(model, params, rows.tokens, prompt, shared=shared)
-        return Carry(rows, kv, drafter.init(rows, prompt), engine.blank_trace(save, batch, max_new), jnp.int32(0))
-    out, taps = tapping.apply(
-        model, params, rows.tokens[:, :prompt], *store.places(batch, prompt), taps=tapping.taps_of(drafter)
-    )
-    state = drafter.init(rows, prompt)
+    else:
+        places = store.places(batch, prompt)
+        out, taps = tapping.apply(model, params, rows.tokens[:, :prompt], *places, taps=tapping.taps_of(drafter))
+        kv = store.room(out.kv, columns)
     if isinstance(drafter, Watches):
         state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
     trace = engine.blank_trace(save, batch, max_new, policy.top)
-    carry = Carry(rows, store.room(out.kv, columns), state, trace, jnp.int32(0))
+    carry = Carry(rows, kv, state, trace, jnp.int32(0))
     carry = copies.spread(carry, policy.samples)
     if policy.search is None:
         return carry
