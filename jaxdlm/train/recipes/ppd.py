@@ -61,9 +61,7 @@ def both(
     (batch, columns), (count, most) = texts.tokens.shape, (cut.shape[1], rows.shape[0])
     number = jnp.arange(most, dtype=jnp.int32)
     text = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None], (batch, columns))
-    place = (cut[:, :, None] + number[None, None, :]).reshape(
-        batch, -1
-    )  # j tokens behind the cut's last one
+    place = (cut[:, :, None] + number[None, None, :]).reshape(batch, -1)  # j tokens behind the cut's last one
     token = jnp.broadcast_to(model.config.vocab_size + number, (batch, count, most)).reshape(batch, -1)
     owner = np.repeat(np.arange(count), most)
     mask = jnp.zeros((batch, columns + count * most, columns + count * most), bool).at[:, :columns, :columns].set(True)
