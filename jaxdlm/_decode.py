@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import argument, policies
+from jaxdlm import argument, layout, policies
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
@@ -16,30 +16,16 @@ from jaxdlm.core.guide import OfRow
 from jaxdlm.core.keys import sample_keys
 from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError, exhausted
-from jaxdlm.layout import (
-    COUNT,
-    Batch,
-    Own,
-    Part,
-    arrange,
-    arrange_rows,
-    bucket_of,
-    lay_apart,
-    listed,
-    own_guides,
-    row_numbers,
-    shared_columns,
-    split_at_masks,
-)  # fmt: skip
 from jaxdlm.messages import read_form
 from jaxdlm.output import Output, finish, finish_rows, rows_joined
+from jaxdlm.own import Own, own_guides
 from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
 from jaxdlm.sharding import beside, striped, widens
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.copies import expanded, prompts_of, several
 from jaxdlm.speculative.decode import ahead, begin, generate
-from jaxdlm.speculative.drafters import Forced, Nothing
+from jaxdlm.speculative.drafters.forced import drafting
 from jaxdlm.speculative.pair import check as check_pair
 from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
@@ -176,7 +162,7 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
         ...     print(out.forwards[0], out.text[0])
         1 [ Omar , Kate , Alan ]
     """
-    COUNT(every, "every")
+    layout.COUNT(every, "every")
     decoding = prepare(lm, prompts, *args, **settings)
     carries: list[Any] = [part.start() for part in decoding.parts]
     outs: list[Any] = [None] * len(carries)
@@ -202,7 +188,7 @@ def prepare(
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
-    cache, prompts = resolve_cache(cache), listed(prompts)
+    cache, prompts = resolve_cache(cache), layout.listed(prompts)
     argument.flag(raw, "raw")
     form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
@@ -225,7 +211,7 @@ def prepare(
             )
     if argument.flag(infill, "infill"):
         asked = max_new
-        prompts, canvas, max_new = split_at_masks(lm, prompts, canvas)
+        prompts, canvas, max_new = layout.split_at_masks(lm, prompts, canvas)
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
@@ -236,10 +222,10 @@ def prepare(
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
         size = size if size is None else prompts_of(size, policy.samples)
     elif n > 1:
-        ids, prompts = _times(row_numbers(ids, len(prompts)), n), _times(prompts, n)
+        ids, prompts = _times(layout.row_numbers(ids, len(prompts)), n), _times(prompts, n)
         canvas = None if canvas is None else _times(canvas, n)
         grammars = None if grammars is None else _times(grammars, n)
-    work = lay_apart(
+    work = layout.lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
     )  # fmt: skip
@@ -273,28 +259,28 @@ def _fitting(part: "Diffusion | Continuation") -> Output:
 
 
 def one_program(
-    lm: Any, part: Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any, n: int = 1
+    lm: Any, part: layout.Part, policy: Any, *, cache: Any, seed: int, save: str, stop: Any, n: int = 1
 ) -> "Diffusion | Continuation":
     """The rows of one program, ready to run; the policy fits the model. n: answers per prompt, rows of their own here unless
     the policy makes `samples` of a prompt."""
     idle = np.arange(len(part.texts)) >= len(part.rows)
     if isinstance(policy, Speculation):
         stops = read_stops(lm, stop)
-        guides = own_guides(part)
+        guides = own_guides(part.own, part.grammars, len(part.texts))
         policy = policy if guides is None else policy.guided(OfRow())
         policy = policy if part.grammars is None else drafting(policy, part.grammars)
-        behind, prompt = arrange_rows(
+        behind, prompt = layout.arrange_rows(
             lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=[stops.sequences] * len(idle),
             guides=guides, numbers=[own.numbers for own in part.own or ()],
         )  # fmt: skip
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        shared = 0 if policy.placed or policy.cfg is not None else shared_columns(part.texts)
-        prompt = min(prompt, shared + bucket_of(max(map(len, part.texts)) - shared))
+        shared = 0 if policy.placed or policy.cfg is not None else layout.shared_columns(part.texts)
+        prompt = min(prompt, shared + layout.bucket_of(max(map(len, part.texts)) - shared))
         pair = PairDecoding(lm.model, lm.parted, policy)
         return Continuation(lm, pair, behind, prompt, part.max_new, save, stops, shared)
     stops = read_stops(lm, ends_wanted(policy, stop))
-    batch = arrange(
+    batch = layout.arrange(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
         columns=part.columns, stops=[stops.sequences] * len(idle), grammars=part.grammars,
     )  # fmt: skip
@@ -309,12 +295,6 @@ def one_program(
     )
     decoding = Decoding(model, lm.params, policy, cache, batch.geometry)
     return Diffusion(lm, decoding, batch, part.max_new, save, stops)
-
-
-def drafting(policy: Speculation, grammars: Sequence[Any]) -> Speculation:
-    """The policy, which drafts what some grammar leaves no choice of if it has no draft."""
-    idle = isinstance(policy.drafter, Nothing) and any((grammar.forced >= 0).any() for grammar in grammars)
-    return dataclasses.replace(policy, drafter=Forced(policy.warp)) if idle else policy
 
 
 class Programs(NamedTuple):
@@ -339,7 +319,7 @@ class Diffusion(NamedTuple):
 
     lm: Any
     decoding: Decoding
-    batch: Batch
+    batch: layout.Batch
     max_new: int
     save: str
     stops: Stops

@@ -11,11 +11,10 @@ from jaxdlm import argument
 from jaxdlm.core import automaton
 from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
-from jaxdlm.core.guide import Guide, joined
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
-from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.messages import Form
+from jaxdlm.own import Own, columns_of, stacked
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
 
@@ -73,15 +72,6 @@ def geometry_of(config: Any, lengths: np.ndarray, max_new: int, block: int | Non
     bucket = bucket_of(int((lengths - tails).max()), block if aligned else 1)
     blocks = -(-(max_new + (block - 1 if aligned else 0)) // block)
     return Geometry(prompt=bucket, block=block, blocks=blocks)
-
-
-class Own(NamedTuple):
-    """What a row of an autoregressive model brings in the place of its policy's: numbers of the distribution by the names
-    of `speculative.warp.Warp`, and a guide beside the policy's. Those of one decode have the same names, and guides of one
-    structure."""
-
-    numbers: Mapping[str, Any] = {}
-    guide: Guide | None = None
 
 
 class Part(NamedTuple):
@@ -217,35 +207,6 @@ def packed(stops: Sequence[Sequence[Sequence[int]]] | None) -> np.ndarray | None
     """The sequences of ids that end each row, as the loops read them; None: no row has any."""
     sides = shape(stops) if stops else None
     return None if stops is None or sides is None else pack(stops, sides)
-
-
-def own_guides(part: Part) -> list[Guide | None] | None:
-    """The guide of each row: its own numbers, then its grammar, which has the last word; None: rows have none."""
-    guides: list[Guide | None] = [None if part.own is None else part.own[row].guide for row in range(len(part.texts))]
-    if part.grammars is not None:
-        *sizes, _ = automaton.shape_of(part.grammars[0])
-        tables = [grammar.tables(tuple(sizes)) for grammar in part.grammars]
-        guides = [joined(*both) for both in zip(guides, map(GrammarGuide, tables), strict=True)]
-    return None if guides[0] is None else guides
-
-
-def columns_of(numbers: Sequence[Mapping[str, Any]]) -> PyTree:
-    """{name: an array with a number of each row}; (): there are none."""
-    if not numbers or not numbers[0]:
-        return ()
-    one = lambda name: np.array([row[name] for row in numbers])  # noqa: E731
-    narrow = {"i": np.int32, "f": np.float32}
-    return {name: one(name).astype(narrow[one(name).dtype.kind]) for name in numbers[0]}
-
-
-def stacked(guides: Sequence[PyTree] | None) -> PyTree:
-    """What each row brings for a guide, with a leading axis of rows; (): nothing."""
-    if guides is None:
-        return ()
-    shapes = {str(jax.tree.map(np.shape, each)) for each in guides}
-    if len(shapes) > 1:
-        raise InputError(f"rows bring guides of {len(shapes)} shapes to one program: fill them up to one of them")
-    return jax.tree.map(lambda *each: np.stack(each), *guides)
 
 
 def _mask(config: Any) -> int:

@@ -14,8 +14,9 @@ from jaxdlm.batch.rows import Request
 from jaxdlm.core import automaton, ending
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError, exhausted
-from jaxdlm.layout import Own, bucket_of
+from jaxdlm.layout import bucket_of
 from jaxdlm.output import Output
+from jaxdlm.own import Own
 from jaxdlm.sharding import beside
 from jaxdlm.speculative.pair import check as check_pair
 

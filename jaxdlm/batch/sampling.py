@@ -21,7 +21,7 @@ from jaxdlm.guides.frequency import frequency
 from jaxdlm.guides.logit_bias import LogitBias, bias_table
 from jaxdlm.guides.presence import presence
 from jaxdlm.guides.repetition import repetition
-from jaxdlm.layout import Own
+from jaxdlm.own import Own
 from jaxdlm.rules.per_row import kind_of, number_of
 from jaxdlm.rules.sample import Sample
 from jaxdlm.speculative.policy import Speculation

@@ -1,12 +1,16 @@
 """Drafts of what a grammar leaves no choice of: keys and marks of JSON, the rest of a word."""
 
-from typing import ClassVar
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.registry import drafter
+from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.guiding import nodes_of
+from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp
@@ -53,3 +57,9 @@ class Forced:
 
     def observe(self, state: PyTree, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree:
         return state
+
+
+def drafting(policy: Speculation, grammars: Sequence[Any]) -> Speculation:
+    """The policy, which drafts what some grammar leaves no choice of if it has no draft."""
+    idle = isinstance(policy.drafter, Nothing) and any((grammar.forced >= 0).any() for grammar in grammars)
+    return dataclasses.replace(policy, drafter=Forced(policy.warp)) if idle else policy
