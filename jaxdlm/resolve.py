@@ -108,7 +108,7 @@ def check_moving(policy: Rule, cache: Cache) -> None:
 
 def check_canvas(lm: Any, policy: Rule, parts: list[Any]) -> None:
     """Refuses what asks a model that reads one canvas behind a prefix for more than that."""
-    if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.blind:
+    if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.blind or compose.moves(policy):
         raise InputError(
             f"{lm.name} reads one block at a time behind a causal prefix: use a policy that looks at one block, such as "
             f"threshold"

@@ -106,6 +106,7 @@ REFUSED = {
     "cache": ({"cache": "prefix"}, "use cache='encoder' or 'none'"),
     "versions": ({"policy": "freedave"}, "reads one block at a time"),
     "shadows": ({"policy": "wino"}, "reads one block at a time"),
+    "lengths": ({"policy": "daedal"}, "reads one block at a time"),
 }
 
 
