@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, fit
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Float32, Int32
 
 
@@ -14,6 +15,10 @@ class Frequency(Guide):
     """See `frequency`. State: how often the answer holds each id."""
 
     penalty: Any
+
+    @property
+    def any_order(self) -> bool:
+        return True
 
     def init(self, context: Context) -> Int32[Array, "V"]:
         return jnp.zeros(context.vocab, jnp.int32)
@@ -26,6 +31,7 @@ class Frequency(Guide):
         return state.at[token].add(1, mode="drop")
 
 
+@guide(lambda lm: Frequency(2.0))
 def frequency(penalty: Any = 1.0) -> Frequency:
     """A guide that lowers the logit l_v of a token v by its number c_v in the answer: l_v - penalty · c_v.
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Guide, fit
 from jaxdlm.errors import InputError
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Float32
 
 LARGEST = 100  # as in OpenAI's interface: as good as a ban, or as a must
@@ -19,6 +20,10 @@ class LogitBias(Guide):
     """See `logit_bias`."""
 
     table: Float32[Array, "V"]
+
+    @property
+    def any_order(self) -> bool:
+        return True
 
     def check(self, lm: Any, max_new: int) -> None:
         if self.table.shape[0] != lm.config.vocab_size:
@@ -31,6 +36,7 @@ class LogitBias(Guide):
         return logits + fit(jnp.asarray(self.table), logits.shape[0], 0.0)
 
 
+@guide(lambda lm: logit_bias({3: 100}, lm))
 def logit_bias(biases: Any, lm: Any) -> LogitBias:
     """A guide that adds b_v to the logit l_v of each token v that is named; what the model cannot write stays impossible.
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, fit
+from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 
@@ -14,6 +15,10 @@ class Presence(Guide):
     """See `presence`. State: the ids that the answer holds."""
 
     penalty: Any
+
+    @property
+    def any_order(self) -> bool:
+        return True
 
     def init(self, context: Context) -> Bool[Array, "V"]:
         return jnp.zeros(context.vocab, bool)
@@ -25,6 +30,7 @@ class Presence(Guide):
         return state.at[token].set(True, mode="drop")
 
 
+@guide(lambda lm: Presence(2.0))
 def presence(penalty: Any = 1.0) -> Presence:
     """A guide that lowers the logit l_v of every token v of the answer: l_v - penalty · [v was written].
 
