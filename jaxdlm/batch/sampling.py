@@ -50,7 +50,7 @@ def refusals(policies: Any, name: str) -> dict[str, str]:
     """What no row of a job can have -> why. policies: its `engine.Policies`; name: of its model."""
     refused: dict[str, str] = {}
     if not isinstance(policies.plain, Speculation):
-        why = f"counts what a text has written from left to right, and {name} is a diffusion model: leave it out"
+        why = f"is for rows of autoregressive models, and {name} is a diffusion model: leave it out"
         refused |= dict.fromkeys(BEHIND_TEXT, why)
         why = f"are those of a text written from left to right, and {name} is a diffusion model: leave it out"
         refused[answers.LOGPROBS] = why

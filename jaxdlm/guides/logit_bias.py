@@ -36,7 +36,7 @@ class LogitBias(Guide):
         return logits + fit(jnp.asarray(self.table), logits.shape[0], 0.0)
 
 
-@guide(lambda lm: logit_bias({3: 100}, lm))
+@guide(lambda lm: LogitBias(jnp.zeros(lm.config.vocab_size).at[3].set(LARGEST)))
 def logit_bias(biases: Any, lm: Any) -> LogitBias:
     """A guide that adds b_v to the logit l_v of each token v that is named; what the model cannot write stays impossible.
 

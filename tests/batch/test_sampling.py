@@ -155,7 +155,7 @@ def test_what_a_diffusion_model_cannot_honour_is_refused_for_that_row_alone(tmp_
     assert job(write(tmp_path / "clean.jsonl", own[:1]), tmp_path / "clean").run() == 0
     answers = output(tmp_path / "out")
     assert [row["status"] == "error" for row in answers] == [False, True, False, False]
-    assert answers[1]["error"].startswith("line 2: frequency_penalty counts what a text has written from left to right")
+    assert answers[1]["error"].startswith("line 2: frequency_penalty is for rows of autoregressive models")
     assert answers[0]["tokens"] == output(tmp_path / "clean")[0]["tokens"]
 
 
