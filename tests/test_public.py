@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import jax
+import numpy as np
 import pytest
 
 import jaxdlm as jd
@@ -23,7 +25,8 @@ def test_a_method_is_a_whole_policy(name):
     if isinstance(made, Unloaded):
         assert isinstance(read, Unloaded) and made.name == read.name
     else:
-        assert made == read
+        assert jax.tree.structure(made) == jax.tree.structure(read)
+        assert jax.tree.all(jax.tree.map(np.array_equal, made, read))
         assert isinstance(made, jd.Rule | Speculation)
     assert jd.threshold(0.8) == jd.policies.read("threshold,tau=0.8")
 
