@@ -37,7 +37,10 @@ def ppd(
     budget = argument.whole(2, MOST - 4)(budget, "budget")
     path = argument.path(weights, "weights")
     shipped = ASSETS / str(weights) / FILE
-    rows, accuracy, vocab, made_for = read_prompts(shipped if not path.is_file() and shipped.is_file() else path)
+    file = path if path.is_file() else shipped
+    if not file.is_file():
+        argument.refuse(weights, "weights", "a file of scripts/train.py --recipe ppd, or an embedded target, tiny-ar")
+    rows, accuracy, vocab, made_for = read_prompts(file)
     drafter = PromptTokens(rows, plan(accuracy, budget), vocab, made_for, len(accuracy[0]))
     sampling = warp(temperature, top_k, top_p, guide, noise="shared")
     return Speculation(drafter, sampling, acceptance(sampling))

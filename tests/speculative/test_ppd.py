@@ -145,7 +145,7 @@ def test_prompt_tokens_of_another_target_are_refused(tmp_path):
         with pytest.raises(InputError, match=message):
             decode(TARGET, PROMPTS, policy(drafter=drafter), **RUN)
     file = tmp_path / "ppd.safetensors"
-    with pytest.raises(InputError, match="is no file: train prompt tokens"):
+    with pytest.raises(InputError, match="must be a file of scripts/train"):
         S.ppd(file)
     write_safetensors(file, {"prompts": np.zeros((2, 4), np.float32)}, {})
     with pytest.raises(InputError, match="holds no prompt tokens"):

@@ -1,5 +1,6 @@
 """Drafts that the target makes itself, where trained prompt tokens stand in for what is not written yet (PPD)."""
 
+import functools
 import pathlib
 from typing import Any, ClassVar, NamedTuple
 
@@ -112,10 +113,14 @@ def untrained(target: Any, budget: int = 12) -> PromptTokens:
 
 def read_prompts(path: pathlib.Path) -> tuple[Float[Array, "M D"], Accuracy, int, str]:
     """(rows, how often guesses come true, the target's ids, its fingerprint) of a file of scripts/train.py --recipe ppd."""
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: pathlib.Path, changed: int) -> tuple[Float[Array, "M D"], Accuracy, int, str]:
+    """Once per state of the file: two policies of one file are equal, and share their rows."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
-    if not path.is_file():
-        raise InputError(f"{path} is no file: train prompt tokens with scripts/train.py --recipe ppd")
     stored, notes = read_safetensors(path)
     rows, accuracy = (stored.get(name, np.zeros(0, np.float32)) for name in ("prompts", "accuracy"))
     whole = rows.ndim == accuracy.ndim == 2 and len(rows) == len(accuracy) and rows.size and accuracy.size
