@@ -74,7 +74,7 @@ def test_rows_do_not_route_for_each_other_and_pads_nominate_nobody() -> None:
 
 
 def test_all_experts_are_plain_routing_without_groups(tmp_path) -> None:
-    """C = E against our own routing with one group, which test_parity holds to transformers with several; fewer: another model, whose pads change nothing."""
+    """C = E against our own routing with one group; fewer: another model, whose pads change nothing."""
     case, data = oracles.case("llada2_moe"), oracles.batch()
     plain = dataclasses.replace(case.config, n_group=1, topk_group=1)
     reference = logits(Backbone(plain), case.params, data.tokens, data.position, data.valid)
