@@ -13,9 +13,9 @@ from jaxdlm import InputError, decode
 from jaxdlm import speculative as S
 from jaxdlm._load import LM
 from jaxdlm.core.model import KV, ModelOutput, Tiling
-from jaxdlm.speculative.drafters import Jacobi
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import LENGTH, ROWS, SMALL, START
+from tests.speculative.test_verify import biased
 from tests.speculative.toys import MAX_NEW, PROMPTS, distribution_of, expected, fit, greedy_decode, next_logits
 
 RUN = {"max_new": MAX_NEW, "seed": 5}
@@ -119,21 +119,10 @@ def test_three_sampled_tokens_have_the_targets_law(name):
     assert p_value(S.sjd(**{"window": 5} | LAWS[name], temperature=HOT)) > 1e-3
 
 
-class Stale(Jacobi):
-    """Says of each guess that it was drawn from the distribution of the column before."""
-
-    def watch(self, state, rows, proposal, verdict, seen):
-        made = super().watch(state, rows, proposal, verdict, seen)
-        return made._replace(logq=jnp.roll(made.logq, 1, axis=1))
-
-
 @pytest.mark.slow
-def test_a_wrong_record_of_what_was_drawn_fails_that_test():
-    from jaxdlm import struct
-
-    policy = S.sjd(window=4, temperature=HOT)
-    stale = struct.dataclass(Stale)(policy.drafter.warp, 4)
-    assert p_value(policy.replace(drafter=stale)) < 1e-6
+def test_a_sampler_without_its_residual_fails_that_test():
+    policy = S.sjd(window=4, coupled=True, temperature=HOT)
+    assert p_value(policy.replace(acceptance=biased)) < 1e-4
 
 
 # ------------------------------------------------------------------------------------------------------------ guidance
