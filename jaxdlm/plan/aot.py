@@ -22,6 +22,7 @@ from jaxdlm.core import ending, loop
 from jaxdlm.core.cache import Cache
 from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
+from jaxdlm.layout import Batch
 from jaxdlm.models import Backbone, ModelConfig
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import RELEASED, released_config
@@ -80,7 +81,7 @@ class Job:
         return resolve.resolve_cache(self.cache)
 
     @functools.cached_property
-    def layout(self) -> _decode.Batch:
+    def layout(self) -> Batch:
         """The rows as `decode` would lay them out; raises InputError for what it would refuse."""
         resolve.check(self.lm, self.method, self.kept)
         prompts = [[0] * self.prompt] * self.batch

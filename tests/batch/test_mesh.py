@@ -8,7 +8,7 @@ from jaxdlm.batch import cli
 from jaxdlm.batch.source import scan
 
 STATED = {"max_new": None, "block": None}
-REST = {"slots": 4, "seed": 0, "raw": False, "quiet": False}
+REST = {"slots": 4, "seed": 0, "raw": False, "quiet": False, "chat": {}}
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def index(tmp_path):
 
 def planned(model, index, policy="threshold", **stated):
     rule, cache = resolve.resolve_method(policy), policies.CACHES["none"]()
-    return cli.planned(model, rule, cache, index, STATED | stated, 0, False)
+    return cli.planned(model, rule, cache, index, STATED | stated, 0, False, {})
 
 
 def test_the_longest_row_stands_for_all(index):
