@@ -186,7 +186,7 @@ def nothing_is_traced_again(recipe: str, cache: str, compiled: Callable[[], int]
     numbers = {
         name: value
         for name, value in parameters(recipe).items()
-        if type(value) is float and value and name != "cfg_scale"
+        if type(value) is float and value and name not in ("cfg_scale", "temperature")
     }
     for name, value in numbers.items():
         try:
