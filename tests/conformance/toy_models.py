@@ -34,7 +34,7 @@ KINDS = {
     },
 }  # fmt: skip
 # Families of masked diffusion that one of these kinds stands for; any other is a kind by itself, by its first release
-KNOWN = ("llada", "llada_moe", "dream", "sdar", "sdar_moe", "fast_dllm_v2", "llada2_moe", "a2d")
+KNOWN = ("llada", "llada_moe", "dream", "sdar", "sdar_moe", "stable_diffcoder", "fast_dllm_v2", "llada2_moe", "a2d")
 SAME = ("vocab_size", "hidden_size", "max_position", "tokens")  # all toys have the same head and ids
 
 
