@@ -49,10 +49,15 @@ def test_another_condition_ends_it_too():
 def test_a_trace_holds_what_is_saved_and_of_new_rows_nothing(save):
     trace = engine.blank_trace(save, 2, 3)
     kinds = {"none": (None, None, None), "commit": ((2, 3), (2, 3), None), "steps": ((2, 3), (2, 3), (2, 3, 3))}
-    assert tuple(None if x is None else x.shape for x in trace) == kinds[save]
+    assert tuple(None if x is None else x.shape for x in trace) == (*kinds[save], None, None)
     used = jax.tree.map(lambda x: x + 7, trace)
     again = engine.cleared(used, jnp.array([True, False]))
     jax.tree.map(lambda new, blank, old: np.testing.assert_array_equal(new, [blank[0], old[1]]), again, trace, used)
+
+
+def test_a_trace_has_room_for_the_likeliest_tokens_where_they_are_asked_for():
+    trace = engine.blank_trace("commit", 2, 3, top=4)
+    assert [x.shape for x in trace[3:]] == [(2, 3, 4), (2, 3, 4)]
 
 
 def test_a_forward_is_written_by_index():
