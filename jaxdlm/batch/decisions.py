@@ -159,6 +159,11 @@ class Decided(NamedTuple):
     forwards: int
     tokens: tuple[int, ...] = ()
 
+    @property
+    def every(self) -> tuple["Decided", ...]:
+        """What counts, as of `engine.Result`: the row itself."""
+        return (self,)
+
 
 def decided(rows: Sequence[Row]) -> Iterator[tuple[Row, Decided]]:
     """The answers of rows, those of one reader read together."""
