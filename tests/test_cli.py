@@ -58,6 +58,7 @@ def prompts():
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_examples_and_json(prompts, tmp_path):
     """Every line of `examples` is a prompt; prompts come from arguments and stdin; stdout holds only JSON."""
     page = tmp_path / "page.html"
@@ -119,6 +120,7 @@ def test_examples_of_a_task_are_held_out_and_repeatable(capsys):
     assert cli.main(["examples", "--task", "nonsense"]) == cli.BAD_INPUT
 
 
+@pytest.mark.slow
 def test_same_seed_same_answer(prompts, capsys):
     answers = []
     for seed in ("7", "7"):
@@ -339,6 +341,7 @@ def test_interruption_and_traceback(monkeypatch, capsys):
         cli.main(["--traceback", "examples", "--task", "xyzzy"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_failure():
     command = f'{sys.executable} -c \'from jaxdlm.cli import main; import sys; sys.exit(main(["policies", "--json"]))\''
     done = subprocess.run(

@@ -72,6 +72,7 @@ def count(tokenizer, message):
     return [token for token in ids if token in tokenizer.control]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NASTY)
 def test_no_field_of_a_message_makes_a_control_token(tmp_path, name):
     tokenizer = text.Tokenizer.from_folder(helpers.byte_level(tmp_path, LITERALS, NASTY[name]))

@@ -144,6 +144,7 @@ def test_infilling_may_reach_the_last_position():
         decode(lm, [[5] * (last - 19) + [MASK] * 20], "threshold", infill=True)
 
 
+@pytest.mark.slow
 def test_infilling_inside_the_prompt_equals_prompt_and_canvas():
     texts = [[3, 9, MASK, 1, MASK, 4, 2, MASK], [7, 2, 11, MASK, 5]]
     inside = decode(model("same"), texts, "low_confidence", block=8, infill=True)
@@ -154,6 +155,7 @@ def test_infilling_inside_the_prompt_equals_prompt_and_canvas():
     np.testing.assert_array_equal(inside.forwards, [3, 1])
 
 
+@pytest.mark.slow
 def test_the_last_block_may_be_shorter_and_a_long_block_is_one_block():
     out = decode(model("same"), PROMPTS, "low_confidence", max_new=7, block=4, save="steps")
     assert out.tokens.shape == (3, 7)
@@ -165,6 +167,7 @@ def test_the_last_block_may_be_shorter_and_a_long_block_is_one_block():
     assert (one.tokens != MASK).all()
 
 
+@pytest.mark.slow
 def test_what_is_saved_agrees_with_itself():
     steps = decode(model("same"), PROMPTS, "threshold", save="steps", **GRID)
     plain = decode(model("same"), PROMPTS, "threshold", save="none", **GRID)
@@ -199,6 +202,7 @@ def ends_at(column: int, width: int = 12) -> LM:
     return LM(*table_denoiser(answer, vocab_size=10, mask=9, eos=6, start=2), None, "exact")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("column", "forwards"), [(0, 1), (3, 4), (5, 6), (11, 12), (12, 12)])
 def test_stop_at_eos_ends_the_row_there(column, forwards):
     out = decode(
@@ -215,6 +219,7 @@ def test_stop_at_eos_ends_the_row_there(column, forwards):
     np.testing.assert_array_equal(default.tokens, out.tokens)
 
 
+@pytest.mark.slow
 def test_stop_at_eos_leaves_the_neighbours_alone():
     rule = chain(sample(1.0), select_above(0.9), stop_at_eos())
     run = {"policy": rule, **GRID, "seed": 2}
@@ -252,6 +257,7 @@ def test_a_recipe_equals_its_chain():
     np.testing.assert_array_equal(named.tokens, built.tokens)
 
 
+@pytest.mark.slow
 def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
     lm = load("tiny")
     prompt, run = lm.tokenizer.examples[0], {"max_new": 16, "block": 16}
@@ -264,6 +270,7 @@ def test_one_string_is_one_prompt_and_words_are_a_policy(capsys):
     assert out.text[0] in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_answer_goes_on_with_its_own_beginning_as_it_would_have():
     """Greedy, token by token: the rest is the rest of the whole answer, and the rows beside it are what they are."""
     lm = load("tiny-ar")

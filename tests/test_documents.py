@@ -24,6 +24,7 @@ def lm():
     return jd.load("tiny")
 
 
+@pytest.mark.slow
 def test_the_rule_of_the_contributing_page_decodes(lm):
     module = types.ModuleType("page")
     exec(block("CONTRIBUTING.md", "rule"), module.__dict__)

@@ -246,6 +246,7 @@ def test_every_argument_of_load_changes_the_model_or_is_refused(kinds, name, mon
             assert change(load(**arguments)) != change(load(kinds[kind])), f"{name}={value!r} of {kind} changes nothing"
 
 
+@pytest.mark.slow
 def test_a_stated_block_size_is_that_of_the_decode(kinds):
     """Weights that were converted with blocks of 4, decoded in blocks of 8: as the weights themselves with 8."""
     prompt, out = [[5, 6, 7]], {}
@@ -259,6 +260,7 @@ def test_a_stated_block_size_is_that_of_the_decode(kinds):
 # ------------------------------------------------------------------------------------------- a policy, where none is asked
 
 
+@pytest.mark.slow
 def test_a_decode_without_a_policy_takes_one_that_fits_the_model(monkeypatch):
     monkeypatch.setattr(_decode, "generate", stop_here)
     monkeypatch.setattr(_decode, "_run", stop_here)

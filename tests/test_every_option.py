@@ -68,6 +68,7 @@ TOGETHER = [
 ]
 
 
+@pytest.mark.slow
 def test_every_option_of_batch_reaches_the_job_or_is_refused(tmp_path, monkeypatch, capsys):
     jobs = []
 

@@ -181,6 +181,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @WHICH
 @pytest.mark.parametrize("recording", RUNS)
 def test_the_recorded_run_is_reproduced(recording, which):
@@ -254,6 +255,7 @@ def test_freedave_is_reproduced(which):
                 np.testing.assert_array_equal(static.tokens[row], static_output, where)
 
 
+@pytest.mark.slow
 @WHICH
 def test_daedal_is_reproduced(which):
     """One forward later throughout: the first one looks at the longest canvas, from which the released loop does not start.

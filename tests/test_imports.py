@@ -118,6 +118,7 @@ def test_modules_of_a_package_import_each_other_in_no_circle():
     graphlib.TopologicalSorter(inside).prepare()  # raises CycleError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["jaxdlm", "checkpoints_convert", "scripts", "benchmarks", "tests"])
 def test_modules_that_are_imported_exist(folder):
     """`jaxdlm.load` is the function, and its module is `_load`: a module of a public name would hide it."""
@@ -156,6 +157,7 @@ def instructions(code):
             yield from instructions(inner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["jaxdlm", "checkpoints_convert", "scripts", "benchmarks", "tests"])
 def test_every_name_is_bound_somewhere(folder):
     """The lint cannot say it: to it, the shapes in annotations are undefined names."""

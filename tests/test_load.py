@@ -102,6 +102,7 @@ def test_hub_folder_equals_transformers_on_ragged_rows(tmp_path):
     assert lm.defaults["eos_token_id"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["full", "block_causal", "causal"])
 def test_a_row_is_the_same_alone_and_among_longer_ones(tmp_path, attention):
     lm = load(native(tmp_path, dataclasses.replace(CONFIG, attention=attention, block_size=4)))
@@ -112,6 +113,7 @@ def test_a_row_is_the_same_alone_and_among_longer_ones(tmp_path, attention):
     np.testing.assert_array_equal(lm.logits(jnp.asarray([rows[1]])), lm.logits(rows[1:2]))
 
 
+@pytest.mark.slow
 def test_weights_spread_over_a_mesh(tmp_path):
     folder = native(tmp_path)
     mesh = jax.make_mesh((2, 2), ("data", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
@@ -208,6 +210,7 @@ def test_embedded_models(name):
     assert np.isfinite(lm.logits([ids])).all()
 
 
+@pytest.mark.slow
 def test_shape_without_weights(monkeypatch):
     small = {
         "architectures": ["LLaDAModelLM"], "d_model": 16, "n_heads": 2, "n_layers": 2, "mlp_hidden_size": 24,

@@ -42,6 +42,7 @@ def arguments(known):
     return [(name, key) for name, make in known.items() for key in inspect.signature(make).parameters]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "name"), arguments(policies.RECIPES))
 def test_no_argument_gets_by_with_what_it_is_not(recipe, name):
     """It is refused in one line that names it, or makes a policy that is small and ends."""

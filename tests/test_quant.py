@@ -97,6 +97,7 @@ def dequantised(params):
     return jax.tree.map(lambda leaf: leaf.dequantize(jnp.float32) if is_leaf(leaf) else leaf, params, is_leaf=is_leaf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
 @pytest.mark.parametrize("bits,limit", [(8, 0.03), (4, 0.4)])
 def test_the_model_runs_from_quantised_leaves(config, bits, limit):
@@ -120,6 +121,7 @@ def test_the_model_runs_from_quantised_leaves(config, bits, limit):
     assert not any("norm" in path or "router" in path for path in paths)
 
 
+@pytest.mark.slow
 def test_embedding_rows_equal_the_whole_table():
     table = _weight((40, 16))
     for bits in (4, 8):
@@ -148,6 +150,7 @@ def test_the_sample_is_spread_evenly(shape):
     assert size >= min(SEARCH_SAMPLE // 2, matrices * rows * columns)
 
 
+@pytest.mark.slow
 def test_each_layer_has_an_exponent_of_its_own():
     """The same as if the layers were quantised one by one; the experts of a layer share theirs."""
     rng = np.random.default_rng(0)
@@ -177,6 +180,7 @@ def test_bad_arguments_are_named():
         quantize(_weight(), 8, group=7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "dual"])
 def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     """The text is that of the dequantised weights, whose copies never lie beside each other in memory."""

@@ -62,6 +62,7 @@ def test_every_large_leaf_of_a_released_model_is_split(name: str) -> None:
             assert any(partition(spec, mesh)), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", "grouped_moe", "prefix_canvas"])
 def test_a_sharded_forward_equals_the_plain_one(name: str) -> None:
     config = CONFIGS[name]
@@ -79,6 +80,7 @@ def test_a_sharded_forward_equals_the_plain_one(name: str) -> None:
     np.testing.assert_allclose(sharded, logits(params, tokens), atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
     """Four devices each read their own stripe of every tile: tokens as on one device, and no weight moves."""

@@ -83,6 +83,7 @@ def test_functions_of_the_top_level_have_an_example():
     assert not {name.public for name in wanted} - {name.public for name in SHOWN}
 
 
+@pytest.mark.slow
 def test_the_examples_in_docstrings_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(jd, "load", functools.cache(jd.load))  # a dozen examples load the same model

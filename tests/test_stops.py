@@ -32,6 +32,7 @@ def ended(steps: np.ndarray, forwards: int, words: set[int]) -> tuple[int, int] 
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -62,6 +63,7 @@ def test_a_row_ends_at_the_forward_that_settles_its_end_and_keeps_its_text(recip
     assert hits, "no row met its end, so nothing was tested"
 
 
+@pytest.mark.slow
 def test_text_that_can_still_change_does_not_end_a_row():
     """An editing policy may rewrite the whole block: its rows end with a block, never inside one."""
     lm, chosen = model("same"), policies.RECIPES["llada21"](tau_mask=0.1, tau_edit=0.05)
@@ -72,6 +74,7 @@ def test_text_that_can_still_change_does_not_end_a_row():
     assert 1 < out.forwards[0] < full.forwards[0]
 
 
+@pytest.mark.slow
 def test_freedave_ends_as_its_host_does():
     host = policies.RECIPES["low_confidence"]()
     lm = model("same")
@@ -81,6 +84,7 @@ def test_freedave_ends_as_its_host_does():
     assert slow.status == fast.status and Status.EOS in slow.status
 
 
+@pytest.mark.slow
 def test_official_recipes_run_on_as_published():
     lm = model("same")
     for recipe in ("factor", "credit", "dparallel", "d3llm", "learn2pd", "prophet", "freedave"):
@@ -106,6 +110,7 @@ def test_given_text_behind_an_end_keeps_a_row_going():
     assert out.status[2] == Status.EOS and (out.tokens[2, 2:] == END).all()
 
 
+@pytest.mark.slow
 def test_a_default_end_costs_fewer_forwards_and_no_text():
     prompts = list(tiny().tokenizer.examples[:4])
     out, papers = (
@@ -116,6 +121,7 @@ def test_a_default_end_costs_fewer_forwards_and_no_text():
     assert out.status == [Status.EOS] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["threshold", "autoregressive", "speculative"])
 def test_strings_cut_the_text_and_end_the_row(name):
     lm = tiny() if name == "threshold" else jd.load("tiny-ar")
@@ -136,6 +142,7 @@ def test_autoregressive_rows_run_on_without_stops():
     assert (out.forwards == 24).all() and out.status == [Status.FINISHED] * 2
 
 
+@pytest.mark.slow
 def test_a_sequence_may_begin_in_an_earlier_round():
     """Two ids that the target writes one after the other end its row, however many a draft brings at once."""
     lm = jd.load("tiny-ar")

@@ -36,6 +36,7 @@ def test_each_output_is_the_canvas_after_a_forward_and_the_last_is_decodes():
     equal(few[-1], whole)
 
 
+@pytest.mark.slow
 def test_autoregressive_text_grows_and_ends_as_decodes():
     lm = jd.load("tiny-ar")
     prompts = list(lm.tokenizer.examples[:2])
@@ -51,6 +52,7 @@ def test_every_must_be_a_whole_number():
         next(jd.stream(model("same"), PROMPTS, every=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_what_is_written_is_drawn_as_it_comes(terminal, monkeypatch):
     monkeypatch.setattr(viz, "PACE", 0.0)

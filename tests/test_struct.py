@@ -33,6 +33,7 @@ def test_classes_with_the_same_fields_have_different_structures():
         jax.tree.map(lambda a, b: a + b, ONE(2.0), TWO(2.0))
 
 
+@pytest.mark.slow
 def test_one_jitted_function_never_takes_one_for_the_other():
     """With structures that compare equal, one in ten was."""
     apply, taken = jax.jit(lambda scale, x: scale(x)), []

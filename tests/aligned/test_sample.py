@@ -144,6 +144,7 @@ def spelled() -> set:
     return {x[:-1] for x, _ in exact().sentences}
 
 
+@pytest.mark.slow
 def test_the_first_samples_are_renormalised_token_by_token():
     """A batch draws all of them with the trie empty; later ones are not."""
     start = AsapTrie(Facts("", "", "", 1.0, 1))
@@ -157,6 +158,7 @@ def test_the_first_samples_are_renormalised_token_by_token():
     assert later[1].mass < later[0].mass < 1 or later[0].mass < later[1].mass < 1
 
 
+@pytest.mark.slow
 def test_the_law_tends_to_the_models_own_given_the_grammar():
     outs = many()
     c, apart = exact().c(()), [exact().divergence(out.tries[0]) for out in outs]
@@ -203,6 +205,7 @@ def test_what_is_not_read_is_summed_exactly(batch):
             assert np.exp(trie._logp[node]) == pytest.approx(exact().p(x[:-1])[x[-1]], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rejection_is_exact_with_any_trie():
     """With an empty one and with one that has learnt a little, where the other modes are not; c is the share that stays."""
     start = drawn(4).tries
@@ -217,6 +220,7 @@ def test_rejection_is_exact_with_any_trie():
     assert fit(drawn(3000, start, batch=3000).tokens[0], padded(exact().target)) < 1e-9
 
 
+@pytest.mark.slow
 def test_rejections_are_learnt_from():
     out = drawn(30, mode="reject")
     assert out.drawn[0] > 30 and len(out.tokens[0]) == 30 and out.status == [Status.FINISHED]
@@ -227,6 +231,7 @@ def test_rejections_are_learnt_from():
             assert later.tries[0].value(x) >= exact().c(x) * (1 - 1e-5)
 
 
+@pytest.mark.slow
 def test_a_grammar_of_everything_changes_nothing():
     """Also where a text fills all columns without an end."""
     settings = {"max_new": MAX_NEW, "temperature": TEMPERATURE, "seed": 5}
@@ -239,6 +244,7 @@ def test_a_grammar_of_everything_changes_nothing():
     assert (rejecting.tokens[0] == out.tokens[0]).all()
 
 
+@pytest.mark.slow
 def test_two_tokens_without_aa():
     """The running example of the paper: uniform P; 1/2, 1/4, 1/4 before, and thirds once A has been read."""
     lm = model(0, vocab=2, end=END)
@@ -260,6 +266,7 @@ def test_two_tokens_without_aa():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "prompts"), [("asap", [PROMPT, [2] * 17]), ("reject", [PROMPT, [5, 2]])])
 def test_each_prompt_has_a_trie_of_its_own(mode, prompts):
     """And its samples are those that it has alone, whoever else is there; numbers up to rounding."""

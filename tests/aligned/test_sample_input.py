@@ -76,6 +76,7 @@ def test_logits_that_are_not_finite_end_their_prompt_alone():
     assert "0+6 samples" in repr(out) and "nonfinite, finished" in repr(out)
 
 
+@pytest.mark.slow
 def test_names_in_a_list():
     """tiny-ar reverses; told to end in other names it begins as it likes, and soon finds the likelier of the answers."""
     lm = jd.load("tiny-ar")

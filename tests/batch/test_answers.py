@@ -47,6 +47,7 @@ def test_rows_are_those_of_decode(done):
                 assert tokens == out.top_tokens[row, :written, :beside].tolist()
 
 
+@pytest.mark.slow
 def test_neighbours_order_and_slots_do_not_matter(done, tmp_path):
     source, folder = done
     assert job(write(tmp_path / "b.jsonl", asked()[::-1]), tmp_path / "b", **RUN).run() == 0
@@ -58,6 +59,7 @@ def test_neighbours_order_and_slots_do_not_matter(done, tmp_path):
             assert a.get("logprobs", []) == pytest.approx(b.get("logprobs", []), abs=2e-4), "float32, another shape"
 
 
+@pytest.mark.slow
 def test_openai_choices_and_log_probabilities(tmp_path):
     lm = jd.load("tiny-ar")
     ask = {"temperature": 1, "max_tokens": 6, "n": 2}
@@ -85,6 +87,7 @@ def test_openai_choices_and_log_probabilities(tmp_path):
         assert all(1 <= len(each) <= 2 for each in beside["top_logprobs"])
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_gives_several_answers_and_refuses_log_probabilities(tmp_path):
     own = [row | ask for row, ask in zip(rows(4), [{"n": 3}, {}, {"logprobs": True}, {"n": 2}])]
     policy = "threshold,tau=0.05,temperature=1"

@@ -22,6 +22,7 @@ from tests.speculative.toys import PROMPTS, expected, model, near
 ASKED = [{"id": f"row {i}", "tokens": list(prompt)} for i, prompt in enumerate(PROMPTS)]
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_decode_whatever_the_batch(tmp_path):
     source = write(tmp_path / "in.jsonl", [*ASKED, {"id": "empty", "tokens": []}])
     options = {"lm": model(0), "policy": "autoregressive", "max_new": 12}
@@ -36,6 +37,7 @@ def test_rows_are_those_of_decode_whatever_the_batch(tmp_path):
     assert results(tmp_path / "two") == results(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_on_several_devices(tmp_path):
     """Rows along data, as many on each device as there are slots; what one device alone wrote before."""
     source = write(tmp_path / "in.jsonl", ASKED)
@@ -90,6 +92,7 @@ def short_draft(positions: int) -> LM:
     return LM(Backbone(dataclasses.replace(lm.config, max_position=positions)), lm.params, None, "short")
 
 
+@pytest.mark.slow
 def test_a_row_that_the_draft_cannot_do_is_refused_alone(tmp_path):
     """A row of two tokens is shorter than any draft and gets its two; one beyond the draft's positions is named."""
     asked = [row | {"max_new": 2 if i == 1 else None} for i, row in enumerate(ASKED)]

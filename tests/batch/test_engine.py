@@ -38,6 +38,7 @@ def job_of(policy, source: str, output, lm=None, **changes) -> run.Job:
     return run.job(options, lm, forms, resolve_cache("none"), make_mesh("data=1"))
 
 
+@pytest.mark.slow
 def test_a_rows_length_gets_the_block_that_it_has_alone(tmp_path):
     """A filter knows one block length. Rows of 4 and of 6 columns are one block that was cut, whatever the job's own
     length; a row whose block is longer than the filter's is refused by itself."""
@@ -66,6 +67,7 @@ class Full(jax.errors.JaxRuntimeError):
     pass
 
 
+@pytest.mark.slow
 def test_rows_that_do_not_fit_the_device_are_left_for_another_run(tmp_path, monkeypatch):
     """All others are answered; nothing of it is in the output, since another machine may have the room."""
     asked = rows(9, max_new=[None, None, 60])

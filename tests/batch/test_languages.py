@@ -16,6 +16,7 @@ PROMPT = "reverse : [ Alan , Kate , Omar ]"
 RUN = {"max_new": 16, "block": 16, "policy": "threshold"}
 
 
+@pytest.mark.slow
 def test_rows_belong_to_their_own_languages_and_are_those_of_decode(tmp_path):
     lm = jd.load("tiny")
     languages = [
@@ -131,6 +132,7 @@ def test_the_command_line(capsys, tmp_path):
     assert "regex and json" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["autoregressive", "lookup"])
 def test_autoregressive_rows_belong_to_their_languages(policy, tmp_path):
     lm = jd.load("tiny-ar")

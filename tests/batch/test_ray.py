@@ -34,6 +34,7 @@ def same(row: dict, expected: dict) -> None:
     assert bool(row["error"]) == (want["status"] == "error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hole", [None, float("nan")])
 def test_an_actor_alone(expected, hole):
     """Columns in, columns out, in the order that they came; in a column with holes whole numbers are floats."""
@@ -46,6 +47,7 @@ def test_an_actor_alone(expected, hole):
         same({name: column[index] for name, column in out.items()}, expected)
 
 
+@pytest.mark.slow
 def test_what_has_no_column_is_refused_and_numbers_of_rows_are_their_own(expected):
     """Of rows with and without a filter, in one program; the neutral ones are as before."""
     batch = {"id": [row["id"] for row in ROWS[:4:2]], "tokens": [row["tokens"] for row in ROWS[:4:2]]}

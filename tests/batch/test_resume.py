@@ -55,6 +55,7 @@ def whole(tmp_path_factory):
     return source, results(folder / "out")
 
 
+@pytest.mark.slow
 def test_death_at_every_write(whole, tmp_path):
     """Writes are: job.json, parts, shards, markers, deletions, _SUCCESS; a job that dies at each of them in turn."""
     source, expected = whole
@@ -309,6 +310,7 @@ def test_sigterm_saves_what_is_finished(tmp_path):
     assert sum(saved) > 0
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing():
     """Five SIGKILLs, in the middle of writes and at random times; `benchmarks/faults.py` does hundreds."""
     command = [sys.executable, "benchmarks/faults.py", "--kills", "5", "--rows", "30"]

@@ -179,6 +179,7 @@ def test_an_input_that_cannot_be_read(tmp_path, name):
         scan(str(path))
 
 
+@pytest.mark.slow
 def test_parquet_rows_are_json_rows(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

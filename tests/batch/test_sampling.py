@@ -51,6 +51,7 @@ def done(tmp_path_factory):
     return folder, source
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_decode(done):
     folder, _ = done
     for row, got in zip(asked(), output(folder / "out"), strict=True):
@@ -91,6 +92,7 @@ def test_alone_and_by_threes(done, tmp_path):
         assert output(tmp_path / f"{i}")[0] == output(folder / "out")[i], row
 
 
+@pytest.mark.slow
 def test_a_draft_and_a_grammar_beside(tmp_path):
     """Numbers and penalties hold behind drafts, too; `lookup` at temperature 0 writes what `autoregressive` does."""
     source = write(tmp_path / "in.jsonl", asked([{}, {"frequency_penalty": 2.0}, {"logit_bias": BIAS}]))
@@ -107,6 +109,7 @@ DRAWN = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_diffusion_rows_are_those_of_decode_and_of_any_slot(tmp_path):
     own = [row | each for row, each in zip(rows(len(DRAWN)), DRAWN, strict=True)]
     source = write(tmp_path / "in.jsonl", own)

@@ -27,6 +27,7 @@ def reference(tmp_path_factory):
     return source, results(folder / "out"), read(folder / "out")
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_decode(reference):
     """One by one, with their own length, seed and id."""
     _, _, found = reference
@@ -42,6 +43,7 @@ def test_rows_are_those_of_decode(reference):
         assert got["status"] == str(out.status[0])
 
 
+@pytest.mark.slow
 def test_rows_end_at_their_own_stops(reference, tmp_path):
     """Every row ends at the third token of the run without stops, another id for each; one that says false runs on."""
     _, _, found = reference
@@ -56,6 +58,7 @@ def test_rows_end_at_their_own_stops(reference, tmp_path):
         assert got["status"] == str(alone.status[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"slots": 3}, {"order": "input", "window": 1, "flush": 1e-9}, {"devices": 4, "slots": 1}],
@@ -74,6 +77,7 @@ def test_the_shard_size_only_cuts(reference, tmp_path):
     assert len(list((tmp_path / "out").glob("rows-*.jsonl"))) == 3
 
 
+@pytest.mark.slow
 def test_a_cache_and_groups_of_lengths(tmp_path):
     """Rows enter slots while others are in the middle of theirs; a cache refreshes at the start of a block."""
     asked = rows(9) + [row | {"id": f"long {i}"} for i, row in enumerate(rows(9, 28)) if len(row["tokens"]) > 16]
@@ -86,6 +90,7 @@ def test_a_cache_and_groups_of_lengths(tmp_path):
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_a_cache_of_final_keys_reads_the_prompts_of_rows_that_come_in(tmp_path):
     """Whatever the row before left in the slot: prompts of no, one and two whole blocks, and of a tail."""
     lm, asked = model("sdar"), rows(9)
@@ -98,6 +103,7 @@ def test_a_cache_of_final_keys_reads_the_prompts_of_rows_that_come_in(tmp_path):
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
 
 
+@pytest.mark.slow
 def test_temperature_length_and_seed_are_data(tmp_path):
     """Every row draws at its own temperature, as `decode` does at that one; new values compile nothing."""
     asked = rows(12, temperature=[0.5, 2.0, 0.0, None], max_new=[8, 8, 5], seed=[1, 2, 3])
@@ -139,6 +145,7 @@ def test_a_pool_lies_as_queues_leave_it():
     assert heads and set(heads) == {"tensor"}
 
 
+@pytest.mark.slow
 def test_exchange_by_hand():
     """Free slots fill from the lowest with waiting rows in order; finished rows leave in slot order."""
     geometry = slots.Geometry(prompt=2, block=2, blocks=1)

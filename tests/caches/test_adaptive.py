@@ -14,11 +14,13 @@ from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import PROMPTS, policy
 
 
+@pytest.mark.slow
 def test_all_columns_and_the_prompt_renewed_is_no_cache():
     lm, renewed = toy(2), adaptive(prompt_every=1, response_every=64, ratio=1.0)
     same(decode(lm, PROMPTS, "threshold", renewed, **GRID), decode(lm, PROMPTS, "threshold", **GRID))
 
 
+@pytest.mark.slow
 def test_no_column_renewed_leaves_the_outputs_of_all_layers_but_the_first():
     lm, run = toy(2), jax.jit(loop.run)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)
@@ -53,6 +55,7 @@ def test_columns_at_rest_have_not_turned_at_all():
     assert (absent == -np.inf).all()
 
 
+@pytest.mark.slow
 def test_a_row_alone_is_the_row_in_a_batch():
     """Blocks that are finished stand still, and an edited one is decoded on without a change."""
     rows = [row["tokens"] for row in random_rows(12, longest=14)]

@@ -39,6 +39,7 @@ def programs():
     return jax.jit(loop.init, static_argnames="save"), jax.jit(loop.admit), jax.jit(loop.run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "prediction", "attention", "guidance"), CASES)
 def test_a_new_row_in_the_place_of_a_finished_one(cache, prediction, attention, guidance):
     lm, kept = toy(2, prediction, attention), policies.CACHES[cache](**OPTIONS.get(cache, {}))

@@ -9,6 +9,7 @@ from tests.caches.toys import GRID, same, toy
 from tests.conformance.toys import MASK, PROMPTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "prediction"),
     [
@@ -30,6 +31,7 @@ def test_equals_no_cache_with_and_without_a_prompt_tail(prediction, recipe):
     np.testing.assert_array_equal(alone.tokens[0], batch.tokens[1])
 
 
+@pytest.mark.slow
 def test_blocks_that_were_given_are_skipped_and_still_seen():
     lm = toy(2, "same", "block_causal")
     canvas = [[MASK] * 4 + [9, 3, 8, 4, 1, 2, 3, 4], [7, 7, 7, 7, 6, 6, 6, 6, 5]]

@@ -22,6 +22,7 @@ class Hasty(DelayedCache):
         return super().step(context, rows, start, state._replace(tokens=rows.tokens))
 
 
+@pytest.mark.slow
 def test_without_the_delay_even_one_layer_reads_stale_keys():
     lm = toy(1)
     hasty, exact = (decode(lm, PROMPTS, "low_confidence", cache, **GRID) for cache in (Hasty(16), "none"))
@@ -29,6 +30,7 @@ def test_without_the_delay_even_one_layer_reads_stale_keys():
     same(decode(lm, PROMPTS, "low_confidence", delayed(16), **GRID), exact)
 
 
+@pytest.mark.slow
 @SAME
 def test_fewer_queries_once_few_columns_are_left(prediction):
     """64 columns: forwards of 64, 32 and 16; one row stops early and leaves the longest behind."""

@@ -45,6 +45,7 @@ def hot(temperature: float):
     return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(temperature))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "prediction"), [pair for pair in BOTH if pair.values[0] != "layer_reuse"])
 def test_one_layer_has_nothing_stale(cache, prediction):
     """In the first layer keys and values depend on the column's own token alone; layer_reuse has no layer to skip."""
@@ -52,6 +53,7 @@ def test_one_layer_has_nothing_stale(cache, prediction):
     same(decode(lm, PROMPTS, hot(0.0), reusing(cache), **GRID), decode(lm, PROMPTS, hot(0.0), **GRID))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "prediction"), BOTH)
 def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
     """With guidance, whose rows come twice, and given columns on the canvas (infilling)."""
@@ -62,6 +64,7 @@ def test_a_refresh_in_every_forward_is_no_cache(cache, prediction):
         same(decode(lm, PROMPTS, guided, kept, **run), decode(lm, PROMPTS, guided, **run))
 
 
+@pytest.mark.slow
 def test_a_rule_that_rewrites_its_block_needs_a_cache_that_reads_it():
     """Editing: of one layer nothing is stale where the whole block is read in every forward."""
     lm, edits = toy(1), policies.RECIPES["llada21"](tau_mask=0.3, tau_edit=0.0)
@@ -70,6 +73,7 @@ def test_a_rule_that_rewrites_its_block_needs_a_cache_that_reads_it():
     same(decode(lm, PROMPTS, edits, reusing("dual"), **GRID), exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "prediction"), BOTH)
 def test_two_layers_do_reuse_and_neighbours_do_not_matter(cache, prediction):
     lm, kept = toy(2, prediction), reusing(cache)

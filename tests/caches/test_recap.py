@@ -13,6 +13,7 @@ from tests.caches.toys import GRID, SAME, same, toy
 from tests.conformance.toys import MASK, PROMPTS
 
 
+@pytest.mark.slow
 @SAME
 def test_a_group_of_a_whole_block_is_the_dual_cache(prediction):
     """All columns of a block are open at its first forward, so that its targets are the block."""
@@ -20,6 +21,7 @@ def test_a_group_of_a_whole_block_is_the_dual_cache(prediction):
     same(decode(lm, PROMPTS, "threshold", recap(local=99), **GRID), decode(lm, PROMPTS, "threshold", dual(), **GRID))
 
 
+@pytest.mark.slow
 def test_targets_are_the_surest_open_columns_of_the_block():
     lm = toy(2)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, canvas=[[4], [MASK] * 5 + [7]], **GRID)

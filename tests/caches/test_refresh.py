@@ -9,6 +9,7 @@ from tests.caches.toys import GRID, NEXT, same, toy
 from tests.conformance.toys import PROMPTS
 
 
+@pytest.mark.slow
 @NEXT
 def test_without_surroundings_it_is_the_dual_cache(prediction):
     lm, near = toy(2, prediction), refresh(before=0, after=0, warmup=0)

@@ -108,6 +108,7 @@ def released(lm, prompt, tau, dual):
     return answer[:NEW], net.calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "block_exact", "sub_block"])
 @pytest.mark.parametrize("tau", [1.0, 0.3])
 def test_decodes_like_the_released_loop(cache, tau):
@@ -120,6 +121,7 @@ def test_decodes_like_the_released_loop(cache, tau):
         assert out.forwards[row] == forwards, row
 
 
+@pytest.mark.slow
 def test_a_lossy_cache_is_lossy_and_neighbours_do_not_matter():
     lm, kept = toy(2, "next", "block_causal"), sub_block(SIZE)
     batch, exact = (decode(lm, ASKED, method(0.3), cache, **GRID) for cache in (kept, "block_exact"))
@@ -129,11 +131,13 @@ def test_a_lossy_cache_is_lossy_and_neighbours_do_not_matter():
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(batch, name)[1])
 
 
+@pytest.mark.slow
 def test_nothing_is_stale_in_one_layer():
     lm = toy(1, "next", "block_causal")
     same(decode(lm, ASKED, method(0.3), sub_block(SIZE), **GRID), decode(lm, ASKED, method(0.3), **GRID))
 
 
+@pytest.mark.slow
 def test_nothing_is_stale_in_a_block_that_is_one_sub_block():
     """Whatever the rule: one that goes on where nothing is open, on a model whose rows predict their own column."""
     lm = toy(2, "same", "block_causal")

@@ -38,6 +38,7 @@ def test_weights_are_those_of_the_formula(name, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_packed_folder_loads_converts_and_goes_back_as_plain_weights(tmp_path):
     packed, _ = folders(tmp_path, "awq")
     lm = jd.load(packed, dtype="float32")

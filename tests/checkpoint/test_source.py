@@ -190,6 +190,7 @@ def test_a_wrong_total_size_is_noted(tmp_path):
     assert any("total_size" in note for note in open_folder(folder).notes)
 
 
+@pytest.mark.slow
 def test_random_weights_are_made_on_their_shards():
     import dataclasses
 

@@ -32,6 +32,7 @@ def batch(name: str, draft: str, temperature: float):
     return decode(TARGET, PROMPTS, policy(name, draft, temperature), max_new=MAX_NEW, seed=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.drafters())
 def test_greedy_tokens_are_those_of_plain_decoding(name):
     for draft in DRAFTS:
@@ -52,6 +53,7 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
     assert (whole.tokens != expected(3)).any(), "at temperature 1 the tokens are drawn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=() if name == "DraftModel" else pytest.mark.exhaustive) for name in registry.drafters()],

@@ -107,6 +107,7 @@ def test_the_chosen_caches_cover_every_pair():
     assert seen == {(family, cache) for recipe in RULES for family in FAMILIES for cache in every(family, recipe)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caches", [chosen, pytest.param(every, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize(
     ("family", "recipe"),
@@ -136,6 +137,7 @@ def test_released_drafts_end_where_nothing_can_be_said():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caches", [chosen, pytest.param(every, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
 def test_alone_batched_and_permuted_with_guidance(family, caches):
@@ -153,6 +155,7 @@ def usual_pairs(kind: str) -> tuple[list[int], ...]:
     return tuple(row[first : first + 2].tolist() for row in free.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caches", [chosen, pytest.param(every, marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("family", ["llada", "dream", "sdar"])
 def test_alone_batched_and_permuted_under_guides(family, caches):
@@ -169,6 +172,7 @@ def test_alone_batched_and_permuted_under_guides(family, caches):
             assert not any(holds(row.tolist()) for row in out.tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "recipe", "cache"),
     [("llada", "threshold", "dual"), ("dream", "freedave", "prefix"), ("sdar", "credit", "block_exact")],

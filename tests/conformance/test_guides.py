@@ -15,6 +15,7 @@ RUN = {"max_new": MAX_NEW, "seed": 5}
 IN_ANY_ORDER = [name for name, known in registry.guides().items() if known.example(untrained("same")).any_order]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", registry.guides())
 def test_a_draft_changes_no_token_and_rows_stay_apart(name):
     guide = registry.guides()[name].example(TARGET)
@@ -28,6 +29,7 @@ def test_a_draft_changes_no_token_and_rows_stay_apart(name):
         np.testing.assert_array_equal(getattr(moved, field), getattr(out, field)[order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_ANY_ORDER)
 def test_diffusion_decoding_under_it(name):
     for temperature in (0.0, 1.0):

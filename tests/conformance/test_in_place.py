@@ -71,6 +71,7 @@ def test_no_ordinary_forward_copies_the_cache(cache):
     assert any(re.search(shape, line) for line in found[step]), "no cache in it"
 
 
+@pytest.mark.slow
 def test_no_forward_at_all_copies_the_keys_of_finished_blocks():
     text, shape = compiled(toy(LAYERS, "same", "block_causal"), BlockExactCache())
     found, loop = computations(text), Program(text).decode_loop()

@@ -62,6 +62,7 @@ def run(recipe, family, cache, rows, temperature=None):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "family", "cache"), representative(cases(), lambda case: case[0]))
 def test_every_text_belongs_and_is_the_rows_own(recipe, family, cache):
     for temperature in temperatures(recipe):
@@ -83,6 +84,7 @@ def test_every_cache_and_family_has_its_turn():
     assert {cache for _, _, cache in chosen} == serving
 
 
+@pytest.mark.slow
 def test_a_language_of_everything_changes_nothing():
     """The tokens are those of a decode without one, drawn ones too."""
     every = language("all", dict.fromkeys([*range(VOCAB - 1), END], 1), {(1, 1): 1}, {1})
@@ -128,6 +130,7 @@ def test_what_cannot_be_is_refused():
             decode(lm, PROMPTS, recipe, grammar=TURNS, max_new=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "encoder"])
 def test_a_canvas_of_noise_settles_on_a_text(cache):
     """Two canvases of six columns: the first leaves what the second can end."""

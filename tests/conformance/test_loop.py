@@ -91,6 +91,7 @@ def test_the_whole_decode_is_one_while(recipe, cache):
     assert whiles(_decode._run.trace(batch.rows, decoding, "commit").jaxpr.jaxpr) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "recipe", "cache"), covering(PAIRS))
 def test_pieces_and_invariants(kind, recipe, cache):
     for temperature in temperatures(recipe):
@@ -136,6 +137,7 @@ DEVICES = [("threshold", "dual"), ("freedave", "none")]
 OTHERS = [pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in EDGES if pair not in DEVICES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "cache"), [*DEVICES, *OTHERS])
 def test_pmap_and_shard_map_over_four_devices(recipe, cache):
     """One row per device; the devices run their own number of trips. Policies are replicated, whichever they are."""
@@ -209,6 +211,7 @@ def test_numbers_are_no_part_of_what_a_program_is_found_by(recipe, cache, monkey
     assert stub._cache_size() == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "cache"),
     [FIRST, *(pytest.param(*pair, marks=pytest.mark.exhaustive) for pair in EDGES if pair != FIRST)],
@@ -218,6 +221,7 @@ def test_nothing_is_traced_again(recipe, cache):
     nothing_is_traced_again(recipe, cache, _decode._run._cache_size, PROMPTS)
 
 
+@pytest.mark.slow
 def test_eager_steps_are_the_compiled_loop():
     """Operation by operation, without jit around the step."""
     batch, decoding = prepare("threshold", "none", PROMPTS[:2])

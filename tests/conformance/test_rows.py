@@ -55,6 +55,7 @@ def test_the_covering_cases_cover():
     assert caches == {cache for cache in policies.CACHES if any(meets("threshold", cache, kind) for kind in KINDS)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "recipe", "cache"), covering(CASES))
 def test_neighbours_and_order_do_not_matter(kind, recipe, cache):
     """Programs of three rows and of one; by `test_families` the pairs that are not here, in programs of three."""
@@ -64,6 +65,7 @@ def test_neighbours_and_order_do_not_matter(kind, recipe, cache):
 FIRST = ("same", "threshold", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "recipe", "cache"),
     [FIRST, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in CASES if case != FIRST)],
@@ -96,6 +98,7 @@ def test_a_cache_too_narrow_for_the_policy_is_refused():
     assert _run._cache_size() == before, "refused only after it was traced"
 
 
+@pytest.mark.slow
 def test_models_differ_and_rows_differ():
     """Guards the guards: equal results above would mean little if the toys always wrote the same text."""
     outputs = [decode(model(name), PROMPTS, "threshold", **GRID).tokens for name in ("same", "next")]

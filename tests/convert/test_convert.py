@@ -37,6 +37,7 @@ def intact(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "dream", "llada2", "sdar"])
 def test_the_recorded_logits_are_met(name, tmp_path):
     assert main([str(GOLDEN / f"{name}_tiny"), str(tmp_path / "out"), *SMALL, "--verify"]) == 0
@@ -55,6 +56,7 @@ def test_the_recorded_logits_are_met(name, tmp_path):
         np.testing.assert_array_equal(logits.argmax(-1)[clear], np.asarray(case["argmax"])[clear])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "llada2"])
 def test_restoring_onto_a_mesh_is_bit_equal(name, tmp_path):
     source = GOLDEN / f"{name}_tiny"
@@ -82,6 +84,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_restoring_onto_eight_devices_is_bit_equal(intact):
     """A mesh of 2 x 4, in a process of its own that simulates as many."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -91,6 +94,7 @@ def test_restoring_onto_eight_devices_is_bit_equal(intact):
     assert result.stdout == "equal\n", result.stderr[-2000:]
 
 
+@pytest.mark.slow
 def test_large_leaves_are_split_and_stacked_again(tmp_path):
     source = open_folder(GOLDEN / "llada_tiny")
     plan = make_plan(source, max_leaf_bytes=100 * 1024)
@@ -108,6 +112,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_without_redoing_finished_tensors(tmp_path, monkeypatch):
     files, config = golden("llada")
     source = open_folder(hub_folder(tmp_path / "hub", files, config))
@@ -138,6 +143,7 @@ def test_a_killed_run_continues_without_redoing_finished_tensors(tmp_path, monke
     assert not staging_folder(tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_group_continues(tmp_path, monkeypatch):
     """Also where a fused tensor was measured in part before, and Orbax left an unfinished folder."""
     files, config = golden("llada2")
@@ -180,6 +186,7 @@ def test_a_changed_source_is_not_resumed(tmp_path, monkeypatch):
     assert_trees_equal(load_params(hub), load_params(tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_dtypes(tmp_path):
     files, config = golden("llada2")
     hub = hub_folder(tmp_path / "hub", files, config)
@@ -264,6 +271,7 @@ def _flip_last(path):
     path.write_bytes(raw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_output_is_refused_by_load(case, intact, tmp_path):
     damage, name = DAMAGE[case]
@@ -274,6 +282,7 @@ def test_a_damaged_output_is_refused_by_load(case, intact, tmp_path):
     assert str(out) in str(caught.value) and "\n" not in str(caught.value) and isinstance(caught.value, InputError)
 
 
+@pytest.mark.slow
 def test_damage_is_found_by_the_devices_that_read_it(intact, tmp_path):
     assert_trees_equal(jaxdlm.load(intact).params, load_params(GOLDEN / "llada_tiny"))
     out = shutil.copytree(intact, tmp_path / "out")

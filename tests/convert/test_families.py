@@ -15,6 +15,7 @@ from tests.convert.folders import assert_trees_equal, hub_folder
 from tests.models import oracles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", oracles.RECIPES)
 def test_a_converted_folder_gives_the_oracles_logits(name, tmp_path):
     case, data = oracles.case(name), oracles.batch()
@@ -47,6 +48,7 @@ def test_what_transformers_saves_is_read_as_it_is(name, tmp_path):
     assert_trees_equal(load_params(opened), load_params(hub_folder(tmp_path / "own", case.files, case.values)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "llada2_moe"])
 def test_check_reports_agreement_with_the_oracle(name, tmp_path, capsys):
     case = oracles.case(name)
@@ -56,6 +58,7 @@ def test_check_reports_agreement_with_the_oracle(name, tmp_path, capsys):
     assert "largest logit difference" in report and "check: ok" in report and "argmax equal 100.00%" in report
 
 
+@pytest.mark.slow
 def test_check_fails_where_the_weights_were_swapped(tmp_path, capsys):
     case = oracles.case("dream")
     source = hub_folder(tmp_path / "hub", case.files, case.values)
@@ -70,6 +73,7 @@ def test_check_fails_where_the_weights_were_swapped(tmp_path, capsys):
     assert worst[0] and not worst[-1]
 
 
+@pytest.mark.slow
 def test_diffusion_gemma_converts_from_what_transformers_saves(tmp_path):
     from tests.models.families.test_diffusion_gemma import case
 

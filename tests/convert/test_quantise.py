@@ -78,6 +78,7 @@ def holds(out, source, recipe):
     assert fingerprint(spread) == fingerprint(expected) != fingerprint(load_params(source))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_folder_holds_what_the_library_makes(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise, "BLOCK", 2**12)
@@ -86,11 +87,13 @@ def test_the_folder_holds_what_the_library_makes(recipe, tmp_path, monkeypatch):
     holds(tmp_path / "out", source, recipe)
 
 
+@pytest.mark.slow
 def test_so_it_does_layer_by_layer(small):
     source, out = small
     holds(out, source, RECIPES["int4 in groups"])
 
 
+@pytest.mark.slow
 def test_bytes_that_would_lie_on_two_devices(tmp_path):
     """420 ids over four devices: 105 columns each, which are 52 and a half bytes of int4 codes."""
     recipe = Recipe(4, "uniform", 32, ("embed", "lm_head"))
@@ -101,6 +104,7 @@ def test_bytes_that_would_lie_on_two_devices(tmp_path):
     assert spread["lm_head"].codes.sharding.spec == jax.P(None, "tensor")
 
 
+@pytest.mark.slow
 def test_it_runs(small):
     """A loaded model speaks with its codes, on a mesh as on one device; the host reads what they stand for."""
     _, out = small
@@ -135,6 +139,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(tmp_path, monkeypatch):
     source = open_folder(GOLDEN / "llada_tiny")
     plan = make_plan(source, max_leaf_bytes=2**17, group_bytes=2**17, recipe=RECIPES["int4 in groups"])
@@ -163,6 +168,7 @@ def test_a_killed_run_continues(tmp_path, monkeypatch):
     assert not staging.staging_folder(tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_dtypes(tmp_path):
     """Codes come from the weights as they are stored; what is not quantised gets the type that was asked for."""
     source = GOLDEN / "llada_tiny"
@@ -175,6 +181,7 @@ def test_dtypes(tmp_path):
     assert open_folder(tmp_path / "out").leaf("segments/0/0/wq").dtype == ml_dtypes.bfloat16
 
 
+@pytest.mark.slow
 def test_a_batch_job_knows_the_codes(small):
     """Its checksum of the weights, of int4 codes as well: other codes are another model."""
     codes = load_params(small[1])["segments"][0][0]["wq"].codes
@@ -182,6 +189,7 @@ def test_a_batch_job_knows_the_codes(small):
     assert weights({"wq": codes}) != weights({"wq": other})
 
 
+@pytest.mark.slow
 def test_the_error_is_stated(small, tmp_path, capsys, monkeypatch):
     from checkpoints_convert import oracle
 
@@ -221,6 +229,7 @@ def test_the_oracle_computes_the_same_from_the_codes(tmp_path, capsys, monkeypat
     assert "check: ok, Qwen2ForCausalLM" in report and "argmax equal 100.00%" in report and "embed" in report
 
 
+@pytest.mark.slow
 def test_an_export_writes_what_the_codes_stand_for(small, tmp_path):
     source, out = small
     export(out, tmp_path / "back")

@@ -68,6 +68,7 @@ def tables(logp, tokens, fixed, automaton):
     return share, total, jnp.where(fixed, tokens, path), rest[0, automaton.state]
 
 
+@pytest.mark.slow
 def test_sums_maxima_and_marginals_are_those_of_enumeration():
     checked = 0
     for seed in range(500):
@@ -100,6 +101,7 @@ def nearest(logp, wish, mine, tokens, fixed, automaton):
     return language.most(wished.astype(jnp.int32), scores, jnp.ones(W, bool), automaton)
 
 
+@pytest.mark.slow
 def test_the_nearest_text_agrees_with_as_many_wishes_as_any():
     for seed in range(300):
         made, logp, tokens, fixed, law = case(seed)
@@ -114,6 +116,7 @@ def test_the_nearest_text_agrees_with_as_many_wishes_as_any():
             assert any(all(made.classes[t] == s for t, s in zip(text, symbols)) for text in law)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 500.0])
 def test_extreme_logits_leave_every_text_possible(scale):
     made, *_ = case(3)

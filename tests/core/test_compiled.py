@@ -24,6 +24,7 @@ def test_the_platform_is_asked_for_at_the_first_call(monkeypatch):
     compiled(static_argnames="times")(lambda x, times: x * times)
 
 
+@pytest.mark.slow
 def test_a_rule_of_flax_never_runs_the_program_of_another():
     """Structures of flax's dataclasses compare equal where only their classes differ."""
     run = compiled(static_argnames="more")(lambda rule, x, **sizes: rule(x) + sizes["more"])
@@ -42,6 +43,7 @@ def test_a_rule_of_flax_never_runs_the_program_of_another():
     assert [float(run(made(times), 1.0, more=1)) for times in range(60)] == [times + 1 for times in range(60)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["threshold", "freedave"])
 def test_a_decode_with_the_options_of_gpus_is_the_same(monkeypatch, policy):
     lm = jaxdlm.load("tiny")

@@ -40,6 +40,7 @@ def test_the_shape_holds_every_row_and_grows_in_powers_of_two():
     assert ending.shape([[]]) is None and ending.shape([[], [(7, 7)]]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_row_without_sequences_beside_others_never_ends():
     packed = ending.pack([[], [(5,)]], (1, 1))
     open_ = np.ones(3, bool)

@@ -60,6 +60,7 @@ def test_a_trace_has_room_for_the_likeliest_tokens_where_they_are_asked_for():
     assert [x.shape for x in trace[3:]] == [(2, 3, 4), (2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_forward_is_written_by_index():
     """Row 1 took no part: its columns lie past the last one, as those do that were not written."""
     trace = engine.blank_trace("steps", 2, 3)

@@ -47,6 +47,7 @@ def oracle(name: str, logits: np.ndarray, number: float) -> set[int]:
     return chosen
 
 
+@pytest.mark.slow
 def test_by_hand():
     assert inside(EVERY["min_p"](HALVES, 0.5)) == [[0, 1]], "exactly at the bar stays"
     assert inside(EVERY["min_p"](HALVES, 0.51)) == [[0]] and inside(EVERY["min_p"](HALVES, 1.0)) == [[0]]
@@ -71,6 +72,7 @@ def test_a_neutral_number_keeps_every_bit():
         np.testing.assert_array_equal(one(RAW, filters.NEUTRAL[name]), RAW)
 
 
+@pytest.mark.slow
 def test_each_row_has_its_own_number_and_the_filters_follow_each_other():
     """Rows [B] of logits [B, T, V]; each reads what the one before has left."""
     numbers = {
@@ -90,6 +92,7 @@ def test_each_row_has_its_own_number_and_the_filters_follow_each_other():
         np.testing.assert_allclose(np.exp(out[b, 1][::-1]), p, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_same_set_in_a_diffusion_sampler():
     """Draws of a window's columns come from what the filter keeps; at T = 0 all propose the best token."""
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdlm.core.keys import column_gumbel, column_uniform, row_keys
 
@@ -13,6 +14,7 @@ def test_rows_are_keyed_by_seed_and_id():
     assert len({tuple(row) for row in np.asarray(bits).tolist()}) == 3
 
 
+@pytest.mark.slow
 def test_columns_are_keyed_by_position():
     key = jax.random.key(0)
     wide, narrow = jnp.arange(10, dtype=jnp.int32), jnp.arange(4, 7, dtype=jnp.int32)

@@ -91,6 +91,7 @@ def test_libtpu_is_told_where_there_are_no_chips(found, tmp_path, monkeypatch):
     assert ("TPU_WORKER_HOSTNAMES" in os.environ) is not found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usable", [True, False])
 def test_a_process_of_its_own(usable, tmp_path):
     """What is compiled there lies in the folder afterwards; where there can be none, it runs all the same."""

@@ -70,6 +70,7 @@ def oracle(logits):
             "rest": np.exp(others - top[:, None]).sum(1), "weighted": weighted}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
 def test_every_id_is_in_one_tile_and_the_summary_is_that_of_all(tiling):
     found = summary(raw(), tiling)
@@ -124,6 +125,7 @@ def draws(logits, tiling, temperature):
     return summarise(dense_logits(logits, tiling), Drawn(temperature, noise, tempered=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", [Tiling(VOCAB), *TILINGS], ids=str)
 @pytest.mark.parametrize("temperature", [1e-8, 1e-3, 0.7, 50.0, 1e30])
 def test_draws_in_tiles_are_those_of_all_logits_less_their_best(tiling, temperature):
@@ -144,6 +146,7 @@ def test_draws_in_tiles_are_those_of_all_logits_less_their_best(tiling, temperat
     assert (seen.top == 0).all() and (seen.second <= 0).all()
 
 
+@pytest.mark.slow
 def test_noise_of_an_id_does_not_depend_on_the_others():
     position = jnp.arange(3, dtype=jnp.int32)
     whole, ids = column_gumbel(KEY, position, VOCAB), jnp.int32([250, 3, 17])
@@ -167,6 +170,7 @@ def update_of(config, params, tiled: bool, stripes: int = 1) -> Update:
     return Update(logits, readout=Readout(hidden, logits, params, backbone) if tiled else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "stripes"), [("capped", 1), ("tied and quantised", 4)])
 def test_proposals_and_confidences_are_those_of_the_whole_logits(toy, variant, stripes):
     config, params = toy
@@ -192,6 +196,7 @@ def test_proposals_and_confidences_are_those_of_the_whole_logits(toy, variant, s
         assert tiled.finite and (tiled.token < KNOWN).all() and (tiled.token != MASK).all()
 
 
+@pytest.mark.slow
 def test_tiles_of_the_head_and_tiles_of_its_logits_agree_bit_for_bit(toy):
     """The reductions have one order; only the matrix product is made in parts."""
     config, params = toy
@@ -203,6 +208,7 @@ def test_tiles_of_the_head_and_tiles_of_its_logits_agree_bit_for_bit(toy):
     jax.tree.map(np.testing.assert_array_equal, head, logits)
 
 
+@pytest.mark.slow
 def test_a_rule_that_changes_the_logits_is_heard(toy):
     """The readout is that of the model's own logits alone."""
     config, params = toy
@@ -211,6 +217,7 @@ def test_a_rule_that_changes_the_logits_is_heard(toy):
     np.testing.assert_array_equal(sample().apply(changed, (), VIEW, KEY)[0].token, 17)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_decode_in_tiles_writes_the_same_text(toy, temperature):
     config, params = toy
@@ -225,6 +232,7 @@ def test_a_decode_in_tiles_writes_the_same_text(toy, temperature):
     np.testing.assert_allclose(outs[0].score, outs[1].score, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["threshold", "prophet", "freedave", "credit", "best"])
 def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_that_want_it(toy, recipe):
     config, params = toy

@@ -56,6 +56,7 @@ READ = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", policies.CACHES)
 def test_columns_of_each_layer(cache):
     one = job(cache)
@@ -89,6 +90,7 @@ def products(jaxpr, arm):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual", "refresh", "delayed", "recap", "block_exact", "sub_block"])
 def test_operations_are_those_of_the_program(cache):
     """The work of a plan against the products in the traced forward itself, the head's left out."""
@@ -112,6 +114,7 @@ def test_operations_are_those_of_the_program(cache):
         assert counted == products(both, max) - products(start, max)
 
 
+@pytest.mark.slow
 def test_versions_of_a_row():
     """A stepper sends several: each forward without a cache, ordinary ones with one that stores."""
     for cache, many in (("none", (4, 4)), ("dual", (1, 4))):

@@ -56,6 +56,7 @@ def test_a_case_for_each():
     assert set(CASES) == set(inspect.signature(jd.decide).parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_every_argument_does_something(name):
     value, message, usual = CASES[name]

@@ -34,6 +34,7 @@ def test_chain_of_an_exact_joint_is_enumeration():
     assert (row["q"].status, row["q"].value, row["q"].forwards, row["q"].bound) == ("ok", "o0", 5, 0.0)
 
 
+@pytest.mark.slow
 def test_five_hundred_random_joints():
     """chain, product and slot on random tables of four columns, against sums over the table."""
     random, worst = np.random.default_rng(0), 0.0
@@ -112,6 +113,7 @@ def oracle(lm, text, width):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "llada2", "ar"])
 def test_chain_is_a_loop_of_single_forwards(kind):
     """Also of choices that cross the end of a block: it is 4 columns long, and two of the second are the prompt's."""
@@ -156,6 +158,7 @@ def test_pseudo_and_product_are_loops():
     assert logp(lm, "product", WORDS, width=6).logp == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.slow
 def test_any_order_is_the_mean_over_all_orders():
     lm, text = net("same"), [3, 9]
     d, mask, orders = [3, 9, 46], 47, []
@@ -168,6 +171,7 @@ def test_any_order_is_the_mean_over_all_orders():
     assert logp(lm, "anyorder", [text], width=4).logp == pytest.approx([np.mean(orders)], abs=5e-4)
 
 
+@pytest.mark.slow
 def test_best_first_keeps_its_bound_and_is_chain_at_the_end():
     lm = net("same", vocab_size=8, tokens=net("same").config.tokens.__class__(mask=7, pad=0, eos=(6,)))
     choices = [list(text) for size in (1, 2, 3) for text in itertools.product(range(1, 5), repeat=size)]
@@ -192,6 +196,7 @@ def test_one_choice_may_begin_another():
         drive(lm, [laws.chain(lm, slot, Limits(width=4), "here")], 4)
 
 
+@pytest.mark.slow
 def test_what_stands_behind_the_answer_is_the_terminator():
     lm = net("same")
     slot = Slot(np.array(START, np.int32), ((3,), (9, 8)), (12, 13), lm.config.tokens.eos)

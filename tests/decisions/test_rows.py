@@ -48,6 +48,7 @@ def answered(value, lm=LM, **settings) -> dict:
     return json.loads(writer.answer(read, outcome).data)
 
 
+@pytest.mark.slow
 def test_a_row_of_ours():
     found = answered(row(0))
     assert list(found) == ["id", "answers", "usage", "diagnostics", "status", "reader"]
@@ -151,6 +152,7 @@ def test_a_job_of_generations_says_who_answers_questions():
     assert "line 1 has questions, which jaxdlm decide answers" in refused.message
 
 
+@pytest.mark.slow
 def test_rows_may_have_their_own_settings():
     plain, other = answered(row(0)), answered(row(0, law="product", seed=3))
     assert plain["reader"] != other["reader"] and other["usage"]["forwards"] == 1
@@ -207,6 +209,7 @@ class Killed(BaseException):
     """Nothing that the job does afterwards reaches the store."""
 
 
+@pytest.mark.slow
 def test_a_job_has_the_same_bytes_after_kills(tmp_path):
     source = write(tmp_path / "in.jsonl", [*(row(index) for index in range(7)), {"id": "bad"}])
     assert job(source, tmp_path / "whole").run() == 0
@@ -278,6 +281,7 @@ def test_wrong_usage_is_one_line(words, message, tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.glob("o*"))
 
 
+@pytest.mark.slow
 def test_a_row_that_is_read_alone_is_read_alike():
     values = [row(index) for index in range(5)]
     readers = Readers(LM, SETTINGS)

@@ -52,6 +52,7 @@ def compare(kind: str, dtype: str, count: int) -> int:
     return compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), CASES)
 def test_bits_are_equal_wherever_a_row_stands(kind, dtype):
     assert compare(kind, dtype, 20) == 43
@@ -84,12 +85,14 @@ def test_other_texts_and_choices_compile_nothing():
     assert len({row["q"].value for row in answers}) >= 1
 
 
+@pytest.mark.slow
 def test_a_batch_of_another_size_is_another_program_and_the_same_law():
     lm = net("same")
     one, other = (jd.decide(lm, [[3, 4, 5]], [spelled([3], [4])], batch=batch)[0]["q"].logits for batch in (16, 2))
     assert one == pytest.approx(other, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_in_tiles_and_stripes_is_read_alike():
     """Ids are gathered by the pass that makes the statistics, also where the last tile begins early."""
     import dataclasses
@@ -102,6 +105,7 @@ def test_a_vocabulary_in_tiles_and_stripes_is_read_alike():
         assert each.label_mass == pytest.approx(found[0].label_mass, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_on_a_mesh_it_is_the_same_law():
     from jaxdlm import sharding
 
@@ -114,6 +118,7 @@ def test_on_a_mesh_it_is_the_same_law():
     assert one == pytest.approx(other, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_questions_about_a_row_begin_with_is_read_once(dtype, monkeypatch):
     """A causal model: one program for the beginnings of 32 and of 48 columns each, whatever is asked; the shares are those of

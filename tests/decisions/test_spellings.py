@@ -48,6 +48,7 @@ def test_the_probability_is_the_sum_over_all_ways(kind, law):
     assert both.logp == pytest.approx(expected, abs=2e-4 if law == "chain" else 1e-12)
 
 
+@pytest.mark.slow
 def test_decide_reads_them_all():
     """Of `tiny-ar`, whose words spell a name in one way only: nothing changes."""
     lm = jd.load("tiny-ar")

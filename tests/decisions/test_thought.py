@@ -11,6 +11,7 @@ ASKED = jd.Choice("answer", ["[ Kate , Alan ]", "[ Alan , Kate ]"])
 PROMPTS = ["reverse : [ Alan , Kate ]", "copy : [ Kate , Alan ]", "copy : [ Alan , Kate ]"]
 
 
+@pytest.mark.slow
 def test_questions_are_put_behind_the_thought():
     """`tiny-ar` writes its answer; then the same is asked of the chat of prompt and answer."""
     lm = jd.load("tiny-ar")

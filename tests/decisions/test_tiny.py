@@ -28,6 +28,7 @@ def test_chain_gives_the_impossible_nothing_and_product_a_third(lm):
     assert shares(found["product"])[6:].sum() > 0.3 and found["product"].forwards == 1
 
 
+@pytest.mark.slow
 def test_right_answers_win_and_searching_finds_the_same(lm):
     orders = list(itertools.permutations((*NAMES, "Alan")))
     texts = ["[ {} , {} , {} , {} ]".format(*order) for order in orders]
@@ -42,6 +43,7 @@ def test_right_answers_win_and_searching_finds_the_same(lm):
     assert (row["a"].status, row["a"].value, row["a"].forwards) == ("unfinished", None, 3)
 
 
+@pytest.mark.slow
 def test_an_autoregressive_model_and_sixteen_bits(lm):
     asked = [jd.Choice("a", RIGHT[:3])]
     assert (
@@ -52,6 +54,7 @@ def test_an_autoregressive_model_and_sixteen_bits(lm):
         assert row["a"].value == "[ Kate , Omar , Fay ]" and row["a"].margin > 0.9
 
 
+@pytest.mark.slow
 def test_numbers_have_a_mean_and_quantiles(lm):
     asked = [jd.Number("n", 0, 20)]
     (row,) = jd.decide(lm, ["2 + 3 ="], asked)

@@ -102,6 +102,7 @@ def validation(folder, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_only_what_was_chosen_is_decoded(validation, tmp_path, capsys):
     """The settings come from there, figures and verdict from here; the seconds are those of one batch after another."""
     begin = time.perf_counter()
@@ -160,6 +161,7 @@ def test_settings_come_back_from_json_as_they_were():
         assert run.cache_of(run.cache_label(name, of)) == (name, of)
 
 
+@pytest.mark.slow
 def test_draft_and_target(tmp_path, capsys):
     """Every row of a lossless method equals one token per forward, and takes no more target forwards."""
     arguments = ["eval", "--model", "tiny-ar", "--policies", "speculative,k=3", "--tasks", "copy", "--n", "4"]
@@ -277,6 +279,7 @@ def test_bad_input(more, named, tmp_path, capsys):
     assert named in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_cached_forwards_are_those_of_the_cache():
     """Counted from commit steps, and by noting every call of the cache."""
     lm = jd.load("tiny")

@@ -30,6 +30,7 @@ def request(kind, *arguments, index=0):
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=index)
 
 
+@pytest.mark.slow
 def test_it_is_registered():
     from lm_eval.api.model import LM
     from lm_eval.api.registry import get_model
@@ -66,6 +67,7 @@ def no_bar(monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # those of datasets and its kin
 def test_lists_are_reversed(model, tmp_path, no_bar):
     rows = [{"question": e.prompt, "answer": e.answer} for e in make("reverse", 6)]
@@ -80,6 +82,7 @@ def test_lists_are_reversed(model, tmp_path, no_bar):
     assert model.tokens_per_forward > 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_right_list_is_the_likeliest(model, tmp_path, no_bar):
     rows = []
@@ -95,6 +98,7 @@ def test_the_right_list_is_the_likeliest(model, tmp_path, no_bar):
     assert len(model.errors) == 8 and not any(error < 0 for error in model.errors)
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_batch(model):
     asked = [e.prompt for e in make("shuffle", 5)]
     chats = [model.apply_chat_template([{"role": "user", "content": text}]) for text in asked]
@@ -105,6 +109,7 @@ def test_answers_do_not_depend_on_the_batch(model):
     assert model.generate_until(requests[3:4]) == together[3:4]
 
 
+@pytest.mark.slow
 def test_greedy_means_what_one_token_per_forward_writes(model):
     (example,) = make("reverse", 1)
     chat = model.apply_chat_template([{"role": "user", "content": example.prompt}])

@@ -71,6 +71,7 @@ def test_random_operations_accept_exactly_their_outcomes(name):
                 assert score.correct == (answer in legal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAST)
 def test_splits_are_disjoint_for_every_seed(name):
     family = TASKS[name].family

@@ -80,6 +80,7 @@ def test_empty():
     assert automaton(syntax.text(""), "nothing").accepts(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pattern, message",
     [

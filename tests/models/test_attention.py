@@ -50,6 +50,7 @@ def run(way, allow):
     return way(Q, KEYS, VALUES, allow, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_the_kernel_is_the_plain_path_and_both_are_float64(kind):
     """The kernel interpreted; queries of pads see no key, and get the same mean."""

@@ -61,6 +61,7 @@ def test_shapes_and_dtypes(name: str) -> None:
             assert keys.shape == (layer["wk"].shape[0], B, T, *layer["wk"].shape[2:])
 
 
+@pytest.mark.slow
 @EVERY
 def test_bfloat16_parameters_give_float32_logits_close_to_float32(name: str) -> None:
     config = CONFIGS[name]
@@ -81,6 +82,7 @@ def test_the_last_token_reaches_exactly_the_positions_that_may_see_it(name: str,
     np.testing.assert_array_equal(moved, np.arange(T) >= T - reach)
 
 
+@pytest.mark.slow
 @EVERY
 def test_some_columns_alone_are_those_of_all(name: str) -> None:
     """Columns in any order, other ones per row, a left pad among the keys; every stack here is shallow."""
@@ -135,6 +137,7 @@ def test_invalid_columns_of_the_past_are_not_seen() -> None:
     np.testing.assert_allclose(forward(config, tokens[:, 6:], 6, nothing)[1], alone, atol=1e-5)
 
 
+@pytest.mark.slow
 @EVERY
 def test_the_scan_equals_a_python_loop_over_layers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def loop(body: Any, carry: Any, xs: Any, length: int | None = None, **_: Any) -> Any:
@@ -201,6 +204,7 @@ def test_one_compilation_per_shape() -> None:
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter() -> None:
     config = CONFIGS["embedded"]
 

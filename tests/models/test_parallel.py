@@ -47,6 +47,7 @@ def test_stacks_without_inner_layers_are_exact(layers):
     np.testing.assert_allclose(run(config, 4)[0], run(config, 1)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_attention_is_stale():
     """Without attention a group is its layers; without feed-forwards it is its input and the sum of all attentions."""
     params = loud_params(DEEP, 2)

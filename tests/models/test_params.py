@@ -78,6 +78,7 @@ def test_a_leaf_depends_on_key_and_path_only() -> None:
     assert float(jnp.abs(one["segments"][0][0]["wk"] - one["segments"][0][0]["wv"]).max()) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grouped_moe", "local_global", "prefix_canvas"])
 def test_loud_leaves_are_far_from_neutral(name: str) -> None:
     params = init_params(CONFIGS[name], jax.random.key(0), loud=True)

@@ -18,6 +18,7 @@ def test_logits_of_a_ragged_batch_equal_the_oracle(name: str, record_property) -
     oracles.assert_close(ours[data.valid], theirs[data.valid])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "dream", "sdar", "llama", "gemma3_text", "llada_moe", "llada2_moe"])
 def test_bfloat16_deviates_from_float32_no_more_than_torch_does(name: str) -> None:
     case, data = oracles.case(name), oracles.batch()

@@ -293,6 +293,7 @@ def test_every_key_that_is_read_has_a_kind() -> None:
         assert set(read) <= set(CONFIG), file.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BASES)
 def test_no_key_gets_by_with_what_it_is_not(name: str) -> None:
     """Whatever stands under a key, there is a configuration or one line that names the key."""

@@ -96,6 +96,7 @@ ONLY = {  # caches of models with one kind of attention
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", CACHES)
 def test_every_cache_is_priced(cache):
     one = job(**{"cache": cache} | ONLY.get(cache, {}))

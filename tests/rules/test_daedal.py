@@ -64,6 +64,7 @@ def oracle(lm, prompt, tau, low, initial, expand, look, enough, certain, most=LE
     return text[begin:], lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", CASES)
 def test_decodes_like_the_released_loop(numbers):
     lm = ending_toy()

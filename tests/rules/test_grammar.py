@@ -73,6 +73,7 @@ def planned(logp, tokens, fixed, automaton, keys, temperature):
     return updates.token, updates.score
 
 
+@pytest.mark.slow
 def test_a_plan_is_an_exact_draw():
     """Pearson's statistic over the texts; no text outside the language is ever drawn."""
     count = 20_000

@@ -105,6 +105,7 @@ def test_a_penalty_reads_prompt_and_text_wherever_they_stand():
     )  # an end counts in prompts alone
 
 
+@pytest.mark.slow
 def test_nothing_ends_before_all_that_it_wanted_is_written():
     row = view([0], [None] * WINDOW, [])
     token = np.array([1, 2, 1, 0, 0, 2], np.int32)
@@ -123,6 +124,7 @@ def tiny():
     return jd.load("tiny")
 
 
+@pytest.mark.slow
 def test_no_text_holds_what_is_banned():
     """A list is given back turned around: two names that the answer brings side by side."""
     lm, prompt = tiny(), ["reverse : [ Alan , Omar , Kate , Ruth ]"]
@@ -134,6 +136,7 @@ def test_no_text_holds_what_is_banned():
     assert bound.forwards[0] <= 16
 
 
+@pytest.mark.slow
 def test_the_text_of_a_row_is_known_in_any_window():
     lm = model("same")
     batch = layout.lay_out(lm, PROMPTS, max_new=8, block=4, seed=0, ids=None, canvas=[[47, 47, 5], [], []])

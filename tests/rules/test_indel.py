@@ -140,6 +140,7 @@ def oracle(lm, prompt, tau_mask, tau_edit, most, cut, split):
     return tokens[len(prompt) :], forwards, events
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tau_mask", "tau_edit", "most"), [(0.2, 0.0, 6), (0.3, 0.1, 3), (0.2, 0.0, 0)])
 def test_decodes_like_the_released_loop(tau_mask, tau_edit, most):
     lm, total = model("same"), {}
@@ -155,6 +156,7 @@ def test_decodes_like_the_released_loop(tau_mask, tau_edit, most):
     assert total["final"] and (most == 0 or min(total.values()) > 0), "the case would show nothing"
 
 
+@pytest.mark.slow
 def test_a_model_without_the_two_words_decodes_as_with_edits():
     lm = model("same")
     runs = [

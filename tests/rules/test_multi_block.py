@@ -156,6 +156,7 @@ def test_what_was_given_stands_behind_the_end_of_the_text():
     assert list(np.flatnonzero(state.filled)) == list(range(3, WIDTH - 1))
 
 
+@pytest.mark.slow
 def test_one_block_after_the_other_is_the_decoder_of_dparallel():
     settings = {"temperature": jnp.float32(0.0)}
     one = decode(

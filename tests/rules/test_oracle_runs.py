@@ -84,6 +84,7 @@ def oracle(lm, prompt, select, block):
     return tokens[len(prompt) :], commit, step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["same", "next"])
 @pytest.mark.parametrize(
     ("policy", "select", "block"),

@@ -160,11 +160,13 @@ def test_nucleus_keeps_the_token_that_crosses():
     assert kept == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "kept"), [(1, 1), (3, 3), (9, 9), (20, 9), (0, 9)])
 def test_top_k_keeps_k(k, kept):
     assert (np.isfinite(highest(RAW, k)).sum(1) == kept).all()
 
 
+@pytest.mark.slow
 def test_filtered_tokens_are_never_drawn():
     for key in range(5):
         token = np.asarray(apply(sample(3.0, top_k=2), RAW, VIEW, key=key).token)

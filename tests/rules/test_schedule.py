@@ -86,6 +86,7 @@ def test_nothing_open_commits_nothing():
         assert not scored(rule, [0.0] * 4, row([False] * 4))[0].any()
 
 
+@pytest.mark.slow
 def test_alg_temp_zero_is_the_ranking_and_a_high_one_is_not():
     score = np.arange(8, dtype=np.float32)
     ranked, _ = scored(select_on_grid(2), score, row([True] * 8))
@@ -111,6 +112,7 @@ def test_alg_temp_from_as_good_as_zero_to_uniform():
     np.testing.assert_array_equal(*moved)
 
 
+@pytest.mark.slow
 def test_alg_temp_draws_by_the_softmax_of_the_scores():
     """One of two columns, scores log 3 apart, temperature 1: the better one three times in four (3 sigma of 800)."""
     rule, view = select_on_grid(2, eps=0.0, alg_temp=1.0), row([True, True])

@@ -32,6 +32,7 @@ def test_the_first_sub_block_with_an_open_column(open_, tick, lead, expected):
     np.testing.assert_array_equal(now, expected)  # written columns among them count for nothing
 
 
+@pytest.mark.slow
 def test_one_sub_block_is_the_host_and_one_column_is_left_to_right():
     lm = toy(2, "same", "block_causal")
     run = {"max_new": 8, "block": 8}

@@ -67,6 +67,7 @@ def test_slow_oracle(tau, tau_back):
     assert bool(again) == (tau_back > 0), "the case would show nothing"
 
 
+@pytest.mark.slow
 def test_the_shadow_sees_all_but_its_own_column_and_no_column_sees_the_shadow():
     lm = toy(1, "same", "full")
     batch = lay_out(lm, PROMPTS[:1], max_new=8, block=4, seed=0, ids=None)
@@ -84,6 +85,7 @@ def test_the_shadow_sees_all_but_its_own_column_and_no_column_sees_the_shadow():
     assert (np.delete(moved[4:], 1) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_without_doubt_it_is_a_threshold_and_a_bar_of_one_writes_one_by_one():
     lm = model("same")
     sure = jd.decode(lm, PROMPTS, policies.RECIPES["wino"](jnp.float32(0.05), jnp.float32(0.0)), **GRID)

@@ -47,6 +47,7 @@ def searched(lm, prompt, threshold, k=3, length=5, official=False, bend=lambda l
     return text + [end] * (8 - len(text)), forwards, ahead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threshold", [0.0, EVEN, 2.2])
 def test_it_is_the_rule(threshold):
     """Rows that pause and rows that do not, in one batch."""
@@ -58,6 +59,7 @@ def test_it_is_the_rule(threshold):
         assert out.drafted.tolist() == [ahead for *_, ahead in wanted]
 
 
+@pytest.mark.slow
 def test_as_released_what_follows_an_end_counts():
     """A model whose candidates end soon, so that it makes a difference."""
     lm, rows = model(3, end=7), PROMPTS[:3]
@@ -67,6 +69,7 @@ def test_as_released_what_follows_an_end_counts():
         assert decode(lm, rows, jd.adadec(0.0, official=official), **RUN).tokens.tolist() == texts
 
 
+@pytest.mark.slow
 def test_without_a_pause_a_choice_or_a_look_it_is_greedy():
     plain = decode(model(0), PROMPTS, "autoregressive", **RUN)
     for policy in (jd.adadec(100.0), jd.adadec(0.0, k=1), jd.adadec(0.0, length=0)):
@@ -74,6 +77,7 @@ def test_without_a_pause_a_choice_or_a_look_it_is_greedy():
     np.testing.assert_array_equal(decode(model(0), PROMPTS, jd.adadec(100.0), **RUN).forwards, plain.forwards)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_each_other():
     whole = decode(model(3), PROMPTS, jd.adadec(np.float32(EVEN)), **RUN)
     for row in (0, 2):
@@ -82,6 +86,7 @@ def test_rows_do_not_depend_on_each_other():
         assert (alone.forwards[0], alone.drafted[0]) == (whole.forwards[row], whole.drafted[row])
 
 
+@pytest.mark.slow
 def test_a_guide_bends_every_look():
     bend = lambda prompt: lambda logits, text: oracles.penalised(logits, [*prompt, *text], np.float32(2))  # noqa: E731
     out = decode(model(0), PROMPTS, jd.adadec(np.float32(EVEN), guide=jd.guides.repetition(2.0)), **RUN)

@@ -56,6 +56,7 @@ def policy(width, penalty=1.0, early=False, **more):
     return jd.beam(width, np.float32(penalty), early, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_it_is_the_search_over_lists(case):
     """All prompts in one batch, of any lengths, so that some are done long before others; seeds with early ends."""
@@ -77,6 +78,7 @@ def test_one_beam_is_greedy():
     np.testing.assert_array_equal(one.tokens, decode(model(0), PROMPTS, "autoregressive", **RUN).tokens)
 
 
+@pytest.mark.slow
 def test_a_beam_as_wide_as_all_texts_knows_the_likeliest():
     """Of the 23 + 22 x 23 texts of at most two tokens."""
     texts = [[END], *([a, b] for a, b in itertools.product(range(VOCAB), range(VOCAB)) if a != END)]
@@ -90,6 +92,7 @@ def test_a_beam_as_wide_as_all_texts_knows_the_likeliest():
         assert [tuple(t) for t in out.tokens[5 * row : 5 * row + 5].tolist()] == [(*t, END)[:2] for t in best]
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_each_other():
     whole = decode(model(3), PROMPTS, policy(3), n=2, top_logprobs=3, **RUN)
     back = decode(model(3), PROMPTS[::-1], policy(3), n=2, top_logprobs=3, **RUN)

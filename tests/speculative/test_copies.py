@@ -32,6 +32,7 @@ def policies(name: str):
     return jd.autoregressive(HOT) if name == "autoregressive" else jd.speculative(near(model(0), 0.02), 2, HOT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["autoregressive", pytest.param("speculative", marks=pytest.mark.exhaustive)])
 def test_samples_of_a_prompt_are_its_own(policy):
     """The first is that of n=1; no sample depends on how many there are, or on which other prompts are there."""
@@ -50,6 +51,7 @@ def test_samples_have_the_law_of_the_model():
     assert fit(out.tokens, distribution_of(model(0), PROMPTS[1], 2)) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_prompt_is_read_once_for_all(monkeypatch):
     rows = []
 
@@ -64,6 +66,7 @@ def test_the_prompt_is_read_once_for_all(monkeypatch):
     np.testing.assert_array_equal(out.tokens, decode(model(0), PROMPTS[:2], jd.autoregressive(HOT), n=4, **RUN).tokens)
 
 
+@pytest.mark.slow
 def test_a_pool_of_slots_and_programs_of_a_size():
     policy = dataclasses.replace(jd.autoregressive(HOT), slots=4)
     np.testing.assert_array_equal(decode(model(0), PROMPTS, policy, n=3, **RUN).tokens, three().tokens)
@@ -73,6 +76,7 @@ def test_a_pool_of_slots_and_programs_of_a_size():
         decode(model(0), PROMPTS, jd.autoregressive(HOT), n=3, rows_per_program=8)
 
 
+@pytest.mark.slow
 def test_a_diffusion_model_draws_each_by_itself():
     run = {"max_new": 8, "block": 4, "policy": "threshold,tau=0.05,temperature=1"}
     prompts = [[3, 9, 4], [7, 2, 5, 6, 11]]
@@ -119,6 +123,7 @@ def test_more_than_the_vocabulary_has():
     assert jax.tree.leaves(dataclasses.replace(jd.autoregressive(), samples=3, top=2)) == [0.0], "static"
 
 
+@pytest.mark.slow
 def test_numbers_of_rows_follow_them_into_slots():
     """Rows with temperatures, filters and penalties of their own, admitted as others end, write what they write together."""
     own = [(0.0, 0, 0.0), (1.0, 3, 0.0), (2.0, 0, 0.2), (1.0, 0, 0.0), (0.5, 9, 0.0)]

@@ -86,6 +86,7 @@ SEARCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "grams", "backoff"),
     [SEARCHES[0], *(pytest.param(*each, marks=pytest.mark.exhaustive) for each in SEARCHES[1:])],
@@ -125,6 +126,7 @@ SETTINGS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [SETTINGS[0], *(pytest.param(each, marks=pytest.mark.exhaustive) for each in SETTINGS[1:])]
 )
@@ -180,6 +182,7 @@ def test_the_score_of_a_child_is_that_of_the_paper():
         np.testing.assert_allclose(urge, [wanted, jnp.inf], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_table_that_knows_the_answer_is_worth_five_tokens_a_forward():
     prompt = [6, 12, 3, 10]
     answer = greedy_decode(TARGET, prompt)
@@ -191,6 +194,7 @@ def test_a_table_that_knows_the_answer_is_worth_five_tokens_a_forward():
     assert out.forwards[0] == -(-MAX_NEW // 5) and END not in answer
 
 
+@pytest.mark.slow
 def test_sampled_tokens_are_those_of_plain_sampling():
     """Token by token, whatever the table says: drafts never touch what is drawn."""
     plain = decode(TARGET, PROMPTS, policy=S.autoregressive(HOT), **RUN)
@@ -292,6 +296,7 @@ def test_places_are_those_of_the_slow_search():
         assert 5 < sum(end >= 0 for end in ends) < 38
 
 
+@pytest.mark.slow
 def test_an_input_that_is_the_answer_takes_one_forward():
     row = 4
     answer = expected(3)[row].tolist()
@@ -306,6 +311,7 @@ def copied(start: int, source: list[int], text: list[int]) -> list[tuple[int, in
     return [(token, i - 1) for i, token in enumerate(source[end : end + 8] if end >= 0 else [])]
 
 
+@pytest.mark.slow
 def test_a_copy_with_noise_is_verified_token_by_token():
     """The text of plain sampling for sources that are it, nearly it, or nothing like it; rounds are the slow ones'."""
     plain = decode(TARGET, PROMPTS, policy=S.autoregressive(HOT), **RUN)

@@ -128,6 +128,7 @@ METHODS = {
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "draft"),
     [
@@ -149,6 +150,7 @@ def test_greedy_tokens_are_those_of_the_guided_target(method, draft):
         assert np.asarray(out.accepted).tolist() == own and sum(own) == 2
 
 
+@pytest.mark.slow
 def test_a_guide_of_the_target_alone_is_as_exact_and_accepts_less():
     policy = METHODS["speculative"](DRAFT, guides("all"))
     blind = policy.replace(drafter=policy.drafter.replace(warp=policy.warp.replace(guide=None)))
@@ -212,6 +214,7 @@ def test_the_law_of_a_grammar_alone_fails_that_test():
 # --------------------------------------------------------------------------------------------------------------- rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["autoregressive", pytest.param("speculative", marks=SLOW)])
 def test_a_grammar_that_allows_everything_changes_no_bit(method):
     build = {
@@ -252,6 +255,7 @@ def test_other_grammars_of_the_same_size_run_the_same_program():
     assert generate._cache_size() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["autoregressive", "speculative"])
 def test_a_row_ends_where_nothing_is_allowed(method):
     """Every token is forbidden behind the fourth, so no text is longer, and the draft's own tokens do not go on."""

@@ -49,6 +49,7 @@ def lattice(table: np.ndarray) -> LM:
     return LM(Lattice(config), jnp.asarray(table, jnp.float32), None, "lattice")
 
 
+@pytest.mark.slow
 def test_greedy_tokens_for_every_window_and_first_guess():
     for settings in ({"window": 1}, {"window": 5}, {"window": 5, "first": "repeat"}):
         out = decode(TARGET, PROMPTS, S.sjd(**settings, temperature=0.0), **RUN)
@@ -57,6 +58,7 @@ def test_greedy_tokens_for_every_window_and_first_guess():
         assert (-(-written // settings["window"]) <= out.forwards).all() and (out.forwards <= written).all()
 
 
+@pytest.mark.slow
 def test_a_window_of_one_and_shared_noise_are_plain_sampling():
     plain = decode(TARGET, PROMPTS, S.autoregressive(HOT), **RUN)
     for policy in (S.sjd(window=1, temperature=HOT), S.sjd(window=6, temperature=HOT, noise="shared")):
@@ -64,6 +66,7 @@ def test_a_window_of_one_and_shared_noise_are_plain_sampling():
         np.testing.assert_array_equal(out.tokens, plain.tokens)
 
 
+@pytest.mark.slow
 def test_guesses_of_a_model_that_looks_at_columns_alone_are_all_accepted():
     """But for the first ones, which are never right here: 1 and W tokens in turn."""
     rng, columns, window = np.random.default_rng(0), 60, 6
@@ -94,6 +97,7 @@ def image(levels: int = 24, width: float = 6.0, sharp: float = 1.5) -> LM:
     return lattice(-abs(shade - (0.25 * left + 0.75 * own)) / sharp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"coupled": True}, {"first": "repeat"}, {"noise": "shared"}])
 def test_smooth_images_take_fewer_forwards(settings):
     out = decode(image(), [[3, 9]] * 16, S.sjd(8, temperature=HOT, top_k=20, **settings), max_new=48, save="none")
@@ -148,6 +152,7 @@ def guided_tokens() -> np.ndarray:
     )
 
 
+@pytest.mark.slow
 def test_guidance_is_that_of_two_whole_forwards():
     by = {"cfg_scale": jnp.float32(SCALE), "null": NULL}
     plain = decode(TARGET, PROMPTS, S.autoregressive(**by), **RUN)

@@ -37,6 +37,7 @@ def test_autoregressive_is_greedy_decoding_without_a_cache():
         np.testing.assert_array_equal(out.commit_step[row], [*range(count), *[-1] * (MAX_NEW - count)])
 
 
+@pytest.mark.slow
 def test_what_all_prompts_begin_with_is_read_once():
     """33 tokens and more alike: the keys are those of whole prompts, and rows go on as they do alone."""
     begin = (3 * np.arange(33) % 19 + 2).tolist()
@@ -59,6 +60,7 @@ def test_what_all_prompts_begin_with_is_read_once():
         ))  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", DRAFTS)
 def test_speculative_writes_the_same_tokens(draft):
     out = decode(TARGET, PROMPTS, policy=policy(draft), **RUN)
@@ -75,6 +77,7 @@ def test_speculative_writes_the_same_tokens(draft):
         assert 0 < out.accepted.mean() < K, "this draft must be neither perfect nor useless"
 
 
+@pytest.mark.slow
 def test_an_answer_shorter_than_the_draft():
     """What is drafted past the row's end is not submitted, and writes nowhere."""
     out = decode(TARGET, PROMPTS, policy=policy("near"), max_new=K - 1, seed=5)
@@ -82,6 +85,7 @@ def test_an_answer_shorter_than_the_draft():
     assert (out.forwards <= K - 1).all() and (out.drafted < K - 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_does_not_depend_on_its_batch(temperature):
     """Alone, permuted, beside others; bitwise the same randomness."""
@@ -108,6 +112,7 @@ def prepared(rule, prompts=PROMPTS):
     return rows, decoding, {"prompt": prompt, "max_new": MAX_NEW, "save": "steps"}
 
 
+@pytest.mark.slow
 def test_one_while_and_pieces_are_the_whole():
     rows, decoding, sizes = prepared(policy("near", temperature=jnp.float32(1)))
     run = lambda rows, decoding: generate.__wrapped__(rows, decoding, **sizes)  # noqa: E731
@@ -131,6 +136,7 @@ def test_nothing_is_traced_again():
     assert generate._cache_size() == before
 
 
+@pytest.mark.slow
 def test_stale_columns_are_invisible():
     """Whatever lies in a cache at or above the length that was read never reaches a query."""
     rows, decoding, sizes = prepared(policy("near"))
@@ -151,6 +157,7 @@ def test_stale_columns_are_invisible():
     np.testing.assert_array_equal(run(dirty).rows.tokens, run(carry).rows.tokens)
 
 
+@pytest.mark.slow
 def test_the_drafts_cache_is_that_of_a_fresh_forward():
     """After every round both caches hold exactly the keys of the committed tokens, the last accepted included."""
     rows, decoding, sizes = prepared(policy("near"))

@@ -78,6 +78,7 @@ def test_a_biased_sampler_fails_that_test():
     assert p_value(policy, 1.0) < 1e-6
 
 
+@pytest.mark.slow
 def test_filters_keep_what_they_say():
     """top_k = 1 is greedy decoding at any temperature, for target and draft alike."""
     out = decode(TARGET, PROMPTS, policy=S.speculative(DRAFT, k=3, temperature=HOT, top_k=1), **RUN)
@@ -87,6 +88,7 @@ def test_filters_keep_what_they_say():
 # --------------------------------------------------------------------------------------------------- lookup, pooling
 
 
+@pytest.mark.slow
 def test_lookup_finds_the_longest_then_the_earliest_match():
     from jaxdlm.speculative.drafters.lookup import Lookup
 
@@ -124,6 +126,7 @@ def test_pearl_on_two_devices_is_pearl_on_one(temperature):
     equal(apart, generate(rows, Decoding(TARGET.model, TARGET.params, policy), **sizes))
 
 
+@pytest.mark.slow
 def test_pearl_commits_whole_chunks_of_a_perfect_draft_and_single_tokens_of_a_wrong_one():
     perfect = decode(TARGET, PROMPTS, policy=S.pearl(TARGET, chunk=3), **RUN)
     np.testing.assert_array_equal(perfect.tokens, expected(3))

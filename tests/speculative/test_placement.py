@@ -39,6 +39,7 @@ def prepare(policy):
 OVER_DEVICES = ("speculative", "pearl")  # a draft that is read, and one that stays ahead
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in OVER_DEVICES else pytest.mark.exhaustive) for name in POLICIES]
 )
@@ -60,6 +61,7 @@ def test_pmap_and_shard_map_over_four_devices(name):
     jax.tree.map(np.testing.assert_array_equal, plain(sharded), whole)
 
 
+@pytest.mark.slow
 def test_rounds_called_one_by_one_are_the_compiled_loop():
     """A program for a round, in a loop of Python; drawn numbers included."""
     rows, decoding, sizes = prepare(POLICIES["speculative"])
@@ -111,6 +113,7 @@ def test_samples_of_the_embedded_pair_have_the_targets_distribution(method):
     assert p_value(S.autoregressive(0.5 * HOT), 3) < 1e-3, "another distribution is seen"
 
 
+@pytest.mark.slow
 def test_the_command_line_decodes_with_a_draft(capsys):
     words = ["generate", "reverse : [ Alan , Kate , Omar ]", "--model", "tiny-ar", "--json", "--max-new", "12"]
     rows = []

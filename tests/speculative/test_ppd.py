@@ -84,6 +84,7 @@ def guesses(known: list[int], count: int, rows: jax.Array) -> list[np.ndarray]:
     return list(np.asarray(one_forward(jnp.asarray(tokens), rows))[len(known) : len(known) + count])
 
 
+@pytest.mark.slow
 def test_guesses_are_the_targets_at_prompt_tokens_behind_the_committed_text():
     """After each of four rounds, of every row, for as many distances as the last accepted node has prompt tokens."""
     drafter = untrained(TARGET, budget=8)
@@ -102,6 +103,7 @@ def test_guesses_are_the_targets_at_prompt_tokens_behind_the_committed_text():
     assert counts <= {1, 2, 3} and 3 in counts
 
 
+@pytest.mark.slow
 def test_target_rows_are_as_without_prompt_tokens():
     """The text is the target's, greedy and sampled; the score of each token is what plain decoding says."""
     for temperature in (0.0, 1.0):
@@ -112,6 +114,7 @@ def test_target_rows_are_as_without_prompt_tokens():
         assert (out.forwards <= plain.forwards).all()
 
 
+@pytest.mark.slow
 def test_guesses_that_come_true_are_accepted():
     """Candidates swapped for the text itself: a round commits as many tokens as it has distances, and one."""
     text = np.full((len(PROMPTS), 64), 0, np.int32)

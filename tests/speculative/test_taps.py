@@ -62,6 +62,7 @@ def policy(inner, **more) -> Speculation:
     return Speculation(Watching(inner, **more), warp(), verify.greedy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", [Lookup(3, 2), Aded(None, paths=3, search="best")], ids=["chain", "tree"])
 def test_taps_are_the_layers_outputs_of_a_fresh_forward(inner):
     """In the order that was asked for, in every committed column, the last one left out, which was not read yet."""
@@ -84,6 +85,7 @@ def test_taps_are_the_layers_outputs_of_a_fresh_forward(inner):
         np.testing.assert_allclose(logits[row, some], fresh[row, some], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_asking_changes_nothing_and_not_asking_computes_nothing():
     out = decode(TARGET, PROMPTS, policy(Lookup(3, 2)), **RUN)
     np.testing.assert_array_equal(out.tokens, expected(3))

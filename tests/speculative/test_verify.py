@@ -141,6 +141,7 @@ def test_acceptance_rules_that_are_not_exact_fail_that_test(acceptance):
     assert chisquare(counts, P * DRAWS).pvalue < 1e-6
 
 
+@pytest.mark.slow
 def test_several_chains_accept_more_than_one():
     means = [first_tokens(verify.k_sequence, chains(k, 2), P, Q)[1].mean() for k in (1, 2, 4)]
     assert means[0] + 0.02 < means[1] < means[2] - 0.02

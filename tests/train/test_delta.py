@@ -32,6 +32,7 @@ def parts(tmp_path_factory):
     return path, base, factors, rows
 
 
+@pytest.mark.slow
 def test_a_round_trip_gives_the_model_to_8_bits(parts):
     path, base, factors, rows = parts
     config, params = delta.apply(path, base, CONFIG)

@@ -9,6 +9,7 @@ from jaxdlm.train.step import init_state
 from tests.train.small import small_recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
 def test_weighted_cross_entropy_of_the_answer_columns(name):
     recipe = small_recipe(name)

@@ -14,6 +14,7 @@ EXAMPLES = [make(name, 1, "test", 3)[0] for name in ("copy", "reverse", "replace
 PROMPTS = [prompt_ids(tuple(vocab.words(example.prompt))) for example in EXAMPLES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("canvas", "block"), [(16, 16), (24, 8)])
 def test_low_confidence_one_token_per_forward(canvas, block):
     lm = jd.load("tiny")

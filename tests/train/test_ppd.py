@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdlm.train.recipes import ppd
 from tests.speculative.test_jacobi import lattice
@@ -28,6 +29,7 @@ def test_prompt_tokens_are_read_as_at_decoding():
             assert goes_on[row, place].tolist() == [cut + j + 1 < int(TEXTS.stop[row]) for j in range(3)]
 
 
+@pytest.mark.slow
 def test_targets_are_the_tokens_further_on():
     """Of a target that counts: behind a cut that ends in c the j-th prompt token learns c + 1 + j."""
     table = np.full((1, 24, 24), -9.0)
@@ -44,6 +46,7 @@ def test_targets_are_the_tokens_further_on():
     assert theirs.argmax(-1).tolist() == [[[8, 9, 10], [10, 11, 12]]]
 
 
+@pytest.mark.slow
 def test_a_step_lowers_the_loss_and_moves_nothing_else():
     value = lambda rows: ppd.loss(rows, TEXTS, CUT, TARGET.model, TARGET.params)  # noqa: E731
     before, gradient = jax.jit(jax.value_and_grad(value))(ROWS)

@@ -39,6 +39,7 @@ def test_all_shipped_files_together_stay_small():
     assert size < 15 * 10**6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "task", "least"), [("tiny", "reverse", 0.85), ("tiny", "shuffle", 0.85), ("tiny-ar", "copy", 0.85)]
 )

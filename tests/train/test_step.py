@@ -14,6 +14,7 @@ def leaves(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
 def test_a_few_steps_reduce_the_loss(name, tmp_path):
     train(small_recipe(name), tmp_path, Budget(40), every=5)
@@ -23,6 +24,7 @@ def test_a_few_steps_reduce_the_loss(name, tmp_path):
     assert curve[-1]["tokens"] == 40 * 16 * 48
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(tmp_path):
     recipe = small_recipe()
     whole = train(recipe, tmp_path / "whole", Budget(6))

@@ -114,6 +114,7 @@ def said(tokens: np.ndarray, noise: np.ndarray, window: int, feedback: np.ndarra
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [6, 20])
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_prefix_and_canvas_equal_the_oracle(length: int, conditioned: bool) -> None:
@@ -138,6 +139,7 @@ def folder(tmp_path_factory: Any) -> Any:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stated", "window"), [({}, WINDOW), ({"canvas_window": WINDOW - 1}, WINDOW - 1)])
 def test_load_sets_the_prefix_columns_that_a_canvas_sees(folder: Any, stated: dict[str, int], window: int) -> None:
     lm = load(folder, **stated)

@@ -73,6 +73,7 @@ def test_rows_do_not_route_for_each_other_and_pads_nominate_nobody() -> None:
     assert routing_blocks(dataclasses.replace(config, expert_capacity=0), position, valid) is None
 
 
+@pytest.mark.slow
 def test_all_experts_are_plain_routing_without_groups(tmp_path) -> None:
     """C = E against our own routing with one group; fewer: another model, whose pads change nothing."""
     case, data = oracles.case("llada2_moe"), oracles.batch()
@@ -90,6 +91,7 @@ def test_all_experts_are_plain_routing_without_groups(tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_release_is_read_and_what_would_route_parts_of_blocks_is_refused() -> None:
     config = read_config(RELEASED["llada2-mini"] | {"expert_capacity": 48, "block_size": 32})
     assert (config.expert_capacity, config.routing_block, config.n_group) == (48, 32, 1)

@@ -78,6 +78,7 @@ def slow(case: oracles.Case, prompt: list[int], tau: float, blocks: int) -> tupl
     return tokens[len(prompt) :], forwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["encoder", "none"])
 def test_blocks_of_masks_are_those_of_a_slow_loop(cache: str) -> None:
     case = oracles.case("nemotron_ld")

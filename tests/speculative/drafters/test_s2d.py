@@ -105,6 +105,7 @@ def test_sampled_tokens_have_the_targets_distribution():
     assert p_value(policy((0.4,), draft, (1, 2), 2, HOT), 1.0) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_exits():
     lm, rng = DRAFT, np.random.default_rng(0)
     batch = {
@@ -131,6 +132,7 @@ def test_bad_input(tmp_path):
         recipe.run(DRAFT, tmp_path, exits=(2, 1, 4))
 
 
+@pytest.mark.slow
 def test_the_shipped_exits_belong_to_the_shipped_draft():
     record = json.loads((ASSETS / "tiny-draft" / "s2d.json").read_text())
     target, draft = load("tiny-ar"), load("tiny-draft")

@@ -47,6 +47,7 @@ def test_the_head_against_numpy():
     np.testing.assert_allclose(acceptance(head, jnp.asarray(e, jnp.float32)), wanted, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_plain_decoding_and_drafts_grow_with_the_threshold():
     drafted = []
     for threshold in (0.0, 0.3, 0.7, 1.0):
@@ -87,6 +88,7 @@ def seen(count: int = 6) -> recipe.Seen:
     )
 
 
+@pytest.mark.slow
 def test_the_loss_against_numpy_and_a_fit_learns():
     head, data = recipe.init_head(SIZE, 2, 0), seen()
     say, p = np.asarray(acceptance(head, data.hidden), np.float64), np.asarray(data.p, np.float64)
@@ -131,6 +133,7 @@ def test_a_head_of_another_draft_is_refused(tmp_path):
         speculative.specdec_pp(DRAFT, k_min=6, k_max=5)
 
 
+@pytest.mark.slow
 def test_the_shipped_head_belongs_to_the_shipped_draft_and_knows_more_than_a_constant():
     record = json.loads((ASSETS / "tiny-draft" / "specdec_pp.json").read_text())
     target, draft = load("tiny-ar"), load("tiny-draft")

@@ -120,6 +120,7 @@ def slow(model, params, pool, hidden, row):
     return total
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_decoding_block_by_block(toy):
     """Earlier blocks clean, the first column of a block told by the last of the clean one before."""
     model, params, pool = toy
@@ -157,6 +158,7 @@ def recipe_of(causal, steps):
     return block.adaptation(lm, _samples.pool(pairs, config, CANVAS), settings, steps)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_a_cut_run_goes_on_to_the_same_bits(causal, tmp_path):
     """Cut in the middle of an update: what was accumulated is part of the checkpoint."""
     steps, cut = 16, 7
@@ -225,6 +227,7 @@ def test_phases_leave_what_they_say(made):
     assert json.loads((folder / "model" / "recipe.json").read_text())["settings"]["block"] == BLOCK
 
 
+@pytest.mark.slow
 def test_the_same_call_again_answers_and_trains_nothing(made, monkeypatch):
     folder, found, call = made
     monkeypatch.setattr(block, "job", None)
@@ -270,6 +273,7 @@ def test_what_cannot_be_adapted_is_named(causal, made, tmp_path):
         block.run(tmp_path / "d", steps=0)
 
 
+@pytest.mark.slow
 def test_questions_of_all_lengths_come_back_in_their_order(causal):
     lm = load(causal, dtype="float32")
     questions = [lm.tokenizer.encode_prompt(text) for text in ("say one and two", "say one", "say three and")]

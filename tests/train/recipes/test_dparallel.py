@@ -117,6 +117,7 @@ def test_batches_are_a_function_of_seed_and_step(pool):
     assert set(shapes) == {(8, 8), (10, 4)} and 15 <= shapes.count((8, 8)) <= 25
 
 
+@pytest.mark.slow
 def test_low_rank_update_against_numpy():
     deltas = lora.init(MODEL.config, 3, jax.random.key(1))
     params = init_params(MODEL.config, jax.random.key(0))
@@ -147,6 +148,7 @@ def two_steps(pool, mesh):
     return state, losses
 
 
+@pytest.mark.slow
 def test_a_sharded_step_is_that_of_one_device_and_moves_the_update_alone(pool):
     mesh = make_mesh({"data": 2, "tensor": 2})
     sharded, losses = two_steps(pool, mesh)
@@ -163,6 +165,7 @@ def test_a_sharded_step_is_that_of_one_device_and_moves_the_update_alone(pool):
     assert min(moved) > 0
 
 
+@pytest.mark.slow
 def test_a_few_steps_reduce_the_loss_of_all_weights(pool):
     lm = LM(MODEL, init_params(MODEL.config, jax.random.key(0)), None, "small")
     easy = pool._replace(answer=np.full_like(pool.answer, 20))
@@ -177,6 +180,7 @@ def test_a_few_steps_reduce_the_loss_of_all_weights(pool):
     assert not lm.params["embed"].is_deleted(), "the teacher stays"
 
 
+@pytest.mark.slow
 def test_the_shipped_student_is_of_this_recipe_and_needs_fewer_forwards_than_its_teacher():
     """Weak bounds: 80 % of the forwards, at most two of 24 answers worse, on problems neither has seen."""
     record = json.loads((ASSETS / "tiny-dparallel" / "recipe.json").read_text())

@@ -41,6 +41,7 @@ def slow_records(lm, prompt, answer):
     return seen
 
 
+@pytest.mark.slow
 def test_trajectories_are_those_of_the_slow_oracle():
     lm = small_lm()
     rng = np.random.default_rng(0)
@@ -65,6 +66,7 @@ def toy_records(count=400, width=6, seed=0):
     return learn2pd.Records(c * exists, (c > 0.6) & exists, exists, exists, np.arange(count, dtype=np.int32) // 2)
 
 
+@pytest.mark.slow
 def test_loss_is_the_mean_over_columns_that_exist():
     records = toy_records(5)
     weights = learn2pd.init_filter(6, 0)
@@ -75,6 +77,7 @@ def test_loss_is_the_mean_over_columns_that_exist():
     assert float(learn2pd.loss(weights, jax.tree.map(jnp.asarray, records))) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sides_share_no_prompt_and_a_fit_learns():
     sides = learn2pd.split(toy_records(), seed=1)
     of = {side: set(part.prompt.tolist()) for side, part in sides.items()}
@@ -110,6 +113,7 @@ def test_the_shipped_filter_belongs_to_the_shipped_model():
     assert isinstance(weights, FilterWeights) and record["test"]["0.96"]["wrong_yes"] < 0.02
 
 
+@pytest.mark.slow
 def test_the_shipped_filter_saves_forwards_and_keeps_answers():
     """Weak bounds: a tenth of the forwards on a canvas that is too long, 21 of 24 answers, on problems it never saw."""
     lm, policy = load("tiny"), chain(sample(), select_by_filter(shipped_filter("tiny"), 0.9), end_at_text())
