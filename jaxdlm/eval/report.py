@@ -24,7 +24,6 @@ th { font-weight: 600; border-bottom: 1px solid #6b7280 } td:first-child, th:fir
 td code { white-space: normal; overflow-wrap: anywhere }
 h3 { font-size: 1rem; margin: 1.5rem 0 .3rem } .scroll { overflow-x: auto } .vega-bind { font-size: 13px }
 .muted { color: #6b7280 } .no { color: #9ca3af } code { font-size: .92em }
-svg .series { transition: opacity .1s } svg.focus .series { opacity: .12 } svg.focus .series.on { opacity: 1 }
 """
 
 
@@ -63,7 +62,7 @@ def _head(meta: Mapping[str, Any]) -> str:
 
 
 def policies_of(summary: Summary) -> list[str]:
-    """Names in the order of their AUP on the pooled tasks, best first: it decides colours and rows."""
+    """Names in the order of their AUP on the pooled tasks, best first: the order of rows and charts."""
     score: dict[str, float] = {}
     for c in summary["curves"]:
         if c["cache"] == "none":

@@ -1,6 +1,6 @@
 """Drafts that are the rest of the input: for answers that copy it with changes (input-guided aggressive decoding)."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +9,14 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.errors import InputError
 from jaxdlm.registry import drafter
-from jaxdlm.speculative.state import Proposal, Rows, Verdict
-from jaxdlm.speculative.tree import Tree, chains
+from jaxdlm.speculative.drafters._free import Free
+from jaxdlm.speculative.state import Proposal, Rows
 from jaxdlm.typing import Array, Int32, Key, PyTree
 
 
 @drafter(lambda target, draft, sampling: Aggressive(depth=4))
 @struct.dataclass
-class Aggressive:
+class Aggressive(Free):
     """Up to `depth` tokens of the source from where the answer has come to in it.
 
     That is behind the one place that reads as the answer's last token; where several do, as its last two, and so on up
@@ -24,19 +24,9 @@ class Aggressive:
     its beginning at first; None: each row's own prompt, in which an answer has no place before its first token.
     """
 
-    model: ClassVar[None] = None
-
     source: Int32[Array, "S"] | None = None
     depth: int = struct.field(pytree_node=False, default=32)
     ngram: int = struct.field(pytree_node=False, default=3)
-
-    @property
-    def tree(self) -> Tree:
-        return chains(1, self.depth)
-
-    @property
-    def forwards(self) -> int:
-        return 0
 
     def check(self, lm: Any) -> None:
         most, words = 0 if self.source is None else int(np.max(self.source)), lm.config.vocab_size
@@ -44,9 +34,6 @@ class Aggressive:
             raise InputError(
                 f"source names token {most}, and target {lm.name} has {words}: encode it by {lm.name}'s tokenizer"
             )
-
-    def init(self, rows: Rows, prompt: int) -> PyTree:
-        return ()
 
     def propose(self, state: PyTree, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]:
         if self.source is None:
@@ -58,9 +45,6 @@ class Aggressive:
         index = end[:, None] + jnp.arange(self.depth, dtype=jnp.int32)[None, :]
         token = jnp.take_along_axis(source, jnp.clip(index, 0, source.shape[1] - 1), axis=1)
         return Proposal(token, (end >= 0)[:, None] & (index < size[:, None]), None, self.tree), state
-
-    def observe(self, state: PyTree, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree:
-        return state
 
     def place(
         self, source: Int32[Array, "S"], size: Array, tokens: Int32[Array, "L"], start: Array, length: Array

@@ -2,45 +2,32 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.registry import drafter
+from jaxdlm.speculative.drafters._free import Free
 from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.policy import Speculation
-from jaxdlm.speculative.state import Proposal, Rows, Verdict
-from jaxdlm.speculative.tree import Tree, chains
+from jaxdlm.speculative.state import Proposal, Rows
 from jaxdlm.speculative.warp import Warp
 from jaxdlm.typing import Array, Key, PyTree
 
 
 @drafter(lambda target, draft, sampling: Forced(sampling, depth=3))
 @struct.dataclass
-class Forced:
+class Forced(Free):
     """Up to `depth` tokens that every text of the guide's language goes on with, spelled by the longest tokens.
 
     The guide allows other spellings of the same letters, so the target decides as over any draft. A round in which no
     row has such tokens reads one token per row (`loop.read_sparse`). Without a guide nothing is drafted.
     """
 
-    model: ClassVar[None] = None
-
     warp: Warp
     depth: int = struct.field(pytree_node=False, default=5)
-
-    @property
-    def tree(self) -> Tree:
-        return chains(1, self.depth)
-
-    @property
-    def forwards(self) -> int:
-        return 0
-
-    def init(self, rows: Rows, prompt: int) -> PyTree:
-        return ()
 
     def propose(self, state: PyTree, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]:
         if self.warp.guide is None:
@@ -54,9 +41,6 @@ class Forced:
         token = jnp.concatenate(tokens, axis=1)
         valid = jnp.cumprod(token >= 0, axis=1).astype(bool)
         return Proposal(jnp.maximum(token, 0), valid, None, self.tree), state
-
-    def observe(self, state: PyTree, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree:
-        return state
 
 
 def drafting(policy: Speculation, grammars: Sequence[Any]) -> Speculation:

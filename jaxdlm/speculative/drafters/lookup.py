@@ -1,50 +1,32 @@
 """Drafts without a model: what followed when the last tokens stood here before."""
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.state import Proposal, Rows, Verdict
-from jaxdlm.speculative.tree import Tree, chains
+from jaxdlm.speculative.drafters._free import Free
+from jaxdlm.speculative.state import Proposal, Rows
 from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
 
 
 @drafter(lambda target, draft, sampling: Lookup(depth=3, ngram=2))
 @struct.dataclass
-class Lookup:
+class Lookup(Free):
     """The k tokens behind the earliest of the longest matches, up to `ngram` tokens, of the row's last tokens.
 
     Prompt-lookup decoding (github.com/apoorvumang/prompt-lookup-decoding); no row without a match drafts anything.
     """
 
-    model: ClassVar[None] = None
-
     depth: int = struct.field(pytree_node=False, default=8)
     ngram: int = struct.field(pytree_node=False, default=3)
-
-    @property
-    def tree(self) -> Tree:
-        return chains(1, self.depth)
-
-    @property
-    def forwards(self) -> int:
-        return 0
-
-    def init(self, rows: Rows, prompt: int) -> PyTree:
-        return ()
 
     def propose(self, state: PyTree, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, PyTree]:
         end, matched = jax.vmap(self.match)(rows.tokens, rows.length)
         index = end[:, None] + jnp.arange(1, self.depth + 1, dtype=jnp.int32)[None, :]
         valid = matched[:, None] & (index < rows.length[:, None])
         return Proposal(store.take(rows.tokens, index), valid, None, self.tree), state
-
-    def observe(self, state: PyTree, rows: Rows, proposal: Proposal, verdict: Verdict) -> PyTree:
-        return state
 
     def match(self, tokens: Int32[Array, "L"], length: Int32[Array, ""]) -> tuple[Int32[Array, ""], Bool[Array, ""]]:
         """(last column of the match, whether there is one)."""
