@@ -99,7 +99,7 @@ def _kind(tensor: Any) -> str:
         str(tensor.layout).removeprefix("torch."): str(tensor.layout) != "torch.strided",
         str(tensor.device): tensor.device.type != "cpu",
     }  # fmt: skip
-    return next((kind for kind, found in kinds.items() if found), "")
+    return next((kind for kind, is_so in kinds.items() if is_so), "")
 
 
 def _info(name: str, tensor: Any, path: Path) -> TensorInfo:

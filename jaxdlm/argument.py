@@ -221,11 +221,11 @@ def record(
     return fields
 
 
-def unused(why: str, **given: tuple[Any, Any]) -> None:
+def unused(why: str, **arguments: tuple[Any, Any]) -> None:
     """Raises InputError for an argument that differs from its default and means nothing beside the others.
 
-    given: name -> (value, default).
+    arguments: name -> (value, default).
     """
-    for name, (value, default) in given.items():
+    for name, (value, default) in arguments.items():
         if value is not default and (hasattr(value, "shape") or value != default):
             raise InputError(f"{name}={shown(value)} means nothing {why}: leave it out")

@@ -153,12 +153,12 @@ def plain(messages: Any) -> list[dict[str, Any]]:
 
 def _message(message: Any, where: str) -> dict[str, Any]:
     values = message.items() if isinstance(message, Mapping) else ()
-    given = {key: value for key, value in values if value is not None and (key == "content" or not _nothing(value))}
-    calls = any(key in given for key in CALLS)
-    if "role" not in given or ("content" not in given and not calls):
+    fields = {key: value for key, value in values if value is not None and (key == "content" or not _nothing(value))}
+    calls = any(key in fields for key in CALLS)
+    if "role" not in fields or ("content" not in fields and not calls):
         raise InputError(f"{where} is not {SHAPE}: {message!r:.80}")
     read: dict[str, Any] = {}
-    for key, value in (given if "content" in given else given | {"content": ""}).items():
+    for key, value in (fields if "content" in fields else fields | {"content": ""}).items():
         name = _text(key, where)
         if name == "content":
             read[name] = _content(value, where)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests: bash scripts/test.sh [pytest arguments]. Without those over a second or so: bash scripts/test.sh -m "not slow"
+# All tests: bash scripts/test.sh [pytest arguments]. Without those over half a second or so: bash scripts/test.sh -m "not slow"
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 use_environment dev
 

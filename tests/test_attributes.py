@@ -45,6 +45,7 @@ def probes(source: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_no_object_of_ours_is_asked_for_an_attribute_that_it_may_lack():
     files = [*PACKAGE.rglob("*.py"), *(ROOT / "checkpoints_convert").rglob("*.py")]
     asked = {path.relative_to(ROOT).as_posix(): probes(path.read_text()) for path in files}

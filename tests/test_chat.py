@@ -176,6 +176,7 @@ def test_time_runs_out_whatever_is_counted(monkeypatch):
     assert chat.render("{{ messages[0].content }}", HELLO, {}) == "hello"
 
 
+@pytest.mark.slow
 def test_a_value_nested_without_end():
     deep = "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = (ns.x,) %}{% endfor %}"
     with pytest.raises(InputError, match=r"recursion|ends the process"):

@@ -140,6 +140,7 @@ def test_same_seed_same_answer(prompts, capsys):
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_a_bad_prompt_does_not_harm_the_others(prompts, capsys):
     assert cli.main(["generate", prompts[0], "xyzzy plugh", prompts[1], "--json"]) == cli.BAD_INPUT
     printed = capsys.readouterr()

@@ -103,6 +103,7 @@ def with_leaf(lm: LM, name: str, change) -> LM:
     return dataclasses.replace(lm, params=params)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_end_every_row_at_once():
     lm = with_leaf(model("same"), "final_norm", lambda leaf: leaf * jnp.nan)
     out = decode(lm, PROMPTS, "threshold", **GRID)
@@ -123,6 +124,7 @@ def test_one_poisoned_embedding_harms_only_the_row_that_uses_it():
         np.testing.assert_array_equal(out.commit_step[row], good.commit_step[row])
 
 
+@pytest.mark.slow
 def test_infilling_keeps_what_is_given_and_skips_full_blocks():
     canvas = [[5, 6, 7, 8, MASK, 9, MASK, MASK], [], [1, 2, 3, 4, 5, 6, 7, 8]]
     out = decode(model("same"), PROMPTS, "low_confidence", canvas=canvas, **GRID)
@@ -134,6 +136,7 @@ def test_infilling_keeps_what_is_given_and_skips_full_blocks():
     assert (out.tokens != MASK).all()
 
 
+@pytest.mark.slow
 def test_infilling_may_reach_the_last_position():
     """Columns are rounded up for rows of one program; what a row asks for is not."""
     lm = model("same")
@@ -183,6 +186,7 @@ def test_what_is_saved_agrees_with_itself():
     assert (steps.score <= 0).all(), "log-probabilities"
 
 
+@pytest.mark.slow
 def test_scores_and_tokens_of_the_first_forward_are_the_models():
     lm, prompt = model("same"), SHORT
     out = decode(lm, [prompt], "low_confidence", **GRID)
@@ -243,6 +247,7 @@ class Idle(Stage):
 jax.tree_util.register_static(Idle)
 
 
+@pytest.mark.slow
 def test_a_rule_that_never_commits_runs_into_its_limit():
     out = decode(model("same"), PROMPTS, chain(sample(), Idle()), **GRID)
     assert out.status == [Status.STEP_LIMIT] * 3

@@ -36,6 +36,7 @@ def test_the_rule_of_the_contributing_page_decodes(lm):
     assert len(out.text) == 2
 
 
+@pytest.mark.slow
 def test_the_notebook_of_the_readme_runs(lm, capsys):
     exec(block("README.md", "notebook"), {})
     assert "forwards" in capsys.readouterr().out

@@ -232,6 +232,7 @@ LOAD = {  # name -> (kind, value, message or what it changes)
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOAD)
 def test_every_argument_of_load_changes_the_model_or_is_refused(kinds, name, monkeypatch):
     monkeypatch.setattr("jaxdlm.checkpoint.placement.random_params", lambda *_, **__: {})

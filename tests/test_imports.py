@@ -106,6 +106,7 @@ def test_imports_go_down(file):
         assert level(other) < level(own) or (own, other) in ALLOWED, f"{relative} imports {name}"
 
 
+@pytest.mark.slow
 def test_modules_of_a_package_import_each_other_in_no_circle():
     """Nor for their types."""
     modules = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in FILES if file.stem[0] != "_"}

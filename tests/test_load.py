@@ -86,6 +86,7 @@ def llama(folder):
     return model
 
 
+@pytest.mark.slow
 def test_hub_folder_equals_transformers_on_ragged_rows(tmp_path):
     oracle = llama(tmp_path)
     lm = load(tmp_path)
@@ -122,6 +123,7 @@ def test_weights_spread_over_a_mesh(tmp_path):
     np.testing.assert_allclose(spread.logits([[3, 9, 11]]), load(folder).logits([[3, 9, 11]]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dtype_of_the_weights(tmp_path):
     folder = native(tmp_path)
     assert {leaf.dtype for leaf in jax.tree.leaves(load(folder).params)} == {jnp.dtype("float32")}
@@ -157,6 +159,7 @@ def dream(folder, *, config=None, generation=None, **settings):
     return folder, ids
 
 
+@pytest.mark.slow
 def test_every_file_s_ends_are_one_set_for_model_and_tokenizer(tmp_path):
     """config.json, generation_config.json, the tokenizer's, and the turn's; in a converted folder as in its source."""
     generation = {"eos_token_id": [8, 7, -1, 10**9]}
@@ -200,6 +203,7 @@ def test_ids_that_mean_nothing_are_absent_and_a_tokenizer_may_have_more_than_the
         encode(lm, "an <image199>", 3, 4, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_models(name):
     lm = load(name)
@@ -240,6 +244,7 @@ def test_a_tokenizer_s_file_is_read_once_and_built_once(converted, tmp_path, mon
     assert sum(name.endswith("tokenizer.json") for name in reads) == len(built) == 1
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_is_sentencepiece_s_alone_says_what_to_do(tmp_path, capsys):
     """The model works with ids all the same; text, and the converter, name the command that writes tokenizer.json."""
     folder = hub_folder(tmp_path / "a folder", *golden("dream"))

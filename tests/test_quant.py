@@ -39,6 +39,7 @@ def _slow(weight, a, top):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("exponent", [1.0, 0.6])
 def test_equals_the_formula(bits, exponent):
@@ -54,6 +55,7 @@ def test_exponent_one_is_plain_symmetric_rounding():
     assert np.array_equal(leaf.codes, np.rint(np.float32(127) * (weight / scale[None])).astype(np.int8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group", [None, 16])
 def test_invariants(bits, group):

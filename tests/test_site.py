@@ -103,6 +103,7 @@ def model(name: str):
     return dataclasses.replace(lm, params=abstract_params(lm.config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", list(jd.policies.RECIPES))
 def test_the_example_of_every_method_is_a_decode(method):
     """Up to the first forward: which tokens come is tested of every recipe by tests/conformance."""

@@ -101,6 +101,7 @@ def test_official_recipes_run_on_as_published():
     )
 
 
+@pytest.mark.slow
 def test_given_text_behind_an_end_keeps_a_row_going():
     lm, word = model("same"), 5
     canvas = [[MASK] * 3 + [word] + [MASK] * 4, [MASK] * 7 + [word], [word] + [MASK] * 7]
@@ -136,6 +137,7 @@ def test_strings_cut_the_text_and_end_the_row(name):
         assert (out.forwards < full.forwards).all()
 
 
+@pytest.mark.slow
 def test_autoregressive_rows_run_on_without_stops():
     lm = jd.load("tiny-ar")
     out = jd.decode(lm, list(lm.tokenizer.examples[:2]), "autoregressive", max_new=24, stop=False)
@@ -188,6 +190,7 @@ def test_a_string_needs_a_tokenizer():
         jd.decode(model("same"), PROMPTS, stop="x", **GRID)
 
 
+@pytest.mark.slow
 def test_other_stops_of_the_same_size_run_the_same_program():
     from jaxdlm._decode import _run
 

@@ -19,6 +19,7 @@ def equal(a, b):
     assert a.status == b.status and a.text == b.text
 
 
+@pytest.mark.slow
 def test_each_output_is_the_canvas_after_a_forward_and_the_last_is_decodes():
     run = {"policy": "low_confidence", **GRID, "stop": False}
     whole, parts = (

@@ -45,17 +45,20 @@ PLAIN = {
 
 def test_the_programs_are_all():
     kinds = tpu_programs.programs()
-    for masked in (kinds["cover"], kinds["masked"] + kinds["cached"]):
-        assert {recipe for recipe, _ in masked + kinds["pairs"]} == set(policies.RECIPES)
-        assert {cache for _, cache in masked} == set(policies.CACHES)
+    every = kinds["masked"] + kinds["cached"] + kinds["pairs"]
+    assert {recipe for recipe, _ in every} == set(policies.RECIPES)
+    assert {recipe for recipe, _ in kinds["cover"]} == set(policies.RECIPES) - set(tpu_programs.ALIKE)
+    assert set(tpu_programs.ALIKE.values()) <= set(policies.RECIPES)
+    for programs in (every, kinds["cover"]):
+        assert {cache for _, cache in programs} - {""} == set(policies.CACHES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["cover", "pairs", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("masked", "cached"))]
+    "kind", ["cover", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("masked", "cached", "pairs"))]
 )
 def test_every_recipe_and_every_cache_compiles(kind):
-    """Each recipe in one program, with a cache or without; exhaustive: each without, and each cache under its own."""
+    """A recipe of each kind in one program, with a cache or without; exhaustive: every recipe, and each cache under its own."""
     programs = [json.loads(line) for line in python("-m", "tests.tpu_programs", kind).splitlines()]
     assert [(one["recipe"], one["cache"]) for one in programs] == tpu_programs.programs()[kind]
     for one in programs:
@@ -165,9 +168,10 @@ def test_quantised_weights_are_read_as_codes():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("model", "cache", "block"),
-    [("llada-8b", "dual", 32), pytest.param("sdar-8b", "block_exact", 4, marks=pytest.mark.exhaustive)],
+    [("llada-8b", "dual", 32), ("sdar-8b", "block_exact", 4)],
 )
 def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, capsys):
     """The whole decode of an 8B model, traced and compiled: core seconds, as other tests may hold the cores."""

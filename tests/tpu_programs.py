@@ -39,6 +39,11 @@ CACHED = {
     "adaptive": "threshold", "recap": "threshold", "layer_reuse": "threshold", "sub_block": "fast_dllm_v2",
     "encoder": "entropy_bound",
 }  # fmt: skip
+# Left-to-right recipes that are programs of much the same parts as another one.
+ALIKE = toys.ALIKE | {
+    "eqspec": "speculative", "exspec": "speculative", "easyspec": "speculative", "aded": "lookup",
+    "aggressive": "lookup", "contrastive": "beam",
+}  # fmt: skip
 
 
 class Tiled(Job):
@@ -79,11 +84,12 @@ def trace_pair(recipe: str, mesh: Mesh) -> Any:
 def programs() -> dict[str, list[tuple[str, str]]]:
     """(recipe, cache) by kind; no cache for the autoregressive ones."""
     masked = {name: isinstance(build(), Rule) for name, build in policies.RECIPES.items()}
-    cover = [(recipe, cache) for _, recipe, cache in toys.COVER] + [("entropy_bound", "encoder")]
+    pairs = [(name, "") for name in masked if not masked[name]]
+    cover = [(recipe, cache) for _, recipe, cache in toys.COVER] + [("entropy_bound", "encoder"), *pairs]
     return {
-        "cover": cover,  # of the two below: every recipe once, and every cache
+        "cover": [(recipe, cache) for recipe, cache in cover if recipe not in ALIKE],  # every cache, and kind of recipe
         "masked": [(name, "none") for name in masked if masked[name]],
-        "pairs": [(name, "") for name in masked if not masked[name]],
+        "pairs": pairs,
         "cached": [(recipe, cache) for cache, recipe in CACHED.items()],
     }
 

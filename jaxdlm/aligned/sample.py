@@ -159,16 +159,16 @@ def asap(
 
 
 def _tries(
-    lm: Any, texts: Sequence[np.ndarray], grammar: Any, temperature: float, max_new: int, given: Any
+    lm: Any, texts: Sequence[np.ndarray], grammar: Any, temperature: float, max_new: int, tries: Any
 ) -> list[AsapTrie]:
-    """A trie for each prompt: new, or a copy of a given one that belongs to it."""
+    """A trie for each prompt: new, or a copy of its entry in `tries`."""
     model, language = model_of(lm), _digest(f"{grammar.fingerprint} {grammar.words}".encode())
     facts = [
         Facts(model, _digest(text.astype("<i4").tobytes()), language, float(temperature), max_new) for text in texts
     ]
-    if given is None:
+    if tries is None:
         return [AsapTrie(each) for each in facts]
-    every = list(given) if isinstance(given, list | tuple) else [given]
+    every = list(tries) if isinstance(tries, list | tuple) else [tries]
     if len(every) != len(texts):
         raise InputError(f"trie has {len(every)} entries for {len(texts)} prompts: give one per prompt")
     made = []

@@ -122,8 +122,8 @@ def _check(
     if balance and not calibrate:
         raise InputError("--balance means nothing without --calibrate: leave it out, or add that")
     alone = output is None or calibrate
-    for name, given in (("--shard-rows", shard_rows), ("--new-run", new_run or None)):
-        if alone and given is not None:
+    for name, value in (("--shard-rows", shard_rows), ("--new-run", new_run or None)):
+        if alone and value is not None:
             raise InputError(f"{name} belongs to a job with --output DIR: leave it out, or add that")
     if input == "-" and output is not None:
         raise InputError("--output reads its input more than once, and stdin cannot: write it to a file")

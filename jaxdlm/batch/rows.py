@@ -169,18 +169,18 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
         value = openai.fields(value, where)
     if value.get("questions") is not None:
         raise InputError(f"{where} has questions, which jaxdlm decide answers: give it this file, or leave them out")
-    given = [name for name in PROMPTS if value.get(name) is not None]
-    if len(given) != 1:
-        have = " and ".join(given) or "no prompt"
+    kinds = [name for name in PROMPTS if value.get(name) is not None]
+    if len(kinds) != 1:
+        have = " and ".join(kinds) or "no prompt"
         raise InputError(f"{where} has {have}: give exactly one of prompt, messages and tokens")
-    prompt = value[given[0]]
-    if given[0] == "prompt" and not isinstance(prompt, str):
+    prompt = value[kinds[0]]
+    if kinds[0] == "prompt" and not isinstance(prompt, str):
         raise InputError(f"{where}: prompt is no string: token ids go under tokens, chats under messages")
-    if given[0] != "prompt" and not isinstance(prompt, list | tuple | np.ndarray):
-        raise InputError(f"{where}: {given[0]} is no list")
-    if given[0] == "messages" and not all(isinstance(message, dict) for message in prompt):
+    if kinds[0] != "prompt" and not isinstance(prompt, list | tuple | np.ndarray):
+        raise InputError(f"{where}: {kinds[0]} is no list")
+    if kinds[0] == "messages" and not all(isinstance(message, dict) for message in prompt):
         raise InputError(f'{where}: messages must be a list of {{"role": ..., "content": ...}}')
-    if given[0] == "tokens" and any(isinstance(token, bool) for token in prompt):
+    if kinds[0] == "tokens" and any(isinstance(token, bool) for token in prompt):
         raise InputError(f"{where}: tokens holds a truth value: token ids are whole numbers")
     max_new = _whole(value, "max_new", defaults.max_new, 1, where)
     seed = _whole(value, "seed", defaults.seed, -LARGEST - 1, where)
@@ -192,7 +192,7 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
             f"{where}: n={number.n} at temperature 0 is one answer {number.n} times: raise it, or leave n out"
         )
     tokens = encode(
-        lm, prompt, raw.row, max_new, plain, _form(value, defaults, given[0] != "tokens" and not plain, where)
+        lm, prompt, raw.row, max_new, plain, _form(value, defaults, kinds[0] != "tokens" and not plain, where)
     )
     stops = _stops(value.get("stop"), lm, defaults, where)
     grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, stops, where)

@@ -51,11 +51,11 @@ class FillAndExpand(Stage):
             raise InputError("the model names no end-of-text token, by which daedal finds the length: use threshold")
         first, length = row.step == 0, jnp.sum(row.exists).astype(jnp.int32)
         most = jnp.where(first, length, state.most)
-        given = jnp.max(jnp.where(row.exists & row.prefilled, row.column + 1, 0))
-        begin = jnp.minimum(jnp.maximum(jnp.asarray(self.initial, jnp.int32), given), most)
+        pinned = jnp.max(jnp.where(row.exists & row.prefilled, row.column + 1, 0))
+        begin = jnp.minimum(jnp.maximum(jnp.asarray(self.initial, jnp.int32), pinned), most)
         trust = self.trust(summarise(incoming(update)), row)
         grown, growing = self.longer(trust, length, most)
-        filled = self.filled(update, trust, row, given, length, most)
+        filled = self.filled(update, trust, row, pinned, length, most)
         looks = state.growing & ~first
         place = jnp.arange(row.open.shape[0], dtype=jnp.int32)
         fresh = looks & growing & (place >= length) & (place < grown)
@@ -86,7 +86,7 @@ class FillAndExpand(Stage):
         return jnp.minimum(length + step, most), more
 
     def filled(
-        self, update: Update, trust: Float32[Array, ""], row: Row, given: Array, length: Array, most: Array
+        self, update: Update, trust: Float32[Array, ""], row: Row, pinned: Array, length: Array, most: Array
     ) -> Text:
         """The sure columns of the block written, and its least sure mask replaced by several."""
         p = jnp.exp(jnp.asarray(update.score))
@@ -95,7 +95,7 @@ class FillAndExpand(Stage):
         token = jnp.where(write, update.token, row.tokens)
         masked, rest = row.pending & row.exists & ~write, row.open & ~write
         at = jnp.argmin(jnp.where(rest, p, jnp.inf)).astype(jnp.int32)
-        doubt = jnp.any(rest) & (p[at] < self.low) & (trust < self.certain) & (length < most) & (at >= given)
+        doubt = jnp.any(rest) & (p[at] < self.low) & (trust < self.certain) & (length < most) & (at >= pinned)
         more = jnp.where(doubt, jnp.asarray(self.expand, jnp.int32) - 1, 0)
         place = jnp.arange(token.shape[0], dtype=jnp.int32)
         source = jnp.clip(jnp.where(place <= at, place, jnp.maximum(place - more, at)), 0, place.shape[0] - 1)

@@ -65,6 +65,7 @@ def test_diffusion_models_are_refused():
         jd.asap(lm, "reverse : [ Alan ]", jd.grammar.choices(["[ Alan ]"], lm), max_new=16)
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_finite_end_their_prompt_alone():
     leaves = dict(LM.params)
     leaves["embed"] = leaves["embed"].at[7].set(jnp.nan)

@@ -28,6 +28,7 @@ def done(tmp_path_factory):
     return source, folder / "out"
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_decode(done):
     keys = [randomness_key(row["id"]) for row in asked()]
     out = decode(model(0), PROMPTS, jd.autoregressive(1.0), n=3, max_new=6, ids=keys, top_logprobs=20)

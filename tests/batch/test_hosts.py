@@ -24,6 +24,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 STAMP = "0123456789ab"
 
 
+@pytest.mark.slow
 def test_claims_pass_from_the_dead_to_the_living(tmp_path):
     """A worker whose heartbeat stands still for a lease, or is gone, loses its shards to one other worker."""
     store = Folder(str(tmp_path))
@@ -52,6 +53,7 @@ def test_two_claims_at_once_have_one_winner(tmp_path):
     assert winners == [0, None, None, None, None]
 
 
+@pytest.mark.slow
 def test_a_worker_takes_over_the_parts_of_a_dead_one(tmp_path):
     """What the dead worker had finished and saved is not decoded again, and the bytes are those of an ordinary run."""
     source = write(tmp_path / "in.jsonl", rows(23))
@@ -93,6 +95,7 @@ def test_shards_are_claimed_as_they_are_needed(tmp_path):
     assert all(engine.rows >= 10 for engine in engines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ahead", "shards"), [(1, 1), (10, 1), (11, 2), (25, 3), (1000, 6)])
 def test_a_worker_holds_what_keeps_its_device_busy(tmp_path, ahead, shards):
     """Small shards are claimed together and reach the device in one window, sorted."""
@@ -185,9 +188,10 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_four_workers_of_which_one_is_killed(alone, tmp_path):
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.exhaustive)])
+def test_workers_of_which_one_is_killed(alone, tmp_path, count):
     source, expected = alone
-    workers = [spawn(*command(source, tmp_path / "out", "--worker", "--flush", "0.1")) for _ in range(4)]
+    workers = [spawn(*command(source, tmp_path / "out", "--worker", "--flush", "0.1")) for _ in range(count)]
     wait_for(tmp_path / "out", "*.done", 3, workers)
     owners = [path.read_text() for path in sorted((tmp_path / "out" / "claims").rglob("*.0"))]
     victim = next(worker for worker in workers if any(f"-{worker.pid}-" in owner for owner in owners))

@@ -39,6 +39,7 @@ def test_fewer_queries_once_few_columns_are_left(prediction):
     same(decode(lm, PROMPTS[:2], cache=delayed(16), **run), decode(lm, PROMPTS[:2], **run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prediction", ["same", "next"])
 def test_the_columns_that_change_are_the_masks_of_one_forward_before(prediction):
     """Seen from outside: every other column keeps each bit of its keys."""

@@ -86,6 +86,7 @@ def test_two_layers_do_reuse_and_neighbours_do_not_matter(cache, prediction):
 
 
 # `adaptive` counts the row's forwards, not those of the block: it reads its store at the start of a block, too
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [cache for cache in REUSING if cache != "adaptive"])
 def test_one_forward_per_block_never_reads_the_cache(cache):
     lm = toy(2)

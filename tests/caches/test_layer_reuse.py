@@ -13,6 +13,7 @@ from tests.caches.toys import GRID, toy
 from tests.conformance.toys import PROMPTS, policy
 
 
+@pytest.mark.slow
 def test_between_key_steps_only_written_columns_enter_the_upper_layers_anew():
     lm, run = toy(2), jax.jit(loop.run)
     batch = layout.lay_out(lm, PROMPTS[:2], seed=0, ids=None, **GRID)

@@ -18,11 +18,13 @@ def test_without_surroundings_it_is_the_dual_cache(prediction):
     same(decode(lm, PROMPTS, "threshold", period, **GRID), decode(lm, PROMPTS, "threshold", dual(2), **GRID))
 
 
+@pytest.mark.slow
 def test_a_vicinity_of_everything_is_no_cache():
     lm, wide = toy(2), refresh(before=64, after=64, warmup=0)
     same(decode(lm, PROMPTS, "threshold", wide, **GRID), decode(lm, PROMPTS, "threshold", **GRID))
 
 
+@pytest.mark.slow
 def test_a_warm_up_as_long_as_the_run_is_no_cache():
     lm, cold = toy(2), refresh(before=0, after=0, warmup=12)
     same(decode(lm, PROMPTS, "threshold", cold, **GRID), decode(lm, PROMPTS, "threshold", **GRID))

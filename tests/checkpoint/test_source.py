@@ -39,6 +39,7 @@ def test_a_slice_reads_only_its_rows(monkeypatch):
     assert seen == [64 * 128 * 4]
 
 
+@pytest.mark.slow
 def test_native_folders(tmp_path):
     config = open_folder(GOLDEN / "llada_tiny").config
     params = init_params(config, jax.random.key(0), dtype="bfloat16")

@@ -59,6 +59,7 @@ def above(tau):
     return Jitter(), sample(), select_above(tau)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_one_answer_comes_at_once(temperature):
     """copy, reverse, sort, sudoku: every distribution is 1, in one forward."""
@@ -67,6 +68,7 @@ def test_one_answer_comes_at_once(temperature):
     assert (forwards == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_shuffle_at_once(temperature):
     rate, forwards, _ = run(PERMUTATIONS, *at_once(temperature))
@@ -74,6 +76,7 @@ def test_shuffle_at_once(temperature):
     assert (forwards == 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_shuffle_k_per_step(k):
     rate, forwards, _ = run(PERMUTATIONS, *by(k))
@@ -88,18 +91,21 @@ def test_shuffle_by_threshold_never_fails_and_goes_one_by_one():
     assert (forwards == N).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_replace_random_k_per_step(k):
     rate, _, _ = run(REPLACED, *by(k))
     assert near(rate, closed_forms.replace_random_top_k(N, k))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tau", "expected"), [(0.6, 0.0), (0.9, 1.0)])
 def test_replace_random_by_threshold(tau, expected):
     """Each old item has (n - 1) / n = 0.75: below it every column keeps its item and nothing is replaced."""
     assert run(REPLACED, *above(tau))[0] == expected
 
 
+@pytest.mark.slow
 def test_replace_random_at_once():
     assert near(run(REPLACED, *at_once(1))[0], closed_forms.replace_random_all_at_once(N))
     assert run(REPLACED, *at_once(0))[0] == 0
@@ -117,6 +123,7 @@ def test_rotate_any_by_threshold_is_right_in_two_steps(tau):
     assert (forwards == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [0.5, 1.0])
 def test_couple_at_once_forgets_the_coupling(rho):
     weights = closed_distribution(rho)
@@ -125,6 +132,7 @@ def test_couple_at_once_forgets_the_coupling(rho):
     assert near((tokens.min(1) == tokens.max(1)).mean(), 2.0 ** (1 - N))
 
 
+@pytest.mark.slow
 def test_couple_one_by_one_samples_the_distribution():
     """In random order: an order by confidence prefers likely draws, and the distribution is lost."""
     _, forwards, tokens = run(COINS, sample(1.0, measure=uniform), select_top_k(), weights=closed_distribution(0.5))
@@ -132,11 +140,13 @@ def test_couple_one_by_one_samples_the_distribution():
     assert (forwards == N).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_coupled_coins_k_per_step(k):
     assert near(run(COINS[ALIKE], *by(k))[0], closed_forms.couple_top_k(k))
 
 
+@pytest.mark.slow
 def test_coupled_coins_by_threshold_take_two_steps():
     rate, forwards, _ = run(COINS[ALIKE], *above(0.6))
     assert rate == 1

@@ -130,6 +130,7 @@ def test_alone_batched_and_permuted(family, recipe, caches):
     assert most > 1, "one column per forward at the most: the bars are too high to see more"
 
 
+@pytest.mark.slow
 def test_released_drafts_end_where_nothing_can_be_said():
     """A block that several columns complete at once is read once more, one that broke is not."""
     ends_where_nothing_can_be_said(

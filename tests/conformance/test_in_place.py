@@ -54,6 +54,7 @@ def copies(found, names, shape):
     return [line for name in names for line in found[name] if re.search(rf"= {shape}\S* copy(-start)?\(", line)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["dual", "prefix"])
 def test_no_ordinary_forward_copies_the_cache(cache):
     text, shape = compiled(model("same"), resolve.resolve_cache(cache))

@@ -107,7 +107,8 @@ CASES = {
 def check(kind: str, fives: bool) -> None:
     policy, cache = CASES[kind]
     blocks = {} if kind == "left to right" else {"block": 6 if kind == "uniform" else 4}
-    longest = 40 if kind == "uniform" else 25
+    several = fives or kind in ("same", "left to right")  # buckets
+    longest = (40 if kind == "uniform" else 25) if several else 16
     rows = Rows(model(kind), longest, policy=policy, cache=cache, max_new=12, seed=5, **blocks)
     rows.everywhere(fives)
     assert differ(rows) > COUNT // 2, "rows that say the same show little"
@@ -128,7 +129,8 @@ def test_a_rows_bits_are_its_own(kind, fives):
 @pytest.mark.slow
 @FIVES
 def test_a_rows_bits_are_its_own_on_a_canvas_of_noise(fives):
-    """With programs as users compile them: those of the tests are not optimised, and sum probabilities otherwise.
+    """With programs as users compile them: those of the tests are not optimised, and sum probabilities otherwise. Prompts
+    of one bucket; exhaustive: of four.
 
     Not kept for every row yet: of the prompts up to 25 one that is alone in its bucket differs (docs/batch.md).
     """

@@ -104,8 +104,7 @@ def representative(
 
 
 def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:
-    """`COVER`, and of the cases what is not in it, marked `exhaustive`; of recipes that are wanted."""
-    marked = [
-        pytest.param(*case, marks=pytest.mark.exhaustive) for case in cases if case not in COVER and wanted(case[1])
-    ]
-    return [case for case in COVER if wanted(case[1])] + marked
+    """`COVER` but for the recipes of `ALIKE`, and what else is in the two, marked `exhaustive`; of recipes that are wanted."""
+    every = [case for case in dict.fromkeys([*COVER, *cases]) if wanted(case[1])]
+    usual = [case for case in COVER if case[1] not in ALIKE]
+    return [case if case in usual else pytest.param(*case, marks=pytest.mark.exhaustive) for case in every]

@@ -170,6 +170,7 @@ def test_a_run_killed_inside_a_group_continues(tmp_path, monkeypatch):
     assert read_manifest(tmp_path / "out") == read_manifest(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_changed_source_is_not_resumed(tmp_path, monkeypatch):
     files, config = golden("llada")
     hub = hub_folder(tmp_path / "hub", files, config)
@@ -324,6 +325,7 @@ def test_orbax_alone_reads_a_group(intact):
         assert np.array_equal(found[f"segments.0.0.gate.{layer:04d}"], gate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fused"), [("llada", ()), ("llada2", ("query_key_value",))])
 def test_chunks_follow_the_source(name, fused, tmp_path, monkeypatch):
     """Each byte is read once, in many chunks, and measured; a fused tensor, whose leaves lie apart, once more."""

@@ -60,6 +60,7 @@ def test_an_export_gives_a_folder_of_the_hub(path, tmp_path):
     assert ours.encode("ab cd") == Tokenizer.from_documents(open_folder(path).documents).encode("ab cd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_codes_come_from_the_weights_in_float32(bits, path, tmp_path, capsys):
     out = tmp_path / "out"

@@ -29,6 +29,7 @@ from jaxdlm.models.params import fingerprint
 from jaxdlm.quant import QuantizedLeaf, Recipe, quantize_params
 from jaxdlm.sharding import make_mesh
 from tests.convert.folders import GOLDEN, assert_trees_equal, golden, hub_folder
+from tests.marks import usual
 
 main = command.main
 QUIET = ["--quiet", "--max-leaf-bytes", "100KiB"]
@@ -79,7 +80,7 @@ def holds(out, source, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", usual(RECIPES, "int8 per column, all", "int4 per column, uniform"))
 def test_the_folder_holds_what_the_library_makes(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(quantise, "BLOCK", 2**12)
     source, recipe = GOLDEN / "llada_tiny", RECIPES[recipe]
@@ -244,6 +245,7 @@ def test_an_export_writes_what_the_codes_stand_for(small, tmp_path):
     np.testing.assert_allclose(load_params(tmp_path / "back")["segments"][1][0]["e_up"], whole, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_values_without_codes_are_refused(value, tmp_path, capsys):
     files, config = golden("llada2")

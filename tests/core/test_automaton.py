@@ -139,6 +139,7 @@ def test_padded_states_classes_and_edges_change_no_bit():
     np.testing.assert_array_equal(small[0], large[0][:, : small[0].shape[1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vocab", [5000, 2048, 700])
 @pytest.mark.parametrize("divisor", [1.0, 0.7])
 def test_what_accelerators_run_tile_by_tile_is_what_cpus_run(vocab, divisor):

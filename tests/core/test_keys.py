@@ -22,6 +22,7 @@ def test_columns_are_keyed_by_position():
     np.testing.assert_array_equal(column_uniform(key, wide)[4:7], column_uniform(key, narrow))
 
 
+@pytest.mark.slow
 def test_gumbel_has_its_mean_and_its_tail():
     """Mean 0.5772, variance pi^2 / 6; a maximum of 200,000 draws near ln 200,000 = 12.2."""
     noise = np.asarray(column_gumbel(jax.random.key(1), jnp.arange(200, dtype=jnp.int32), 1000))

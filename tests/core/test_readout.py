@@ -33,6 +33,7 @@ from jaxdlm.policies import CACHES, RECIPES
 from jaxdlm.quant import quantize_params
 from jaxdlm.rules import log_prob, margin, neg_entropy, sample, select_above, uniform
 from tests.conformance.toys import model
+from tests.marks import usual
 from tests.models.weights import loud_params
 from tests.rules.hand import row
 
@@ -98,6 +99,7 @@ def test_merging_with_nothing_changes_no_bit():
             np.testing.assert_array_equal(getattr(merged, name), getattr(one, name), err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tiling", TILINGS, ids=str)
 def test_nan_and_infinity_and_nothing_at_all_are_found_in_any_tile(tiling):
     can = jnp.ones(W, bool)
@@ -233,7 +235,7 @@ def test_a_decode_in_tiles_writes_the_same_text(toy, temperature):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["threshold", "prophet", "freedave", "credit", "best"])
+@pytest.mark.parametrize("recipe", usual(["threshold", "prophet", "freedave", "credit", "best"], "threshold", "credit"))
 def test_a_forward_reads_the_head_once_and_holds_the_vocabulary_only_for_rules_that_want_it(toy, recipe):
     config, params = toy
     policy, backbone = RECIPES[recipe](), Backbone(config, tile=64)

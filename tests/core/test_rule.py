@@ -16,6 +16,7 @@ from tests.conformance.toys import GRID, MASK, PROMPTS, RULES, model, parameters
 LARGE = (0, 1, 2, 7, 2**15, 2**16, 2**30 - 1, 2**30, MOST - 1, MOST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("traced", [False, True])
 def test_they_stop_at_the_largest_number(traced):
     run = jax.jit if traced else lambda f, **_: f
@@ -38,6 +39,7 @@ def test_every_recipe_has_room_for_its_canvas_at_its_largest_numbers(recipe):
             assert least <= int(bound) <= MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [2**30, MOST])
 def test_a_limit_that_is_never_met_leaves_no_mask(most):
     out = decode(model("same"), PROMPTS, f"llada21,max_post_steps={most}", **GRID)

@@ -72,6 +72,7 @@ def table_of(lm) -> np.ndarray:
     return np.exp(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["same", "ar"])
 def test_the_chain_of_answers_is_the_table_of_all_of_them(kind):
     lm, whole = net(kind), table_of(net(kind))
@@ -101,6 +102,7 @@ def test_drawn_chains_tend_to_the_table():
             ).all()
 
 
+@pytest.mark.slow
 def test_noise_is_averaged_in_every_context():
     """Of a canvas model, one after the other and all combinations: the same as reading each context by itself."""
     lm, more = net("uniform"), {"draws": 2, "seed": 3, "batch": 8}

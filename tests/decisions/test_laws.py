@@ -76,6 +76,7 @@ def test_product_is_the_product_of_the_marginals_with_the_whole_tail():
     assert raw.reads == 1
 
 
+@pytest.mark.slow
 def test_any_order_of_an_exact_joint_is_its_probability():
     """Every order of a joint that is consistent gives the same."""
     assert np.exp(logp(exact(), "anyorder", TEXTS, PROMPT, width=4).logp) == pytest.approx(WEIGHTS[:3], rel=1e-5)
@@ -88,6 +89,7 @@ def test_a_slot_is_the_conditional_on_what_stands_behind_it():
     assert row["q"].label_mass == pytest.approx(1, abs=1e-6) and row["q"].top_is_label
 
 
+@pytest.mark.slow
 def test_chain_sums_to_one_over_all_texts_and_the_others_do_not():
     lm = net("same", vocab_size=6, tokens=net("same").config.tokens.__class__(mask=5, pad=0, eos=(4,)))
     strings = list(itertools.product(range(5), repeat=3))
@@ -124,6 +126,7 @@ def test_chain_is_a_loop_of_single_forwards(kind):
     assert raw.reads == (len(nodes) if kind != "ar" else 4), "an autoregressive model reads a path at once"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "ar"])
 def test_a_slot_is_one_forward(kind):
     lm = net(kind)
@@ -144,6 +147,7 @@ def test_guidance_is_a_prior_at_another_temperature():
     assert guided["q"].label_mass == plain["q"].label_mass and guided["q"].forwards == 2
 
 
+@pytest.mark.slow
 def test_pseudo_and_product_are_loops():
     lm = net("same")
     mask, end = 47, 46

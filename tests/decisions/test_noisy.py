@@ -54,6 +54,7 @@ def single(lm, draw, number=0, seed=0):
     return p / p.sum()
 
 
+@pytest.mark.slow
 def test_a_slot_is_the_mean_over_draws_with_its_error(lm):
     (row,) = jd.decide(lm, [START], [ASKED], draws=5)
     each = np.array([single(lm, draw) for draw in range(5)])
@@ -70,6 +71,7 @@ def test_one_draw_has_no_error(lm):
     assert "stderr" not in row.to_row()["diagnostics"]["q"], "nan is no JSON"
 
 
+@pytest.mark.slow
 def test_auto_draws_more_where_one_leaves_it_open():
     lm = net("uniform", logit_scale=6.0)
     random = np.random.default_rng(0)
@@ -97,6 +99,7 @@ def test_errors_are_those_of_the_mean_over_seeds(lm):
     assert (told**2).mean(0) == pytest.approx(p.var(0, ddof=1), rel=0.4)
 
 
+@pytest.mark.slow
 def test_chain_averages_inside_each_context(lm):
     texts, end = [[3], [9, 8]], lm.config.tokens.eos[0]
     (row,) = jd.decide(lm, [START], [spelled(*texts)], read="text", draws=3)
@@ -115,6 +118,7 @@ def test_chain_averages_inside_each_context(lm):
     assert np.diff(row["q"].logits) == pytest.approx(np.diff(total), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_questions_of_one_reply_share_their_draws(lm):
     """Every label of a canvas is noise at once, and the mean over draws is taken label by label."""
     first, second = spelled([3], [9], name="a"), spelled([7], [8], [11], name="b")

@@ -100,6 +100,7 @@ def test_a_temperature_keeps_the_winner_and_one_changes_nothing():
     assert impossible.tolist() == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_arguments_of_the_pipeline_reach_the_answer():
     lm, asked = exact([[4, 6], [5, 6]], [0.8, 0.2]), [spelled([4], [5])]
     p = lambda **k: list(jd.decide(lm, [[1, 2, 3]], asked, **k)[0]["q"].probabilities.values())  # noqa: E731

@@ -186,6 +186,7 @@ def lines_of(capsys) -> list[dict]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
+@pytest.mark.slow
 def test_the_command_answers_a_file_and_stdin(tmp_path, capsys, monkeypatch):
     values = [row(index) for index in range(5)]
     source = write(tmp_path / "in.jsonl", [*values[:2], {"id": "bad"}, *values[2:]])
@@ -242,6 +243,7 @@ def test_another_reader_is_another_job(tmp_path):
         other.run()
 
 
+@pytest.mark.slow
 def test_a_calibration_by_the_command(tmp_path, capsys):
     values = [row(index, questions=choice("[ Kate , Omar ]", "[ Omar , Kate ]"), answers={"first": "[ Omar , Kate ]"})
               for index in range(4)]  # fmt: skip

@@ -20,6 +20,7 @@ def lm():
     return jd.load("tiny")
 
 
+@pytest.mark.slow
 def test_chain_gives_the_impossible_nothing_and_product_a_third(lm):
     asked = [jd.Choice("a", RIGHT + WRONG)]
     prompt, laws = "shuffle : [ Kate , Omar , Fay ]", ("chain", "product")
@@ -66,6 +67,7 @@ def test_numbers_have_a_mean_and_quantiles(lm):
     assert row["n"].value == values[p.argmax()]
 
 
+@pytest.mark.slow
 def test_orders_and_priors_on_words(lm):
     """Listings are read one by one, and a prior is read once for each question."""
     asked = [jd.Choice("a", ["Kate", "Omar", "Fay"], "pick the first item")]

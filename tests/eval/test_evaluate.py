@@ -69,6 +69,7 @@ def test_the_summary_follows_from_the_rows(folder):
     assert set(point["templates"]) == {"0", "1", "2"}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_stopped(folder, tmp_path):
     """Cut in the middle of a line: what was written stays, the rest is the same but for the times."""
     text = (folder / "rows.jsonl").read_text()

@@ -74,6 +74,7 @@ def test_exactly_l_tokens_are_hidden():
     assert found.group.tolist() == [0] * 16 + [1] * 16 + [2] * 8
 
 
+@pytest.mark.slow
 def test_autoregressive_likelihood_is_exact():
     lm = jd.load("tiny-ar")
     pair = Pair(tuple(lm.tokenizer.encode_prompt("reverse : [ Alan , Kate ]")), tuple(lm.tokenizer.encode("[ Kate ]")))

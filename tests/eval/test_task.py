@@ -16,6 +16,7 @@ FAST = [name for name in TASKS if name != "code"]  # code runs a process per che
 COUNT = {"code": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_answers_pass_their_own_check_and_round_trip(name):
     task = TASKS[name]

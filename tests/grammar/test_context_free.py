@@ -100,6 +100,7 @@ EXACT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
 def test_without_nesting_it_is_the_language(name):
     text, pieces, size = EXACT[name]
@@ -131,6 +132,7 @@ def test_random_sentences_of_tokens_parse(text, name):
         assert parses(text, lm.tokenizer.decode(ids)), lm.tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_parts_are_compact_at_every_depth():
     """States grow by a constant per level for one kind of bracket, and so do the parts that are written out."""
     sizes = [context_free.tree(SUMS, depth, "start").size for depth in (16, 24, 32)]
@@ -170,6 +172,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", BAD, ids=lambda text: text[:24])
 def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, text):
     (tmp_path / "secret.lark").write_text('A: "a"')

@@ -63,6 +63,7 @@ def drawn(draw, depth):
             return f"({drawn(draw, depth - 1)}|)"
 
 
+@pytest.mark.slow
 def test_random_expressions():
     draw = random.Random(7)
     some = TEXTS[:341] + TEXTS[1365:]

@@ -49,6 +49,7 @@ def test_it_is_the_oracle_on_random_sequences():
             np.testing.assert_array_equal(behind(guide, prompt, answer, ZERO), wanted)
 
 
+@pytest.mark.slow
 def test_a_string_is_every_way_to_spell_it_and_a_control_token_its_id(tmp_path):
     from jaxdlm.text import Tokenizer
 
@@ -64,6 +65,7 @@ def test_a_string_is_every_way_to_spell_it_and_a_control_token_its_id(tmp_path):
     assert set(np.flatnonzero(np.isneginf(out))) == {one, fox[-1]}
 
 
+@pytest.mark.slow
 def test_a_draft_of_another_width():
     guide = jd.guides.banned([[1, 2], [9]], LM)
     state = guide.advance(jnp.int32(0), jnp.int32(1))

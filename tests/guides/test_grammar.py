@@ -24,6 +24,7 @@ def allowed(guide, state) -> list[int]:
     return np.flatnonzero(np.isfinite(np.asarray(guide.transform(jnp.asarray(ZERO), state)))).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGES)
 @pytest.mark.parametrize("own", [False, True])
 def test_allowed_is_what_can_still_be_closed(name, own):

@@ -37,6 +37,7 @@ def test_attention_against_float64(limit, cut):
     assert any(shape in program for shape in shapes) == (limit == 2**28)
 
 
+@pytest.mark.slow
 def test_forbidden_keys_are_worth_nothing():
     """Pads may hold anything, NaN excepted: not a bit of the others changes."""
     wild = np.where(np.arange(S)[None, :, None, None] < 40, 1e4, KEYS)

@@ -47,6 +47,7 @@ def text(seed: int = 0, length: int = T) -> np.ndarray:
     return np.random.default_rng(seed).integers(3, 60, (B, length)).astype(np.int32)
 
 
+@pytest.mark.slow
 @EVERY
 def test_shapes_and_dtypes(name: str) -> None:
     config = CONFIGS[name]
@@ -97,6 +98,7 @@ def test_some_columns_alone_are_those_of_all(name: str) -> None:
     np.testing.assert_allclose(some, np.take_along_axis(whole, at[:, :, None], 1), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 @EVERY
 def test_left_padding_leaves_the_valid_logits_equal(name: str) -> None:
     config, tokens, pad = CONFIGS[name], text(), 3
@@ -109,6 +111,7 @@ def test_left_padding_leaves_the_valid_logits_equal(name: str) -> None:
     np.testing.assert_allclose(shifted[:, pad:], plain, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["causal", "block", "grouped_moe", "local_global"])
 def test_blocks_over_the_cache_of_finished_blocks_equal_one_full_pass(name: str) -> None:
     config, tokens = CONFIGS[name], text()

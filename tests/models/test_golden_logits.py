@@ -15,6 +15,7 @@ from tests.models.reading import logits, params_of
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llada", "dream", "llada2", "sdar"])
 def test_recorded_logits_are_met(name: str) -> None:
     folder = GOLDEN / f"{name}_tiny"

@@ -31,6 +31,7 @@ def without(params, *names):
     )
 
 
+@pytest.mark.slow
 def test_groups_change_the_result_and_groups_of_one_do_not():
     exact, kv = run(DEEP, 1)
     rough, rough_kv = run(DEEP, 2)
@@ -84,6 +85,7 @@ def stream(config, params, group=1, drop_last=False):
         backbone.rms_norm = keep
 
 
+@pytest.mark.slow
 def test_mixed_stacks_run_too():
     """Local and global layers of one shape: rotation and mask of a layer go with it into the group."""
     config = CONFIGS["local_global"]

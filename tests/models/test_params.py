@@ -56,6 +56,7 @@ def test_router_bias_is_always_float32() -> None:
     assert params["segments"][1][0]["e_up"].dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_training_init_scales() -> None:
     config = change(hidden_size=128, intermediate_size=256, vocab_size=500, num_layers=8)
     params = init_params(config, jax.random.key(0))
@@ -69,6 +70,7 @@ def test_training_init_scales() -> None:
     assert float(small["embed"].std()) == pytest.approx(0.01, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_leaf_depends_on_key_and_path_only() -> None:
     one = init_params(CONFIGS["full"], jax.random.key(0))
     other = init_params(change(qk_norm=True, tie_embeddings=True), jax.random.key(0))

@@ -105,6 +105,7 @@ def test_only_the_difference_of_positions_matters() -> None:
     assert score(7, 3) == pytest.approx(score(27, 23), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_bfloat16() -> None:
     x = jnp.ones((1, 2, 1, 8), jnp.bfloat16)
     turn = rotation(ROPES[0], 8, jnp.asarray([[0, 3]], jnp.int32))

@@ -138,6 +138,7 @@ def test_an_autoregressive_round_reads_the_weights_once():
     assert found.cache_bytes == column * 8 * 512
 
 
+@pytest.mark.slow
 def test_a_draft_is_read_once_for_every_token_of_it():
     """Four tokens: the first forward reads two committed ones, the others one each; the target reads all and the last."""
     one = pair("speculative,draft=qwen3-0.6b,k=4")

@@ -73,6 +73,7 @@ def slow(draw, dynamic, depth, top_v, rule="any", source="pbar"):
     return history, tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dynamic", "depth", "top_v", "rule", "source"),
     [(True, 3, 4, "any", "pbar"), (False, 2, 3, "any", "current"), (True, 2, 3, "all", "pbar")],
@@ -86,6 +87,7 @@ def test_slow_oracle(dynamic, depth, top_v, rule, source):
         np.testing.assert_array_equal(got[1], expected[1])
 
 
+@pytest.mark.slow
 def test_limits_of_the_paper_mode():
     plain, tokens = decode(select_stable(), constant)  # the warm-up and CCD with unchanged proposals: one by one
     assert plain == [[i] for i in range(W)]

@@ -82,6 +82,7 @@ def test_decodes_like_the_released_loop(numbers):
     assert grown and inserted, "the case would show nothing"
 
 
+@pytest.mark.slow
 def test_given_text_stays_where_it_is():
     canvas = [[MASK] * 6 + [7] + [MASK] * 9] * 3
     policy = jd.daedal(**dict(zip(NAMES, (0.1, 0.9, 2, 4, 1, 0.0, 1.0))))

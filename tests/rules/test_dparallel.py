@@ -51,6 +51,7 @@ def test_equality_counts_unless_strict():
     np.testing.assert_array_equal(strict, [False, True, False])
 
 
+@pytest.mark.slow
 def test_the_shifted_measure_differs_in_the_last_digits_only():
     raw, view = jnp.asarray(np.random.default_rng(3).normal(size=(4, 9)), jnp.float32), row(OPEN)
     token, key = jnp.zeros(4, jnp.int32), jax.random.key(0)

@@ -73,6 +73,7 @@ def oracle(lm, prompt, tau_mask, tau_edit, most, least):
     return tokens[len(prompt) :], forwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tau_mask", "tau_edit", "most", "least"), [(0.3, 0.2, 4, 1), (0.2, 0.0, 3, 2), (0.5, 0.9, 0, 1)]
 )
@@ -88,6 +89,7 @@ def test_decodes_like_the_released_loop(tau_mask, tau_edit, most, least):
         assert out.forwards[at] <= rule.forwards(Geometry(32, BLOCK, LENGTH // BLOCK))
 
 
+@pytest.mark.slow
 def test_without_edits_it_is_the_threshold_and_one_more_forward_per_block():
     lm, run = model("same"), {"max_new": LENGTH, "block": BLOCK}
     out = decode(lm, PROMPTS, chain(sample(), edit(0.3, 1.0)), **run)

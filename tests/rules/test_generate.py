@@ -162,6 +162,7 @@ def test_the_oracles_leave_early_and_credit_counts():
     assert runs[1] != without
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_chain_decodes_like_a_plain_generate_function(name):
     policy, plain = CASES[name]

@@ -90,6 +90,7 @@ def test_what_is_written_together_completes_nothing():
     assert withheld > 20 and edited > 10
 
 
+@pytest.mark.slow
 def test_a_penalty_reads_prompt_and_text_wherever_they_stand():
     ids = types.SimpleNamespace(eos=(4,))
     row = view([1, 4], [None, 2, None, 4, None, None], [0, None])._replace(ids=ids)

@@ -49,6 +49,7 @@ def test_a_model_that_looks_at_nothing_else_is_done_with_forward_h():
     assert len(drive(select_converged(jnp.float32(0.0), jnp.float32(0.01)), draws).masks) == 3
 
 
+@pytest.mark.slow
 def test_released_code_remembers_the_block_before():
     """In a block's second forward, and not before, a column may be ready, as its divergences are known."""
     draws, can = np.repeat(next(blocks_of_draws(1, 4, 1)).astype(np.float32), 4, axis=0), [True] * 4

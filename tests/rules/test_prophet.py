@@ -27,6 +27,7 @@ def act(rule, gap, view):
     return call(rule, Update(raw(gap)[0]), rule.init(W, 5), view)[0]
 
 
+@pytest.mark.slow
 def test_the_mean_gap_by_hand():
     logits = jnp.asarray([[3, 1, 0], [5, 4.5, 0], [1, 9, 2], [0, 0, 0]], jnp.float32)
     found, all_exist = summarise(dense_logits(logits)), jnp.ones(4, bool)

@@ -154,6 +154,7 @@ def test_draws_follow_softmax_of_the_tempered_logits(temperature):
     assert (np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / n)).all()
 
 
+@pytest.mark.slow
 def test_nucleus_keeps_the_token_that_crosses():
     raw = jnp.asarray(np.log([[0.4, 0.3, 0.2, 0.1]] * 3), jnp.float32)
     kept = [np.isfinite(nucleus(raw, p))[0].tolist() for p in (0.0, 0.39, 0.41, 0.75, 1.0)]
@@ -173,6 +174,7 @@ def test_filtered_tokens_are_never_drawn():
         assert all(t in np.argsort(-RAW[i])[:2] for i, t in enumerate(token))
 
 
+@pytest.mark.slow
 def test_tempered_scores_read_the_filtered_distribution():
     plain = apply(sample(2.0, top_k=1), RAW, VIEW).score
     tempered = apply(sample(2.0, top_k=1, tempered=True), RAW, VIEW).score

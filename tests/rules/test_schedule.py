@@ -44,12 +44,14 @@ def test_llada_split_with_its_remainder_first(masks, steps):
     assert counts(select_top_k(steps), masks) == llada(masks, steps)
 
 
+@pytest.mark.slow
 def test_llada_steps_are_shared_by_blocks_and_default_to_one_column_each():
     assert counts(select_top_k(12), 8, blocks=3) == llada(8, 4)
     assert counts(select_top_k(), 6) == [1] * 6
     assert counts(select_top_k(99), 4) == [1] * 4, "more steps than masks: no empty forwards"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("masks", "steps", "expected"),
     [
@@ -76,6 +78,7 @@ def test_the_best_columns_go_first_and_only_open_ones():
     np.testing.assert_array_equal(commit, [True, False, False, False])
 
 
+@pytest.mark.slow
 def test_nothing_open_commits_nothing():
     for rule in (
         select_top_k(2),
@@ -97,6 +100,7 @@ def test_alg_temp_zero_is_the_ranking_and_a_high_one_is_not():
     assert any((commit != ranked).any() for commit in hot)
 
 
+@pytest.mark.slow
 def test_alg_temp_from_as_good_as_zero_to_uniform():
     """Sure scores that differ in their last bits keep their order; whatever is added to all of them does not matter."""
     score = -np.arange(8, dtype=np.float32) / 2**20

@@ -51,6 +51,7 @@ class Oracle:
 NUMBERS = [(0.8, 0.3, 1.0, 6, 2), (0.9, 0.5, 2.0, 3, 3), (0.6, 0.7, 0.0, 2, 2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("official", [False, True])
 @pytest.mark.parametrize("numbers", NUMBERS)
 def test_slow_oracle(numbers, official):
@@ -68,6 +69,7 @@ def test_a_region_up_to_the_end_is_the_threshold():
         drive(select_in_region(*three), draws).same(drive(select_above(jnp.float32(0.8)), draws))
 
 
+@pytest.mark.slow
 def test_released_code_explores_where_nothing_is_left():
     draws = next(blocks_of_draws(1, 4))
     three = [jnp.float32(x) for x in (0.0, 0.3, 1.0)]

@@ -111,6 +111,7 @@ def test_what_has_no_shadow_is_refused(kind, policy, cache, message):
         jd.decode(model(kind), PROMPTS, policy, cache, **GRID)
 
 
+@pytest.mark.slow
 def test_outside_the_loop_there_is_no_shadow():
     rule = chain(sample(), select_and_verify())
     raw = np.zeros((2, VOCAB), np.float32)

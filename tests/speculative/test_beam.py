@@ -73,6 +73,7 @@ def test_it_is_the_search_over_lists(case):
                 assert (out.commit_step[row] >= 0).sum() == len(text)
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy():
     one = decode(model(0), PROMPTS, policy(1), **RUN)
     np.testing.assert_array_equal(one.tokens, decode(model(0), PROMPTS, "autoregressive", **RUN).tokens)
@@ -105,6 +106,7 @@ def test_rows_do_not_depend_on_each_other():
     assert (whole.logprobs <= likeliest + 1e-6).all(), "the likeliest token beside each"
 
 
+@pytest.mark.slow
 def test_guides_bend_what_is_ranked():
     """A penalty with a state for each beam, which follows it when beams change places."""
     bend = lambda prompt: lambda logits, text: oracles.penalised(logits, [*prompt, *text], np.float32(3))  # noqa: E731

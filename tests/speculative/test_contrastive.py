@@ -45,6 +45,7 @@ def searched(lm, prompt, k, alpha, bend=lambda logits, text: logits):
     return text + [END] * (8 - len(text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.6, 1.0])
 def test_it_is_the_definition(alpha):
     out = decode(model(0), PROMPTS, jd.contrastive(4, np.float32(alpha)), **RUN)
@@ -53,6 +54,7 @@ def test_it_is_the_definition(alpha):
         np.testing.assert_array_equal(out.tokens, decode(model(0), PROMPTS, "autoregressive", **RUN).tokens)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_each_other():
     whole = decode(model(3), PROMPTS, jd.contrastive(4, np.float32(0.6)), **RUN)
     for row in (1, 3):
@@ -63,6 +65,7 @@ def test_rows_do_not_depend_on_each_other():
     np.testing.assert_array_equal(back.tokens[::-1], whole.tokens)
 
 
+@pytest.mark.slow
 def test_a_guide_bends_the_candidates():
     bend = lambda prompt: lambda logits, text: oracles.penalised(logits, [*prompt, *text], np.float32(2))  # noqa: E731
     out = decode(model(0), PROMPTS, jd.contrastive(4, np.float32(0.3), guide=jd.guides.repetition(2.0)), **RUN)

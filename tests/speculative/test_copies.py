@@ -45,6 +45,7 @@ def test_samples_of_a_prompt_are_its_own(policy):
     assert out.text is None or len(out.text) == 15
 
 
+@pytest.mark.slow
 def test_samples_have_the_law_of_the_model():
     """1000 of one prompt: texts of two tokens, against the enumeration of them all."""
     out = decode(model(0), [PROMPTS[1]], jd.autoregressive(HOT), n=1000, max_new=2)
@@ -86,6 +87,7 @@ def test_a_diffusion_model_draws_each_by_itself():
     assert len({tuple(row) for row in out.tokens[:3].tolist()}) > 1 and out.logprobs is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["autoregressive", pytest.param("speculative", marks=pytest.mark.exhaustive)])
 def test_log_probabilities_are_the_models_own(policy):
     """Of each token and of the likeliest beside it: log softmax of a forward over everything before."""
@@ -118,6 +120,7 @@ def test_what_means_nothing_is_refused(wrong, message):
         decode(model(0), PROMPTS, **{"policy": jd.autoregressive(HOT), "max_new": 4} | wrong)
 
 
+@pytest.mark.slow
 def test_more_than_the_vocabulary_has():
     assert decode(model(0), [[3]], "autoregressive", max_new=2, top_logprobs=20).top_tokens.shape == (1, 2, 20)
     assert jax.tree.leaves(dataclasses.replace(jd.autoregressive(), samples=3, top=2)) == [0.0], "static"

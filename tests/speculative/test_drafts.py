@@ -72,6 +72,7 @@ def nodes_of(proposal, row: int) -> list[tuple[int, int]]:
 SMALL = {"paths": 6, "deep": 4, "simulations": 24}
 
 
+@pytest.mark.slow
 def test_a_table_is_the_shares_of_its_corpus_and_finds_every_key():
     after = jax.jit(table().grams.after)
     for a in range(VOCAB):
@@ -152,6 +153,7 @@ def test_forwards_are_the_rounds_of_the_slow_drafter(settings):
     assert sum(wanted) < plain.forwards.sum(), "nothing was ever accepted"
 
 
+@pytest.mark.slow
 def test_weights_rise_by_a_step_up_to_the_ceiling():
     rows = rows_of([[1, 2, 3]])
     drafter = Aded(None, search="best", paths=2, prompt=False, orders=(2,))

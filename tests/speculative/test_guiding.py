@@ -23,6 +23,7 @@ from jaxdlm.speculative.state import Proposal
 from jaxdlm.speculative.tree import Grown, Tree, chains
 from tests.conformance.test_loop import equal
 from tests.guides import oracles
+from tests.marks import usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import END, MAX_NEW, PROMPTS, VOCAB, distribution_of, fit, greedy_decode, model, near
 
@@ -99,6 +100,7 @@ def needs_tables(policy) -> bool:
     return GrammarGuide() in (policy.guide.guides if hasattr(policy.guide, "guides") else [policy.guide])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["repetition", "banned", "grammar"])
 def test_autoregressive_under_a_guide_is_greedy_decoding_under_its_oracle(name):
     tokens, out, _ = answers(S.autoregressive(guide=guides(name)))
@@ -200,7 +202,7 @@ def p_value(policy, bend=bend_small) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", SAMPLED)
+@pytest.mark.parametrize("method", usual(SAMPLED, "autoregressive", "speculative", "its draft unguided"))
 def test_sampled_texts_have_the_law_of_the_guided_target(method):
     assert p_value(SAMPLED[method](temperature=HOT, guide=small_guide())) > 1e-3
 
@@ -313,6 +315,7 @@ class Spelling(Guide):
         return state | {"text": self.base * state["text"] + token}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree", [chains(1, 3), chains(2, 2), Tree((-1, -1, 0, 1, 0, 3)), Tree(())])
 def test_every_node_has_the_state_of_its_own_text(tree):
     state = {"table": jnp.arange(6.0).reshape(2, 3), "text": jnp.array([1, 2])}

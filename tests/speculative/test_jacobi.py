@@ -13,6 +13,7 @@ from jaxdlm import InputError, decode
 from jaxdlm import speculative as S
 from jaxdlm._load import LM
 from jaxdlm.core.model import KV, ModelOutput, Tiling
+from tests.marks import usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import LENGTH, ROWS, SMALL, START
 from tests.speculative.test_verify import biased
@@ -78,6 +79,7 @@ def test_guesses_of_a_model_that_looks_at_columns_alone_are_all_accepted():
         assert (abs(out.forwards - 2 * 48 / (window + 1)) <= 2).all()
 
 
+@pytest.mark.slow
 def test_a_chain_that_looks_back_gains_nothing_and_stays_exact():
     table = np.full((1, 6, 6), -9.0)
     table[0, np.arange(6), (np.arange(6) * 5 + 1) % 6] = 9.0
@@ -118,7 +120,7 @@ LAWS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", usual(LAWS, "random", "coupled"))
 def test_three_sampled_tokens_have_the_targets_law(name):
     assert p_value(S.sjd(**{"window": 5} | LAWS[name], temperature=HOT)) > 1e-3
 

@@ -27,6 +27,7 @@ def policy(draft: str, **arguments):
     return speculative.speculative(DRAFTS[draft], k=K, **arguments)
 
 
+@pytest.mark.slow
 def test_autoregressive_is_greedy_decoding_without_a_cache():
     out = decode(TARGET, PROMPTS, policy="autoregressive", **RUN)
     np.testing.assert_array_equal(out.tokens, expected(3))
@@ -205,6 +206,7 @@ def test_models_and_policies_that_do_not_meet_are_refused():
         decode(TARGET, PROMPTS, policy="autoregressive", infill=True, **RUN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_rows_end_where_every_token_is_banned(temperature):
     tokens = dataclasses.replace(

@@ -16,6 +16,7 @@ from jaxdlm.speculative import loop
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.policy import Decoding
 from tests.conformance.test_loop import plain
+from tests.marks import usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.test_methods import DRAFT, HOT, MAX_NEW, S, equal
 from tests.speculative.toys import PROMPTS, distribution_of, fit
@@ -36,13 +37,8 @@ def prepare(policy):
     return rows, decoding, {"prompt": bucket, "max_new": MAX_NEW, "save": "commit"}
 
 
-OVER_DEVICES = ("speculative", "pearl")  # a draft that is read, and one that stays ahead
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in OVER_DEVICES else pytest.mark.exhaustive) for name in POLICIES]
-)
+@pytest.mark.parametrize("name", usual(POLICIES, "pearl"))  # a draft that stays ahead
 def test_pmap_and_shard_map_over_four_devices(name):
     """One row per device; the devices run their own number of rounds. Policies are replicated, whichever they are."""
     rows, decoding, sizes = prepare(POLICIES[name])

@@ -125,6 +125,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_first_token_has_the_targets_distribution(name):
     acceptance, tree, certain = CASES[name]

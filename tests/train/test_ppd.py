@@ -19,6 +19,7 @@ CUT = jnp.array([[5, 9], [8, 10]], jnp.int32)
 ROWS = TARGET.params["embed"][jnp.array([2, 7, 5])]
 
 
+@pytest.mark.slow
 def test_prompt_tokens_are_read_as_at_decoding():
     """Several cuts at once, none of which sees another or the text behind it."""
     mine, _, goes_on = jax.jit(ppd.both, static_argnums=3)(ROWS, TEXTS, CUT, TARGET.model, TARGET.params)

@@ -43,6 +43,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_rows_are_split_over_the_devices_and_one_device_gives_the_same():
     recipe = small_recipe()
     state, batch = place(init_state(recipe), recipe.batch_at(0, 0))
@@ -52,6 +53,7 @@ def test_rows_are_split_over_the_devices_and_one_device_gives_the_same():
     np.testing.assert_allclose(float(split), float(alone), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_trainable_paths_move():
     recipe = small_recipe(trainable=r".*/(up|down)")
     state, batch = place(init_state(recipe), recipe.batch_at(0, 0))

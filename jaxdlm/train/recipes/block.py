@@ -152,21 +152,21 @@ def data(
     if done.exists():
         return json.loads(done.read_text())
     begin, lm = time.time(), load(settings.model, dtype=compute_dtype())
-    given: Sequence[str | list[int]] = instructions(settings.rows, settings.seed)
+    asked: Sequence[str | list[int]] = instructions(settings.rows, settings.seed)
     held: Sequence[str | list[int]] = instructions(settings.held_out, settings.seed, "test")
     if texts is not None:
         size = min(settings.held_out, max(1, len(texts) // 50))
-        given, held = texts[size:][: settings.rows], texts[:size]
-        if not given:
+        asked, held = texts[size:][: settings.rows], texts[:size]
+        if not asked:
             raise InputError("--prompts: needs at least two prompts, since one of fifty is held out")
     write_answers(lm, settings, held, folder / "data", HELD_OUT)
     parts = 0
-    for first in range(0, len(given), PART):
+    for first in range(0, len(asked), PART):
         if parts and minutes is not None and time.time() - begin > 60 * minutes:
             break
-        write_answers(lm, settings, given[first : first + PART], folder / "data", PART_NAME.format(parts))
+        write_answers(lm, settings, asked[first : first + PART], folder / "data", PART_NAME.format(parts))
         parts += 1
-    counts = {"parts": parts, "rows": min(len(given), parts * PART), "held_out": len(held)}
+    counts = {"parts": parts, "rows": min(len(asked), parts * PART), "held_out": len(held)}
     done.write_text(json.dumps(counts) + "\n")
     return counts
 
@@ -306,8 +306,8 @@ def answers(lm: LM, questions: Sequence[Sequence[int]], policy: str, columns: in
         rows = [questions[at] for at in part] + [questions[part[-1]]] * (batch - len(part))
         out = _decode.decode(lm, rows, policy, cache, max_new=columns, save="none")
         tokens[part], forwards[part] = out.tokens[: len(part)], out.forwards[: len(part)]
-        for at, said in zip(part, out.text or []):
-            text[at] = said
+        for at, answer in zip(part, out.text or []):
+            text[at] = answer
     return Answers(tokens, text, forwards)
 
 

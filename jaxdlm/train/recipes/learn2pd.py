@@ -39,7 +39,7 @@ class Records(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """State of `Oracle`, per row; T forwards are kept."""
+    """State of `Oracle`, per row; T forwards are recorded."""
 
     answer: Int32[Array, "C"]
     last: Int32[Array, "W"]
@@ -57,11 +57,11 @@ class Oracle(Stage):
     """
 
     canvas: int = struct.field(pytree_node=False)
-    kept: int = struct.field(pytree_node=False)
+    steps: int = struct.field(pytree_node=False)
 
     def init(self, window: int, vocab: int) -> Recorded:
-        flags = jnp.zeros((self.kept, window), bool)
-        c = jnp.zeros((self.kept, window), jnp.float32)
+        flags = jnp.zeros((self.steps, window), bool)
+        c = jnp.zeros((self.steps, window), jnp.float32)
         return Recorded(jnp.zeros(self.canvas, jnp.int32), jnp.full(window, -1, jnp.int32), c, flags, flags, flags)
 
     def forwards(self, geometry: Geometry) -> int:
@@ -89,11 +89,11 @@ def _put(buffer: Array, step: Array, value: Array) -> Array:
     return buffer.at[step].set(value, mode="drop")
 
 
-@partial(jax.jit, static_argnames=("model", "geometry", "kept"))
+@partial(jax.jit, static_argnames=("model", "geometry", "steps"))
 def _trajectories(
-    rows: Rows, answer: Int32[Array, "B C"], model: Model, params: PyTree, geometry: Geometry, kept: int
+    rows: Rows, answer: Int32[Array, "B C"], model: Model, params: PyTree, geometry: Geometry, steps: int
 ) -> tuple[Recorded, Array]:
-    policy, cache = chain(sample(), Oracle(geometry.canvas, kept)), resolve.resolve_cache("none")
+    policy, cache = chain(sample(), Oracle(geometry.canvas, steps)), resolve.resolve_cache("none")
     decoding = Decoding(model, params, policy, cache, geometry)
     carry = loop.init(rows, decoding, "none")
     first, recorded = carry.rows.policy

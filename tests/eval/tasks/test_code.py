@@ -16,6 +16,7 @@ def test_equivalent_and_wrong_programs():
     assert expected([("double", None), ("subtract", 3)], 5) == 7
 
 
+@pytest.mark.slow
 def test_the_sandbox_allows_arithmetic_and_nothing_else():
     assert sandbox.run("def f(x): return sorted(x)", "f", [[2, 1]]) == [[1, 2]]
     assert sandbox.run("def f(x): return open('/etc/hostname').read()", "f", [1]) == ["error PermissionError"]

@@ -28,6 +28,7 @@ def test_the_kernel_refuses_every_other_call():
     assert found is not None and set(found) <= set(REFUSED), found
 
 
+@pytest.mark.slow
 def test_failures_are_none():
     assert sandbox.run("def f(x): return 'a' * (1 << 21)", "f", [1]) is None
     assert sandbox.run("def f(x): return 10**5000", "f", [1]) is None

@@ -160,6 +160,7 @@ def test_a_canvas_window_that_means_nothing_is_refused(folder: Any, wrong: Any) 
         load("tiny", canvas_window=8)
 
 
+@pytest.mark.slow
 def test_the_canvas_sees_all_of_itself_and_the_stated_window_of_the_prefix() -> None:
     _, model, params = case()
     tokens, noise, length = prompt(20), prompt(CANVAS), 20
@@ -177,6 +178,7 @@ def test_the_canvas_sees_all_of_itself_and_the_stated_window_of_the_prefix() -> 
     assert np.abs(run(wider, noise) - run(model, noise)).max() > 1e-1
 
 
+@pytest.mark.slow
 def test_apply_with_a_past_is_the_canvas_pass() -> None:
     _, model, params = case()
     tokens, noise = prompt(6), prompt(CANVAS)

@@ -47,6 +47,7 @@ def slow(
     return np.array(weights), np.array(chosen)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tokens", "experts", "capacity", "block", "top"), SIZES)
 def test_a_block_shares_its_experts(tokens: int, experts: int, capacity: int, block: int, top: int) -> None:
     config, rng = config_of(experts, capacity, block, top), np.random.default_rng(tokens)

@@ -39,6 +39,7 @@ def canvas(model: Backbone, params: Any, tokens: Any, kv: Any, before: int) -> A
     return model.head(params, model.canvas(params, tokens, position, jnp.ones(tokens.shape, bool), past).hidden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [5, 16, 29])
 def test_a_canvas_behind_a_causal_prefix_equals_ministral(length: int) -> None:
     """Also where queries are sharpened (past 16 positions) and where the canvas reaches over such a place."""
@@ -90,6 +91,7 @@ def test_blocks_of_masks_are_those_of_a_slow_loop(cache: str) -> None:
         assert (out.tokens[row].tolist(), out.forwards[row]) == (tokens, forwards)
 
 
+@pytest.mark.slow
 def test_one_checkpoint_has_two_modes(tmp_path: Any) -> None:
     case = oracles.case("nemotron_ld")
     folder = hub_folder(tmp_path, case.files, case.values)

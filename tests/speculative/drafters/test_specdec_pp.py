@@ -36,6 +36,7 @@ def run(head: Head, threshold: float, k_min: int = 2, draft=DRAFT):
     return decode(TARGET, PROMPTS, policy=policy, **RUN)
 
 
+@pytest.mark.slow
 def test_the_head_against_numpy():
     head, e = wild(3), np.random.default_rng(0).normal(size=(4, SIZE))
     x = e.copy()
@@ -102,6 +103,7 @@ def test_the_loss_against_numpy_and_a_fit_learns():
     assert recipe.divergence(fitted, many) < recipe.divergence(recipe.constant(0.5, fitted), many)
 
 
+@pytest.mark.slow
 def test_labels_say_what_the_target_accepts():
     """At temperature 0: the draft's best token behind x_<j is the target's; the columns of X are left out."""
     rows = jnp.asarray(np.random.default_rng(2).integers(2, 20, (2, 9)), jnp.int32)

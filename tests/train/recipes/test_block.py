@@ -18,6 +18,7 @@ from jaxdlm.train.losses import block_losses, block_sees
 from jaxdlm.train.recipes import _samples, block
 from jaxdlm.train.step import init_state, learning_rate, load_state, make_step, place, save_state
 from tests.helpers import CHATML, byte_level
+from tests.marks import usual
 
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<empty_output>")
 BLOCK, CANVAS = 4, 8
@@ -131,6 +132,7 @@ def test_the_loss_is_that_of_decoding_block_by_block(toy):
         assert float(found[row]) == pytest.approx(slow(model, params, pool, hidden, row), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_in_blocks_of_one_column_the_bound_is_the_likelihood(toy):
     """What is hidden is told from what stands before it: the model is autoregressive, and the bound exact."""
     _, params, _ = toy
@@ -188,8 +190,6 @@ def test_the_loss_falls_and_a_cut_run_goes_on_to_the_same_bits(causal, tmp_path)
 
 # ------------------------------------------------------------------------------------------------------------ phases
 
-# one of each kind: plain, by parts of a block, several versions of a row, and one that changes what is written
-POLICIES = ("threshold", "fast_dllm_v2", "freedave", "llada21")
 TEXTS = [f"say {word}" for word in "one two three four five six seven eight nine ten".split()]
 
 
@@ -239,16 +239,20 @@ def test_the_same_call_again_answers_and_trains_nothing(made, monkeypatch):
         block.run(folder, **{**call, "block": 8})
 
 
+# one of each kind: plain, by parts of a block, several versions of a row, and one that changes what is written
+POLICIES = ("threshold", "fast_dllm_v2", "freedave", "llada21")
+
+
 @pytest.mark.slow
-def test_the_exported_model_decodes_with_its_exact_cache(made, causal):
+@pytest.mark.parametrize("policy", usual(POLICIES, "threshold"))
+def test_the_exported_model_decodes_with_its_exact_cache(policy, made, causal):
     lm = load(made[0] / "model")
     assert (lm.config.attention, lm.config.block_size, lm.config.prediction) == ("block_causal", BLOCK, "next")
     assert lm.tokenizer.literal(lm.config.tokens.mask) == "<empty_output>" == lm.tokenizer.names["mask_token"]
     assert lm.config.tokens.eos == load(causal).config.tokens.eos
-    for policy in POLICIES:
-        exact, plain = (decode(lm, TEXTS[:3], policy, cache, max_new=CANVAS) for cache in ("block_exact", "none"))
-        np.testing.assert_array_equal(exact.tokens, plain.tokens)
-        assert not (exact.tokens == lm.config.tokens.mask).any()
+    exact, plain = (decode(lm, TEXTS[:3], policy, cache, max_new=CANVAS) for cache in ("block_exact", "none"))
+    np.testing.assert_array_equal(exact.tokens, plain.tokens)
+    assert not (exact.tokens == lm.config.tokens.mask).any()
 
 
 def test_what_cannot_be_adapted_is_named(causal, made, tmp_path):
