@@ -7,7 +7,7 @@ from jaxdlm import distribution, registry
 from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
-    from jaxdlm import caches, grammar, guides, methods, policies, rules, speculative, steppers, viz
+    from jaxdlm import caches, grammar, guides, methods, policies, rewards, rules, speculative, steppers, viz
     from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
     from jaxdlm.aligned.sample import AsapOutput, asap
@@ -38,7 +38,8 @@ _HOMES = {
 }  # fmt: skip
 _PACKAGES = {
     "caches": "caches", "drafters": "speculative.drafters", "grammar": "grammar", "guides": "guides", "methods": "methods",
-    "policies": "policies", "rules": "rules", "speculative": "speculative", "steppers": "steppers", "viz": "viz",
+    "policies": "policies", "rewards": "rewards", "rules": "rules", "speculative": "speculative",
+    "steppers": "steppers", "viz": "viz",
 }  # fmt: skip
 # Parts of policies that were here before `rules` had them
 _MOVED = {

@@ -28,7 +28,7 @@ def resolve_method(policy: Any, load: Callable[[str], Any] = load) -> Rule | Spe
     """A recipe by name, with arguments as in a shell, or the rule itself; a draft given by name is loaded, by `load`."""
     if isinstance(policy, str):
         policy = policies.read(policy)
-    if isinstance(policy, Unloaded):
+    while isinstance(policy, Unloaded):
         policy = policy.build(load(policy.name))
     if not isinstance(policy, Rule | Speculation):
         raise InputError(

@@ -22,7 +22,7 @@ LAYERS = [
     {"core"},
     {"levels"},
     {"quant", "grammar"},
-    {"rules", "caches", "guides", "steppers", "models"},
+    {"rules", "caches", "guides", "rewards", "steppers", "models"},
     {"sharding", "own"},
     {"speculative", "layout", "stops", "structured"},
     {"methods"},

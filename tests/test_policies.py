@@ -95,7 +95,7 @@ OTHER = {
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
     "tau_back": 0.3, "full": 0.5, "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
-    "budget": 12,
+    "budget": 12, "rollouts": 2,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
     "initial": 8, "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
@@ -114,10 +114,11 @@ BESIDE = {
     ("spectr", "width"): {"temperature": 0.5}, ("sjd", "line"): {"first": "repeat"}, ("sjd", "null"): {"cfg_scale": 1.0},
     ("autoregressive", "null"): {"cfg_scale": 1.0},
 }  # fmt: skip
-# files of training runs, and drafts that need one: see the tests of the two
+# files of training runs, drafts that need one, and functions: see the tests of each
 TRAINED = {
     ("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table"),
     ("ppd", "weights"),
+    *(("transfer_q", name) for name in ("reward", "baseline", "baseline_reward", "beta", "official")),
 }  # fmt: skip
 REFUSED = {("origin", "alg_temp")}  # whatever it is
 

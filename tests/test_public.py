@@ -46,7 +46,18 @@ def test_every_public_name_is_there_once():
 
 def test_no_module_hides_a_public_name():
     modules = {module.name for module in pkgutil.iter_modules([str(ROOT / "jaxdlm")])}
-    packages = {"caches", "grammar", "guides", "methods", "policies", "rules", "speculative", "steppers", "viz"}
+    packages = {
+        "caches",
+        "grammar",
+        "guides",
+        "methods",
+        "policies",
+        "rewards",
+        "rules",
+        "speculative",
+        "steppers",
+        "viz",
+    }
     assert modules & set(jd.__all__) == packages
     assert not set(jd._METHODS) & set(dir(rules)), "a part has the name of a method"
 

@@ -30,6 +30,7 @@ PAGES = {
     "jaxdlm.drafters": "drafters",
     "jaxdlm.grammar": "grammars",
     "jaxdlm.guides": "guides",
+    "jaxdlm.rewards": "guides",
     "jaxdlm.models": "models",
 }
 FIRST = ("jaxdlm.load", "jaxdlm.decode", "jaxdlm.stream", "jaxdlm.decide", "jaxdlm.chain", "jaxdlm.Output", "jaxdlm.LM")

@@ -13,8 +13,9 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.core.model import KV
 from jaxdlm.core.readout import proposable
-from jaxdlm.speculative import guiding, loop
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative import loop
+from jaxdlm.speculative.ahead import appended, guided, read_last
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
@@ -51,7 +52,7 @@ class Lookahead:
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
         """(the carry with one token more, the model's logits behind the text)."""
         rows, policy = carry.rows, decoding.policy
-        logits, fresh = self.read(carry, decoding)
+        logits, fresh = read_last(carry, decoding)
         carry = carry._replace(kv=store.put(carry.kv, fresh, rows.length[:, None] - 1))
         logp, live, nodes = guided(logits, rows, policy.guide)
         own, token = jax.lax.top_k(logp, min(self.k, logp.shape[1]))
@@ -66,12 +67,6 @@ class Lookahead:
         state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), best[:, None]))
         return loop.commit_token(carry._replace(rows=rows), decoding, best, bad, state, logits), logits
 
-    def read(self, carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "B 1 V"], KV]:
-        """The forward of the last token of each row."""
-        nothing, _ = decoding.policy.drafter.propose((), carry.rows, loop.stage_keys(carry.rows, loop.DRAFT))
-        forward = loop.read(carry, nothing, decoding)
-        return forward.logits, forward.kv
-
     def compared(
         self, carry: Carry, decoding: Decoding, own: Float32[Array, "B K"], token: Int32[Array, "B K"], pause: Array
     ) -> tuple[Int32[Array, "B"], Int32[Array, "B"], Int32[Array, "B"]]:
@@ -85,7 +80,7 @@ class Lookahead:
         ahead = Ahead(rows, kv, zero.astype(jnp.float32), zero, over | ~mine, jnp.int32(0))
 
         def further(a: Ahead) -> Ahead:
-            logits, fresh = self.read(carry._replace(rows=a.rows, kv=a.kv), decoding)
+            logits, fresh = read_last(carry._replace(rows=a.rows, kv=a.kv), decoding)
             kv = store.put(a.kv, fresh, a.rows.length[:, None] - 1)
             logp, *_ = guided(logits, a.rows, decoding.policy.guide)
             best = jnp.argmax(logp, axis=1).astype(jnp.int32)
@@ -106,29 +101,7 @@ class Lookahead:
         return rows, trace
 
 
-def guided(
-    logits: Float32[Array, "B 1 V"], rows: Rows, guide: Any
-) -> tuple[Float32[Array, "B V"], Bool[Array, "B"], guiding.Nodes]:
-    """(log p of the next tokens by the guided model, rows that may go on, the guide over the rows)."""
-    nodes = guiding.nodes_of(guide, rows.guide)
-    if guide is None:
-        return jax.nn.log_softmax(logits[:, 0], axis=1), jnp.ones(rows.done.shape, bool), nodes
-    bent, live = nodes.transform(logits, nodes.root())
-    return jax.nn.log_softmax(bent[:, 0], axis=1), live[:, 0], nodes
-
-
 def entropy(logp: Float32[Array, "B V"]) -> Float32[Array, "B"]:
     """-sum p log p, nats."""
     p = jnp.exp(logp)
     return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
-
-
-def appended(rows: Rows, token: Int32[Array, "R"], guide: Any) -> tuple[Rows, Bool[Array, "R"]]:
-    """(the rows with one token more, whether it ends them)."""
-    nodes = guiding.nodes_of(guide, rows.guide)
-    state = () if guide is None else nodes.row(nodes.advance(nodes.root(), token[:, None]))
-    ended = loop.columns_to_stop(rows, token[:, None], jnp.ones(token.shape, jnp.int32)) <= 1
-    row = jnp.arange(token.shape[0])
-    text = rows.tokens.at[row, rows.length].set(token, mode="drop")
-    full = rows.length + 1 >= rows.stop
-    return rows._replace(tokens=text, length=jnp.minimum(rows.length + 1, rows.stop), guide=state), ended | full

@@ -19,18 +19,18 @@ def acceptance(sampling: Warp, sampled: verify.Acceptance = verify.rejection) ->
     return verify.greedy if sampling.matches else sampled
 
 
-def with_draft(draft: Any, build: Any) -> Any:
-    """The policy; where the draft is a name, an `Unloaded` one."""
-    return Unloaded(draft, lambda lm: _with(lm, build)) if isinstance(draft, str) else _with(draft, build)
+def with_draft(draft: Any, build: Any, name: str = "draft") -> Any:
+    """The policy; where the draft is a name, an `Unloaded` one. name: of the argument."""
+    return Unloaded(draft, lambda lm: _with(lm, build, name)) if isinstance(draft, str) else _with(draft, build, name)
 
 
-def _with(draft: Any, build: Any) -> Any:
+def _with(draft: Any, build: Any, name: str) -> Any:
     if not all(hasattr(draft, part) for part in ("model", "params", "config", "name")):
         raise InputError(
-            f"draft={argument.shown(draft)} is no model: pass jaxdlm.load(...) or a name such as 'tiny-draft'"
+            f"{name}={argument.shown(draft)} must be a model: pass jaxdlm.load(...) or a name such as 'tiny-draft'"
         )
     if not _autoregressive(draft.config):
-        raise InputError(f"draft {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
+        raise InputError(f"{name} {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
     return build(draft)
 
 

@@ -1,0 +1,41 @@
+"""Texts that go ahead of the committed ones, token by token: what methods that look behind a candidate share."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdlm.core.model import KV
+from jaxdlm.speculative import guiding, loop
+from jaxdlm.speculative.policy import Decoding
+from jaxdlm.speculative.state import Carry, Rows
+from jaxdlm.typing import Array, Bool, Float32, Int32
+
+
+def read_last(carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "B 1 V"], KV]:
+    """The forward of the last token of each row."""
+    nothing, _ = decoding.policy.drafter.propose((), carry.rows, loop.stage_keys(carry.rows, loop.DRAFT))
+    forward = loop.read(carry, nothing, decoding)
+    return forward.logits, forward.kv
+
+
+def guided(
+    logits: Float32[Array, "B 1 V"], rows: Rows, guide: Any
+) -> tuple[Float32[Array, "B V"], Bool[Array, "B"], guiding.Nodes]:
+    """(log p of the next tokens by the guided model, rows that may go on, the guide over the rows)."""
+    nodes = guiding.nodes_of(guide, rows.guide)
+    if guide is None:
+        return jax.nn.log_softmax(logits[:, 0], axis=1), jnp.ones(rows.done.shape, bool), nodes
+    bent, live = nodes.transform(logits, nodes.root())
+    return jax.nn.log_softmax(bent[:, 0], axis=1), live[:, 0], nodes
+
+
+def appended(rows: Rows, token: Int32[Array, "R"], guide: Any) -> tuple[Rows, Bool[Array, "R"]]:
+    """(the rows with one token more, whether it ends them)."""
+    nodes = guiding.nodes_of(guide, rows.guide)
+    state = () if guide is None else nodes.row(nodes.advance(nodes.root(), token[:, None]))
+    ended = loop.columns_to_stop(rows, token[:, None], jnp.ones(token.shape, jnp.int32)) <= 1
+    row = jnp.arange(token.shape[0])
+    text = rows.tokens.at[row, rows.length].set(token, mode="drop")
+    full = rows.length + 1 >= rows.stop
+    return rows._replace(tokens=text, length=jnp.minimum(rows.length + 1, rows.stop), guide=state), ended | full
