@@ -52,7 +52,7 @@ def parse_policy(words: str, thing: str = "policy") -> tuple[str, dict[str, Any]
             raise InputError(f"{thing} argument {shown(pair)} is not key=value: write NAME,key=value,...")
         if key.strip() in arguments:
             raise InputError(f"{thing} argument {key.strip()!r} is given twice: keep one")
-        arguments[key.strip()] = _literal(value.strip())
+        arguments[key.strip()] = literal(value.strip())
     return name.strip(), arguments
 
 
@@ -68,7 +68,8 @@ def split(words: str) -> list[str]:
     return parts
 
 
-def _literal(value: str) -> Any:
+def literal(value: str) -> Any:
+    """A word of a shell as a value: true, false, none, a literal of Python, else itself."""
     named = {"true": True, "false": False, "none": None}
     if value.lower() in named:
         return named[value.lower()]

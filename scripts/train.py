@@ -5,12 +5,14 @@
     python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
     python scripts/train.py --recipe ppd --model tiny-ar --output DIR
+    python scripts/train.py --recipe adadec --model tiny-ar --output DIR
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
 `jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d` and
-`ppd` write DIR/NAME.safetensors, its record and its curve. `smollm2-block` adapts an autoregressive chat model to block
+`ppd` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
+"answer" beside each "prompt". `smollm2-block` adapts an autoregressive chat model to block
 diffusion (docs/training.md): the same command goes on where it was cut.
 """
 
@@ -27,7 +29,7 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import block, dparallel, learn2pd, ppd, s2d, specdec_pp
+from jaxdlm.train.recipes import adadec, block, dparallel, learn2pd, ppd, s2d, specdec_pp
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -39,6 +41,7 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "specdec_pp": (specdec_pp.run, ("rows", "canvas", "steps", "draft", "temperature")),
     "s2d": (s2d.run, ("steps", "minutes")),
     "ppd": (ppd.run, ("rows", "canvas", "steps")),
+    "adadec": (adadec.run, ("rows", "canvas")),
 }
 
 
@@ -111,7 +114,7 @@ def train_part(args: argparse.Namespace) -> None:
         raise InputError(f"--model {model} needs --prompts FILE: the benchmark's words are the embedded models'")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.prompts is not None:
-        options["texts"] = prompts.read(args.prompts)
+        options["texts"] = (prompts.read_solved if args.recipe == "adadec" else prompts.read)(args.prompts)
     if args.recipe == "dparallel":
         options |= {"mesh": mesh_of(args.mesh), "source": None if model in EMBEDDED else Path(model)}
     record = function(load(model, mesh=mesh_of(args.mesh)), args.output, seed=args.seed, **options)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from jaxdlm import policies
 from jaxdlm.errors import InputError, did_you_mean
-from jaxdlm.policy_words import parse_policy, split
+from jaxdlm.policy_words import literal, parse_policy, split
 
 Settings = dict[str, Any]
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -179,9 +179,9 @@ def _combinations(arguments: Settings) -> tuple[Settings, ...]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list, also one of bare words (`[paper,release]`), or one value."""
+    """A list, also one of bare words and numbers (`[paper,0.5]`), or one value."""
     if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        return [word.strip() for word in value[1:-1].split(",")]
+        return [literal(word.strip()) for word in value[1:-1].split(",")]
     return value if isinstance(value, list) else [value]
 
 

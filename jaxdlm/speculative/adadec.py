@@ -4,6 +4,8 @@ Rows pause one by one. While any does, copies of all rows and of their caches go
 """
 
 import dataclasses
+import json
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,8 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.core.model import KV
 from jaxdlm.core.readout import proposable
+from jaxdlm.errors import InputError
+from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import loop
 from jaxdlm.speculative.ahead import appended, guided, read_last
@@ -20,6 +24,8 @@ from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+
+FILE = "adadec.json"
 
 
 class Ahead(NamedTuple):
@@ -41,10 +47,18 @@ class Lookahead:
     k: int = struct.field(pytree_node=False)
     length: int = struct.field(pytree_node=False)
     official: bool = struct.field(pytree_node=False, default=False)
+    made_for: str = struct.field(pytree_node=False, default="")  # fingerprint of the model of a fitted threshold
     width: int = struct.field(pytree_node=False, default=1)
 
     def returning(self, n: int) -> "Lookahead":
         return dataclasses.replace(self)  # one answer, which is why its width is 1
+
+    def check(self, lm: Any) -> None:
+        if self.made_for and self.made_for != fingerprint(lm.params):
+            raise InputError(
+                f"the threshold was fitted for another model than {lm.name}: fit one with scripts/train.py --recipe adadec "
+                f"--model {lm.name}, or give it in nats"
+            )
 
     def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
         return ()
@@ -105,3 +119,15 @@ def entropy(logp: Float32[Array, "B V"]) -> Float32[Array, "B"]:
     """-sum p log p, nats."""
     p = jnp.exp(logp)
     return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, logp, 0.0), 0.0), axis=1)
+
+
+def read_threshold(path: pathlib.Path) -> tuple[float, str]:
+    """(nats, the model's fingerprint) of a file of scripts/train.py --recipe adadec."""
+    try:
+        stored = json.loads(path.read_text())
+        threshold, made_for = stored["threshold"], stored["target_fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        threshold, made_for = None, ""
+    if not isinstance(threshold, float) or not 0 <= threshold < 1e6 or not isinstance(made_for, str):
+        raise InputError(f"{path.name} holds no threshold: fit one with scripts/train.py --recipe adadec")
+    return threshold, made_for

@@ -65,8 +65,9 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     taps.check(policy.drafter, lm)
     if policy.cfg is not None:
         policy.cfg.check(lm)
-    if isinstance(policy.drafter, Checks):
-        policy.drafter.check(lm)
+    for part in (policy.drafter, policy.search):
+        if isinstance(part, Checks):
+            part.check(lm)
     if draft is None:
         return
     mine = vocabulary_hash(lm)

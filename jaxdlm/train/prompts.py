@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxdlm.errors import InputError
 from jaxdlm.eval.task import LEARNABLE, TASKS, Example
@@ -18,9 +19,18 @@ def benchmark(count: int, seed: int, *, canvas: int, names: Sequence[str] = LEAR
 
 def read(path: Path) -> list[str | list[int]]:
     """The "prompt" of every line of a JSONL file, a text or token ids. Raises InputError that names the line."""
+    return [row["prompt"] for row in _rows(path, answers=False)]
+
+
+def read_solved(path: Path) -> list[tuple[str | list[int], str]]:
+    """The "prompt" of every line and its "answer", a text. Raises InputError that names the line."""
+    return [(row["prompt"], row["answer"]) for row in _rows(path, answers=True)]
+
+
+def _rows(path: Path, answers: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path} is no file: give one JSON object per line, each with a text under 'prompt'")
-    prompts: list[str | list[int]] = []
+    rows = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             row = json.loads(line)
@@ -28,7 +38,9 @@ def read(path: Path) -> list[str | list[int]]:
             raise InputError(f"{path}, line {number}: no JSON ({error.msg})") from None
         if not isinstance(row, dict) or not isinstance(row.get("prompt"), str | list) or not row["prompt"]:
             raise InputError(f"{path}, line {number}: must be an object with a text or token ids under 'prompt'")
-        prompts.append(row["prompt"])
-    if not prompts:
+        if answers and not (isinstance(row.get("answer"), str) and row["answer"]):
+            raise InputError(f"{path}, line {number}: must have the right answer, a text, under 'answer'")
+        rows.append(row)
+    if not rows:
         raise InputError(f"{path} holds no prompt")
-    return prompts
+    return rows

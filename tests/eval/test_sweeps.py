@@ -39,6 +39,8 @@ def test_choices_are_written_like_a_policy():
         ("local_leap", ({"kappa": 0.8, "radius": 4}, {"kappa": 0.9, "radius": 4})),
         ("prophet", ({"thresholds": (8, 5, 3)},)),
     ]
+    (mixed,) = sweeps.choices("adadec,threshold=[tiny-ar,0.5]", policies.RECIPES, "policy")
+    assert mixed.settings == ({"threshold": "tiny-ar"}, {"threshold": 0.5})
     (words,) = sweeps.choices("ccd,mode=[paper,release]", policies.RECIPES, "policy")
     assert words.settings == ({"mode": "paper"}, {"mode": "release"})
     assert [c.name for c in sweeps.choices("all", policies.RECIPES, "policy")] == list(policies.RECIPES)
