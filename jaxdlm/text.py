@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from jaxdlm import chat, tokenizer_checks
-from jaxdlm.checkpoint.strict_json import read_object
+from jaxdlm.checkpoint.strict_json import read_object, uncollected
 from jaxdlm.checkpoint.tokenizer_config import byte_level_spec, read_settings, template_of
 from jaxdlm.controls import Controls, aliases_of, checked
 from jaxdlm.errors import InputError
@@ -320,6 +320,7 @@ def build(
     return dataclasses.replace(tokenizer, eos=tuple(dict.fromkeys((*tokenizer.eos, *_turn_end(tokenizer)))))
 
 
+@uncollected()
 def _under_aliases(
     library: Any,
     spec: Mapping[str, Any],

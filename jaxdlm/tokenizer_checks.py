@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jaxdlm.errors import InputError
+from jaxdlm.tokenizer_spec import pairs
 
 Part = Mapping[str, Any]
 NESTED = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers", "post_processor": "processors",
@@ -209,19 +210,9 @@ def _with_bpe(library: Any, spec: Part) -> Any:
     model, added = spec["model"], spec.get("added_tokens") or ()
     settings = {key: model[key] for key in BPE_SETTINGS if model.get(key) is not None}
     inner = library.from_str(json.dumps({**spec, "model": {**model, "vocab": {}, "merges": []}, "added_tokens": []}))
-    inner.model = BPE(vocab=model["vocab"], merges=_pairs(model["merges"]), **settings)
+    inner.model = BPE(vocab=model["vocab"], merges=pairs(model["merges"]), **settings)
     inner.add_tokens([AddedToken(**{key: token[key] for key in ADDED}) for token in added])
     return inner
-
-
-def _pairs(merges: Any) -> list[tuple[str, str]]:
-    """Merges, all "a b" or all ["a", "b"]."""
-    kinds = {type(merge) for merge in merges}
-    if not isinstance(merges, list) or not (kinds <= {str} or kinds <= {list, tuple}):
-        raise ValueError("model.merges must be a list of strings or of pairs")
-    if kinds == {str}:
-        return [tuple(merge.split(" ")) for merge in merges if not merge.startswith("#version")]
-    return [tuple(merge) for merge in merges]
 
 
 class _One:

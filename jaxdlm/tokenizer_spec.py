@@ -67,13 +67,17 @@ def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable
     model = dict(spec["model"])
     vocab = model.get("vocab")
     if isinstance(vocab, Mapping):
-        model["vocab"] = {aliases.get(word, word): index for word, index in vocab.items()}
+        model["vocab"] = {**vocab, **{alias: vocab[word] for word, alias in aliases.items() if word in vocab}}
+        for word in vocab.keys() & aliases.keys():
+            del model["vocab"][word]
     elif vocab:
         model["vocab"] = [[aliases.get(word, word), score] for word, score in vocab]
     if isinstance(model.get("unk_token"), str):
         model["unk_token"] = aliases.get(model["unk_token"], model["unk_token"])
     if model.get("merges"):  # a merge that spells a control token would name a word that is gone
-        model["merges"] = [merge for merge in model["merges"] if not _spells(merge, aliases)]
+        model["merges"] = [
+            (a, b) for a, b in pairs(model["merges"]) if a not in aliases and b not in aliases and a + b not in aliases
+        ]
     added = []
     for entry in spec.get("added_tokens", ()):
         if entry["content"] in aliases:
@@ -87,10 +91,14 @@ def aliased(spec: Mapping[str, Any], aliases: Mapping[str, str], named: Iterable
     return {**spec, "model": model, "added_tokens": added, "padding": None, "truncation": None}
 
 
-def _spells(merge: Any, controls: Mapping[str, str]) -> bool:
-    """Whether a merge, "a b" or ["a", "b"], takes or makes a control token."""
-    a, b = merge.split(" ", 1) if isinstance(merge, str) else merge
-    return a in controls or b in controls or a + b in controls
+def pairs(merges: Any) -> list[tuple[str, str]]:
+    """Merges of a byte-pair encoding as pairs, which files write as "a b" each, or as ["a", "b"] each."""
+    kinds = set(map(type, merges))
+    if not isinstance(merges, list) or not (kinds <= {str} or kinds <= {list, tuple}):
+        raise ValueError("model.merges must be a list of strings or of pairs")
+    if kinds == {str}:
+        return [tuple(merge.split(" ")) for merge in merges if not merge.startswith("#version")]
+    return merges if kinds == {tuple} else list(map(tuple, merges))
 
 
 def glued(before: str, word: str) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from checkpoints_convert.__main__ import main
 from jaxdlm import stops, tokenizer_checks
 from jaxdlm._load import EMBEDDED, checkpoint_tokenizer, load
-from jaxdlm.checkpoint import strict_json
+from jaxdlm.checkpoint import files, strict_json
 from jaxdlm.checkpoint.safetensors import write_safetensors
 from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
@@ -230,17 +230,22 @@ def test_shape_without_weights(monkeypatch):
 
 
 @pytest.mark.parametrize("converted", [False, True])
-def test_a_tokenizer_s_file_is_read_once_and_built_once(converted, tmp_path, monkeypatch):
-    """Some have 30 MB; vocabulary, special ids and tokenizer are made of one reading."""
+def test_a_checkpoint_is_read_once_and_copied_nowhere(converted, tmp_path, monkeypatch):
+    """A tokenizer's file may have 30 MB: vocabulary, special ids and tokenizer are made of one reading. A weight stays in
+    the memory that it was read into, where the device is the host."""
     folder = hub_folder(tmp_path / "hub", *golden("dream"))
     helpers.byte_level(folder, ("<|mask|>", "<|endoftext|>"), None)
     if converted:
         assert main([str(folder), str(tmp_path / "out"), "--quiet"]) == 0
         folder = tmp_path / "out"
     reads, built, parse, build = [], [], strict_json.parse, tokenizer_checks._with_bpe
+    rooms, empty = [], files.empty
+    monkeypatch.setattr(files, "empty", lambda *args: rooms.append(empty(*args)) or rooms[-1])
     monkeypatch.setattr(strict_json, "parse", lambda text, file: reads.append(str(file)) or parse(text, file))
     monkeypatch.setattr(tokenizer_checks, "_with_bpe", lambda *args: built.append(args) or build(*args))
-    assert load(folder).tokenizer.encode("a b")
+    lm = load(folder)
+    assert lm.tokenizer.encode("a b")
+    assert lm.params["embed"].unsafe_buffer_pointer() in {room.ctypes.data for room in rooms}
     assert sum(name.endswith("tokenizer.json") for name in reads) == len(built) == 1
 
 

@@ -76,7 +76,7 @@ def _load_converted(opened: Checkpoint, places: Mapping[str, Any], dtype: str | 
             if path in layouts and array == ROOT:
                 roots.setdefault(path, []).append(store.read_rows(stored))  # one number per layer
                 continue
-            value = store.read_array(stored.folder, stored.name, _target(opened, leaf, places[leaf.path], dtype))
+            value = store.read_array(stored, _target(opened, leaf, places[leaf.path], dtype))
             columns = layouts[path].flat.columns if leaf.dtype == "uint8" else None  # of codes, two to a byte
             if leaf.split:
                 done[leaf.path] = _insert(done.get(leaf.path), value, number, leaf.shape[0], places[leaf.path], columns)

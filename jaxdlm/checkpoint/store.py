@@ -11,12 +11,10 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
-import gc
 import itertools
 import logging
 import math
 import os
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ import numpy as np
 
 from jaxdlm.checkpoint import files, strict_json
 from jaxdlm.checkpoint.errors import ChecksumMismatch, HeaderInvalid
+from jaxdlm.checkpoint.leaf import cast
 
 CHUNK_BYTES = 8 * 2**20  # small enough that freed buffers are used again instead of going back to the system
 IN_FLIGHT = 4  # chunks that are being written while the next one is read
@@ -121,30 +120,26 @@ def save_group(folder: Path, arrays: Mapping[str, Stream]) -> None:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(dict(arrays)), force=True)
 
 
-def read_array(folder: Path, name: str, target: Any) -> Any:
+def read_array(stored: Stored, target: Any) -> Any:
     """One array of a group as a jax.Array, each device reading its own part. Damaged bytes are a ChecksumMismatch.
 
-    target: a jax.ShapeDtypeStruct with a sharding.
+    target: a jax.ShapeDtypeStruct with a sharding. A part is read into memory that a device which is the host keeps.
     """
     import jax
-    import orbax.checkpoint as ocp
 
-    how = ocp.ArrayRestoreArgs(
-        restore_type=jax.Array, sharding=target.sharding, global_shape=target.shape, dtype=target.dtype
-    )
-    args = ocp.args.PyTreeRestore(item={name: 0}, restore_args={name: how}, partial_restore=True)
-    with warnings.catch_warnings():
-        # where one device's read fails, Orbax drops those of the others
-        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        try:
-            with _checkpointer() as checkpointer:
-                return checkpointer.restore(folder.absolute(), args=args)[name]
-        except MemoryError:
-            raise
-        except Exception as error:  # Orbax puts what TensorStore says into a bare Exception
-            problem = _unreadable(error.__cause__ or error, folder, name)
-        gc.collect()
-    raise problem
+    grid(stored)
+    with _reading(stored) as array:
+        read = functools.partial(_part, stored, array, np.dtype(target.dtype))
+        return jax.block_until_ready(jax.make_array_from_callback(target.shape, target.sharding, read))
+
+
+def _part(stored: Stored, array: Any, dtype: np.dtype, index: Index) -> np.ndarray:
+    import tensorstore
+
+    part = array[index]
+    room = files.empty(part.shape, stored.dtype)
+    tensorstore.array(room).write(part).result()
+    return cast(room, dtype, stored.name)
 
 
 def read_rows(stored: Stored, rows: tuple[int, int] | None = None) -> np.ndarray:
@@ -311,14 +306,12 @@ def _stream_handler() -> Any:
 
 @contextlib.contextmanager
 def _checkpointer() -> Iterator[Any]:
-    import jax
     import orbax.checkpoint as ocp
     from orbax.checkpoint import type_handlers
 
     registry = type_handlers.create_type_handler_registry(
         (Stream, _stream_handler()),
         (np.ndarray, type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-        (jax.Array, type_handlers.ArrayHandler()),
     )
     handler = ocp.PyTreeCheckpointHandler(
         use_ocdbt=False, use_zarr3=True, use_compression=False, type_handler_registry=registry

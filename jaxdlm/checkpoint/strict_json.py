@@ -32,7 +32,7 @@ def parse(text: str | bytes, file: object) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        with _uncollected():
+        with uncollected():
             return json.loads(text, object_pairs_hook=unique, parse_constant=constant)
     except HeaderInvalid:
         raise
@@ -41,8 +41,8 @@ def parse(text: str | bytes, file: object) -> Any:
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without looks for cycles, of which data from JSON has none: half of the time to read a million small lists."""
+def uncollected() -> Iterator[None]:
+    """Without looks for cycles, of which data from JSON has none: half of the time to make a million small lists."""
     running = gc.isenabled()
     gc.disable()
     try:

@@ -58,7 +58,7 @@ def _model_ids(model: Any, path: Path) -> list[int]:
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, dict):
         ids = list(vocab.values())
-        if not all(isinstance(number, int) and number >= 0 for number in ids):
+        if not set(map(type, ids)) <= {int} or min(ids, default=0) < 0:
             raise HeaderInvalid("vocab must map tokens to ids", file=path, hint="download the tokenizer again")
         return ids
     return list(range(len(vocab))) if isinstance(vocab, list) else []
