@@ -6,21 +6,19 @@ a view of the stack's own.
 """
 
 import functools
-import math
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import struct
 from jaxdlm.typing import Array, Float, Int32, PyTree
 
 NAMES = ("wq", "wk", "wv", "wo", "gate", "up", "down")  # weights that nothing but `layers.product` reads
-LARGE = 4 << 20  # bytes; a smaller stack stays in a core's cache
-SLABS = 8  # parts of a sum that one loop over the weights adds up: more fall out of the registers, fewer are written
+# bytes of a layer, by bytes of a number: smaller ones stay in a core's cache on their way from the slice to the product, and a
+# product for each layer takes as long to compile as a large one's; of 16 bits a product of what was sliced takes longer
+LARGE = {2: 128 << 10, 4: 2 << 20}
 
 
 @struct.dataclass
@@ -42,12 +40,7 @@ class Chosen(NamedTuple):
         return self.apart.stack.dtype
 
     def product(self, product: Callable[..., Array], form: str, x: Array) -> Array:
-        """`product(form, x, weight)`. A single row of 32 bits, which reads each weight once, is a sum that XLA fuses with
-        the slice (`folded`); else the product is chosen, one for each layer: choosing the weight would copy it."""
-        summed = math.prod(x.shape[x.ndim - contracted(form) :])
-        if x.size == summed and summed % SLABS == 0 and x.dtype.itemsize > 2:
-            weight = jax.lax.dynamic_index_in_dim(self.apart.stack, self.layer, keepdims=False)
-            return folded(x, weight, contracted(form))
+        """`product(form, x, weight)`. The product is chosen, one for each layer: choosing the weight would copy it."""
         each = [functools.partial(_with, product, form, at) for at in range(len(self.apart.layers))]
         return jax.lax.switch(self.layer, each, x, self.apart.layers)
 
@@ -62,16 +55,6 @@ def contracted(form: str) -> int:
     return sum(letter not in result for letter in operands.split(",")[0].strip("."))
 
 
-def folded(x: Float[Array, "..."], weight: Float[Array, "..."], axes: int) -> Float[Array, "..."]:
-    """The product of one row with a matrix over the last `axes` axes of x and the first of `weight`: slabs of the matrix
-    are added up as they are read, then the columns of what comes out."""
-    length = math.prod(weight.shape[:axes])
-    row, matrix = x.reshape(length, 1), weight.reshape(length, -1)
-    slabs = (slice(first, first + length // SLABS) for first in range(0, length, length // SLABS))
-    total = functools.reduce(operator.add, (row[slab] * matrix[slab] for slab in slabs))
-    return jnp.sum(total, axis=0).reshape(*x.shape[: x.ndim - axes], *weight.shape[axes:])
-
-
 def apart(params: PyTree) -> PyTree:
     """`params` with large stacks of the one CPU that they lie on also as an array per layer, without a copy."""
     segments = params.get("segments", ()) if isinstance(params, Mapping) else ()
@@ -80,7 +63,9 @@ def apart(params: PyTree) -> PyTree:
 
 
 def _views(name: str, leaf: Any) -> Any:
-    if name not in NAMES or not isinstance(leaf, jax.Array) or leaf.nbytes < LARGE or len(leaf) == 1:
+    if name not in NAMES or not isinstance(leaf, jax.Array) or len(leaf) == 1:
+        return leaf
+    if leaf.nbytes < LARGE.get(leaf.dtype.itemsize, 0) * len(leaf):
         return leaf
     (device, *more) = leaf.devices()
     if more or device.platform != "cpu":

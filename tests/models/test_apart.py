@@ -19,7 +19,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(apart, "LARGE", 0)
+    monkeypatch.setattr(apart, "LARGE", {})
 
 
 def weights(form, dtype="float32"):
@@ -95,7 +95,7 @@ def test_stacks_of_several_devices_and_small_ones_stay(monkeypatch):
     stack = weights("...i,io->...o")
     spread = jax.device_put(stack, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
     assert split(spread) is spread
-    monkeypatch.setattr(apart, "LARGE", stack.nbytes + 1)
+    monkeypatch.setattr(apart, "LARGE", {4: stack[0].nbytes + 1})
     assert split(stack) is stack
     assert apart.apart({"table": stack}) == {"table": stack}  # of another model than a Backbone
 
