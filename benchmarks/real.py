@@ -50,11 +50,15 @@ def oracle() -> tuple[Any, Any]:
 
 
 def batches(lm: Any, count: int, rows: int) -> list[list[list[int]]]:
-    """`count` prompts, one kind after the other, by length, in full batches."""
+    """`count` prompts, one kind after the other, in full batches of one bucket each: as `jaxdlm batch` groups them, and as one
+    program of `decode` has them."""
     every = [list(lm.tokenizer.encode_prompt(p.messages)) for p in prompts.of_each()]
-    chosen = [every[(i % len(prompts.KINDS)) * prompts.EACH + i // len(prompts.KINDS)] for i in range(count)]
-    chosen.sort(key=len)
-    return [chosen[i : i + rows] for i in range(0, count - rows + 1, rows)]
+    groups: dict[int, list[list[int]]] = {}
+    for i in range(len(every)):
+        prompt = every[(i % len(prompts.KINDS)) * prompts.EACH + i // len(prompts.KINDS)]
+        groups.setdefault(bucket_of(len(prompt)), []).append(prompt)
+    full = [group[i : i + rows] for group in groups.values() for i in range(0, len(group) - rows + 1, rows)]
+    return full[: max(1, count // rows)]
 
 
 def generate(model: Any, asked: Sequence[list[int]], pad: int, max_new: int, **more: Any) -> np.ndarray:
