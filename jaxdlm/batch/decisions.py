@@ -12,8 +12,8 @@ from jaxdlm.batch.rows import PROMPTS, SHOWN, Raw, Refusal, check_duplicate, ide
 from jaxdlm.batch.shards import BROKEN, REFUSED, Line
 from jaxdlm.batch.source import rows_of
 from jaxdlm.command import NONFINITE
-from jaxdlm.decisions.ask import Asked, Reader
 from jaxdlm.decisions.output import RowAnswers
+from jaxdlm.decisions.reader import Asked, Reader
 from jaxdlm.decisions.wire import parts, read_questions
 from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.stops import Stops
@@ -21,7 +21,9 @@ from jaxdlm.stops import Stops
 WINDOW = 256  # rows that are read together
 URLS = {"/v1/decisions": "openai", "/v1/systemone": "typesafe"}
 STATES = (*PROMPTS, "state", "input")
-OWN = ("read", "law", "orders", "draws", "joint", "sequential")  # settings that a row may have of its own, a seed aside
+OWN = (  # settings that a row may have of its own, a seed aside
+    "read", "law", "orders", "draws", "joint", "sequential", "order", "steps",
+)  # fmt: skip
 HARMLESS = openai.HARMLESS | {"cache_salt", "prompt_cache_options", "prompt_cache_retention"}
 BODIES = {
     "openai": ("input", "questions", "joint"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.decisions.pool import FLOOR, log_softmax, pool
-from jaxdlm.decisions.questions import Question
+from jaxdlm.decisions.questions import Question, place_of
 from jaxdlm.errors import InputError
 from jaxdlm.whole import whole_file
 
@@ -154,22 +154,6 @@ def fit(lm: Any, answers: Sequence[Any], truths: Sequence[Mapping[str, Any]], *,
         raise InputError("no row has both an answer and a label: give answers by the names of the questions")
     fits = {key: _fit(question, np.array(z), np.array(y), prior) for key, (question, z, y) in groups.items()}
     return Calibration(model_of(lm), answers[0].reading, fits)
-
-
-def place_of(question: Question, value: Any, where: str) -> int:
-    """Which option a label is. Raises InputError."""
-    if question.kind == "score" and isinstance(value, int) and not isinstance(value, bool):
-        if 0 <= value < len(question.options):
-            return value
-    else:
-        for place, option in enumerate(question.options):
-            if type(option.value) is type(value) and option.value == value:
-                return place
-            if question.kind == "number" and not isinstance(value, bool | str) and option.value == value:
-                return place
-    raise InputError(
-        f"{where}: the label {argument.shown(value)} of {argument.shown(question.name)} is none of its options"
-    )
 
 
 def _fit(question: Question, z: np.ndarray, y: np.ndarray, prior: bool) -> Fit:

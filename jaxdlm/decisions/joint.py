@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.decisions.laws import masked
-from jaxdlm.decisions.noisy import MORE, Noise, mean_share, shape_of, unsure
+from jaxdlm.decisions.noisy import MORE, Noise, fresh, mean_share, shape_of, unsure
 from jaxdlm.decisions.output import Decision
 from jaxdlm.decisions.pool import log_softmax
 from jaxdlm.decisions.questions import Number, Question
@@ -24,7 +24,8 @@ TABLE, TEXTS = 256, 64  # contexts of which all combinations of answers are read
 
 class Reply(NamedTuple):
     """A reply with one label per question. body: its ids, with the first label of each. columns: where labels stand in it.
-    ids: of the labels of each question. ends: those of which any ends the reply. noise: as in `Slot`."""
+    ids: of the labels of each question. ends: those of which any ends the reply. noise: as in `Slot`.
+    steps: forwards of a canvas of noise."""
 
     prompt: np.ndarray
     body: tuple[int, ...]
@@ -32,6 +33,7 @@ class Reply(NamedTuple):
     ids: tuple[tuple[int, ...], ...]
     ends: tuple[int, ...]
     noise: Noise | None = None
+    steps: int = 1
 
 
 def reply(lm: Any, state: Any, questions: Sequence[Question], where: str) -> Reply:
@@ -216,7 +218,7 @@ def _tables(lm: Any, asked: Reply, contexts: Sequence[Context], draws: int | str
     found, reads = Tables([], 0, 0), [_read(lm, asked, *context, where, draw=0) for context in contexts]
     for draw in itertools.count():
         columns = yield reads
-        size = sum(len(each.tokens) for each in reads)
+        size = sum(each.columns for each in reads)
         found = Tables([*found.columns, columns], found.reads + len(reads), found.size + size)
         if draws == "auto" and draw == 0 and asked.noise and any(unsure(c.logp) for each in columns for c in each):
             goal = MORE
@@ -249,9 +251,10 @@ def _read(lm: Any, asked: Reply, chosen: Sequence[int], places: Sequence[int], w
     kept = np.concatenate([body, np.asarray(asked.ends[:1], np.int32)])
     if asked.noise is not None:
         start, width, noise = shape_of(lm, asked, len(kept) + 1, where)
-        kept[open_] = noise(draw, start, width)[open_]
+        kept[open_] = noise(draw, 0, start, width)[open_]
         pads = np.full(width - len(kept), lm.config.tokens.pad, np.int32)
-        return Read(np.concatenate([asked.prompt, kept, pads]), want, width)
+        later = fresh(noise, draw, asked.steps, start, width, open_)
+        return Read(np.concatenate([asked.prompt, kept, pads]), want, width, open=tuple(open_), fresh=later)
     if masked(lm.config):
         kept[open_] = lm.config.tokens.mask
     else:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdlm.decisions import noisy
+from jaxdlm.decisions import noisy, ordered
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
 from jaxdlm.decisions.render import Slot
 from jaxdlm.decisions.trie import END, Trie, best_first, expand
@@ -25,13 +25,16 @@ ANY_ORDER = 5  # tokens, terminator included, of which all orders are summed
 class Limits(NamedTuple):
     """width: open columns of a canvas, None: whole blocks. contexts: that a question may read; above, the likeliest
     first until at most `tolerance` is left. draws: of noise, "auto": one, and more where that leaves the answer open.
-    cfg: strength of guidance of a slot."""
+    cfg: strength of guidance of a slot. order: in which `chain` writes columns, None: left to right. steps: forwards of a
+    model with uniform noise, of which the last is read."""
 
     width: int | None = None
     contexts: int = 4096
     tolerance: float = 0.01
     draws: int | str = "auto"
     cfg: float = 0.0
+    order: ordered.Order = None
+    steps: int = 1
 
 
 Law = Callable[[Any, Slot, Limits, str], Plan[Raw]]
@@ -97,6 +100,15 @@ class Canvas:
         """The tokens with END as one id."""
         return tuple(self.slot.ends[0] if token == END else token for token in tokens)
 
+    def filled(self, choice: Sequence[int], width: int) -> tuple[int, ...]:
+        """The tokens of an option, what stands behind it, and ends up to the width. Raises InputError without any end."""
+        body = (*choice, *self.slot.post)[:width]
+        if len(body) < width and not self.slot.ends:
+            raise InputError(
+                f"{self.where}: {self.lm.name} has no end of text to fill a canvas with: use law='chain', left to right"
+            )
+        return (*body, *(END,) * (width - len(body)))
+
     def trie(self) -> Trie:
         """Of all options with their terminators. Raises InputError where one begins with another."""
         made = Trie([self.closed(choice) for choice in self.slot.choices])
@@ -120,7 +132,7 @@ def slot(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
             f"{where}: option {long} has {len(asked.choices[long])} tokens, law='slot' reads one: use 'chain'"
         )
     if lm.config.noise == "uniform":
-        return (yield from noisy.slot(lm, asked, limits.draws, where))
+        return (yield from noisy.slot(lm, asked, limits.draws, limits.steps, where))
     start, tokens = len(asked.prompt), asked.prompt
     if masked(lm.config):
         behind = (*asked.post, *asked.ends[:1])
@@ -149,13 +161,15 @@ def chain(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
     the contexts on a path through the trie in one read.
     """
     canvas = Canvas(lm, asked, limits, where)
+    if limits.order is not None:
+        return (yield from ordered.chain(canvas, limits.order, limits.contexts))
     trie = canvas.trie()
     if lm.config.noise == "uniform":
         if len(trie.children) > limits.contexts:
             raise InputError(
                 f"{where} has {len(trie.children)} contexts, more than max_contexts={limits.contexts}: raise it"
             )
-        return (yield from noisy.chain(lm, asked, limits.draws, trie, canvas.spelled, canvas.ids, where))
+        return (yield from noisy.chain(lm, asked, limits.draws, limits.steps, trie, canvas, where))
     if len(trie.children) > limits.contexts:
         return (yield from best_first(canvas, trie, limits.tolerance, WAVE, limits.contexts))
     return (yield from expand(canvas, trie))
@@ -174,7 +188,7 @@ def product(lm: Any, asked: Slot, limits: Limits, where: str) -> Plan[Raw]:
         raise InputError(
             f"{where} has an option of {need} columns, law='product' sees {width} of its block: use 'chain'"
         )
-    texts = [_filled(canvas, choice, width) for choice in asked.choices]
+    texts = [canvas.filled(choice, width) for choice in asked.choices]
     wanted = [tuple(dict.fromkeys(i for text in texts for i in canvas.ids(text[j]))) for j in range(width)]
     open_ = canvas.written((), upto=0)
     (columns,) = yield [Read(open_, tuple((canvas.start + j, ids) for j, ids in enumerate(wanted)))]
@@ -228,13 +242,6 @@ def _hiding(canvas: Canvas, sets: Callable[[int], list[tuple[tuple[int, ...], fl
 
 def _top_of(results: Sequence[Sequence[Column]], texts: Sequence[Sequence[int]]) -> bool:
     return results[0][0].top in {text[0] for text in texts}
-
-
-def _filled(canvas: Canvas, choice: Sequence[int], width: int) -> tuple[int, ...]:
-    body = (*choice, *canvas.slot.post)
-    if len(body) < width and not canvas.slot.ends:
-        raise InputError(f"{canvas.where}: {canvas.lm.name} has no end of text to fill a canvas with: use law='chain'")
-    return (*body, *(END,) * (width - len(body)))
 
 
 def _sum(logp: Any) -> float:

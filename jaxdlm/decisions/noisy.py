@@ -23,37 +23,41 @@ from jaxdlm.typing import Array
 
 STEP = 16  # columns of a canvas come in multiples of
 UNSURE, MORE = 0.1, 4  # nats of entropy above which one draw becomes so many
-Noise = Callable[[int, int, int], np.ndarray]
+Noise = Callable[[int, int, int, int], np.ndarray]
 
 
 def noise_of(seed: int, number: int, fingerprint: str, vocab: int) -> Noise:
-    """(draw, first position, columns) -> ids, of one row and one question."""
+    """(draw, step, first position, columns) -> ids, of one row and one question."""
     key = row_keys(np.array([seed & 0x7FFFFFFF], np.int32), np.array([number], np.uint32))[0]
     asked = int(fingerprint[:8], 16)
 
     @functools.cache
-    def drawn(draw: int, first: int, columns: int) -> np.ndarray:
-        return np.asarray(_drawn(key, np.uint32(asked), np.uint32(draw), np.int32(first), columns, vocab))
+    def drawn(draw: int, step: int, first: int, columns: int) -> np.ndarray:
+        folds = np.array([asked, draw, *([step] if step else [])], np.uint32)
+        return np.asarray(_drawn(key, folds, np.int32(first), columns, vocab))
 
     return drawn
 
 
-@functools.partial(jax.jit, static_argnums=(4, 5))
-def _drawn(key: Array, asked: Array, draw: Array, first: Array, columns: int, vocab: int) -> Array:
-    own = jax.random.fold_in(jax.random.fold_in(key, asked), draw)
-    return column_integer(own, first + jnp.arange(columns, dtype=jnp.int32), vocab)
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _drawn(key: Array, folds: Array, first: Array, columns: int, vocab: int) -> Array:
+    for fold in folds:
+        key = jax.random.fold_in(key, fold)
+    return column_integer(key, first + jnp.arange(columns, dtype=jnp.int32), vocab)
 
 
 class Contexts(NamedTuple):
-    """What is read under each draw: nodes, the ids at each, and log P of the options from the tables of some draws."""
+    """What is read under each draw: nodes, the ids at each, and log P of the options from the tables of some draws. canvas: its
+    ids, `open` columns of them noise, which further steps draw anew."""
 
     nodes: Sequence[Node]
     ids: Sequence[tuple[int, ...]]
     canvas: Callable[[Node, int], np.ndarray]
+    open: Callable[[Node], range]
     combine: Callable[[list[list[np.ndarray]]], np.ndarray]
 
 
-def slot(lm: Any, asked: Slot, draws: int | str, where: str) -> Plan[Raw]:
+def slot(lm: Any, asked: Slot, draws: int | str, steps: int, where: str) -> Plan[Raw]:
     """P_k = mean over draws of softmax over the options at the one noisy column, everything behind it in place."""
     ids = tuple(choice[0] for choice in asked.choices)
     behind = (*asked.post, *asked.ends[:1])
@@ -61,34 +65,38 @@ def slot(lm: Any, asked: Slot, draws: int | str, where: str) -> Plan[Raw]:
 
     def canvas(node: Node, draw: int) -> np.ndarray:
         body = np.full(width, lm.config.tokens.pad, np.int32)
-        body[0], body[1 : 1 + len(behind)] = noise(draw, start, 1)[0], behind
+        body[0], body[1 : 1 + len(behind)] = noise(draw, 0, start, 1)[0], behind
         return body
 
     def combine(tables: list[list[np.ndarray]]) -> np.ndarray:
         return mean_share([table[0] for table in tables])
 
-    return (yield from _averaged(lm, asked, Contexts([()], [ids], canvas, combine), width, draws))
+    contexts = Contexts([()], [ids], canvas, lambda node: range(1), combine)
+    return (yield from _averaged(lm, asked, contexts, width, draws, steps))
 
 
-def chain(lm: Any, asked: Slot, draws: int | str, trie: Trie, spelled: Any, ids: Any, where: str) -> Plan[Raw]:
+def chain(lm: Any, asked: Slot, draws: int | str, steps: int, trie: Trie, written: Any, where: str) -> Plan[Raw]:
     """log P_k = Σ_i log mean over draws of p(d_i | d_{<i} written, noise behind). No joint law of this model exists."""
     start, width, noise = shape_of(lm, asked, max(map(len, trie.leaves)), where)
     nodes = list(trie.children)
-    wanted = [tuple(dict.fromkeys(i for token in trie.children[node] for i in ids(token))) for node in nodes]
+    wanted = [tuple(dict.fromkeys(i for token in trie.children[node] for i in written.ids(token))) for node in nodes]
 
     def canvas(node: Node, draw: int) -> np.ndarray:
-        body = noise(draw, start, width).copy()
-        body[: len(node)] = spelled(node)
+        body = noise(draw, 0, start, width).copy()
+        body[: len(node)] = written.spelled(node)
         return body
 
     def combine(tables: list[list[np.ndarray]]) -> np.ndarray:
-        steps = {}
+        after = {}
         for place, node in enumerate(nodes):
             known = dict(zip(wanted[place], _mean([table[place] for table in tables])))
-            steps[node] = {t: float(np.logaddexp.reduce([known[i] for i in ids(t)])) for t in trie.children[node]}
-        return np.array([sum(steps[leaf[:size]][leaf[size]] for size in range(len(leaf))) for leaf in trie.leaves])
+            after[node] = {
+                t: float(np.logaddexp.reduce([known[i] for i in written.ids(t)])) for t in trie.children[node]
+            }
+        return np.array([sum(after[leaf[:size]][leaf[size]] for size in range(len(leaf))) for leaf in trie.leaves])
 
-    return (yield from _averaged(lm, asked, Contexts(nodes, wanted, canvas, combine), width, draws))
+    contexts = Contexts(nodes, wanted, canvas, lambda node: range(len(node), width), combine)
+    return (yield from _averaged(lm, asked, contexts, width, draws, steps))
 
 
 def shape_of(lm: Any, asked: Any, need: int, where: str) -> tuple[int, int, Noise]:
@@ -103,33 +111,42 @@ def shape_of(lm: Any, asked: Any, need: int, where: str) -> tuple[int, int, Nois
     return start, width, asked.noise
 
 
-def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int | str) -> Plan[Raw]:
+def fresh(noise: Noise, draw: int, steps: int, start: int, width: int, open_: Sequence[int]) -> np.ndarray:
+    """What open columns hold in the second forward and those after it, [steps - 1, open]."""
+    drawn = [noise(draw, step, start, width)[list(open_)] for step in range(1, steps)]
+    return np.array(drawn, np.int32).reshape(steps - 1, len(open_))
+
+
+def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int | str, steps: int) -> Plan[Raw]:
     """Reads draw by draw: as many as asked for, or one, and four where one leaves the answer open."""
-    start = len(asked.prompt)
     tables: list[list[np.ndarray]] = []
     tops: list[bool] = []
-    goal = 1 if draws == "auto" else int(draws)
+    total = columns = 0
+    goal, each = 1 if draws == "auto" else int(draws), list(zip(contexts.nodes, contexts.ids))
     while len(tables) < goal:
         new = range(len(tables), goal)
-        reads = [
-            Read(np.concatenate([asked.prompt, contexts.canvas(node, m)]), ((start + len(node), ids),), width)
-            for m in new
-            for node, ids in zip(contexts.nodes, contexts.ids)
-        ]
+        reads = [_read(asked, contexts, *node, m, width, steps) for m in new for node in each]
         found: list[list[Column]] = yield reads
-        size = len(contexts.nodes)
+        size, total = len(contexts.nodes), total + len(reads)
+        columns += sum(read.columns for read in reads)
         for m in range(len(new)):
-            columns = [column for (column,) in found[m * size : (m + 1) * size]]
-            tables.append([column.logp for column in columns])
-            tops.append(columns[0].top in contexts.ids[0])
+            own = [column for (column,) in found[m * size : (m + 1) * size]]
+            tables.append([column.logp for column in own])
+            tops.append(own[0].top in contexts.ids[0])
         if draws == "auto" and len(tables) == 1 and unsure(contexts.combine(tables)):
             goal = MORE
     rest = [tables[:m] + tables[m + 1 :] for m in range(len(tables))] if len(tables) > 1 else []
     return Raw(
-        contexts.combine(tables), all(tops), len(tables) * len(contexts.nodes),
-        len(tables) * len(contexts.nodes) * (start + width), drawn=tuple(contexts.combine([each]) for each in tables),
+        contexts.combine(tables), all(tops), total, columns, drawn=tuple(contexts.combine([each]) for each in tables),
         without=tuple(contexts.combine(some) for some in rest),
     )  # fmt: skip
+
+
+def _read(asked: Slot, contexts: Contexts, node: Node, ids: tuple[int, ...], draw: int, width: int, steps: int) -> Read:
+    start, open_ = len(asked.prompt), tuple(contexts.open(node))
+    tokens, want = np.concatenate([asked.prompt, contexts.canvas(node, draw)]), ((start + len(node), ids),)
+    assert asked.noise is not None
+    return Read(tokens, want, width, open=open_, fresh=fresh(asked.noise, draw, steps, start, width, open_))
 
 
 def unsure(logp: np.ndarray) -> bool:

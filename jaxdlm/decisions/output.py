@@ -37,8 +37,10 @@ class Decision:
         given: with sequential=True, name -> value of the answers that stood before this one.
         together: with joint="chain", the answer in the likeliest combination of all answers, which need not be the
             likeliest one by itself.
+        reread: it was too close to call, and read again in float32.
         status: ok; nonfinite: logits were NaN or infinite; infeasible: no option can be written; unfinished: max_contexts
-            were read before any option's end.
+            were read before any option's end; skipped: `ask_if` is not met, or there is no answer to what it depends on;
+            refused: behind the answers that it depends on it cannot be read.
     """
 
     type: str
@@ -63,6 +65,7 @@ class Decision:
     bound: float = 0.0
     given: dict[str, Any] | None = None
     together: Any = None
+    reread: bool = False
     status: str = "ok"
     logits: tuple[float, ...] | None = dataclasses.field(default=None, repr=False)  # before prior and temperature
 
@@ -127,8 +130,8 @@ class RowAnswers(Mapping[str, Decision]):
 
     @property
     def status(self) -> str:
-        """ok, or what the first question without an answer has."""
-        return next((decision.status for decision in self.decisions if decision.status != "ok"), "ok")
+        """ok, or what the first question has that was asked and not answered."""
+        return next((each.status for each in self.decisions if each.status not in ("ok", "skipped")), "ok")
 
     def to_row(self, shape: str = "jaxdlm") -> dict[str, Any]:
         """The row as an object of JSON; see `Answers.to_rows`."""
@@ -160,6 +163,8 @@ def _diagnostics(decision: Decision) -> dict[str, Any]:
         told["given"] = list(decision.given)
     if decision.together is not None:
         told["together"] = decision.together
+    if decision.reread:
+        told["reread"] = True
     if decision.stderr is not None and decision.draws > 1:
         told["stderr"] = list(decision.stderr.values())
     return told

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -35,11 +35,15 @@ class Option:
 
 
 class _Question:
-    """What the four kinds share. name: by which the answer is found. instructions: the question, text or JSON."""
+    """What the four kinds share. name: by which the answer is found. instructions: the question, text or JSON. depends_on:
+    names of questions to the same row that are asked before, and whose answers are put before this one. ask_if: name ->
+    value, or list of values, that the answer to that question must have; else this one is not asked."""
 
     kind: str
     name: str
     instructions: Any
+    depends_on: Any
+    ask_if: Any
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -49,6 +53,7 @@ class _Question:
     def fingerprint(self) -> str:
         """SHA-256 of what is asked, less its name: by this calibrations and randomness know a question."""
         asked = [self.kind, self.instructions, [[each.value, each.description, each.tokens] for each in self.options]]
+        asked += [list(self.depends_on)] if self.depends_on else []
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -63,6 +68,8 @@ class Choice(_Question):
     name: str
     choices: Any
     instructions: Any = ""
+    depends_on: Any = field(default=(), kw_only=True)
+    ask_if: Any = field(default=(), kw_only=True)
     kind = "choice"
 
     def __post_init__(self) -> None:
@@ -83,6 +90,8 @@ class Predicate(_Question):
     instructions: Any = ""
     yes: Any = None
     no: Any = None
+    depends_on: Any = field(default=(), kw_only=True)
+    ask_if: Any = field(default=(), kw_only=True)
     kind = "predicate"
 
     def __post_init__(self) -> None:
@@ -107,6 +116,8 @@ class Score(_Question):
     name: str
     levels: Any
     instructions: Any = ""
+    depends_on: Any = field(default=(), kw_only=True)
+    ask_if: Any = field(default=(), kw_only=True)
     kind = "score"
 
     def __post_init__(self) -> None:
@@ -133,6 +144,8 @@ class Number(_Question):
     step: float | None = None
     decimals: int | None = None
     instructions: Any = ""
+    depends_on: Any = field(default=(), kw_only=True)
+    ask_if: Any = field(default=(), kw_only=True)
     kind = "number"
 
     def __post_init__(self) -> None:
@@ -177,6 +190,22 @@ Question = Choice | Predicate | Score | Number
 KINDS = (Choice, Predicate, Score, Number)
 
 
+def place_of(question: Question, value: Any, where: str) -> int:
+    """Which option a value is; of a score the place of the level. Raises InputError."""
+    if question.kind == "score" and isinstance(value, int) and not isinstance(value, bool):
+        if 0 <= value < len(question.options):
+            return value
+    else:
+        for place, option in enumerate(question.options):
+            if type(option.value) is type(value) and option.value == value:
+                return place
+            if question.kind == "number" and not isinstance(value, bool | str) and option.value == value:
+                return place
+    raise InputError(
+        f"{where}: the label {argument.shown(value)} of {argument.shown(question.name)} is none of its options"
+    )
+
+
 def _exact(value: Any) -> Decimal:
     try:
         return Decimal(str(value))
@@ -197,6 +226,24 @@ def _head(question: Any) -> None:
         argument.refuse(question.name, "name of a question", "a string that is not empty")
     _spelled(question.name, "name of a question")
     _described(question.instructions, f"{_named(question)}: instructions")
+    _waits(question)
+
+
+def _waits(question: Any) -> None:
+    """Brings depends_on and ask_if into one form: names, and (name, values)."""
+    where, named, asked = _named(question), question.depends_on, question.ask_if
+    names = argument.items([named] if isinstance(named, str) else named, f"{where}: depends_on", argument.text)
+    pairs = (
+        dict(asked) if isinstance(asked, tuple) else argument.table({} if asked is None else asked, f"{where}: ask_if")
+    )
+    wanted = {name: tuple(each) if isinstance(each, list | tuple) else (each,) for name, each in pairs.items()}
+    for name, values in wanted.items():
+        if not values:
+            raise InputError(f"{where}: ask_if has no value for {argument.shown(name)}: give at least one")
+        for value in values:
+            _value(value, f"{where}: ask_if.{argument.text(name, 'name')}")
+    object.__setattr__(question, "depends_on", tuple(dict.fromkeys(names)))
+    object.__setattr__(question, "ask_if", tuple(wanted.items()))
 
 
 def _described(value: Any, where: str) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.model import KV, Model, Past, SupportsApplyAt, gather
-from jaxdlm.core.readout import Readout, gathered
+from jaxdlm.core.readout import Readout, gathered, mask_invalid
 from jaxdlm.layout import bucket_of
 from jaxdlm.sharding import beside, striped
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
@@ -28,22 +28,31 @@ class Read(NamedTuple):
     """tokens: int32[n], the masks of what is open included. want: (column, ids) whose logits are read; a model that
     continues a text may be asked for column n. canvas: how many of the last columns are the canvas of a model that has
     one; only these may be asked for. head: how many of the first columns are read apart, in a program of their own, once for
-    all sequences that begin with them; a causal model's."""
+    all sequences that begin with them; a causal model's. open: columns of the canvas that are noise, from its first; fresh:
+    [steps, open], what they hold in further forwards, the last of which is read; all else stays."""
 
     tokens: np.ndarray
     want: tuple[tuple[int, tuple[int, ...]], ...]
     canvas: int = 0
     head: int = 0
+    open: tuple[int, ...] = ()
+    fresh: np.ndarray = np.zeros((0, 0), np.int32)
+
+    @property
+    def columns(self) -> int:
+        """Columns that go through the model, those of a canvas once per forward."""
+        return len(self.tokens) + len(self.fresh) * self.canvas
 
 
 class Column(NamedTuple):
     """What was read at one column, float64. logp: log-probabilities of the ids among all text tokens, nan where the
-    logits are not finite. top: the likeliest token of all. entropy: of all, in nats."""
+    logits are not finite. top: the likeliest token of all, best: its log-probability. entropy: of all, in nats."""
 
     logp: np.ndarray
     top: int
     entropy: float
     finite: bool
+    best: float = 0.0
 
 
 class Raw(NamedTuple):
@@ -181,25 +190,28 @@ def _grouped(members: Iterable[int], key: Callable[[int], K]) -> dict[K, list[in
 
 class Shape(NamedTuple):
     """Of a program: columns behind a beginning, those of a canvas, wanted columns, ids per column; columns of a beginning
-    that is read apart."""
+    that is read apart; further forwards of a canvas, and its open columns, where there are any."""
 
     columns: int
     canvas: int
     wanted: int
     ids: int
     head: int
+    steps: int
+    open: int
 
 
 def class_of(one: Read) -> Shape:
     """The shape of its program: from the read alone."""
     power = lambda n: 1 << (max(1, n) - 1).bit_length()  # noqa: E731
     wanted = power(len(one.want)), power(max(len(ids) for _, ids in one.want))
-    return Shape(bucket_of(len(one.tokens) - one.canvas - one.head), one.canvas, *wanted, one.head)
+    again = (len(one.fresh), power(len(one.open))) if len(one.fresh) else (0, 0)
+    return Shape(bucket_of(len(one.tokens) - one.canvas - one.head), one.canvas, *wanted, one.head, *again)
 
 
 class Inputs(NamedTuple):
     """Of a program. canvas: None for a model without one; then at counts its columns from 0. head: rows of the beginnings,
-    None: whole sequences."""
+    None: whole sequences. open: columns of the canvas, past its end: none; fresh: as in `Read`; None: one forward."""
 
     tokens: Int32[Array, "R L"]
     valid: Bool[Array, "R L"]
@@ -207,6 +219,8 @@ class Inputs(NamedTuple):
     at: Int32[Array, "R C"]
     ids: Int32[Array, "R C K"]
     head: Int32[Array, "R"] | None
+    open: Int32[Array, "R S"] | None = None
+    fresh: Int32[Array, "R N S"] | None = None
 
 
 def _head_inputs(heads: Heads, batch: int, config: Any) -> Int32[np.ndarray, "R H"]:
@@ -215,24 +229,28 @@ def _head_inputs(heads: Heads, batch: int, config: Any) -> Int32[np.ndarray, "R 
 
 
 def _inputs(reads: Sequence[Read], shape: Shape, batch: int, config: Any, heads: Heads) -> Inputs:
-    length, width, columns, most, head = shape
+    length, width, columns, most, head, steps, count = shape
     tokens = np.full((batch, length), config.tokens.pad, np.int32)
     valid = np.zeros((batch, length), bool)
     valid[:, INERT] = True  # of rows that only fill the program
     canvas = np.full((batch, width), config.tokens.pad, np.int32)
     at = np.full((batch, columns), INERT, np.int32)
     ids = np.zeros((batch, columns, most), np.int32)
-    begin = np.zeros(batch, np.int32)
+    begin, open_ = np.zeros(batch, np.int32), np.full((batch, count), width, np.int32)
+    fresh = np.zeros((batch, steps, count), np.int32)
     shift = config.prediction == "next"
     for row, one in enumerate(reads):
         size = len(one.tokens) - one.canvas
         tokens[row, : size - head], valid[row, : size - head] = one.tokens[head:size], True
         canvas[row], begin[row] = one.tokens[size:], heads.get(one.tokens[:head].tobytes(), 0)
+        if steps:
+            open_[row, : len(one.open)], fresh[row, :, : len(one.open)] = one.open, one.fresh
         for column, (place, wanted) in enumerate(one.want):
             at[row, column] = place - (size if width else shift + head)
             ids[row, column, : len(wanted)] = wanted
     rows, places = (jnp.asarray(tokens), jnp.asarray(valid)), (jnp.asarray(at), jnp.asarray(ids))
-    return Inputs(*rows, jnp.asarray(canvas) if width else None, *places, jnp.asarray(begin) if head else None)
+    again = (jnp.asarray(open_), jnp.asarray(fresh)) if steps else (None, None)
+    return Inputs(*rows, jnp.asarray(canvas) if width else None, *places, jnp.asarray(begin) if head else None, *again)
 
 
 @compiled(static_argnums=0)
@@ -255,7 +273,7 @@ def _program(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> t
 
 def _hidden(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> Float[Array, "R C D"]:
     """What the head reads at the wanted columns."""
-    tokens, valid, canvas, at, *_ = given
+    tokens, valid, canvas, at = given.tokens, given.valid, given.canvas, given.at
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
     if heads is not None and given.head is not None:
         kv = jax.tree.map(lambda leaf: jnp.take(leaf, given.head, axis=1), heads)
@@ -267,10 +285,36 @@ def _hidden(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> Fl
         past = Past(model.apply(params, tokens, position, valid).kv, position, valid)
         first = jnp.sum(valid, axis=1, dtype=jnp.int32)[:, None]
         behind = first + jnp.arange(canvas.shape[1], dtype=jnp.int32)[None]
+        if given.fresh is not None:
+            return gather(_refined(model, params, given, behind, past), at)
         return gather(model.apply(params, canvas, behind, jnp.ones(canvas.shape, bool), past).hidden, at)
     if isinstance(model, SupportsApplyAt):
         return model.apply_at(params, tokens, position, valid, at)
     return gather(model.apply(params, tokens, position, valid).hidden, at)
+
+
+def _refined(model: Any, params: PyTree, given: Inputs, behind: Array, past: Past) -> Float[Array, "R W D"]:
+    """The hidden rows of the last of several forwards of a canvas. Between two, its open columns are drawn anew, and where
+    the model takes them the mean embedding of what it made of these columns goes with them (0 elsewhere)."""
+    canvas, open_, fresh = given.canvas, given.open, given.fresh
+    assert canvas is not None and open_ is not None and fresh is not None
+    rows, whole = jnp.arange(canvas.shape[0])[:, None], jnp.ones(canvas.shape, bool)
+
+    def forward(canvas: Array, soft: Array | None) -> Array:
+        return model.canvas(params, canvas, behind, whole, past, soft=soft).hidden
+
+    def soft_of(hidden: Array) -> Array | None:
+        if not model.config.self_conditioning:
+            return None
+        made_of = gather(hidden, jnp.minimum(open_, canvas.shape[1] - 1))
+        p = jax.nn.softmax(mask_invalid(model.head(params, made_of), model), axis=-1)
+        mean = model.expected_embedding(params, p)
+        return jnp.zeros((*canvas.shape, mean.shape[-1]), mean.dtype).at[rows, open_].set(mean, mode="drop")
+
+    def again(hidden: Array, drawn: Array) -> tuple[Array, None]:
+        return forward(canvas.at[rows, open_].set(drawn, mode="drop"), soft_of(hidden)), None
+
+    return jax.lax.scan(again, forward(canvas, None), jnp.swapaxes(fresh, 0, 1))[0]
 
 
 def _column(numbers: Sequence[np.ndarray], count: int) -> Column:
@@ -279,6 +323,6 @@ def _column(numbers: Sequence[np.ndarray], count: int) -> Column:
     top, rest, weighted = (float(each) for each in rest_)
     if not np.isfinite(top):
         none = top == -np.inf  # every token banned: nothing is likely, and nothing is broken
-        return Column(np.full(count, -np.inf if none else np.nan), int(token), float("nan"), none)
-    logp = logits[:count].astype(np.float64) - (top + np.log1p(rest))
-    return Column(logp, int(token), float(np.log1p(rest) - weighted / (1 + rest)), not np.isnan(logp).any())
+        return Column(np.full(count, -np.inf if none else np.nan), int(token), float("nan"), none, float("nan"))
+    logp, least = logits[:count].astype(np.float64) - (top + np.log1p(rest)), float(np.log1p(rest))
+    return Column(logp, int(token), float(least - weighted / (1 + rest)), not np.isnan(logp).any(), -least)

@@ -38,14 +38,14 @@ class Template:
 class Slot(NamedTuple):
     """A question in token ids. prompt: what stands before the answer, the text `pre` included. choices: ids of each
     option, in the order of the question. post: ids behind it. ends: those of which any ends the reply. noise: what open
-    columns hold in a model with uniform noise, (draw, first position, columns) -> ids. pre: ids of the text `pre`. head: of
+    columns hold in a model with uniform noise, (draw, step, first position, columns) -> ids. pre: ids of the text `pre`. head: of
     the prompt's first ids, those that other questions about the state have too (`Read.head`)."""
 
     prompt: np.ndarray
     choices: tuple[tuple[int, ...], ...]
     post: tuple[int, ...]
     ends: tuple[int, ...]
-    noise: Callable[[int, int, int], np.ndarray] | None = None
+    noise: Callable[[int, int, int, int], np.ndarray] | None = None
     pre: int = 0
     head: int = 0
 
@@ -86,7 +86,7 @@ def render(
     bare = template == Template() and lm.tokenizer.template is None and (read == "label" or question.instructions)
     reader = Texts(lm, Template(pre="\nAnswer: ") if bare else template, where)
     labels = labels_of(reader, question, order) if read == "label" else None
-    texts = [_word(question, option) for option in question.options] if labels is None else labels
+    texts = [word_of(question, option) for option in question.options] if labels is None else labels
     closed = lm.tokenizer.closed  # its words are listed, and the sentences here are made of others
     ask = "" if closed else _ask(question, labels, order)
     prompt = reader.prompt(state, question, "\n".join(lines_of(lm, question, labels, order)), ask, labels is not None)
@@ -150,7 +150,7 @@ def _given(lm: Any, state: Any, question: Question, template: Template, read: st
     else:
         reader = Texts(lm, template, where)
         pre, post = reader.pre, reader.post
-        choices = [tuple(option.tokens or reader.inside(_word(question, option))) for option in options]
+        choices = [tuple(option.tokens or reader.inside(word_of(question, option))) for option in options]
     _check(lm, question, choices, read, where)
     ids = encoded(lm, state, pre, where)
     return Slot(ids, tuple(choices), post, ends_of(lm), pre=len(pre), head=head_of(lm, ids, lambda: ids))
@@ -243,7 +243,7 @@ def words(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _word(question: Question, option: Option) -> str:
+def word_of(question: Question, option: Option) -> str:
     if question.kind == "predicate":
         return "Yes" if option.value else "No"
     return question.written(option) if isinstance(question, Number) else option.text
@@ -293,7 +293,7 @@ def _candidates() -> Iterable[str]:
 
 def lines_of(lm: Any, question: Question, labels: Sequence[str] | None, order: Sequence[int]) -> list[str]:
     """The listing of a question: its options under labels, or as they are."""
-    texts = [_word(question, option) for option in question.options] if labels is None else labels
+    texts = [word_of(question, option) for option in question.options] if labels is None else labels
     lines = [_line(question.options[at], texts[at], question, labels is not None, lm.tokenizer.closed) for at in order]
     return [line for line in lines if line]
 
@@ -307,7 +307,7 @@ def _line(option: Option, label: str, question: Question, labelled: bool, apart:
         if label.lower() in ("yes", "no"):
             return f"{label}: {about}" if about else ""
         shown = True
-    text = ": ".join(filter(None, [_word(question, option) if shown else "", about]))
+    text = ": ".join(filter(None, [word_of(question, option) if shown else "", about]))
     return f"{label}{' ' if apart else ''}) {text}".rstrip()
 
 

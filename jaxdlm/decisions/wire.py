@@ -6,10 +6,12 @@ from typing import Any
 
 from jaxdlm import argument
 from jaxdlm.decisions.questions import KINDS, Choice, Number, Option, Predicate, Question, Score
+from jaxdlm.decisions.stages import stages_of
 from jaxdlm.errors import InputError, did_you_mean
 
 LISTED = 255  # choices of the list form
 NUMBER = ("minimum", "maximum", "step", "decimals")
+WAITS = ("depends_on", "ask_if")  # ours, in both forms
 
 
 class Place(str):
@@ -38,6 +40,7 @@ def read_questions(value: Any, where: str = "questions") -> tuple[Question, ...]
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
         raise InputError(f"{where}: two questions have the name {argument.shown(twice)}: rename one")
+    stages_of(read, where)
     return tuple(read)
 
 
@@ -72,6 +75,10 @@ def _kind(question: Any, kinds: Mapping[str, Any], where: str) -> str:
     return kind
 
 
+def _waits(question: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: question[name] for name in WAITS if question.get(name) is not None}
+
+
 def _only(fields: Mapping[str, Any], where: str, *known: str) -> None:
     unknown = [key for key in fields if key not in known]
     if unknown:
@@ -80,38 +87,38 @@ def _only(fields: Mapping[str, Any], where: str, *known: str) -> None:
 
 
 def _predicate(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions")
-    return Predicate(name, _asked(question, where))
+    _only(question, where, "type", "name", "instructions", *WAITS)
+    return Predicate(name, _asked(question, where), **_waits(question))
 
 
 def _choice(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions", "choices")
+    _only(question, where, "type", "name", "instructions", "choices", *WAITS)
     choices = _entries(question, "choices", "value", where)
     if not 2 <= len(choices) <= LISTED:
         raise InputError(f"{where} has {len(choices)} choices: a list takes 2 to {LISTED}")
     for index, choice in enumerate(choices):
         if not isinstance(choice.value, str | bool):
             argument.refuse(choice.value, f"{where}.choices[{index}].value", "a string or a truth value")
-    return Choice(name, choices, _asked(question, where))
+    return Choice(name, choices, _asked(question, where), **_waits(question))
 
 
 def _score(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions", "levels")
+    _only(question, where, "type", "name", "instructions", "levels", *WAITS)
     levels = _entries(question, "levels", "label", where)
     for index, level in enumerate(levels):
         argument.text(level.value, f"{where}.levels[{index}].label")
     if len(levels) < 2:
         raise InputError(f"{where} has {len(levels)} level: a list takes at least 2")
-    return Score(name, levels, _asked(question, where))
+    return Score(name, levels, _asked(question, where), **_waits(question))
 
 
 def _number(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions", *NUMBER)
+    _only(question, where, "type", "name", "instructions", *NUMBER, *WAITS)
     for bound in ("minimum", "maximum"):
         if question.get(bound) is None:
             raise InputError(f"{where} has no {bound}: add it")
     values: dict[str, Any] = {key: question.get(key) for key in NUMBER}
-    return Number(name, **values, instructions=question.get("instructions") or "")
+    return Number(name, **values, instructions=question.get("instructions") or "", **_waits(question))
 
 
 def _entries(question: Mapping[str, Any], field: str, key: str, where: str) -> list[Option]:
@@ -174,25 +181,26 @@ def _of_map(name: Any, question: Any, where: str) -> Question:
 
 
 def _noul(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions", "criteria")
+    _only(question, where, "type", "name", "instructions", "criteria", *WAITS)
     criteria = {} if question.get("criteria") is None else argument.table(question["criteria"], f"{where}.criteria")
     _only(criteria, f"{where}.criteria", "true", "false")
     asked = question.get("instructions")
     if asked is None and not any(criteria.get(side) is not None for side in ("true", "false")):
         raise InputError(f"{where} has neither instructions nor criteria: say what is asked")
-    return Predicate(name, asked or "", criteria.get("true"), criteria.get("false"))
+    return Predicate(name, asked or "", criteria.get("true"), criteria.get("false"), **_waits(question))
 
 
 def _named_choice(question: Mapping[str, Any], name: str, where: str) -> Question:
-    _only(question, where, "type", "name", "instructions", "criteria")
+    _only(question, where, "type", "name", "instructions", "criteria", *WAITS)
     criteria = argument.table(question.get("criteria"), f"{where}.criteria")
-    return Choice(name, dict(criteria), question.get("instructions") or "")
+    return Choice(name, dict(criteria), question.get("instructions") or "", **_waits(question))
 
 
 def _rubric(question: Mapping[str, Any], name: str, where: str) -> Question:
     """Levels without names: they are known by their numbers, and the criteria are descriptions."""
-    _only(question, where, "type", "name", "instructions", "criteria")
+    _only(question, where, "type", "name", "instructions", "criteria", *WAITS)
     criteria = question.get("criteria")
     if not isinstance(criteria, list | tuple):
         argument.refuse(criteria, f"{where}.criteria", "a list, the least level first")
-    return Score(name, [Option(level, each) for level, each in enumerate(criteria)], question.get("instructions") or "")
+    levels = [Option(level, each) for level, each in enumerate(criteria)]
+    return Score(name, levels, question.get("instructions") or "", **_waits(question))

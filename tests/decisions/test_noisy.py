@@ -139,6 +139,55 @@ def test_questions_of_one_reply_share_their_draws(lm):
     assert (row.forwards, row["b"].draws) == (3, 3)
 
 
+def drawn(lm, question, draw, step):
+    """The noise of a further forward of a draw."""
+    key = row_keys(np.array([0], np.int32), np.array([0], np.uint32))[0]
+    for fold in (int(question.fingerprint[:8], 16), draw, step):
+        key = jax.random.fold_in(key, np.uint32(fold))
+    return np.asarray(column_integer(key, len(START) + jnp.arange(WIDTH, dtype=jnp.int32), lm.config.vocab_size))
+
+
+def test_further_steps_draw_the_open_columns_anew_and_tell_the_model_what_it_made_of_them(lm):
+    (row,) = jd.decide(lm, [START], [ASKED], draws=2, steps=3)
+    prompt, position = jnp.array([START], jnp.int32), jnp.arange(len(START), dtype=jnp.int32)[None]
+    past = Past(lm.model.prefix(lm.params, prompt, position, position >= 0).kv, position, position >= 0)
+    behind, means = len(START) + jnp.arange(WIDTH, dtype=jnp.int32)[None], []
+    for draw in range(2):
+        canvas, p = np.full(WIDTH, lm.config.tokens.pad), None
+        canvas[1] = lm.config.tokens.eos[0]
+        for step in range(3):
+            canvas[0] = (noise(lm, ASKED, draw) if step == 0 else drawn(lm, ASKED, draw, step))[0]
+            given = None if p is None else np.zeros((1, WIDTH, lm.config.vocab_size), np.float32)
+            if given is not None:
+                given[0, 0] = p
+            out = lm.model.canvas(lm.params, canvas[None].astype(np.int32), behind, behind >= 0, past, self_cond=given)
+            p = np.asarray(jax.nn.softmax(lm.model.head(lm.params, out.hidden)[0, 0]))
+        means.append(p[LABELS] / p[LABELS].sum())
+    assert shares(row["q"]) == pytest.approx(np.mean(means, axis=0), abs=1e-5)
+    assert (row.forwards, row.tokens_read) == (2, 2 * (len(START) + 3 * WIDTH))
+    one = jd.decide(lm, [START], [ASKED], draws=2)[0]["q"]
+    assert 0.5 * np.abs(shares(one) - shares(row["q"])).sum() > 1e-3
+
+
+@pytest.mark.slow
+def test_steps_of_a_chain_and_of_a_reply_are_their_own_in_a_batch(lm):
+    """All open columns take part: those of a chain behind what is written, those of a reply's labels."""
+    first, second = spelled([3], [9], name="a"), spelled([7], [8], [11], name="b")
+    for settings in ({"read": "text"}, {"joint": True}):
+        together = jd.decide(lm, [START, START[::-1]], [first, second], steps=2, draws=1, **settings)
+        alone = jd.decide(lm, [START[::-1]], [first, second], steps=2, draws=1, ids=[1], **settings)[0]
+        plain = jd.decide(lm, [START[::-1]], [first, second], draws=1, ids=[1], **settings)[0]
+        for name in "ab":
+            assert alone[name].logits == together[1][name].logits != plain[name].logits
+
+
+def test_steps_need_noise(lm):
+    with pytest.raises(jd.InputError, match="steps=2: net-same has no noise that steps would remove"):
+        jd.decide(net("same"), [START], [ASKED], steps=2)
+    with pytest.raises(jd.InputError, match="steps=0"):
+        jd.decide(lm, [START], [ASKED], steps=0)
+
+
 @pytest.mark.parametrize("draws", [0, -1, 2000, 1.5, True, "many"])
 def test_draws_that_are_none(lm, draws):
     with pytest.raises(jd.InputError, match="draws="):
