@@ -1,4 +1,5 @@
-"""Writes labelled.jsonl: 200 questions with answers, 50 of each of four kinds; hand-written texts, and seeded combinations.
+"""Writes the labelled rows of `jaxdlm eval --tasks decisions`: 200 questions with answers, 50 of each of four kinds;
+hand-written texts, and seeded combinations.
 
     python benchmarks/labelled.py
 
@@ -11,7 +12,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-FILE = pathlib.Path(__file__).with_name("labelled.jsonl")
+FILE = pathlib.Path(__file__).parents[1] / "jaxdlm" / "eval" / "labelled.jsonl"
 Row = dict[str, Any]
 
 GOOD = (

@@ -10,7 +10,7 @@ from jaxdlm import argument, command
 from jaxdlm.command import BAD_INPUT, COUNT, FAILED, OK, ROWS, SECONDS, Command, Number, flag, option, section
 from jaxdlm.errors import InputError
 
-LABELS = "answers"
+CLOSE = Number(argument.real(0, 1000), click.FLOAT)
 LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
 
 
@@ -27,6 +27,7 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     "Files",
     option("--output", metavar="DIR", show_default="rows on stdout", help="folder or URL of a resumable job's results"),
     flag("--calibrate", help="fit temperatures on rows that have answers, into the file --output"),
+    flag("--self-check", help="read rows of FILE in other orders, alone and in other shapes, and say what changes"),
     flag("--balance", help="with --calibrate: take labels to be balanced, and divide by the mean answer"),
     option("--calibration", metavar="CAL", help="a file that --calibrate has written"),
     option("--shard-rows", type=COUNT, metavar="N", show_default="1000", help="with --output: rows per output object"),
@@ -43,7 +44,18 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     flag("--joint-chain", help="likewise, by the law of all answers together"),
     flag("--sequential", help="one after the other in one reply, each given the answers before"),
     option("--orders", default="1", metavar="N", help="listings to pool: a number, reverse or cyclic"),
+    option(
+        "--order", metavar="O", show_default="left to right", help="of columns under --law chain: confidence, or 2,1,0"
+    ),
     option("--draws", default="auto", metavar="M", help="of the noise of a model with uniform noise: auto or a number"),
+    option("--steps", type=COUNT, default=1, metavar="N", help="forwards of a model with uniform noise"),
+    option(
+        "--reread",
+        type=Number(argument.real(0, 1000), click.FLOAT),
+        default=0.0,
+        metavar="X",
+        help="closer calls again, in float32",
+    ),
     command.seed,
     option("--template", "templates", multiple=True, metavar="TEXT", help="prompt with {state} and {instructions}"),
     option("--prior", metavar="G", show_default="none", help="contextual, or its strength from 0 to 1"),
@@ -66,9 +78,9 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     option("--batch", type=ROWS, default=16, metavar="R", help="sequences of each program"),
 )
 def decide(
-    input: str, output: str | None, calibrate: bool, balance: bool, calibration: str | None, shard_rows: int | None,
-    flush: float, new_run: bool, quiet: bool, model: str, orders: str, draws: str, templates: tuple[str, ...], prior: str | None,
-    **rest: Any,
+    input: str, output: str | None, calibrate: bool, self_check: bool, balance: bool, calibration: str | None,
+    shard_rows: int | None, flush: float, new_run: bool, quiet: bool, model: str, orders: str, order: str | None, draws: str,
+    templates: tuple[str, ...], prior: str | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer typed questions with probabilities; FILE has one JSON object per line, - is stdin.
 
@@ -80,6 +92,8 @@ def decide(
     from jaxdlm.batch.source import scan, source
 
     _check(input, output, calibrate, balance, calibration, shard_rows, new_run)
+    if self_check and (output is not None or calibrate):
+        raise InputError("--self-check prints what it measures, and no answers: leave --output and --calibrate out")
     if calibrate and (prior is not None or rest["temperature"] != 1):
         raise InputError("--calibrate fits prior and temperature: leave --prior and --temperature out")
     if rest.pop("joint_chain"):
@@ -88,7 +102,7 @@ def decide(
         rest["joint"] = "chain"
     settings = rest | {
         "orders": _count(orders), "draws": _count(draws), "templates": list(templates) or None,
-        "prior": _prior(prior), "calibration": calibration,
+        "prior": _prior(prior), "calibration": calibration, "order": _columns(order),
     }  # fmt: skip
     index = None if input == "-" else scan(input)
     lm = jd.load(model)
@@ -101,6 +115,8 @@ def decide(
         more = {"shard_rows": shard_rows, "flush": flush, "new_run": new_run, "quiet": quiet}
         return decide_job(input, output, lm, readers, **more).run()
     raws = stdin_rows() if index is None else source(input).rows()
+    if self_check:
+        return _checked(raws, lm, settings)
 
     def write(data: bytes) -> None:
         print(data.decode("utf-8"), end="", flush=True)
@@ -133,6 +149,26 @@ def _count(word: str) -> Any:
     return int(word) if word.isdecimal() else word
 
 
+def _columns(words: str | None) -> Any:
+    """confidence, or columns."""
+    parts = [] if words is None else [word.strip() for word in words.split(",")]
+    return [int(part) for part in parts] if parts and all(part.isdecimal() for part in parts) else words
+
+
+def _checked(raws: Any, lm: Any, settings: Any) -> int:
+    """Prints what a self-check measures; a failure where bits differ that must not."""
+    from jaxdlm.batch.self_check import self_check
+
+    told = self_check(raws, lm, settings)
+    print(json.dumps(told))
+    if told["differing"]:
+        print(
+            f"jaxdlm: {told['differing']} of {told['compared']} decisions changed with the rows beside them",
+            file=sys.stderr,
+        )
+    return FAILED if told["differing"] else OK
+
+
 def _prior(prior: str | None) -> Any:
     if prior is None or prior == "contextual":
         return prior
@@ -144,23 +180,12 @@ def _prior(prior: str | None) -> Any:
 
 def _calibrated(lm: Any, readers: Any, input: str, output: str, balance: bool) -> int:
     """Fits, writes the file, and prints how good the answers were and are."""
-    from jaxdlm.batch.decisions import understand
-    from jaxdlm.batch.rows import Refusal, parse
+    from jaxdlm.batch.decisions import labelled
     from jaxdlm.batch.source import source
     from jaxdlm.decisions import calibrate
 
-    rows, truths = [], []
-    for raw in source(input).rows():
-        row = understand(raw, readers, {})
-        if isinstance(row, Refusal):
-            raise InputError(row.message)
-        truth = parse(raw).get(LABELS)
-        if row.batch or row.reader is not readers.plain or not isinstance(truth, dict):
-            raise InputError(
-                f"line {raw.line} is no labelled row: give a prompt, questions, and answers by their names"
-            )
-        rows.append(row.asked)
-        truths.append(truth)
+    pairs = [labelled(raw, readers) for raw in source(input).rows()]
+    rows, truths = [row.asked for row, _ in pairs], [truth for _, truth in pairs]
     fitted = calibrate.fit(lm, readers.plain.answer(rows), truths, prior=balance)
     fitted.save(output)
     for fit in fitted.fits.values():

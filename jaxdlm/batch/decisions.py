@@ -13,6 +13,7 @@ from jaxdlm.batch.shards import BROKEN, REFUSED, Line
 from jaxdlm.batch.source import rows_of
 from jaxdlm.command import NONFINITE
 from jaxdlm.decisions.output import RowAnswers
+from jaxdlm.decisions.questions import place_of
 from jaxdlm.decisions.reader import Asked, Reader
 from jaxdlm.decisions.wire import parts, read_questions
 from jaxdlm.errors import InputError, did_you_mean
@@ -24,6 +25,7 @@ STATES = (*PROMPTS, "state", "input")
 OWN = (  # settings that a row may have of its own, a seed aside
     "read", "law", "orders", "draws", "joint", "sequential", "order", "steps",
 )  # fmt: skip
+LABELS = "answers"
 HARMLESS = openai.HARMLESS | {"cache_salt", "prompt_cache_options", "prompt_cache_retention"}
 BODIES = {
     "openai": ("input", "questions", "joint"),
@@ -93,7 +95,7 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
     batch, shape = openai.is_request(value), "jaxdlm"
     if batch:
         shape, value = _body(value, where)
-    known = (*BODIES[shape],) if batch else ("id", "questions", "answers", "seed", *STATES, *OWN)
+    known = (*BODIES[shape],) if batch else ("id", "questions", LABELS, "seed", *STATES, *OWN)
     unknown = [key for key in value if key not in known and not (batch and key in HARMLESS)]
     if unknown:
         hint = did_you_mean(str(unknown[0]), known)
@@ -111,6 +113,25 @@ def _row(value: Mapping[str, Any], id_: Any, raw: Raw, readers: Readers, where: 
     diagnostics = argument.flag(value.get("diagnostics") or False, "diagnostics")
     asked = reader.prepare(state, questions, id_, where, value.get("seed"))
     return Row(raw.row, raw.line, id_, shape, batch, diagnostics, reader, asked)
+
+
+def labelled(raw: Raw, readers: Readers) -> tuple[Row, Mapping[str, Any]]:
+    """A row with the right answers by the names of its questions. Raises InputError for one that has none, and for settings
+    of its own."""
+    row = understand(raw, readers, {})
+    if isinstance(row, Refusal):
+        raise InputError(row.message)
+    truth = parse(raw).get(LABELS)
+    if row.batch or row.reader is not readers.plain or not isinstance(truth, Mapping) or not truth:
+        raise InputError(f"line {raw.line} is no labelled row: give a prompt, questions, and answers by their names")
+    for name, value in truth.items():
+        question = next((each for each in row.asked.questions if each.name == name), None)
+        if question is None:
+            raise InputError(
+                f"line {raw.line}: answers has {argument.shown(name)}, which is no question of the row: rename it"
+            )
+        place_of(question, value, f"line {raw.line}")
+    return row, truth
 
 
 def _body(value: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:

@@ -10,7 +10,7 @@ BINS = 15
 class Quality(NamedTuple):
     """n rows. accuracy; nll: -mean log p of the right option, nats; brier: Σ_k (p_k - 1[k = y])²; ece: expected
     calibration error of the winner's probability, low, high: its 95 % interval (`ece_interval`); floor: what it would be,
-    on average, for labels drawn from p."""
+    on average, for labels drawn from p. covered: `covered`."""
 
     n: int
     accuracy: float
@@ -20,6 +20,7 @@ class Quality(NamedTuple):
     low: float
     high: float
     floor: float
+    covered: float
 
 
 def quality(p: np.ndarray, y: np.ndarray, draws: int = 200, seed: int = 0) -> Quality:
@@ -30,7 +31,7 @@ def quality(p: np.ndarray, y: np.ndarray, draws: int = 200, seed: int = 0) -> Qu
     top, right = p.max(1), p.argmax(1) == y
     return Quality(
         len(y), float(right.mean()), float(-np.log(np.maximum(p[rows, y], 1e-300)).mean()), brier, ece(top, right),
-        *ece_interval(top, right, draws, seed), ece_floor(p, draws, seed),
+        *ece_interval(top, right, draws, seed), ece_floor(p, draws, seed), covered(top, right),
     )  # fmt: skip
 
 
@@ -68,6 +69,29 @@ def ece_interval(top: np.ndarray, right: np.ndarray, draws: int = 200, seed: int
     found = [ece(np.asarray(top)[pick], np.asarray(right)[pick]) for pick in picks]
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)
+
+
+def covered(top: np.ndarray, right: np.ndarray, wrong: float = 0.05) -> float:
+    """The largest share of rows, the surest first, of which at most so many are wrong; equal probabilities stay together."""
+    order = np.argsort(-np.asarray(top, np.float64), kind="stable")
+    top, errors = np.asarray(top, np.float64)[order], np.cumsum(~np.asarray(right, bool)[order])
+    count = np.arange(1, len(top) + 1)
+    ends = np.append(top[1:] != top[:-1], True)
+    return float(max(count[ends & (errors <= wrong * count)], default=0) / len(top))
+
+
+class Levels(NamedTuple):
+    """Of scores. distance: mean of |Σ i p_i - y|. ranked: ranked probability score, Σ over levels of (F - 1[level >= y])²."""
+
+    distance: float
+    ranked: float
+
+
+def of_levels(p: np.ndarray, y: np.ndarray) -> Levels:
+    """Of probabilities [n, K] of levels and right places [n]."""
+    p, y, levels = np.asarray(p, np.float64), np.asarray(y), np.arange(np.shape(p)[1])
+    reached = levels[None, :] >= y[:, None]
+    return Levels(float(np.abs(p @ levels - y).mean()), float(((p.cumsum(1) - reached) ** 2).sum(1).mean()))
 
 
 class Bin(NamedTuple):

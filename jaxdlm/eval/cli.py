@@ -12,6 +12,7 @@ from jaxdlm.errors import InputError
 
 LEARNED = "learned"
 PROMPTS = "prompts"  # a set that has no answers
+DECISIONS = "decisions"  # labelled rows of questions: nothing is decoded
 N = 200
 SWEEP = "NAME[,key=value...],..."
 
@@ -35,7 +36,13 @@ SWEEP = "NAME[,key=value...],..."
         "--tasks",
         metavar="T,...",
         show_default=f"{LEARNED}; {PROMPTS} for an autoregressive model of open text",
-        help=f"tasks, all, {LEARNED}: those that reach their gate at one token per forward, or {PROMPTS}: 80 in ten kinds",
+        help=f"tasks, all, {LEARNED}: those that reach their gate at one token per forward, {PROMPTS}: 80 in ten kinds, "
+        f"or {DECISIONS}: 200 labelled questions",
+    ),
+    option(
+        "--labelled",
+        metavar="FILE",
+        help=f"with --tasks {DECISIONS}: rows as of jaxdlm decide --calibrate, in place of ours",
     ),
     option("--n", type=COUNT, show_default=f"{N}; 8 prompts", metavar="N", help="held-out examples per task or kind"),
     option(
@@ -56,7 +63,7 @@ SWEEP = "NAME[,key=value...],..."
 def evaluate(
     model: str, dtype: str | None, draft: str | None, policies: str, cache: str | None, max_new: int | None,
     block: int | None, no_stop: bool, seed: int, tasks: str | None, n: int | None, split: str | None, chosen: str | None,
-    run_code: bool, output: str, batch: int | None, timing: str | None,
+    labelled: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark, or prompts, under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
@@ -65,6 +72,14 @@ def evaluate(
     from jaxdlm.eval import pairs, prompts, rows, run
     from jaxdlm.eval.sweeps import choices
 
+    if tasks is not None and tasks.strip() == DECISIONS:
+        unused = {"--draft": draft, "--policies": None if policies == "all" else policies, "--cache": cache, "--max-new": max_new,
+                  "--block": block, "--no-stop": no_stop or None, "--split": split, "--chosen": chosen,
+                  "--run-code": run_code or None, "--timing": timing}  # fmt: skip
+        _unused(f"with --tasks {DECISIONS}, where nothing is decoded", unused)
+        _decisions(model, dtype, labelled, n, seed, batch, output)
+        return
+    _unused(f"without --tasks {DECISIONS}", {"--labelled": labelled})
     methods = choices(policies, jd.policies.RECIPES, "policy")
     caches = choices(cache or ("none" if chosen is None else "all"), jd.policies.CACHES, "cache")
     names = None if tasks is None else read_tasks(tasks, run_code)
@@ -104,6 +119,20 @@ def evaluate(
     job.masked(bench, methods, caches, names, tasks in (None, LEARNED), sizes, folder, head, claimed)
 
 
+def _decisions(
+    model: str, dtype: str | None, labelled: str | None, n: int | None, seed: int, batch: int | None, output: str
+) -> None:
+    import jaxdlm as jd
+    from jaxdlm.eval import decisions, rows
+
+    asked, folder = decisions.read(labelled, n), _folder(output)
+    lm = jd.load(model, dtype=dtype)
+    decisions.check(lm, labelled)
+    mixture = f"{DECISIONS} {asked.digest}"
+    head = rows.meta(lm, split=mixture, seed=seed, canvas=None, block=None, mixture=mixture)
+    decisions.evaluate(lm, asked, {"seed": seed, "batch": batch or 16}, folder, head)
+
+
 def _folder(output: str) -> pathlib.Path:
     folder = argument.path(output, "--output")
     try:
@@ -129,8 +158,8 @@ def read_tasks(words: str, run_code: bool) -> list[str]:
     names = [name.strip() for name in words.split(",") if name.strip()]
     names = [each for name in names for each in (TASKS if name == "all" else [name])]
     for name in names:
-        if name == PROMPTS:
-            raise InputError(f"--tasks {PROMPTS} stands alone: leave the others out")
+        if name in (PROMPTS, DECISIONS):
+            raise InputError(f"--tasks {name} stands alone: leave the others out")
         if task(name).family.runs_code and not run_code and words != "all":
             raise InputError(
                 f"task {name!r} runs what the model wrote, in a sandboxed process: allow it with --run-code"

@@ -52,7 +52,7 @@ def draft_and_target(
     made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
-    _picture(folder / "tokens.svg", lambda: report.pairs_chart(made))
+    picture(folder / "tokens.svg", lambda: report.pairs_chart(made))
     for line in lines:
         _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
     _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(done)} rows)")
@@ -145,10 +145,11 @@ def write(folder: pathlib.Path, made: dict[str, Any], lines: Sequence[rows.Line]
     made["bounds"] = bounds_of(made, lines)
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.page(made))
-    _picture(folder / "curves.svg", lambda: plots.overview(made, summary.POOLED, "tpf", report.TPF))
+    picture(folder / "curves.svg", lambda: plots.overview(made, summary.POOLED, "tpf", report.TPF))
 
 
-def _picture(path: pathlib.Path, chart: Callable[[], plots.Spec]) -> None:
+def picture(path: pathlib.Path, chart: Callable[[], plots.Spec]) -> None:
+    """Writes a chart, or says what draws it where that is missing."""
     if plots.there():
         path.write_text(plots.svg(chart()))
     else:

@@ -205,6 +205,14 @@ def reliability(title: str, bins: Iterable[Any], *, side: int = 300) -> Spec:
     return {"title": {"text": title}, "config": CONFIG, "width": side, "height": side, "layer": layers}
 
 
+def side_by_side(specs: Sequence[Spec]) -> Spec:
+    """Charts as one."""
+    return {
+        "config": CONFIG,
+        "hconcat": [{key: value for key, value in spec.items() if key != "config"} for spec in specs],
+    }
+
+
 def _ground(summary: Summary, task: str, x: str, along: Spec) -> list[Spec]:
     """The band of the baseline's margin, and the dotted line of an ideal model."""
     base = next(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxdlm import distribution
+from jaxdlm.decisions.metrics import Bin
 from jaxdlm.eval import plots
 from jaxdlm.eval.pairs import BASELINE as PLAIN
 from jaxdlm.eval.summary import POOLED
@@ -219,6 +220,62 @@ def speculative_table(rows: Sequence[Mapping[str, Any]]) -> str:
         named = [f"<code>{_e(r['label'])}</code>", _e(r["draft"] or ""), str(r["batch"])]
         shown.append([*named, *numbers, *equal, *wall, f"{r['tokens_per_second']:.1f}"])
     return table([*head, "equal rows", "accuracy, %", "speed-up, wall", "all together", "tokens per second"], shown)
+
+
+def decisions_page(summary: Summary) -> str:
+    """The report of decisions on labelled rows."""
+    meta = summary["meta"]
+    return "\n".join([
+        _head(meta), f"<h1>Decisions of {_e(meta['model'])}</h1>",
+        f"<p class=muted>{_e(_provenance(meta))}</p>",
+        _decisions_note(), decisions_table(summary["decisions"]), _drawn(_reliability(summary), "reliability"), "</html>",
+    ])  # fmt: skip
+
+
+def reliability_chart(summary: Summary) -> plots.Spec:
+    """Accuracy against stated probability, a chart per reader."""
+    return plots.side_by_side(_reliability(summary))
+
+
+def _reliability(summary: Summary) -> list[plots.Spec]:
+    return [plots.reliability(name, [Bin(**each) for each in bins]) for name, bins in summary["reliability"].items()]
+
+
+def _decisions_note() -> str:
+    return (
+        "<p>Calibration error: of the winner's probability over 15 bins of equal mass, with the 95 % interval of rows drawn "
+        "again, and its floor, what labels drawn from the probabilities themselves show. Covered: the share of rows, the "
+        "surest first, of which at most 5 % are wrong. Δ: right answers against the options as listed, the same rows. "
+        "Reads: sequences per question; label mass: probability of all labels together; flips: readings with another winner.</p>"
+    )
+
+
+def decisions_table(points: Sequence[Mapping[str, Any]]) -> str:
+    head = [
+        "question",
+        "reader",
+        "rows",
+        "right, %",
+        "95 %",
+        "Δ, points",
+        "NLL",
+        "Brier",
+        "calibration error",
+        "95 %",
+        "floor",
+    ]
+    shown = []
+    for p in points:
+        if not p["n"]:
+            continue
+        right = [f"{100 * p['accuracy']:.1f}", " – ".join(f"{100 * x:.0f}" for x in p["interval"])]
+        delta = f"{100 * p['delta']:+.1f}" if "delta" in p else ""
+        errors = [f"{p[name]:.3f}" for name in ("nll", "brier", "ece")]
+        around = [f"{p['low']:.3f} – {p['high']:.3f}", f"{p['floor']:.3f}", f"{100 * p['covered']:.0f}"]
+        levels = [f"{p[name]:.3f}" if name in p else "" for name in ("distance", "ranked")]
+        cost = [f"{p['reads']:.1f}", f"{p['label_mass']:.2f}", f"{p['flips']:.2f}"]
+        shown.append([_e(p["question"]), _e(p["reader"]), str(p["n"]), *right, delta, *errors, *around, *levels, *cost])
+    return table([*head, "covered, %", "distance", "ranked score", "reads", "label mass", "flips"], shown)
 
 
 def gate_table(summary: Summary) -> str:

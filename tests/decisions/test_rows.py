@@ -10,9 +10,10 @@ import jaxdlm as jd
 from jaxdlm import cli
 from jaxdlm.batch import decide_job as jobs
 from jaxdlm.batch import rows
+from jaxdlm.batch import self_check as check
 from jaxdlm.batch.decisions import Lines, Readers, Row, understand
 from jaxdlm.batch.rows import Raw, Refusal
-from jaxdlm.decisions import calibrate
+from jaxdlm.decisions import calibrate, output
 from tests.batch.jobs import results, write
 from tests.decisions.toys import net
 
@@ -129,6 +130,9 @@ REFUSED = {
     "joint": (row(0, joint=True), "read='text' means nothing in a reply to several questions"),
     "joint no flag": (row(0, joint=1), "joint=1: must be true or false"),
     "own seed": (row(0, seed="x"), "line 1: seed='x': must be a whole number"),
+    "own order": (row(0, order=[1, 1]), "order=[1, 1]: must have every column"),
+    "own steps": (row(0, steps=4), "steps=4: tiny has no noise"),
+    "own circle": (row(0, questions={"a": {"type": "noul", "instructions": "?", "depends_on": "a"}}), "break the circle"),
     "own law": (row(0, law="lottery"), "law='lottery'"),
     "no JSON": (b"{", "line 1 is not JSON"),
     "unknown word": (row(0, prompt="sort : [ Wladimir ]"), "unknown word 'Wladimir'"),
@@ -269,6 +273,8 @@ def test_a_calibration_by_the_command(tmp_path, capsys):
         (["--shard-rows", "3"], "--shard-rows belongs to a job"),
         (["--prior", "much"], "--prior 'much': must be contextual"),
         (["--orders", "-1"], "orders='-1'"),
+        (["--order", "2,x"], "order='2,x': must be"),
+        (["--self-check", "--output", "o"], "--self-check prints what it measures"),
         (["--law", "lottery"], "'lottery' is not one of"),
         (["--template", "nothing"], "has no {state}"),
         (["--calibration", "none.json"], "calibration none.json cannot be read"),
@@ -281,6 +287,35 @@ def test_wrong_usage_is_one_line(words, message, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1 and message in printed.err
     assert not list(tmp_path.glob("o*"))
+
+
+@pytest.mark.slow
+def test_a_self_check_measures_shapes_and_finds_no_other_bits(tmp_path, capsys):
+    source = write(tmp_path / "in.jsonl", [row(0), {"id": "bad"}, row(1)])
+    assert cli.main(["decide", source, "--read", "text", "--batch", "2", "--self-check"]) == cli.OK
+    (told,) = lines_of(capsys)
+    assert (told["rows"], told["compared"], told["differing"], told["shapes"]) == (2, 4, 0, [1, 4])
+    assert 0 <= told["largest"] < 1e-3 and told["reread"] == 0.0, "float32"
+    assert cli.main(["decide", write(tmp_path / "none.jsonl", [{"id": 1}]), "--self-check"]) == cli.BAD_INPUT
+    assert "none of the rows can be read" in capsys.readouterr().err
+
+
+def test_a_self_check_counts_what_changes(monkeypatch, capsys, tmp_path):
+    """Answers that know the rows beside them: a failure, and a bound for calls that are too close."""
+
+    def answers(raws, readers):
+        size = readers.settings["batch"]
+        told = jd.Decision("choice", "a", {"a": 0.6, "b": 0.4}, logits=(-0.5, -0.9 - 0.01 * size - 0.001 * len(raws)))
+        return {
+            raw.row: output.RowAnswers(raw.row, (jd.Choice("q", ["a", "b"]),), (told,), "m", "r", "r") for raw in raws
+        }
+
+    lm = net("ar", "bfloat16")
+    monkeypatch.setattr(check, "_answers", answers)
+    monkeypatch.setattr(check, "understand", lambda *_: Row(*[None] * 8))
+    told = check.self_check([raw(row(k), k) for k in range(3)], lm, {"batch": 4})
+    assert (told["compared"], told["differing"], told["flips"]) == (6, 3, 0), "alone they are others"
+    assert told["largest"] == pytest.approx(0.04) and told["reread"] == pytest.approx(0.08), "of shapes 1, 2, 8"
 
 
 @pytest.mark.slow
