@@ -15,6 +15,7 @@ from jaxdlm.core.compiled import compiled
 from jaxdlm.core.guide import OfRow
 from jaxdlm.core.keys import sample_keys
 from jaxdlm.core.rule import Decoding
+from jaxdlm.decisions import choosing
 from jaxdlm.errors import InputError, exhausted
 from jaxdlm.messages import read_form
 from jaxdlm.output import Output, finish, finish_rows, rows_joined
@@ -31,7 +32,7 @@ from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
-from jaxdlm.structured import grammars_of
+from jaxdlm.structured import grammars_of, per_row
 from jaxdlm.typing import Array, Int32
 
 SAVES = ("none", "commit", "steps")
@@ -75,7 +76,7 @@ def decode(
         policy: a name in `policies.RECIPES`, with arguments as in a shell ("threshold,tau=0.8"), a rule, or what
             `jaxdlm.speculative` makes (autoregressive models; their keys and values are always cached, and `cache` and
             `block` are refused there). Default: "threshold"; "autoregressive" for a model that only continues a text,
-            "entropy_bound" for one with uniform noise.
+            "entropy_bound" for one with uniform noise; rows with `choices`: none, but for uniform noise.
         cache: a name in `policies.CACHES`, with arguments likewise, or a cache.
         max_new: generated columns.
         block: block length, default 32 (block-causal models: what they were trained with);
@@ -108,7 +109,8 @@ def decode(
             Autoregressive models read each prompt once; diffusion models decode each row by itself.
         top_logprobs: of autoregressive models, so many of the likeliest tokens (to 20) beside each column's own.
         choices, regex, json_schema, json, lark, grammar: at most one of them; the answer belongs to that language, whatever the
-            policy, and ends within max_new. One for all rows, or a list with one per row (None: a free row). choices: a
+            policy, and ends within max_new. `choices` without a policy are not written: the likeliest of them by the model's
+            own law is read (docs/structured.md). One for all rows, or a list with one per row (None: a free row). choices: a
             list of texts; regex: a pattern of Python's `re` that matches the whole answer; json_schema: a schema as a
             dict or JSON; json: True, or the depth to which values may be nested; lark: a context-free grammar in Lark's
             language, nested to depth 3 (`jaxdlm.grammar.lark` takes another); grammar: from `jaxdlm.grammar`. See
@@ -187,8 +189,9 @@ def prepare(
 ) -> "Programs":  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
+    chosen = choices if policy is None and own is None and choosing.can(lm) else None
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
-    cache, prompts = resolve_cache(cache), layout.listed(prompts)
+    asked_cache, cache, prompts = cache, resolve_cache(cache), layout.listed(prompts)
     argument.flag(raw, "raw")
     form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
@@ -219,6 +222,17 @@ def prepare(
                 "lark": lark}  # fmt: skip
     stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
+    if chosen is not None and grammars is not None:
+        argument.unused(
+            "beside choices without a policy, which are read and not written (name a policy to have them written)",
+            cache=(asked_cache, "none"), infill=(infill, False), canvas=(canvas, None), top_logprobs=(top, 0),
+            save=(save, "commit" if save == "steps" else save),
+        )  # fmt: skip
+        return _chosen(
+            lm, prompts, per_row("choices", chosen, len(prompts)), max_new=max_new, block=block, seed=seed, ids=ids, save=save,
+            raw=raw, stop=stop, rows_per_program=rows_per_program, n=n, system=system, tools=tools,
+            chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message,
+        )  # fmt: skip
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
         size = size if size is None else prompts_of(size, policy.samples)
     elif n > 1:
@@ -241,17 +255,49 @@ def prepare(
     return Programs(parts, rows, max_new, lm.config.tokens.pad)
 
 
+def _chosen(
+    lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, ids: Any, n: int, save: str,
+    raw: bool, stop: Any, rows_per_program: int | None, **more: Any,
+) -> "Programs":  # fmt: skip
+    """Rows with choices, which are read, and the others, which are decoded by the default policy."""
+    numbers = layout.row_numbers(ids, len(prompts))
+    free = [row for row, texts in enumerate(choices) if texts is None]
+    read = [row for row, texts in enumerate(choices) if texts is not None]
+    form = read_form(*(more[name] for name in ("system", "tools", "chat_template_kwargs", "continue_final_message")))
+    work = layout.lay_apart(
+        lm, [prompts[row] for row in read], max_new=max_new, block=block, ids=[numbers[row] for row in read], raw=raw,
+        canvas=None, infill=False, size=None, aligned=False, form=form,
+    )  # fmt: skip
+    texts = dict(
+        zip(np.concatenate([part.rows for part in work]).tolist(), [text for part in work for text in part.texts])
+    )
+    part = choosing.Chosen(
+        lm, [texts[row] for row in range(len(read))], [choices[row] for row in read], read, max_new, block, n,
+        rows_per_program or choosing.BATCH, save, read_stops(lm, stop),
+    ).checked()  # fmt: skip
+    rows = np.ravel(np.array(read)[:, None] * n + np.arange(n))
+    programs = Programs((part,), (rows,), max_new, lm.config.tokens.pad)
+    if not free:
+        return programs
+    others = prepare(
+        lm, [prompts[row] for row in free], max_new=max_new, block=block, ids=[numbers[row] for row in free], raw=raw, n=n,
+        save=save, stop=stop, rows_per_program=rows_per_program, **more,
+    )  # fmt: skip
+    at = np.ravel(np.array(free)[:, None] * n + np.arange(n))
+    return Programs((part, *others.parts), (rows, *(at[own] for own in others.rows)), max_new, others.pad)
+
+
 def _times(values: Sequence[Any], n: int) -> list[Any]:
     return [value for value in values for _ in range(n)]
 
 
-def _fitting(part: "Diffusion | Continuation") -> Output:
+def _fitting(part: "Part") -> Output:
     try:
         return part.run()
     except jax.errors.JaxRuntimeError as error:
         if not exhausted(error):
             raise
-        rows = len((part.batch.rows if isinstance(part, Diffusion) else part.rows).done)
+        rows = part.size
         raise InputError(
             f"a program of {rows} rows needs more memory than the device has: decode fewer at a time, as in "
             f"rows_per_program={max(1, rows // 2)}"
@@ -300,7 +346,7 @@ def one_program(
 class Programs(NamedTuple):
     """The programs that a decode runs in, and which of its rows each of them decodes."""
 
-    parts: tuple["Diffusion | Continuation", ...]
+    parts: tuple["Part", ...]
     rows: tuple[np.ndarray, ...]
     max_new: int
     pad: int
@@ -323,6 +369,11 @@ class Diffusion(NamedTuple):
     max_new: int
     save: str
     stops: Stops
+
+    @property
+    def size(self) -> int:
+        """Rows of the program."""
+        return len(self.batch.rows.done)
 
     def run(self) -> Output:
         """Everything in one program."""
@@ -352,6 +403,11 @@ class Continuation(NamedTuple):
     stops: Stops
     shared: int = 0
 
+    @property
+    def size(self) -> int:
+        """Rows of the program."""
+        return len(self.rows.done)
+
     def run(self) -> Output:
         """Everything in one program; where the policy has slots, some rows at a time."""
         policy, rows = self.decoding.policy, self.rows
@@ -373,6 +429,9 @@ class Continuation(NamedTuple):
 
     def _sizes(self) -> tuple[int, int, str, int]:
         return self.prompt, self.max_new, self.save, self.shared
+
+
+Part = Diffusion | Continuation | choosing.Chosen
 
 
 @compiled(static_argnames=("save",))

@@ -146,9 +146,10 @@ def generate(
     if lm.tokenizer is None:
         advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
         raise InputError(f"model {model!r} has no tokenizer: {advice}")
+    reads = choices is not None and method is None and temperature is None  # `decode` reads them, and writes nothing
     method = read(default(lm.config), stated) if method is None else method
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
-    if block is None and has_blocks(method):
+    if block is None and has_blocks(method) and not reads:
         block = lm.defaults.get("block_length")  # None: decode's default for this model
     asked = [prompt if prefill is None else _begun(prompt, prefill) for prompt in prompts]
     ids, refused = _readable(lm, asked, raw, read_form(**chat))
@@ -160,7 +161,7 @@ def generate(
     out = decode(
         lm,
         [asked[index] for index in ids],
-        method,
+        None if reads else method,
         cache,
         max_new,
         block,

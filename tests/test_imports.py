@@ -44,6 +44,8 @@ ALLOWED = {
     ("_load", "checkpoint"): "weights are streamed from the checkpoint reader",
     ("layout", "speculative"): "rows of autoregressive models are laid out, too",
     ("decisions", "_decode"): "a thought is written before it is decided on",
+    ("_decode", "decisions"): "choices without a policy are read",
+    ("eval", "batch"): "labelled rows are those of `jaxdlm decide`",
     ("plan", "batch"): "a plan is made for the program of a batch",
     ("train", "eval"): "recipes draw their data from the generators of the benchmark",
     ("train", "batch"): "a model that learns from its own answers writes them as a batch job, which resumes",

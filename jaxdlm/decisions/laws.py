@@ -14,11 +14,10 @@ import numpy as np
 from jaxdlm.decisions import noisy, ordered
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
 from jaxdlm.decisions.render import Slot
-from jaxdlm.decisions.trie import END, Trie, best_first, expand
+from jaxdlm.decisions.trie import END, WAVE, Trie, best_first, expand
 from jaxdlm.errors import InputError
 from jaxdlm.layout import DEFAULT_BLOCK
 
-WAVE = 8  # contexts that a search by likelihood opens at a time
 ANY_ORDER = 5  # tokens, terminator included, of which all orders are summed
 
 

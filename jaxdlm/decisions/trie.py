@@ -2,12 +2,14 @@
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdlm.decisions.read import Column, Plan, Raw, Read
 
+WAVE = 8  # contexts that a search by likelihood opens at a time
+FEW = 16  # contexts that are read at once where only the likeliest option is asked for
 END = -1  # stands for any of the ids that end a reply
 Node = tuple[int, ...]
 
@@ -34,7 +36,15 @@ class Trie:
         return ways
 
 
-def expand(canvas: Any, trie: Trie) -> Plan[Raw]:
+class Every(NamedTuple):
+    """Of all contexts. after: node -> token -> its log-probability there. top: the likeliest token of all at the root."""
+
+    after: dict[Node, dict[int, float]]
+    top: int
+    reads: list[Read]
+
+
+def every(canvas: Any, trie: Trie) -> Plan[Every]:
     """All contexts at once."""
     groups = [[node] for node in trie.children] if canvas.masked else trie.paths()
     reads = [_read(canvas, trie, nodes) for nodes in groups]
@@ -45,8 +55,47 @@ def expand(canvas: Any, trie: Trie) -> Plan[Raw]:
         for node, column in zip(nodes, columns):
             steps[node] = _after(canvas, trie.children[node], column)
             top = column.top if not node else top
-    logp = [sum(steps[leaf[:size]][leaf[size]] for size in range(len(leaf))) for leaf in trie.leaves]
+    return Every(steps, top, reads)
+
+
+def expand(canvas: Any, trie: Trie) -> Plan[Raw]:
+    """log P of all options, all contexts at once."""
+    after, top, reads = yield from every(canvas, trie)
+    logp = [sum(after[leaf[:size]][leaf[size]] for size in range(len(leaf))) for leaf in trie.leaves]
     return Raw(np.array(logp), top in trie.children[()], len(reads), sum(len(read.tokens) for read in reads))
+
+
+class Reached(NamedTuple):
+    """Where a search for the likeliest option came to. best: its text; None: no option is possible. logp: of each beginning
+    that was reached. broken: a logit was not finite."""
+
+    best: Node | None
+    logp: dict[Node, float]
+    reads: int
+    broken: bool
+
+
+def likeliest(canvas: Any, trie: Trie, wave: int = WAVE) -> Plan[Reached]:
+    """The likeliest option, of equal ones the first: all contexts at once where they are few, else the likeliest first until
+    no open one is as likely as the best option."""
+    search, reads, after = _Likeliest(), 0, None
+    if len(trie.children) <= FEW:
+        after, _, asked = yield from every(canvas, trie)
+        reads = len(asked)
+    while nodes := search.next(wave):
+        found: list[dict[int, float]]
+        if after is None:
+            results = yield [_read(canvas, trie, [node]) for _, node in nodes]
+            found = [_after(canvas, trie.children[node], column) for (_, node), (column,) in zip(nodes, results)]
+            reads += len(nodes)
+        else:
+            found = [after[node] for _, node in nodes]
+        for (logp, node), more in zip(nodes, found):
+            for token, own in more.items():
+                search.add((*node, token), logp + own, (*node, token) in trie.children)
+    ended = [leaf for leaf in trie.leaves if search.done.get(leaf, -np.inf) > -np.inf]
+    best = max(ended, key=lambda leaf: search.done[leaf], default=None)
+    return Reached(best, search.reached, reads, search.broken)
 
 
 def best_first(canvas: Any, trie: Trie, tolerance: float, wave: int, most: int) -> Plan[Raw]:
@@ -76,10 +125,12 @@ class _Search:
         self.open: list[tuple[float, int, Node]] = [(0.0, 0, ())]
         self.done: dict[Node, float] = {}
         self.count, self.broken = 1, False
+        self.reached: dict[Node, float] = {(): 0.0}
 
     def add(self, node: Node, logp: float, inner: bool) -> None:
         """A node that was reached."""
         self.broken |= bool(np.isnan(logp))
+        self.reached[node] = logp
         if inner:
             heapq.heappush(self.open, (-logp, self.count, node))
             self.count += 1
@@ -104,6 +155,24 @@ class _Search:
     def bound(self) -> float:
         left, whole = self.left, np.logaddexp(self.left, _total(self.done.values()))
         return float(np.exp(left - whole)) if left > -np.inf else 0.0
+
+
+class _Likeliest(_Search):
+    """Until the likeliest option is certain."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def next(self, wave: int) -> list[tuple[float, Node]]:
+        """Open nodes that are as likely as the best option so far, the likeliest first."""
+        taken: list[tuple[float, Node]] = []
+        best = max(self.done.values(), default=-np.inf)
+        while self.open and len(taken) < wave and not self.broken:
+            likely = -self.open[0][0]
+            if likely < best or likely == -np.inf:
+                break
+            taken.append((likely, heapq.heappop(self.open)[2]))
+        return taken
 
 
 def _read(canvas: Any, trie: Trie, nodes: Sequence[Node]) -> Read:

@@ -1,0 +1,152 @@
+"""`decode(choices=...)` without a policy: the likeliest of the choices by the law `chain`, read and not written.
+
+argmax_k Σ_i l_{x_i}[i, d_k[i]], as `decide(read="text")` has it. A policy under the choices' grammar writes the likeliest token
+of each step, which need not lead to it. Few contexts are read at once; of many the likeliest first, until no beginning that is
+left can become likelier than the best whole text (each further token makes a text less likely), so that the answer is certain.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdlm.core.carry import Status
+from jaxdlm.decisions.laws import Canvas, Limits, masked
+from jaxdlm.decisions.read import Plan, drive
+from jaxdlm.decisions.render import Slot, ends_of, head_of, spelled
+from jaxdlm.decisions.trie import Node, Reached, likeliest
+from jaxdlm.errors import InputError
+from jaxdlm.layout import DEFAULT_BLOCK
+from jaxdlm.output import Output, read_text
+from jaxdlm.stops import Stops
+
+BATCH = 16  # sequences of a program
+
+
+def can(lm: Any) -> bool:
+    """Whether the model has an exact law of texts that is read: of masks, or left to right."""
+    config = lm.config
+    return config.noise != "uniform" and not config.masked_canvas and not config.expert_capacity
+
+
+class Progress(NamedTuple):
+    """As the carries of other programs: what `stream` hands back."""
+
+    rows: Output | None
+    trace: None = None
+
+
+class Chosen(NamedTuple):
+    """Rows whose answers are chosen, as a program of `decode`. prompts: their ids; choices: the texts of each."""
+
+    lm: Any
+    prompts: Sequence[np.ndarray]
+    choices: Sequence[Sequence[str]]
+    names: Sequence[int]  # of the rows, for messages
+    max_new: int
+    block: int | None
+    n: int  # answers of each, all the same
+    batch: int
+    save: str
+    stops: Stops
+
+    @property
+    def size(self) -> int:
+        """Rows of a program."""
+        return self.batch
+
+    def checked(self) -> "Chosen":
+        """Itself. Raises InputError, with the name of the row, for a choice that cannot be answered."""
+        for _ in self._plans():
+            pass
+        return self
+
+    def run(self) -> Output:
+        """Every row's likeliest choice."""
+        plans = self._plans()
+        found = drive(self.lm, [plan for _, plan in plans], self.batch)
+        answers = [_answer(canvas, reached) for (canvas, _), reached in zip(plans, found)]
+        return _output(self, [answer for answer in answers for _ in range(self.n)])
+
+    def start(self) -> Progress:
+        return Progress(None)
+
+    def ahead(self, carry: Progress, forwards: int) -> Progress:
+        """All at once: there is nothing to follow."""
+        return Progress(self.run())
+
+    def output(self, rows: Output, trace: None) -> Output:
+        return rows
+
+    def _plans(self) -> list[tuple[Canvas, Plan[Reached]]]:
+        known: dict[str, tuple[int, ...]] = {}
+        made = []
+        for name, prompt, texts in zip(self.names, self.prompts, self.choices):
+            where = f"prompt {name}"
+            for text in texts:
+                known[text] = known.get(text) or tuple(spelled(self.lm, text, where))
+                if len(known[text]) > self.max_new:
+                    raise InputError(
+                        f"{where}: the choice {text!r:.60} has {len(known[text])} tokens and max_new is {self.max_new}: raise it"
+                    )
+            ids = np.asarray(prompt, np.int32)
+            slot = Slot(
+                ids,
+                tuple(known[text] for text in texts),
+                (),
+                ends_of(self.lm),
+                head=head_of(self.lm, ids, lambda ids=ids: ids),
+            )
+            canvas = Canvas(self.lm, slot, Limits(self._width(slot)), where)
+            made.append((canvas, likeliest(canvas, canvas.trie())))
+        return made
+
+    def _width(self, slot: Slot) -> int | None:
+        """Open columns: whole blocks that hold the longest choice and its end, as in a decode of so many."""
+        if not masked(self.lm.config) or self.lm.config.attention == "block_causal":
+            return None
+        block = self.block or self.lm.defaults.get("block_length") or DEFAULT_BLOCK
+        return -(-(max(map(len, slot.choices)) + 1) // block) * block
+
+
+class Answer(NamedTuple):
+    """tokens: of the choice and its end; logp: of each; reads: sequences."""
+
+    tokens: Node
+    logp: np.ndarray
+    reads: int
+    status: Status
+
+
+def _answer(canvas: Canvas, reached: Reached) -> Answer:
+    """The likeliest leaf, of equal ones the first in the list."""
+    if reached.broken or reached.best is None:
+        return Answer((), np.zeros(0), reached.reads, Status.NONFINITE if reached.broken else Status.INFEASIBLE)
+    leaf = reached.best
+    logp = np.diff([reached.logp[leaf[:size]] for size in range(len(leaf) + 1)])
+    return Answer(canvas.spelled(leaf), logp, reached.reads, Status.EOS)
+
+
+def _output(rows: Chosen, answers: Sequence[Answer]) -> Output:
+    ids, shape = rows.lm.config.tokens, (len(answers), rows.max_new)
+    tokens = np.full(shape, ids.eos[0] if ids.eos else ids.pad, np.int32)
+    score, step = np.zeros(shape, np.float32), np.full(shape, -1, np.int32)
+    status = []
+    for row, answer in enumerate(answers):
+        count = min(len(answer.tokens), rows.max_new)
+        tokens[row, :count], score[row, :count] = answer.tokens[:count], answer.logp[:count]
+        step[row, :count] = answer.reads - 1
+        cut = answer.status == Status.EOS and len(answer.tokens) > rows.max_new  # its end has no column
+        status.append(Status.FINISHED if cut else answer.status)
+    forwards, none = np.array([answer.reads for answer in answers], np.int32), np.zeros(len(answers), np.int32)
+    made = Output(
+        text=read_text(rows.lm, tokens, rows.stops), tokens=tokens, forwards=forwards,
+        commit_step=None if rows.save == "none" else step, score=None if rows.save == "none" else score, status=status,
+        tokenizer=rows.lm.tokenizer, ends=tuple(sorted(rows.stops.ids)),
+    )  # fmt: skip
+    if masked(rows.lm.config):
+        return made
+    return dataclasses.replace(
+        made, logprobs=made.score, accepted=none.astype(np.float32), drafted=none, draft_forwards=none
+    )
