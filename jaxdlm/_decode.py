@@ -226,11 +226,11 @@ def prepare(
         argument.unused(
             "beside choices without a policy, which are read and not written (name a policy to have them written)",
             cache=(asked_cache, "none"), infill=(infill, False), canvas=(canvas, None), top_logprobs=(top, 0),
-            save=(save, "commit" if save == "steps" else save),
+            save=(save, "commit" if save == "steps" else save), n=(n, 1),
         )  # fmt: skip
         return _chosen(
             lm, prompts, per_row("choices", chosen, len(prompts)), max_new=max_new, block=block, seed=seed, ids=ids, save=save,
-            raw=raw, stop=stop, rows_per_program=rows_per_program, n=n, system=system, tools=tools,
+            raw=raw, stop=stop, rows_per_program=rows_per_program, system=system, tools=tools,
             chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message,
         )  # fmt: skip
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
@@ -256,7 +256,7 @@ def prepare(
 
 
 def _chosen(
-    lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, ids: Any, n: int, save: str,
+    lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, ids: Any, save: str,
     raw: bool, stop: Any, rows_per_program: int | None, **more: Any,
 ) -> "Programs":  # fmt: skip
     """Rows with choices, which are read, and the others, which are decoded by the default policy."""
@@ -272,19 +272,18 @@ def _chosen(
         zip(np.concatenate([part.rows for part in work]).tolist(), [text for part in work for text in part.texts])
     )
     part = choosing.Chosen(
-        lm, [texts[row] for row in range(len(read))], [choices[row] for row in read], read, max_new, block, n,
+        lm, [texts[row] for row in range(len(read))], [choices[row] for row in read], read, max_new, block,
         rows_per_program or choosing.BATCH, save, read_stops(lm, stop),
     ).checked()  # fmt: skip
-    rows = np.ravel(np.array(read)[:, None] * n + np.arange(n))
-    programs = Programs((part,), (rows,), max_new, lm.config.tokens.pad)
+    programs = Programs((part,), (np.array(read),), max_new, lm.config.tokens.pad)
     if not free:
         return programs
     others = prepare(
-        lm, [prompts[row] for row in free], max_new=max_new, block=block, ids=[numbers[row] for row in free], raw=raw, n=n,
+        lm, [prompts[row] for row in free], max_new=max_new, block=block, ids=[numbers[row] for row in free], raw=raw,
         save=save, stop=stop, rows_per_program=rows_per_program, **more,
     )  # fmt: skip
-    at = np.ravel(np.array(free)[:, None] * n + np.arange(n))
-    return Programs((part, *others.parts), (rows, *(at[own] for own in others.rows)), max_new, others.pad)
+    rows = (*programs.rows, *(np.array(free)[own] for own in others.rows))
+    return Programs((part, *others.parts), rows, max_new, others.pad)
 
 
 def _times(values: Sequence[Any], n: int) -> list[Any]:

@@ -46,7 +46,6 @@ class Chosen(NamedTuple):
     names: Sequence[int]  # of the rows, for messages
     max_new: int
     block: int | None
-    n: int  # answers of each, all the same
     batch: int
     save: str
     stops: Stops
@@ -67,7 +66,7 @@ class Chosen(NamedTuple):
         plans = self._plans()
         found = drive(self.lm, [plan for _, plan in plans], self.batch)
         answers = [_answer(canvas, reached) for (canvas, _), reached in zip(plans, found)]
-        return _output(self, [answer for answer in answers for _ in range(self.n)])
+        return _output(self, answers)
 
     def start(self) -> Progress:
         return Progress(None)

@@ -1,0 +1,97 @@
+"""`decode(choices=...)` without a policy: the likeliest choice by the law `chain`, for masked and autoregressive models."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from jaxdlm.decisions import trie
+from jaxdlm.decisions.laws import Canvas, Limits
+from jaxdlm.decisions.read import drive
+from jaxdlm.decisions.render import Slot
+from tests.decisions.toys import END, PROMPT, exact, net
+
+NAMES = ("Kate", "Omar", "Fay")
+ORDERS = ["[ {} , {} , {} ]".format(*order) for order in itertools.permutations(NAMES)]
+
+
+def searched(lm, choices, prompt, width, few):
+    """(what is found, log P of every choice)."""
+    ends = lm.config.tokens.eos
+    canvas = Canvas(lm, Slot(np.array(prompt, np.int32), tuple(choices), (), ends), Limits(width=width), "here")
+    before, trie.FEW = trie.FEW, few
+    try:
+        found, raw = drive(lm, [trie.likeliest(canvas, canvas.trie(), 2), trie.expand(canvas, canvas.trie())], 16)
+    finally:
+        trie.FEW = before
+    return found, raw.logp
+
+
+@pytest.mark.parametrize("kind", ["same", "ar"])
+@pytest.mark.parametrize("few", [0, 100])
+def test_it_is_the_arg_max_of_all(kind, few):
+    lm, random, saved = net(kind), np.random.default_rng(few), 0
+    for _ in range(5):
+        choices = [tuple(x) for x in {tuple(random.integers(1, 5, random.integers(1, 4)).tolist()) for _ in range(8)}]
+        found, logp = searched(lm, choices, random.integers(1, 45, 5).tolist(), 5 if kind == "same" else None, few)
+        assert found.best[:-1] == choices[logp.argmax()] and not found.broken
+        assert found.logp[found.best] == pytest.approx(logp.max(), abs=2e-5)
+        saved += sum(map(len, choices)) - found.reads
+    assert few or saved > 0, "not every context is read"
+
+
+def test_the_likeliest_first_token_need_not_lead_to_it():
+    """One answer with 0.4, three that begin alike with 0.2 each: step by step these win."""
+    lm = exact([[4, 6, 6, 6], [5, 1, 6, 6], [5, 2, 6, 6], [5, 3, 6, 6]], [0.4, 0.2, 0.2, 0.2])
+    found, _ = searched(lm, [(5, 1), (5, 2), (4,)], PROMPT, 4, 0)
+    assert found.best[:1] == (4,) and np.exp(found.logp[(5,)]) == pytest.approx(0.6) and END == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
+def test_decode_answers_with_it(name):
+    lm, few = jd.load(name), ORDERS[:3]
+    prompts = ["reverse : [ Kate , Omar , Fay ]", "copy : [ Omar , Kate , Fay ]"]
+    out = jd.decode(lm, prompts, choices=few, max_new=16, rows_per_program=4)
+    told = jd.decide(lm, prompts, [jd.Choice("a", few)], read="text", batch=4)
+    assert out.text == [row["a"].value for row in told]
+    assert [str(status) for status in out.status] == ["eos"] * 2 and out.tokens.shape == (2, 16)
+    mass = [np.log(row["a"].probabilities[row["a"].value]) + np.log(row["a"].label_mass) for row in told]
+    assert out.score.sum(1) == pytest.approx(mass, abs=1e-4) and (out.commit_step.max(1) == out.forwards - 1).all()
+    *_, last = jd.stream(lm, prompts, choices=few, max_new=16, rows_per_program=4)
+    assert (last.tokens == out.tokens).all() and (out.logprobs is None) == (name == "tiny")
+    if name == "tiny":
+        mixed = jd.decode(lm, prompts, choices=[None, few], max_new=16, ids=[5, 6], rows_per_program=4)
+        free = jd.decode(lm, prompts[:1], max_new=16, ids=[5], rows_per_program=4)
+        assert mixed.text == [*free.text, out.text[1]] and (mixed.tokens[1] == out.tokens[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new": 4}, "choices needs at least 7 tokens and max_new is 4"),
+        ({"choices": ["[ Kate ]", ORDERS[0]], "max_new": 4}, r"prompt 0: the choice '\[ Kate , .*' has 7 tokens and max_new is"),
+        ({"cache": "prefix"}, "cache='prefix' means nothing beside choices without a policy, which are read"),
+        ({"n": 2}, "n=2 means nothing beside choices without a policy"),
+        ({"save": "steps"}, "save='steps' means nothing beside choices without a policy"),
+        ({"choices": ["[ Kate ]", "[ Kate ]"]}, "are both"),
+        ({"choices": []}, "choices is empty"),
+        ({"choices": [ORDERS, ORDERS]}, "choices has 2 entries for 1 prompts"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_chosen(settings, message):
+    with pytest.raises(jd.InputError, match=message):
+        jd.decode(jd.load("tiny"), ["copy : [ Kate ]"], **{"choices": ORDERS, "max_new": 16} | settings)
+
+
+def test_a_policy_writes_under_the_grammar(monkeypatch):
+    """And so does a model of uniform noise, which has no exact law."""
+    from jaxdlm.decisions import choosing
+
+    assert choosing.can(net("ar")) and choosing.can(net("sdar")) and not choosing.can(net("uniform"))
+    monkeypatch.setattr(choosing.Chosen, "run", lambda self: pytest.fail("read"))
+    out = jd.decode(
+        jd.load("tiny"), ["copy : [ Kate ]"], "threshold", choices=["[ Kate ]", "[ Omar ]"], max_new=16, block=16
+    )
+    assert out.text == ["[ Kate ]"]
