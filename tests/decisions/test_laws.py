@@ -34,40 +34,6 @@ def test_chain_of_an_exact_joint_is_enumeration():
     assert (row["q"].status, row["q"].value, row["q"].forwards, row["q"].bound) == ("ok", "o0", 5, 0.0)
 
 
-@pytest.mark.slow
-def test_five_hundred_random_joints():
-    """chain, product and slot on random tables of four columns, against sums over the table."""
-    random, worst = np.random.default_rng(0), 0.0
-    for _ in range(500):
-        canvases = np.unique(random.integers(2, 6, (6, 4)), axis=0)
-        for row, length in zip(canvases, random.integers(1, 4, len(canvases))):
-            row[length:] = END
-        canvases = np.resize(np.unique(canvases, axis=0), (6, 4))  # some of them twice: their weights add
-        weights = random.dirichlet(np.ones(6)).astype(np.float32)
-        lm = exact(canvases, weights)
-        texts = [tuple(int(x) for x in row[row != END]) for row in np.unique(canvases, axis=0)]
-        ones = sorted({int(token) for token in canvases[:, 0]})
-        ends = (END,)
-        slots = [Slot(np.array(PROMPT, np.int32), c, (), ends) for c in (tuple(texts), tuple((x,) for x in ones))]
-        limits = Limits(width=4)
-        plans = [
-            laws.LAWS[name](lm, slot, limits, "here")
-            for name, slot in zip(("chain", "product", "slot"), (slots[0], *slots))
-        ]
-        chain, product, one = (np.exp(raw.logp) for raw in drive(lm, plans, 16))
-        agree = [np.all(canvases == [*text, *[END] * (4 - len(text))], axis=1) for text in texts]
-        truth = [weights[same].sum() for same in agree]
-        marginal = [
-            math.prod(weights[canvases[:, j] == v].sum() for j, v in enumerate([*t, *[END] * (4 - len(t))]))
-            for t in texts
-        ]
-        ended = canvases[:, 1] == END
-        first = [weights[(canvases[:, 0] == x) & ended].sum() / max(weights[ended].sum(), 1e-30) for x in ones]
-        worst = max(worst, np.abs(chain - truth).max(), np.abs(product - marginal).max())
-        worst = max(worst, np.abs(one - first).max() if ended.any() else 0.0)
-    assert worst < 1e-5
-
-
 def test_product_is_the_product_of_the_marginals_with_the_whole_tail():
     raw = logp(exact(), "product", TEXTS, PROMPT, width=4)
     marginals = [{v: WEIGHTS[CANVASES[:, j] == v].sum() for v in range(8)} for j in range(4)]
