@@ -1,15 +1,17 @@
 """`decode(choices=...)` without a policy: the likeliest choice by the law `chain`, for masked and autoregressive models."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
 import jaxdlm as jd
-from jaxdlm.decisions import trie
+from jaxdlm.decisions import choosing, trie
 from jaxdlm.decisions.laws import Canvas, Limits
 from jaxdlm.decisions.read import drive
 from jaxdlm.decisions.render import Slot
+from jaxdlm.stops import read_stops
 from tests.decisions.toys import END, PROMPT, exact, net
 
 NAMES = ("Kate", "Omar", "Fay")
@@ -46,6 +48,20 @@ def test_the_likeliest_first_token_need_not_lead_to_it():
     lm = exact([[4, 6, 6, 6], [5, 1, 6, 6], [5, 2, 6, 6], [5, 3, 6, 6]], [0.4, 0.2, 0.2, 0.2])
     found, _ = searched(lm, [(5, 1), (5, 2), (4,)], PROMPT, 4, 0)
     assert found.best[:1] == (4,) and np.exp(found.logp[(5,)]) == pytest.approx(0.6) and END == 6
+
+
+def test_logits_that_are_not_finite_and_choices_that_no_text_can_be():
+    lm = net("same")
+    broken = dataclasses.replace(lm, params=lm.params | {"embed": lm.params["embed"].at[40].set(np.nan)})
+    choices = [np.array([40, 5]), np.array([3, 5])]
+    rows = choosing.Chosen(broken, choices, [["a"]] * 2, [0, 1], 3, 4, 2, "commit", read_stops(broken, True))
+    slot = Slot(choices[0], ((3,), (9,)), (), lm.config.tokens.eos)
+    canvas = Canvas(broken, slot, Limits(width=4), "here")
+    (found,) = drive(broken, [trie.likeliest(canvas, canvas.trie())], 16)
+    assert found.broken
+    answers = [choosing._answer(canvas, found), choosing._answer(canvas, found._replace(broken=False, best=None))]
+    out = choosing._output(rows, answers)
+    assert [str(status) for status in out.status] == ["nonfinite", "infeasible"] and (out.tokens == 46).all()
 
 
 @pytest.mark.slow
@@ -87,8 +103,6 @@ def test_what_cannot_be_chosen(settings, message):
 
 def test_a_policy_writes_under_the_grammar(monkeypatch):
     """And so does a model of uniform noise, which has no exact law."""
-    from jaxdlm.decisions import choosing
-
     assert choosing.can(net("ar")) and choosing.can(net("sdar")) and not choosing.can(net("uniform"))
     monkeypatch.setattr(choosing.Chosen, "run", lambda self: pytest.fail("read"))
     out = jd.decode(

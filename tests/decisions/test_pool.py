@@ -51,6 +51,24 @@ def test_the_other_confidences():
     assert [quantile([1, 2, 5], p, q) for q in (0.05, 0.5, 0.75, 0.95)] == [1, 1, 2, 5]
 
 
+def test_the_law_of_vllm():
+    """Softmax over the label ids at the reply's first position; label mass: their share of the whole vocabulary's softmax;
+    confidence: the top probability times it; score: Σ i·p_i. TypeSafe's confidence is another one of the same p."""
+    lm, prompt, ids = net("ar"), [5, 9, 2, 30, 4, 17], [3, 9, 40]
+    logits = np.asarray(lm.logits([prompt]))[0, -1].astype(np.float64)
+    p, mass = softmax(logits[ids]), softmax(logits)[ids].sum()
+    asked = jd.Score("q", [jd.Option(k, tokens=(token,)) for k, token in enumerate(ids)])
+    vllm, jev = (jd.decide(lm, [prompt], [asked], confidence=kind)[0]["q"] for kind in ("mass", "jev"))
+    assert list(vllm.probabilities.values()) == pytest.approx(p, abs=1e-6)
+    assert (vllm.label_mass, vllm.confidence) == (
+        pytest.approx(mass, abs=1e-6),
+        pytest.approx(p.max() * mass, abs=1e-6),
+    )
+    assert vllm.score == pytest.approx(p @ [0, 1, 2], abs=1e-6) and vllm.top_is_label == (logits.argmax() in ids)
+    distance = (p * np.abs(np.arange(3) - p.argmax())).sum() / (2 / 3)
+    assert jev.confidence == pytest.approx(max(0.0, 1 - distance), abs=1e-5) and jev.probabilities == vllm.probabilities
+
+
 def test_an_additive_bias_of_places_goes_away_over_the_whole_cycle():
     truth, bias = RANDOM.normal(size=5), RANDOM.normal(size=5) * 2
     asked = jd.Choice("q", list("edcba"))
