@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxdlm as jd
+from jaxdlm import _decode
 from jaxdlm.decisions import choosing, trie
 from jaxdlm.decisions.laws import Canvas, Limits
 from jaxdlm.decisions.read import drive
@@ -16,6 +17,8 @@ from tests.decisions.toys import END, PROMPT, exact, net
 
 NAMES = ("Kate", "Omar", "Fay")
 ORDERS = ["[ {} , {} , {} ]".format(*order) for order in itertools.permutations(NAMES)]
+
+MORE = (("same", 100), ("ar", 0), ("ar", 100))
 
 
 def searched(lm, choices, prompt, width, few):
@@ -30,8 +33,10 @@ def searched(lm, choices, prompt, width, few):
     return found, raw.logp
 
 
-@pytest.mark.parametrize("kind", ["same", "ar"])
-@pytest.mark.parametrize("few", [0, 100])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "few"), [("same", 0), *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in MORE)]
+)
 def test_it_is_the_arg_max_of_all(kind, few):
     lm, random, saved = net(kind), np.random.default_rng(few), 0
     for _ in range(5):
@@ -43,6 +48,7 @@ def test_it_is_the_arg_max_of_all(kind, few):
     assert few or saved > 0, "not every context is read"
 
 
+@pytest.mark.slow
 def test_the_likeliest_first_token_need_not_lead_to_it():
     """One answer with 0.4, three that begin alike with 0.2 each: step by step these win."""
     lm = exact([[4, 6, 6, 6], [5, 1, 6, 6], [5, 2, 6, 6], [5, 3, 6, 6]], [0.4, 0.2, 0.2, 0.2])
@@ -50,6 +56,7 @@ def test_the_likeliest_first_token_need_not_lead_to_it():
     assert found.best[:1] == (4,) and np.exp(found.logp[(5,)]) == pytest.approx(0.6) and END == 6
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_finite_and_choices_that_no_text_can_be():
     lm = net("same")
     broken = dataclasses.replace(lm, params=lm.params | {"embed": lm.params["embed"].at[40].set(np.nan)})
@@ -65,7 +72,7 @@ def test_logits_that_are_not_finite_and_choices_that_no_text_can_be():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
+@pytest.mark.parametrize("name", ["tiny-ar", pytest.param("tiny", marks=pytest.mark.exhaustive)])
 def test_decode_answers_with_it(name):
     lm, few = jd.load(name), ORDERS[:3]
     prompts = ["reverse : [ Kate , Omar , Fay ]", "copy : [ Omar , Kate , Fay ]"]
@@ -77,10 +84,17 @@ def test_decode_answers_with_it(name):
     assert out.score.sum(1) == pytest.approx(mass, abs=1e-4) and (out.commit_step.max(1) == out.forwards - 1).all()
     *_, last = jd.stream(lm, prompts, choices=few, max_new=16, rows_per_program=4)
     assert (last.tokens == out.tokens).all() and (out.logprobs is None) == (name == "tiny")
-    if name == "tiny":
-        mixed = jd.decode(lm, prompts, choices=[None, few], max_new=16, ids=[5, 6], rows_per_program=4)
-        free = jd.decode(lm, prompts[:1], max_new=16, ids=[5], rows_per_program=4)
-        assert mixed.text == [*free.text, out.text[1]] and (mixed.tokens[1] == out.tokens[1]).all()
+
+
+def test_rows_without_choices_are_decoded():
+    """And a policy that is named writes under the choices' grammar, as does a model of uniform noise, which has no exact law."""
+    lm, prompts = jd.load("tiny"), ["copy : [ Kate ]"] * 3
+    mixed = _decode.prepare(lm, prompts, choices=[None, ["[ Kate ]", "[ Omar ]"], None], max_new=16, ids=[5, 6, 7])
+    assert [type(part) for part in mixed.parts] == [choosing.Chosen, _decode.Diffusion]
+    assert [rows.tolist() for rows in mixed.rows] == [[1], [0, 2]] and mixed.parts[0].names == [1]
+    (part,) = _decode.prepare(lm, prompts, "threshold", choices=["[ Kate ]", "[ Omar ]"], max_new=16).parts
+    assert isinstance(part, _decode.Diffusion) and part.batch.rows.grammar is not None
+    assert choosing.can(net("ar")) and choosing.can(net("sdar")) and not choosing.can(net("uniform"))
 
 
 @pytest.mark.parametrize(
@@ -99,13 +113,3 @@ def test_decode_answers_with_it(name):
 def test_what_cannot_be_chosen(settings, message):
     with pytest.raises(jd.InputError, match=message):
         jd.decode(jd.load("tiny"), ["copy : [ Kate ]"], **{"choices": ORDERS, "max_new": 16} | settings)
-
-
-def test_a_policy_writes_under_the_grammar(monkeypatch):
-    """And so does a model of uniform noise, which has no exact law."""
-    assert choosing.can(net("ar")) and choosing.can(net("sdar")) and not choosing.can(net("uniform"))
-    monkeypatch.setattr(choosing.Chosen, "run", lambda self: pytest.fail("read"))
-    out = jd.decode(
-        jd.load("tiny"), ["copy : [ Kate ]"], "threshold", choices=["[ Kate ]", "[ Omar ]"], max_new=16, block=16
-    )
-    assert out.text == ["[ Kate ]"]

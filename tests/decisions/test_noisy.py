@@ -147,6 +147,7 @@ def drawn(lm, question, draw, step):
     return np.asarray(column_integer(key, len(START) + jnp.arange(WIDTH, dtype=jnp.int32), lm.config.vocab_size))
 
 
+@pytest.mark.slow
 def test_further_steps_draw_the_open_columns_anew_and_tell_the_model_what_it_made_of_them(lm):
     (row,) = jd.decide(lm, [START], [ASKED], draws=2, steps=3)
     prompt, position = jnp.array([START], jnp.int32), jnp.arange(len(START), dtype=jnp.int32)[None]

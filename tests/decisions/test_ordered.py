@@ -22,6 +22,7 @@ def chain(lm, choices, order, ends, width=4):
     return raw
 
 
+@pytest.mark.slow
 def test_every_order_of_an_exact_joint_is_enumeration():
     for order in ORDERS:
         raw = chain(exact(), TEXTS, order, (END,))
@@ -52,6 +53,7 @@ def surest(lm, text, width):
     return total
 
 
+@pytest.mark.slow
 def test_by_confidence_it_is_a_loop_of_single_forwards():
     lm, texts = net("same"), [[3], [9, 4], [9, 8, 7]]
     raw = chain(lm, texts, "confidence", (46,), width=5)

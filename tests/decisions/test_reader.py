@@ -16,7 +16,8 @@ def gap(decision):
     return best[0] - best[1]
 
 
-@pytest.mark.parametrize("kind", ["ar", "same"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ar", pytest.param("same", marks=pytest.mark.exhaustive)])
 def test_close_answers_are_those_of_float32(kind):
     half = net(kind, "bfloat16", **SIZES)
     first = jd.decide(half, PROMPTS, ASKED, batch=4)
@@ -35,6 +36,7 @@ def test_close_answers_are_those_of_float32(kind):
     assert told["reread"] is True and first[0].reading != some[0].reading
 
 
+@pytest.mark.slow
 def test_a_reply_is_read_again_as_a_whole():
     half = net("same", "bfloat16", **SIZES)
     row = jd.decide(half, PROMPTS[:1], ASKED, joint=True, reread=1000.0)[0]

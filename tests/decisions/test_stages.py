@@ -61,6 +61,7 @@ def test_a_circle_of_two():
         read_questions(asked)
 
 
+@pytest.mark.slow
 def test_a_question_is_asked_behind_the_answer():
     """The same bits as one that is asked of the text with that answer; one whose condition is not met is not read."""
     lm = jd.load("tiny")
