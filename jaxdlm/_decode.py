@@ -16,9 +16,9 @@ from jaxdlm.core.guide import OfRow
 from jaxdlm.core.keys import sample_keys
 from jaxdlm.core.rule import Decoding
 from jaxdlm.decisions import choosing
-from jaxdlm.errors import InputError, exhausted
+from jaxdlm.errors import InputError
 from jaxdlm.messages import read_form
-from jaxdlm.output import Output, finish, finish_rows, rows_joined
+from jaxdlm.output import Output, Programs, finish, finish_rows
 from jaxdlm.own import Own, own_guides
 from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
@@ -32,7 +32,7 @@ from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
-from jaxdlm.structured import grammars_of, per_row
+from jaxdlm.structured import grammars_of
 from jaxdlm.typing import Array, Int32
 
 SAVES = ("none", "commit", "steps")
@@ -186,10 +186,11 @@ def prepare(
     canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
     rows_per_program: int | None = None, n: int = 1, top_logprobs: int = 0, grammar: Any = None, choices: Any = None,
     regex: Any = None, json_schema: Any = None, json: Any = None, lark: Any = None, own: Sequence[Own] | None = None,
-) -> "Programs":  # fmt: skip
+) -> Programs:  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
-    chosen = choices if policy is None and own is None and choosing.can(lm) else None
+    chosen = choices = choosing.listed(choices)
+    chosen = chosen if policy is None and own is None and choosing.can(lm) else None
     policy = resolve_method(policies.default(lm.config) if policy is None else policy)
     asked_cache, cache, prompts = cache, resolve_cache(cache), layout.listed(prompts)
     argument.flag(raw, "raw")
@@ -223,16 +224,23 @@ def prepare(
     stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     if chosen is not None and grammars is not None:
+        plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None), "n": (n, 1)}
         argument.unused(
-            "beside choices without a policy, which are read and not written (name a policy to have them written)",
-            cache=(asked_cache, "none"), infill=(infill, False), canvas=(canvas, None), top_logprobs=(top, 0),
-            save=(save, "commit" if save == "steps" else save), n=(n, 1),
-        )  # fmt: skip
-        return _chosen(
-            lm, prompts, per_row("choices", chosen, len(prompts)), max_new=max_new, block=block, seed=seed, ids=ids, save=save,
-            raw=raw, stop=stop, rows_per_program=rows_per_program, system=system, tools=tools,
+            choosing.READ, **plain, top_logprobs=(top, 0), save=(save, "commit" if save == "steps" else save)
+        )
+        part, free = choosing.laid_out(
+            lm, prompts, chosen, max_new=max_new, block=block, raw=raw, form=form, batch=size, save=save, stops=stops
+        )
+        at = np.array([row for row, own in enumerate(free) if not own])
+        numbers, some = layout.row_numbers(ids, len(prompts)), np.flatnonzero(free)
+        if not some.size:
+            return Programs((part,), (at,), max_new, lm.config.tokens.pad)
+        others = prepare(
+            lm, [prompts[row] for row in some], max_new=max_new, block=block, ids=[numbers[row] for row in some], raw=raw,
+            seed=seed, save=save, stop=stop, rows_per_program=rows_per_program, system=system, tools=tools,
             chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message,
         )  # fmt: skip
+        return Programs((part, *others.parts), (at, *(some[own] for own in others.rows)), max_new, others.pad)
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
         size = size if size is None else prompts_of(size, policy.samples)
     elif n > 1:
@@ -255,52 +263,8 @@ def prepare(
     return Programs(parts, rows, max_new, lm.config.tokens.pad)
 
 
-def _chosen(
-    lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, ids: Any, save: str,
-    raw: bool, stop: Any, rows_per_program: int | None, **more: Any,
-) -> "Programs":  # fmt: skip
-    """Rows with choices, which are read, and the others, which are decoded by the default policy."""
-    numbers = layout.row_numbers(ids, len(prompts))
-    free = [row for row, texts in enumerate(choices) if texts is None]
-    read = [row for row, texts in enumerate(choices) if texts is not None]
-    form = read_form(*(more[name] for name in ("system", "tools", "chat_template_kwargs", "continue_final_message")))
-    work = layout.lay_apart(
-        lm, [prompts[row] for row in read], max_new=max_new, block=block, ids=[numbers[row] for row in read], raw=raw,
-        canvas=None, infill=False, size=None, aligned=False, form=form,
-    )  # fmt: skip
-    texts = dict(
-        zip(np.concatenate([part.rows for part in work]).tolist(), [text for part in work for text in part.texts])
-    )
-    part = choosing.Chosen(
-        lm, [texts[row] for row in range(len(read))], [choices[row] for row in read], read, max_new, block,
-        rows_per_program or choosing.BATCH, save, read_stops(lm, stop),
-    ).checked()  # fmt: skip
-    programs = Programs((part,), (np.array(read),), max_new, lm.config.tokens.pad)
-    if not free:
-        return programs
-    others = prepare(
-        lm, [prompts[row] for row in free], max_new=max_new, block=block, ids=[numbers[row] for row in free], raw=raw,
-        save=save, stop=stop, rows_per_program=rows_per_program, **more,
-    )  # fmt: skip
-    rows = (*programs.rows, *(np.array(free)[own] for own in others.rows))
-    return Programs((part, *others.parts), rows, max_new, others.pad)
-
-
 def _times(values: Sequence[Any], n: int) -> list[Any]:
     return [value for value in values for _ in range(n)]
-
-
-def _fitting(part: "Part") -> Output:
-    try:
-        return part.run()
-    except jax.errors.JaxRuntimeError as error:
-        if not exhausted(error):
-            raise
-        rows = part.size
-        raise InputError(
-            f"a program of {rows} rows needs more memory than the device has: decode fewer at a time, as in "
-            f"rows_per_program={max(1, rows // 2)}"
-        ) from error
 
 
 def one_program(
@@ -340,23 +304,6 @@ def one_program(
     )
     decoding = Decoding(model, lm.params, policy, cache, batch.geometry)
     return Diffusion(lm, decoding, batch, part.max_new, save, stops)
-
-
-class Programs(NamedTuple):
-    """The programs that a decode runs in, and which of its rows each of them decodes."""
-
-    parts: tuple["Part", ...]
-    rows: tuple[np.ndarray, ...]
-    max_new: int
-    pad: int
-
-    def run(self) -> Output:
-        """One after the other. Raises InputError where one needs more memory than the device has."""
-        return self.joined([_fitting(part) for part in self.parts])
-
-    def joined(self, outs: Sequence[Output]) -> Output:
-        """The rows in the order of the prompts."""
-        return rows_joined(outs, self.rows, self.max_new, self.pad)
 
 
 class Diffusion(NamedTuple):
@@ -428,9 +375,6 @@ class Continuation(NamedTuple):
 
     def _sizes(self) -> tuple[int, int, str, int]:
         return self.prompt, self.max_new, self.save, self.shared
-
-
-Part = Diffusion | Continuation | choosing.Chosen
 
 
 @compiled(static_argnames=("save",))

@@ -4,12 +4,13 @@ import collections
 import dataclasses
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from jaxdlm.core.carry import Rows, Status, Trace
+from jaxdlm.errors import InputError, exhausted
 from jaxdlm.layout import Batch
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.stops import Stops
@@ -159,3 +160,45 @@ def rows_joined(outs: Sequence[Output], rows: Sequence[np.ndarray], max_new: int
                if fields[name] is not None}  # fmt: skip
         fields |= cut
     return Output(**fields, tokenizer=outs[0].tokenizer, ends=outs[0].ends)
+
+
+class Part(Protocol):
+    """A program of a decode. size: its rows. From `start` on, `ahead` goes so many forwards further, and `output` tells what is
+    there by then."""
+
+    @property
+    def size(self) -> int: ...
+    def run(self) -> Output: ...
+    def start(self) -> Any: ...
+    def ahead(self, carry: Any, forwards: int) -> Any: ...
+    def output(self, rows: Any, trace: Any) -> Output: ...
+
+
+class Programs(NamedTuple):
+    """The programs that a decode runs in, and which of its rows each of them decodes."""
+
+    parts: tuple[Part, ...]
+    rows: tuple[np.ndarray, ...]
+    max_new: int
+    pad: int
+
+    def run(self) -> Output:
+        """One after the other. Raises InputError where one needs more memory than the device has."""
+        return self.joined([_fitting(part) for part in self.parts])
+
+    def joined(self, outs: Sequence[Output]) -> Output:
+        """The rows in the order of the prompts."""
+        return rows_joined(outs, self.rows, self.max_new, self.pad)
+
+
+def _fitting(part: Part) -> Output:
+    try:
+        return part.run()
+    except jax.errors.JaxRuntimeError as error:
+        if not exhausted(error):
+            raise
+        rows = part.size
+        raise InputError(
+            f"a program of {rows} rows needs more memory than the device has: decode fewer at a time, as in "
+            f"rows_per_program={max(1, rows // 2)}"
+        ) from error

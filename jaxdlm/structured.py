@@ -21,7 +21,7 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], stops: Any, **asked:
     if len(stated) > 1:
         raise InputError(f"{' and '.join(stated)} are given: a row's answer belongs to one language, give one of them")
     (name, value), made = next(iter(stated.items())), {}
-    values = per_row(name, value, rows)
+    values = _per_row(name, value, rows)
     if all(each is None for each in values):
         return None
     grammars = []
@@ -85,7 +85,7 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
     return getattr(grammar, name)(argument.text(value, name) if name == "regex" else value, lm)
 
 
-def per_row(name: str, value: Any, rows: int) -> list[Any]:
+def _per_row(name: str, value: Any, rows: int) -> list[Any]:
     """One value for each row."""
     many = isinstance(value, list | tuple)
     if name == "choices" and many:

@@ -6,28 +6,58 @@ left can become likelier than the best whole text (each further token makes a te
 """
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdlm import layout
 from jaxdlm.core.carry import Status
 from jaxdlm.decisions.laws import Canvas, Limits, masked
 from jaxdlm.decisions.read import Plan, drive
 from jaxdlm.decisions.render import Slot, ends_of, head_of, spelled
 from jaxdlm.decisions.trie import Node, Reached, likeliest
 from jaxdlm.errors import InputError
+from jaxdlm.grammar.make import MOST_CHOICES
 from jaxdlm.layout import DEFAULT_BLOCK
 from jaxdlm.output import Output, read_text
 from jaxdlm.stops import Stops
 
 BATCH = 16  # sequences of a program
+READ = "beside choices without a policy, which are read and not written (name a policy to have them written)"
 
 
 def can(lm: Any) -> bool:
     """Whether the model has an exact law of texts that is read: of masks, or left to right."""
     config = lm.config
     return config.noise != "uniform" and not config.masked_canvas and not config.expert_capacity
+
+
+def listed(choices: Any) -> Any:
+    """An iterator's texts, so many that more of them are refused; everything else as it is."""
+    return list(itertools.islice(choices, MOST_CHOICES + 1)) if isinstance(choices, Iterator) else choices
+
+
+def laid_out(
+    lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, raw: bool, form: Any,
+    batch: int | None, save: str, stops: Stops,
+) -> tuple["Chosen", list[bool]]:  # fmt: skip
+    """(the rows that have choices, for each prompt whether it has none). choices: one list of texts, or one per prompt.
+
+    Raises InputError for what cannot be answered.
+    """
+    many = any(each is None or not isinstance(each, str) for each in choices)
+    texts: Sequence[Any] = choices if many else [choices] * len(prompts)
+    read = [row for row, own in enumerate(texts) if own is not None]
+    work = layout.lay_apart(
+        lm, [prompts[row] for row in read], max_new=max_new, block=block, ids=None, raw=raw, canvas=None, infill=False,
+        size=None, aligned=False, form=form,
+    )  # fmt: skip
+    ids = {int(row): text for part in work for row, text in zip(part.rows, part.texts)}
+    prompts = [ids[place] for place in range(len(read))]
+    made = Chosen(lm, prompts, [texts[row] for row in read], read, max_new, block, batch or BATCH, save, stops)
+    return made.checked(), [own is None for own in texts]
 
 
 class Progress(NamedTuple):
@@ -89,6 +119,12 @@ class Chosen(NamedTuple):
                     raise InputError(
                         f"{where}: the choice {text!r:.60} has {len(known[text])} tokens and max_new is {self.max_new}: raise it"
                     )
+            by_ids = {known[text]: text for text in texts}
+            other = next((text for text in texts if by_ids[known[text]] != text), None)
+            if other is not None:
+                raise InputError(
+                    f"{where}: {other!r:.60} and {by_ids[known[other]]!r:.60} are spelled by the same tokens: leave one out"
+                )
             ids = np.asarray(prompt, np.int32)
             slot = Slot(
                 ids,

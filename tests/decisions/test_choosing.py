@@ -86,6 +86,15 @@ def test_decode_answers_with_it(name):
     assert (last.tokens == out.tokens).all() and (out.logprobs is None) == (name == "tiny")
 
 
+def test_choices_of_the_same_tokens(monkeypatch):
+    """Of a tokenizer that makes letters small, as some do."""
+    lm = jd.load("tiny")
+    monkeypatch.setattr(choosing, "spelled", lambda lm, text, where: [ord(letter) for letter in text.lower()])
+    rows = choosing.Chosen(lm, [np.array([3])], [["a", "b", "A"]], [4], 8, 8, 4, "commit", read_stops(lm, True))
+    with pytest.raises(jd.InputError, match="prompt 4: 'a' and 'A' are spelled by the same tokens: leave one out"):
+        rows.checked()
+
+
 def test_rows_without_choices_are_decoded():
     """And a policy that is named writes under the choices' grammar, as does a model of uniform noise, which has no exact law."""
     lm, prompts = jd.load("tiny"), ["copy : [ Kate ]"] * 3
