@@ -47,6 +47,11 @@ def laid_out(
 
     Raises InputError for what cannot be answered.
     """
+    if block is not None and lm.config.attention == "block_causal" and block != lm.config.block_size:
+        raise InputError(
+            f"block={block}: choices without a policy are read in the blocks of {lm.name}, {lm.config.block_size} columns each: "
+            f"leave it out, or name a policy"
+        )
     many = any(each is None or not isinstance(each, str) for each in choices)
     texts: Sequence[Any] = choices if many else [choices] * len(prompts)
     read = [row for row, own in enumerate(texts) if own is not None]

@@ -86,6 +86,14 @@ def test_decode_answers_with_it(name):
     assert (last.tokens == out.tokens).all() and (out.logprobs is None) == (name == "tiny")
 
 
+def test_blocks_of_a_model_are_its_own():
+    settings = {"max_new": 8, "raw": True, "form": None, "batch": None, "save": "none", "stops": None}
+    with pytest.raises(
+        jd.InputError, match="block=8: choices without a policy are read in the blocks of net-sdar, 4 columns"
+    ):
+        choosing.laid_out(net("sdar"), [[3]], ["a"], block=8, **settings)
+
+
 def test_choices_of_the_same_tokens(monkeypatch):
     """Of a tokenizer that makes letters small, as some do."""
     lm = jd.load("tiny")
