@@ -1,6 +1,7 @@
 """`decode`: prompts in, Output out."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -198,21 +199,13 @@ def prepare(
     argument.check_choice(save, "save", SAVES)
     size = argument.whole(1, argument.MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     n, top = argument.whole(1, MOST_SAMPLES)(n, "n"), argument.whole(0, MOST_TOP)(top_logprobs, "top_logprobs")
-    if top and (save == "none" or not isinstance(policy, Speculation)):
-        why = "with save='none'" if isinstance(policy, Speculation) else "to a diffusion model, see Output.score"
-        argument.unused(why, top_logprobs=(top, 0))
-    if isinstance(policy, Speculation):
-        if infill or canvas is not None:
-            raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
+    if not isinstance(policy, Speculation):
+        argument.unused("to a diffusion model, see Output.score", top_logprobs=(top, 0))
+    elif infill or canvas is not None:
+        raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
+    else:
         check_continuation(cache, block)
-        policy = several(policy, n)
-        policy = dataclasses.replace(
-            policy, placed=size is not None or widens(lm.params), top=min(top, lm.config.vocab_size)
-        )
-        if policy.slots and size is not None:
-            raise InputError(
-                f"rows_per_program={size}: the policy's slots={policy.slots} are that, leave one of them out"
-            )
+        policy = _continuing(lm, policy, n, top, size, save)
     if argument.flag(infill, "infill"):
         asked = max_new
         prompts, canvas, max_new = layout.split_at_masks(lm, prompts, canvas)
@@ -225,22 +218,17 @@ def prepare(
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     if chosen is not None and grammars is not None:
         plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None), "n": (n, 1)}
-        argument.unused(
-            choosing.READ, **plain, top_logprobs=(top, 0), save=(save, "commit" if save == "steps" else save)
-        )
+        saved = (save, "commit" if save == "steps" else save)
+        argument.unused(choosing.READ, **plain, top_logprobs=(top, 0), save=saved)
         part, free = choosing.laid_out(
             lm, prompts, chosen, max_new=max_new, block=block, raw=raw, form=form, batch=size, save=save, stops=stops
         )
-        at = np.array([row for row, own in enumerate(free) if not own])
-        numbers, some = layout.row_numbers(ids, len(prompts)), np.flatnonzero(free)
-        if not some.size:
-            return Programs((part,), (at,), max_new, lm.config.tokens.pad)
-        others = prepare(
-            lm, [prompts[row] for row in some], max_new=max_new, block=block, ids=[numbers[row] for row in some], raw=raw,
-            seed=seed, save=save, stop=stop, rows_per_program=rows_per_program, system=system, tools=tools,
-            chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message,
+        others = functools.partial(
+            prepare, lm, max_new=max_new, block=block, raw=raw, seed=seed, save=save, stop=stop,
+            rows_per_program=rows_per_program, system=system, tools=tools, chat_template_kwargs=chat_template_kwargs,
+            continue_final_message=continue_final_message,
         )  # fmt: skip
-        return Programs((part, *others.parts), (at, *(some[own] for own in others.rows)), max_new, others.pad)
+        return choosing.beside(part, free, prompts, layout.row_numbers(ids, len(prompts)), others)
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
         size = size if size is None else prompts_of(size, policy.samples)
     elif n > 1:
@@ -261,6 +249,16 @@ def prepare(
     each = n if isinstance(policy, Speculation) else 1  # other rows are answers already
     rows = tuple(np.ravel(part.rows[:, None] * each + np.arange(each)) for part in work)
     return Programs(parts, rows, max_new, lm.config.tokens.pad)
+
+
+def _continuing(lm: Any, policy: Speculation, n: int, top: int, size: int | None, save: str) -> Speculation:
+    """The policy of an autoregressive model as this decode asks for it."""
+    if save == "none":
+        argument.unused("with save='none'", top_logprobs=(top, 0))
+    if policy.slots and size is not None:
+        raise InputError(f"rows_per_program={size}: the policy's slots={policy.slots} are that, leave one of them out")
+    placed = size is not None or widens(lm.params)
+    return dataclasses.replace(several(policy, n), placed=placed, top=min(top, lm.config.vocab_size))
 
 
 def _times(values: Sequence[Any], n: int) -> list[Any]:

@@ -7,7 +7,7 @@ left can become likelier than the best whole text (each further token makes a te
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from jaxdlm.decisions.trie import Node, Reached, likeliest
 from jaxdlm.errors import InputError
 from jaxdlm.grammar.make import MOST_CHOICES
 from jaxdlm.layout import DEFAULT_BLOCK
-from jaxdlm.output import Output, read_text
+from jaxdlm.output import Output, Programs, read_text
 from jaxdlm.stops import Stops
 
 BATCH = 16  # sequences of a program
@@ -63,6 +63,18 @@ def laid_out(
     prompts = [ids[place] for place in range(len(read))]
     made = Chosen(lm, prompts, [texts[row] for row in read], read, max_new, block, batch or BATCH, save, stops)
     return made.checked(), [own is None for own in texts]
+
+
+def beside(
+    part: "Chosen", free: Sequence[bool], prompts: Sequence[Any], numbers: Any, others: Callable[..., Programs]
+) -> Programs:
+    """The rows whose choices are read, and those without any (`free`), which `others` prepares."""
+    read, written = ([row for row, own in enumerate(free) if own is kind] for kind in (False, True))
+    if not written:
+        return Programs((part,), (np.array(read),), part.max_new, part.lm.config.tokens.pad)
+    rest = others([prompts[row] for row in written], ids=[numbers[row] for row in written])
+    rows = (np.array(written)[own] for own in rest.rows)
+    return Programs((part, *rest.parts), (np.array(read), *rows), part.max_new, rest.pad)
 
 
 class Progress(NamedTuple):
