@@ -22,9 +22,10 @@ from jaxdlm.errors import InputError
 from jaxdlm.eval import metrics, rows
 
 FILE = pathlib.Path(__file__).with_name("labelled.jsonl")
-LISTED, ORDERS, PRIOR = "as listed", "all orders", "orders, prior"
+LISTED, ORDERS, PRIOR, WORDS = "as listed", "all orders", "orders, prior", "words"
 READERS: dict[tuple[str, ...], Mapping[str, Any]] = {  # names -> settings of one reading; before its prior, and behind it
     (LISTED,): {}, (ORDERS, PRIOR): {"orders": "cyclic", "prior": "contextual"},
+    (WORDS,): {"read": "text"},
 }  # fmt: skip
 NAMES = tuple(itertools.chain(*READERS))
 PART = 50  # rows that are read together, and then on disk

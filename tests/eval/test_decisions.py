@@ -89,7 +89,7 @@ def test_a_run_is_that_of_decide_and_goes_on(file, tmp_path, capsys):
     lines = [json.loads(each) for each in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert [json.dumps(each, separators=(",", ":")) for each in lines[: len(first)]] == first and len(
         lines
-    ) == 1 + 3 * 4
+    ) == 1 + 4 * 4
     raws = [json.loads(raw.value) for raw in source(file).rows()]
     answers = jd.decide(
         jd.load("tiny"),
@@ -106,7 +106,7 @@ def test_a_run_is_that_of_decide_and_goes_on(file, tmp_path, capsys):
         "without the prior"
     )
     made = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [point["n"] for point in made["decisions"]] == [4] * 3 and "Decisions of tiny" in (
+    assert [point["n"] for point in made["decisions"]] == [4] * 4 and "Decisions of tiny" in (
         tmp_path / "out" / "report.html"
     ).read_text()
     assert (tmp_path / "out" / "reliability.svg").exists() == plots.there()
