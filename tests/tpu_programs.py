@@ -27,6 +27,7 @@ from jaxdlm.speculative.policy import Decoding
 from tests.conformance import toys
 from tests.conformance.test_loop import whiles
 from tests.models.configs import CONFIGS
+from tests.speculative.toys import two_modes
 
 TOPOLOGY = "v5e:2x2"
 ROWS, PROMPT, MAX_NEW, BLOCK = 8, 16, 32, 16
@@ -42,7 +43,7 @@ CACHED = {
 # Left-to-right recipes that are programs of much the same parts as another one.
 ALIKE = toys.ALIKE | {
     "eqspec": "speculative", "exspec": "speculative", "easyspec": "speculative", "aded": "lookup",
-    "aggressive": "lookup", "contrastive": "beam",
+    "aggressive": "lookup", "contrastive": "beam", "eagle2": "eagle3",
 }  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def trace(recipe: str, cache: str, mesh: Mesh) -> Any:
 
 def trace_pair(recipe: str, mesh: Mesh) -> Any:
     """The whole generation of an autoregressive recipe with the embedded models; the draft's weights lie on every chip."""
-    lm, policy = load("tiny-ar"), resolve.resolve_method(recipe)
+    lm, policy = two_modes(3) if recipe == "self_speculation" else load("tiny-ar"), resolve.resolve_method(recipe)
     rows, bucket = layout.lay_out_rows(lm, [[1] * PROMPT] * ROWS, max_new=MAX_NEW, seed=0, ids=None, raw=False)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), rows)
     params = jax.tree.map(placed, lm.params, param_shardings(lm.config, mesh))

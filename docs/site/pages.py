@@ -34,6 +34,7 @@ PAGES = {
     "jaxdlm.models": "models",
 }
 FIRST = ("jaxdlm.load", "jaxdlm.decode", "jaxdlm.stream", "jaxdlm.decide", "jaxdlm.chain", "jaxdlm.Output", "jaxdlm.LM")
+SHAPES = {"noise": "diffusion-gemma-26b", "two modes": "nemotron-ld-8b"}  # of kinds that no embedded model is of
 
 
 class Name(NamedTuple):
@@ -72,8 +73,9 @@ def methods() -> list[tuple[Any, Name]]:
 def example(method: str) -> str:
     """A decode by this method, as its entry on the page shows it."""
     row = next(row for row in jaxdlm.policies.TABLE if row.name == method)
-    if row.needs == "noise":  # which no embedded model has
-        return f'lm = jd.load("shape:diffusion-gemma-26b")\nout = jd.decode(lm, [[1, 2, 3]], policy=jd.{method}())'
+    kind = "two modes" if method == "self_speculation" else row.needs
+    if kind in SHAPES:
+        return f'lm = jd.load("shape:{SHAPES[kind]}")\nout = jd.decode(lm, [[1, 2, 3]], policy=jd.{method}())'
     model = "tiny" if row.caches else "tiny-ar"
     return f'lm = jd.load("{model}")\nout = jd.decode(lm, lm.tokenizer.examples[:2], policy=jd.{method}(), max_new=16)'
 

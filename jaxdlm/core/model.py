@@ -164,6 +164,15 @@ class SupportsApplyAt(Model, Protocol):
 
 
 @runtime_checkable
+class Embeds(Model, Protocol):
+    """A model that tells the rows that its first layer reads."""
+
+    def embed(self, params: PyTree, tokens: Int32[Array, "..."]) -> Float[Array, "... D"]:
+        """The embeddings of ids, scaled where the family scales them; ids past the end read the last."""
+        ...
+
+
+@runtime_checkable
 class LooksUp(Protocol):
     """A table of embeddings that is no array: it gives the rows of ids itself."""
 

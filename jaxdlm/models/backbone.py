@@ -28,7 +28,7 @@ SHALLOW = range(3, 9)
 
 @dataclass(frozen=True)
 class Backbone:
-    """Implements `jaxdlm.core.model.Model`, `SupportsApplyAt` and `Layered`, for every decoder family.
+    """Implements `jaxdlm.core.model.Model`, `SupportsApplyAt`, `Embeds` and `Layered`, for every decoder family.
 
     A "prefix_canvas" model (uniform noise on a canvas behind a causal prefix) has two modes over the same weights:
     `apply` without a past is the causal prefix pass, with a past the canvas pass; `canvas` also takes the
@@ -77,7 +77,7 @@ class Backbone:
         """The pass with the family's own mask; for "prefix_canvas" models the causal one that fills the cache."""
         allow = attention_masks(self.config, position, valid, past, mask)
         blocks = routing_blocks(self.config, position, valid)
-        return self._stack(params, self._embed(params, tokens), position, allow, past, "prefix", blocks)
+        return self._stack(params, self.embed(params, tokens), position, allow, past, "prefix", blocks)
 
     def canvas(
         self,
@@ -96,7 +96,7 @@ class Backbone:
         `self_cond` are the probabilities of the step before, `soft` is what `expected_embedding` makes of them: either,
         or neither.
         """
-        x = self._embed(params, tokens)
+        x = self.embed(params, tokens)
         if self.config.self_conditioning:
             x = self._condition(params, x, soft if self_cond is None else self.expected_embedding(params, self_cond))
         allow = canvas_masks(self.config, position, valid, past, mask)
@@ -115,7 +115,7 @@ class Backbone:
     ) -> Features:
         """The pass with the family's own mask, and `hook` in place of each layer; see `Layered.apply_with_hook`."""
         config, side, memory = self.config, hook.side, []
-        x, turns = self._embed(params, tokens), _rotations(config, position)
+        x, turns = self.embed(params, tokens), _rotations(config, position)
         allow, blocks = attention_masks(config, position, valid, past, mask), routing_blocks(config, position, valid)
         runs = segments(config)
         for number, segment in enumerate(runs):
@@ -170,7 +170,8 @@ class Backbone:
             logits = config.final_softcap * jnp.tanh(logits / config.final_softcap)
         return logits
 
-    def _embed(self, params: PyTree, tokens: Array) -> Array:
+    def embed(self, params: PyTree, tokens: Int32[Array, "..."]) -> Float[Array, "... D"]:
+        """See `Embeds.embed`."""
         table = params["embed"]
         dtype = table.dtype
         own = isinstance(table, LooksUp)
@@ -214,7 +215,7 @@ class Backbone:
         kinds = config.layer_kinds[first:last]
         config = replace(config, num_layers=last - first, layer_kinds=kinds)
         leaves = jax.tree.map(lambda leaf: leaf[first:last], stacked(params["segments"][0]))
-        x = self._embed(params, x) if first == 0 else x
+        x = self.embed(params, x) if first == 0 else x
         allow = attention_masks(config, position, valid, past, None)
         stored = [None] if past is None else [(past.kv.k[0][0], past.kv.v[0][0])]
         (segment,) = segments(config)

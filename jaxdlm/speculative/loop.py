@@ -24,7 +24,18 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import taps as tapping
 from jaxdlm.speculative.guided import guided
 from jaxdlm.speculative.policy import Decoding, Speculation
-from jaxdlm.speculative.state import Carry, Extends, Proposal, Rows, Seen, Verdict, Watches
+from jaxdlm.speculative.state import (
+    Borrows,
+    Carry,
+    Drafter,
+    Extends,
+    Lent,
+    Proposal,
+    Rows,
+    Seen,
+    Verdict,
+    Watches,
+)
 from jaxdlm.speculative.tree import Grown, Tree, shape_of
 from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
@@ -46,6 +57,7 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, s
         places = store.places(batch, prompt)
         out, taps = tapping.apply(model, params, rows.tokens[:, :prompt], *places, taps=tapping.taps_of(drafter))
         kv = store.room(out.kv, columns)
+    drafter = drafter_of(decoding, kv)
     if isinstance(drafter, Watches):
         state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
     trace = engine.blank_trace(save, batch, max_new, policy.top)
@@ -72,7 +84,7 @@ def step_and_logits(carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Ar
     if search is not None:
         return search.step(carry, decoding)
     decoding = dataclasses.replace(decoding, policy=decoding.policy.of_rows(rows.sampling))
-    drafter = decoding.policy.drafter
+    drafter = drafter_of(decoding, carry.kv)
     proposal, drafting = drafter.propose(carry.drafter, rows, stage_keys(rows, DRAFT))
     proposal = bounded(proposal, rows)
     forward = (read if drafter.forwards else read_sparse)(carry, proposal, decoding)
@@ -100,6 +112,12 @@ def target_of(decoding: Decoding) -> tuple[Model, PyTree]:
     drafter, cfg = decoding.policy.drafter, decoding.policy.cfg
     own = (decoding.model, decoding.params)
     return guided(*(drafter.target(*own) if isinstance(drafter, Extends) else own), cfg)
+
+
+def drafter_of(decoding: Decoding, kv: KV) -> Drafter:
+    """The drafter of a round, with the target at hand where it drafts with what is the target's."""
+    drafter: Drafter = decoding.policy.drafter
+    return drafter.borrow(Lent(decoding.model, decoding.params, kv)) if isinstance(drafter, Borrows) else drafter
 
 
 class Forward(NamedTuple):

@@ -7,7 +7,7 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import taps, verify
 from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
-from jaxdlm.speculative.state import Checks
+from jaxdlm.speculative.state import Checks, Extends
 from jaxdlm.speculative.warp import Warp
 
 MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
@@ -38,6 +38,13 @@ def _autoregressive(config: Any) -> bool:
     return config.attention == "causal" and config.prediction == "next" and config.noise == "none"
 
 
+def _as_run(lm: Any, policy: Speculation) -> Any:
+    """The configuration of the target as the loop runs it: a drafter may turn a model to another of its modes."""
+    drafter = policy.drafter
+    model, _ = drafter.target(lm.model, lm.params) if isinstance(drafter, Extends) else (lm.model, None)
+    return model.config
+
+
 def draft_info(lm: Any) -> DraftInfo:
     """The facts of a draft that `check` compares with the target's."""
     config = lm.config
@@ -55,7 +62,7 @@ def vocabulary_hash(lm: Any) -> int:
 def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     """Refuses targets and pairs that mean nothing, before the first forward. `longest`: prompt tokens of a row."""
     config, draft = lm.config, policy.draft
-    if not _autoregressive(config):
+    if not _autoregressive(_as_run(lm, policy)):
         raise InputError(
             f"{lm.name} is a diffusion model: this policy needs an autoregressive target such as 'tiny-ar'; "
             f"for {lm.name} use policy='threshold'"

@@ -112,6 +112,21 @@ class Watches(Protocol):
     def watch(self, state: Any, rows: Rows, proposal: Proposal, verdict: Verdict, seen: Seen) -> PyTree: ...
 
 
+class Lent(NamedTuple):
+    """The target at hand: itself, its weights, and its stored keys, of which columns below length - 1 mean something."""
+
+    model: Model
+    params: PyTree
+    kv: KV
+
+
+@runtime_checkable
+class Borrows(Protocol):
+    """A drafter that drafts with what is the target's: `borrow` is the same one with the target at hand, for one round."""
+
+    def borrow(self, lent: Lent) -> Drafter: ...
+
+
 @runtime_checkable
 class Extends(Protocol):
     """A drafter that gives the target words of its own: `target` is the model as the loop runs it, with its weights."""

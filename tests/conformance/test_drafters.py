@@ -7,21 +7,28 @@ import numpy as np
 import pytest
 
 from jaxdlm import decode, registry
+from jaxdlm._load import LM
 from jaxdlm.speculative import verify
+from jaxdlm.speculative.causal import Causal
 from jaxdlm.speculative.drafters import Nothing
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.tree import Grown
 from jaxdlm.speculative.warp import warp
 from tests.speculative.test_loop import TARGET
-from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near
+from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, two_modes
 
 DRAFTS = {"near": near(TARGET, 0.02), "wrong": model(8)}  # one shape, hence one program
+TARGETS = {"SelfDraft": two_modes(3)}  # of another kind, with TARGET's weights and greedy tokens
 FIELDS = ("tokens", "forwards", "draft_forwards", "drafted", "accepted", "commit_step")
+
+
+def target(name: str) -> LM:
+    return TARGETS.get(name, TARGET)
 
 
 def policy(name: str, draft: str, temperature: float) -> Speculation:
     sampling = warp(jnp.float32(temperature))  # an array: every temperature runs the same program
-    drafter = registry.drafters()[name].example(TARGET, DRAFTS[draft], sampling)
+    drafter = registry.drafters()[name].example(target(name), DRAFTS[draft], sampling)
     if isinstance(drafter.tree, Grown):  # matched with what plain sampling draws
         return Speculation(drafter, sampling.replace(shared=True), verify.greedy)
     return Speculation(drafter, sampling, verify.rejection if drafter.tree.is_chain else verify.k_sequence)
@@ -29,7 +36,7 @@ def policy(name: str, draft: str, temperature: float) -> Speculation:
 
 @functools.cache
 def batch(name: str, draft: str, temperature: float):
-    return decode(TARGET, PROMPTS, policy(name, draft, temperature), max_new=MAX_NEW, seed=5)
+    return decode(target(name), PROMPTS, policy(name, draft, temperature), max_new=MAX_NEW, seed=5)
 
 
 @pytest.mark.slow
@@ -45,8 +52,10 @@ def test_greedy_tokens_are_those_of_plain_decoding(name):
 def test_a_row_does_not_depend_on_its_neighbours(name):
     """In another order; and one row among others that it has not met."""
     whole, order, others = batch(name, "near", 1.0), [3, 0, 4, 1, 2], [[5, 6, 5], PROMPTS[2], [8] * 9, [4, 2], [19]]
-    moved = decode(TARGET, [PROMPTS[i] for i in order], policy(name, "near", 1.0), ids=order, max_new=MAX_NEW, seed=5)
-    among = decode(TARGET, others, policy(name, "near", 1.0), ids=[7, 2, 9, 8, 6], max_new=MAX_NEW, seed=5)
+    moved = decode(
+        target(name), [PROMPTS[i] for i in order], policy(name, "near", 1.0), ids=order, max_new=MAX_NEW, seed=5
+    )
+    among = decode(target(name), others, policy(name, "near", 1.0), ids=[7, 2, 9, 8, 6], max_new=MAX_NEW, seed=5)
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(moved, field), getattr(whole, field)[order])
         np.testing.assert_array_equal(getattr(among, field)[1], getattr(whole, field)[2])
@@ -61,11 +70,12 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
 def test_with_shared_noise_sampled_tokens_are_those_of_plain_sampling(name):
     """Token by token, for a good draft and for a useless one."""
     run, sampling = {"max_new": MAX_NEW, "seed": 5}, warp(jnp.float32(1), noise="shared")
-    plain = decode(TARGET, PROMPTS, Speculation(Nothing(), warp(jnp.float32(1)), verify.rejection), **run)
+    plain_target = LM(Causal(TARGETS[name].model), TARGET.params, None, "toy") if name in TARGETS else TARGET
+    plain = decode(plain_target, PROMPTS, Speculation(Nothing(), warp(jnp.float32(1)), verify.rejection), **run)
     saved = {}
     for draft, lm in DRAFTS.items():
-        drafter = registry.drafters()[name].example(TARGET, lm, sampling)
-        out = decode(TARGET, PROMPTS, Speculation(drafter, sampling, verify.greedy), **run)
+        drafter = registry.drafters()[name].example(target(name), lm, sampling)
+        out = decode(target(name), PROMPTS, Speculation(drafter, sampling, verify.greedy), **run)
         np.testing.assert_array_equal(out.tokens, plain.tokens)
         saved[draft] = int((plain.forwards - out.forwards).sum())
     if drafter.model is not None:
@@ -83,8 +93,8 @@ COVER = ("Exits",)
 def test_a_row_does_not_depend_on_its_slot(name):
     """Alone, and admitted into one of two slots behind a row that is done: other programs, the same bits."""
     whole = batch(name, "near", 1.0)
-    pooled = decode(TARGET, PROMPTS, policy(name, "near", 1.0).replace(slots=2), max_new=MAX_NEW, seed=5)
-    alone = decode(TARGET, [PROMPTS[3]], policy(name, "near", 1.0), ids=[3], max_new=MAX_NEW, seed=5)
+    pooled = decode(target(name), PROMPTS, policy(name, "near", 1.0).replace(slots=2), max_new=MAX_NEW, seed=5)
+    alone = decode(target(name), [PROMPTS[3]], policy(name, "near", 1.0), ids=[3], max_new=MAX_NEW, seed=5)
     for field in FIELDS:
         np.testing.assert_array_equal(getattr(pooled, field), getattr(whole, field))
         np.testing.assert_array_equal(getattr(alone, field)[0], getattr(whole, field)[3])

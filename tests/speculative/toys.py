@@ -3,6 +3,7 @@
 Models of one vocabulary have one configuration and one name, so that every draft runs the same compiled program.
 """
 
+import dataclasses
 import functools
 from collections import Counter
 
@@ -28,6 +29,15 @@ def model(seed: int, layers: int = 2, vocab: int = VOCAB, end: int = END) -> LM:
         prediction="next", noise="none", tokens=TokenIds(pad=0, eos=(end,)), param_dtype="float32",
     )  # fmt: skip
     return LM(Backbone(config), loud_params(config, seed), None, "toy")
+
+
+@functools.cache
+def two_modes(seed: int) -> LM:
+    """The model as one that also fills masks, behind a causal prefix; the mask is an id that none of it ever says."""
+    lm = model(seed)
+    tokens = dataclasses.replace(lm.config.tokens, mask=VOCAB - 1)
+    mode = {"attention": "prefix_canvas", "prediction": "same", "noise": "mask", "block_size": 8, "tokens": tokens}
+    return LM(Backbone(dataclasses.replace(lm.config, **mode)), lm.params, None, lm.name)
 
 
 def near(lm: LM, noise: float, seed: int = 9) -> LM:

@@ -9,49 +9,22 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from jaxdlm import _decode, layout
 from jaxdlm.core.model import Model
 from jaxdlm.core.readout import mask_invalid
-from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.ppd import FILE, RANKS
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.recipes._written import Texts, apart, fitted, write
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 DECAY = 0.8
-
-
-class Texts(NamedTuple):
-    """Prompts with the target's greedy answers, padded on the right."""
-
-    tokens: Int32[Array, "N L"]
-    first: Int32[Array, "N"]  # where the answer begins
-    stop: Int32[Array, "N"]  # where it ends
-
-
-def write(lm: Any, texts: Sequence[Any], *, canvas: int, batch: int = 64) -> Texts:
-    """The target's answers to all prompts."""
-    parts = []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, autoregressive(), max_new=canvas)
-        rows, _ = layout.lay_out_rows(lm, filled, max_new=canvas, seed=0, ids=None, raw=False)
-        tokens, first = np.array(rows.tokens), np.asarray(rows.start)
-        for row, answer in enumerate(out.tokens):
-            tokens[row, first[row] : first[row] + canvas] = answer
-        parts.append([x[: len(chunk)] for x in (tokens, first, first + np.asarray(out.forwards))])
-    wide = max(tokens.shape[1] for tokens, *_ in parts)
-    tokens = np.concatenate([np.pad(tokens, [(0, 0), (0, wide - tokens.shape[1])]) for tokens, *_ in parts])
-    return Texts(*map(jnp.asarray, (tokens, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))))
 
 
 def both(
@@ -105,31 +78,10 @@ def fit(
     seed: int,
 ) -> tuple[Float32[Array, "M D"], list[dict[str, Any]]]:
     """(rows, curve): AdamW at 1e-2 with a cosine to zero, from embeddings of words of the texts."""
-    optimizer = optax.adamw(optax.cosine_decay_schedule(1e-2, steps), weight_decay=0.0)
-    every = max(1, steps // 20)
     words = jax.random.choice(jax.random.key(seed), texts.tokens.reshape(-1), (distances,))
     rows = jnp.asarray(params["embed"])[words].astype(jnp.float32)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def some(rows: Array, opt: Any, key: Array) -> tuple[Array, Any, Array]:
-        def one(carry: Any, key: Array) -> tuple[Any, Array]:
-            rows, opt = carry
-            pick, where = jax.random.split(key)
-            part = jax.tree.map(lambda x: x[jax.random.randint(pick, (batch,), 0, x.shape[0])], texts)
-            value, grads = jax.value_and_grad(loss)(rows, part, cuts(part, where, count), model, params)
-            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-                updates, opt = optimizer.update(grads, opt, rows)
-            return (optax.apply_updates(rows, updates), opt), value
-
-        (rows, opt), values = jax.lax.scan(one, (rows, opt), jax.random.split(key, every))
-        return rows, opt, jnp.mean(values)
-
-    measured = jax.jit(lambda rows: loss(rows, held, cuts(held, jax.random.key(0), count), model, params))
-    opt, curve = optimizer.init(rows), []
-    for step in range(every, steps + 1, every):
-        rows, opt, value = some(rows, opt, jax.random.fold_in(jax.random.key(seed), step))
-        curve.append({"step": step, "loss": round(float(value), 5), "held": round(float(measured(rows)), 5)})
-    return rows, curve
+    value = lambda rows, some, key: loss(rows, some, cuts(some, key, count), model, params)  # noqa: E731
+    return fitted(value, rows, texts, held, steps=steps, batch=batch, seed=seed, rate=1e-2)
 
 
 def accuracy(model: Model, params: PyTree, rows: Array, held: Texts, *, count: int = 8) -> np.ndarray:
@@ -159,8 +111,7 @@ def run(
     if texts is None:
         texts = [example.prompt for example in sources.benchmark(rows, seed, canvas=canvas)]
     known = write(lm, texts, canvas=canvas)
-    held = np.arange(len(texts)) % 10 == 9
-    sides = [jax.tree.map(lambda x, side=side: x[np.flatnonzero(side)], known) for side in (~held, held)]
+    sides = apart(known)
     made, curve = fit(
         lm.model, lm.params, *sides, distances=distances, steps=steps, batch=batch, count=count, seed=seed
     )  # fmt: skip

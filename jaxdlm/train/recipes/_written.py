@@ -1,0 +1,82 @@
+"""Texts that a target writes itself, and weights of a drafter that learn from them while the target rests."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdlm import _decode, layout
+from jaxdlm.methods.autoregressive import autoregressive
+from jaxdlm.typing import Array, Float32, Int32
+
+Weights = TypeVar("Weights")
+
+
+class Texts(NamedTuple):
+    """Prompts with the target's greedy answers, padded on the right."""
+
+    tokens: Int32[Array, "N L"]
+    first: Int32[Array, "N"]  # where the answer begins
+    stop: Int32[Array, "N"]  # where it ends
+
+
+def write(lm: Any, texts: Sequence[Any], *, canvas: int, batch: int = 64) -> Texts:
+    """The target's answers to all prompts."""
+    parts = []
+    for start in range(0, len(texts), batch):
+        chunk = list(texts[start : start + batch])
+        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
+        out = _decode.decode(lm, filled, autoregressive(), max_new=canvas)
+        rows, _ = layout.lay_out_rows(lm, filled, max_new=canvas, seed=0, ids=None, raw=False)
+        tokens, first = np.array(rows.tokens), np.asarray(rows.start)
+        for row, answer in enumerate(out.tokens):
+            tokens[row, first[row] : first[row] + canvas] = answer
+        parts.append([x[: len(chunk)] for x in (tokens, first, first + np.asarray(out.forwards))])
+    wide = max(tokens.shape[1] for tokens, *_ in parts)
+    tokens = np.concatenate([np.pad(tokens, [(0, 0), (0, wide - tokens.shape[1])]) for tokens, *_ in parts])
+    return Texts(*map(jnp.asarray, (tokens, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))))
+
+
+def apart(known: Texts) -> tuple[Texts, Texts]:
+    """(nine in ten of the texts, the others, which are held out)."""
+    held = np.arange(known.tokens.shape[0]) % 10 == 9
+    mine, other = (jax.tree.map(lambda x, side=side: x[np.flatnonzero(side)], known) for side in (~held, held))
+    return mine, other
+
+
+def fitted(
+    value: Callable[[Weights, Texts, Array], Float32[Array, ""]], weights: Weights, texts: Texts, held: Texts, *,
+    steps: int, batch: int, seed: int, rate: float, clip: float | None = None,
+) -> tuple[Weights, list[dict[str, Any]]]:  # fmt: skip
+    """(weights of low value, curve): AdamW at `rate` with a cosine to zero, `batch` texts a step.
+
+    value: of weights, texts and a key. clip: the norm that a step's gradient keeps to.
+    """
+    optimizer = optax.adamw(optax.cosine_decay_schedule(rate, steps), weight_decay=0.0)
+    optimizer = optimizer if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimizer)
+    every = max(1, steps // 20)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def some(weights: Weights, opt: Any, key: Array) -> tuple[Weights, Any, Array]:
+        def one(carry: Any, key: Array) -> tuple[Any, Array]:
+            weights, opt = carry
+            pick, where = jax.random.split(key)
+            part = jax.tree.map(lambda x: x[jax.random.randint(pick, (batch,), 0, x.shape[0])], texts)
+            loss, grads = jax.value_and_grad(value)(weights, part, where)
+            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+                updates, opt = optimizer.update(grads, opt, weights)
+            return (optax.apply_updates(weights, updates), opt), loss
+
+        (weights, opt), losses = jax.lax.scan(one, (weights, opt), jax.random.split(key, every))
+        return weights, opt, jnp.mean(losses)
+
+    measured = jax.jit(lambda weights: value(weights, held, jax.random.key(0)))
+    opt, curve = optimizer.init(weights), []
+    for step in range(every, steps + 1, every):
+        weights, opt, loss = some(weights, opt, jax.random.fold_in(jax.random.key(seed), step))
+        curve.append({"step": step, "loss": round(float(loss), 5), "held": round(float(measured(weights)), 5)})
+    return weights, curve
