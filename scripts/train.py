@@ -4,14 +4,14 @@
     python scripts/train.py --recipe learn2pd --output DIR
     python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
-    python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3 likewise)
+    python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3, dflash likewise)
     python scripts/train.py --recipe adadec --model tiny-ar --output DIR
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2` and
-`eagle3` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
+`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`,
+`eagle3` and `dflash` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
 "answer" beside each "prompt". `smollm2-block` adapts an autoregressive chat model to block
 diffusion (docs/training.md): the same command goes on where it was cut.
 """
@@ -29,7 +29,7 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import adadec, block, dparallel, eagle, learn2pd, ppd, s2d, specdec_pp
+from jaxdlm.train.recipes import adadec, block, dflash, dparallel, eagle, learn2pd, ppd, s2d, specdec_pp
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -43,6 +43,7 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "ppd": (ppd.run, ("rows", "canvas", "steps")),
     "eagle2": (eagle.eagle2, ("rows", "canvas", "steps")),
     "eagle3": (eagle.eagle3, ("rows", "canvas", "steps")),
+    "dflash": (dflash.run, ("rows", "canvas", "steps")),
     "adadec": (adadec.run, ("rows", "canvas")),
 }
 

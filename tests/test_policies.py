@@ -103,6 +103,8 @@ OWN = {
     ("s2d", "thresholds"): 0.3,
     ("sjd", "low"): 2,
     ("wino", "tau"): 0.5,
+    ("gad", "beta"): 5,
+    ("self_speculation", "mode"): "quadratic",
     ("klass", "history"): 3,
     ("slow_fast", "history"): 3,
 }
@@ -112,20 +114,20 @@ BESIDE = {
     ("sdar", "gamma"): {"strategy": "entropy_bounded"}, ("fast_dllm_v2", "top_p"): {"temperature": 0.5},
     ("best", "answer_start"): {"thresholds": (3.0, 2.0, 1.0)}, ("best", "answer_length"): {"thresholds": (3.0, 2.0, 1.0)},
     ("spectr", "width"): {"temperature": 0.5}, ("sjd", "line"): {"first": "repeat"}, ("sjd", "null"): {"cfg_scale": 1.0},
-    ("autoregressive", "null"): {"cfg_scale": 1.0},
+    ("autoregressive", "null"): {"cfg_scale": 1.0}, ("gad", "tau"): {"beta": 5},
 }  # fmt: skip
 # files of training runs, drafts that need one, and functions: see the tests of each
 TRAINED = {
     ("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table"),
-    ("ppd", "weights"), ("eagle2", "weights"), ("eagle3", "weights"),
+    ("ppd", "weights"), ("eagle2", "weights"), ("eagle3", "weights"), ("dflash", "weights"), ("gad", "draft"),
     *(("transfer_q", name) for name in ("reward", "baseline", "baseline_reward", "beta", "official")),
 }  # fmt: skip
 REFUSED = {("origin", "alg_temp")}  # whatever it is
 
 
 @functools.cache
-def draft():
-    return load("tiny-draft")
+def draft(recipe=""):
+    return load("tiny" if recipe == "gad" else "tiny-draft")
 
 
 @pytest.mark.parametrize(
@@ -134,11 +136,11 @@ def draft():
 def test_every_argument_changes_the_policy(recipe, name):
     """And so it does in the words of a shell."""
     takes, beside = parameters(recipe), BESIDE.get((recipe, name), {})
-    beside = beside | ({"draft": draft()} if "draft" in takes and name != "draft" else {})
+    beside = beside | ({"draft": draft(recipe)} if "draft" in takes and name != "draft" else {})
     value = causal(1) if name == "draft" else OWN.get((recipe, name), OTHER[name])
     usual, other = policies.RECIPES[recipe](**beside), policies.RECIPES[recipe](**beside, **{name: value})
     if isinstance(usual, Unloaded):
-        usual = usual.build(draft())
+        usual = usual.build(draft(recipe))
     same = jax.tree.structure(usual) == jax.tree.structure(other)
     leaves = zip(jax.tree.leaves(usual), jax.tree.leaves(other))
     assert not same or any(np.shape(a) != np.shape(b) or np.any(np.asarray(a) != np.asarray(b)) for a, b in leaves)

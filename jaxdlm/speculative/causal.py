@@ -24,9 +24,9 @@ class TwoModes(Model, Protocol):
 
     def canvas(
         self, params: PyTree, tokens: Int32[Array, "B T"], position: Int32[Array, "B T"], valid: Bool[Array, "B T"],
-        past: Past | None = None,
+        past: Past | None = None, *, mask: Bool[Array, "B T S_T"] | None = None,
     ) -> ModelOutput:  # fmt: skip
-        """Tokens that see each other and the past."""
+        """Tokens that see each other and the past, as far as the mask allows it."""
         ...
 
 

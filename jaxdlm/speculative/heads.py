@@ -36,6 +36,7 @@ class Format(NamedTuple):
     layer: Mapping[str, str]
     prefix: str
     optional: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()  # of `FURTHER`, what its metadata must state
 
     @property
     def stacked(self) -> bool:
@@ -60,6 +61,7 @@ FORMATS = {
     "dflash": Format(
         {"fc": "fc.weight", "hidden_norm": "hidden_norm.weight", "norm": "norm.weight", "mask": "mask_embedding"},
         {"attn_norm": "input_layernorm.weight"} | ATTENTION | QK_NORM | FEED, "layers.{}.", ("mask",),
+        ("block_size",),
     ),
 }  # fmt: skip
 NEEDED = ("num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
@@ -162,6 +164,9 @@ def _sizes(path: pathlib.Path, kind: str, notes: Mapping[str, str]) -> tuple[dic
     taps = all(tap.isdigit() for tap in notes.get("taps", "-").split(","))
     if notes.get("method") != kind or len(sizes) < len(NEEDED) or not real or not taps:
         raise InputError(f"{path.name} is no {kind} head: train one with scripts/train.py --recipe {kind}")
+    for name in FORMATS[kind].sizes:
+        if name not in further:
+            raise InputError(f"{path.name} states no {name}, which a {kind} head needs: add it to its metadata")
     return sizes, further
 
 

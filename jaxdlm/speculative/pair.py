@@ -1,6 +1,7 @@
 """What a draft and a target need of each other, and what the methods that pair them share."""
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from jaxdlm import argument
@@ -20,17 +21,34 @@ def acceptance(sampling: Warp, sampled: verify.Acceptance = verify.rejection) ->
 
 
 def with_draft(draft: Any, build: Any, name: str = "draft") -> Any:
-    """The policy; where the draft is a name, an `Unloaded` one. name: of the argument."""
-    return Unloaded(draft, lambda lm: _with(lm, build, name)) if isinstance(draft, str) else _with(draft, build, name)
+    """The policy of an autoregressive draft; where it is a name, an `Unloaded` one. name: of the argument."""
+    return _with(draft, _continues, build, name)
 
 
-def _with(draft: Any, build: Any, name: str) -> Any:
+def with_denoiser(draft: Any, build: Any) -> Any:
+    """The same of a masked diffusion model."""
+    return _with(draft, _fills, build, "draft")
+
+
+def _continues(draft: Any, name: str) -> None:
+    if not _autoregressive(draft.config):
+        raise InputError(f"{name} {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
+
+
+def _fills(draft: Any, name: str) -> None:
+    config = draft.config
+    if config.noise != "mask" or config.attention not in ("full", "block_causal"):
+        raise InputError(f"{name} {draft.name} does not fill masks on both sides of a text: use a model such as 'tiny'")
+
+
+def _with(draft: Any, check: Callable[[Any, str], None], build: Any, name: str) -> Any:
+    if isinstance(draft, str):
+        return Unloaded(draft, lambda lm: _with(lm, check, build, name))
     if not all(hasattr(draft, part) for part in ("model", "params", "config", "name")):
         raise InputError(
             f"{name}={argument.shown(draft)} must be a model: pass jaxdlm.load(...) or a name such as 'tiny-draft'"
         )
-    if not _autoregressive(draft.config):
-        raise InputError(f"{name} {draft.name} is a diffusion model: use an autoregressive one such as 'tiny-draft'")
+    check(draft, name)
     return build(draft)
 
 

@@ -69,7 +69,9 @@ class Speculation:
 
     @property
     def acceptance_reads_logits(self) -> bool:
-        """Only the best token matters, so nothing is normalised."""
+        """Only the best tokens matter, so nothing is normalised."""
+        if isinstance(self.acceptance, verify.Relaxed):
+            return True
         return self.acceptance is verify.greedy and (self.warp.greedy or not self.warp.shared)
 
     @property

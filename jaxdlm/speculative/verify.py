@@ -5,6 +5,7 @@ the target read (`Tree.read`). P is the target's distribution, Q the distributio
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,28 @@ def greedy(logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, 
     path, count, end = longest(proposal, ok)
     row, read = after(proposal, end)
     return Verdict(path, count, best[row], read)
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A node stays iff it is among the `beta` best behind its parent and max log P - log P(x) <= tau; then argmax P.
+
+    Lossy (GAD++, arXiv 2205.10350); with beta = 1 it is `greedy`. Reads logits: differences are those of log P.
+    """
+
+    beta: int
+    tau: float
+
+    def __call__(self, logits: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:
+        row = parent_row(proposal)
+        own = logits[row, proposal.token]
+        ids = jnp.arange(logits.shape[1], dtype=jnp.int32)[None, :]
+        ahead = (logits[row] > own[:, None]) | ((logits[row] == own[:, None]) & (ids < proposal.token[:, None]))
+        near = jnp.max(logits, axis=1)[row] - own <= self.tau
+        ok = proposal.valid & (jnp.sum(ahead, axis=1) < self.beta) & near
+        path, count, end = longest(proposal, ok)
+        last, read = after(proposal, end)
+        return Verdict(path, count, jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)[last], read)
 
 
 def rejection(logp: Float32[Array, "1_R V"], proposal: Proposal, key: Key[Array, ""]) -> Verdict:

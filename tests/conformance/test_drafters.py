@@ -18,7 +18,9 @@ from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, two_modes
 
 DRAFTS = {"near": near(TARGET, 0.02), "wrong": model(8)}  # one shape, hence one program
-TARGETS = {"SelfDraft": two_modes(3)}  # of another kind, with TARGET's weights and greedy tokens
+TARGETS = dict.fromkeys(
+    ("SelfDraft", "Quadratic"), two_modes(3)
+)  # of another kind, with TARGET's weights and greedy tokens
 FIELDS = ("tokens", "forwards", "draft_forwards", "drafted", "accepted", "commit_step")
 
 
@@ -29,7 +31,7 @@ def target(name: str) -> LM:
 def policy(name: str, draft: str, temperature: float) -> Speculation:
     sampling = warp(jnp.float32(temperature))  # an array: every temperature runs the same program
     drafter = registry.drafters()[name].example(target(name), DRAFTS[draft], sampling)
-    if isinstance(drafter.tree, Grown):  # matched with what plain sampling draws
+    if isinstance(drafter.tree, Grown) or name == "Quadratic":  # matched with what plain sampling draws
         return Speculation(drafter, sampling.replace(shared=True), verify.greedy)
     return Speculation(drafter, sampling, verify.rejection if drafter.tree.is_chain else verify.k_sequence)
 
@@ -78,7 +80,9 @@ def test_with_shared_noise_sampled_tokens_are_those_of_plain_sampling(name):
         out = decode(target(name), PROMPTS, Speculation(drafter, sampling, verify.greedy), **run)
         np.testing.assert_array_equal(out.tokens, plain.tokens)
         saved[draft] = int((plain.forwards - out.forwards).sum())
-    if drafter.model is not None:
+    if (
+        drafter.model is not None and drafter.model.config.attention == "causal"
+    ):  # others know nothing in their examples
         assert saved["near"] > max(saved["wrong"], 8)
 
 

@@ -43,16 +43,7 @@ class SelfDraft:
         return 1
 
     def check(self, lm: Any) -> None:
-        config = lm.config
-        if not config.masked_canvas or not isinstance(lm.model, TwoModes):
-            raise InputError(
-                f"{lm.name} does not draft for itself: self_speculation needs a checkpoint that writes masks behind a causal "
-                f"prefix (nemotron_ld); for {lm.name} use policy='lookup'"
-            )
-        if self.width > config.block_size:
-            raise InputError(
-                f"width={self.width}: {lm.name} was trained on blocks of {config.block_size}, use at most that"
-            )
+        check_modes(lm, self.width)
 
     def target(self, model: Model, params: PyTree) -> tuple[Model, PyTree]:
         return (Causal(model) if isinstance(model, TwoModes) and model.config.masked_canvas else model), params
@@ -81,3 +72,15 @@ class SelfDraft:
         past = store.seen(kv, rows.length - 1)
         out = model.canvas(params, tokens, position, jnp.ones(tokens.shape, bool), past)
         return mask_invalid(model.head(params, out.hidden[:, 1:]), model)
+
+
+def check_modes(lm: Any, width: int) -> None:
+    """Raises InputError where a model has one mode alone, or was trained on shorter blocks."""
+    config = lm.config
+    if not config.masked_canvas or not isinstance(lm.model, TwoModes):
+        raise InputError(
+            f"{lm.name} does not draft for itself: self_speculation needs a checkpoint that writes masks behind a causal "
+            f"prefix (nemotron_ld); for {lm.name} use policy='lookup'"
+        )
+    if width > config.block_size:
+        raise InputError(f"width={width}: {lm.name} was trained on blocks of {config.block_size}, use at most that")

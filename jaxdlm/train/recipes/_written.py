@@ -1,16 +1,22 @@
 """Texts that a target writes itself, and weights of a drafter that learn from them while the target rests."""
 
 import functools
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import optax
 
 from jaxdlm import _decode, layout
 from jaxdlm.methods.autoregressive import autoregressive
+from jaxdlm.models.params import fingerprint
+from jaxdlm.speculative.heads import Trained, write_trained
+from jaxdlm.train import prompts as sources
 from jaxdlm.typing import Array, Float32, Int32
 
 Weights = TypeVar("Weights")
@@ -80,3 +86,35 @@ def fitted(
         weights, opt, loss = some(weights, opt, jax.random.fold_in(jax.random.key(seed), step))
         curve.append({"step": step, "loss": round(float(loss), 5), "held": round(float(measured(weights)), 5)})
     return weights, curve
+
+
+def texts_of(
+    lm: Any, texts: Sequence[Any] | None, *, rows: int, canvas: int, seed: int
+) -> tuple[int, tuple[Texts, Texts]]:
+    """(how many, `apart`) of the target's answers to these prompts; None: `rows` of the benchmark's training split."""
+    if texts is None:
+        texts = [example.prompt for example in sources.benchmark(rows, seed, canvas=canvas)]
+    return len(texts), apart(write(lm, texts, canvas=canvas))
+
+
+def stored(leaves: Mapping[str, Array]) -> dict[str, Array]:
+    """The weights as they are stored, in bfloat16."""
+    return {leaf: value.astype(jnp.bfloat16).astype(jnp.float32) for leaf, value in leaves.items()}
+
+
+def finish(
+    lm: Any, folder: Path, kind: str, trained: Trained, curve: list[dict[str, Any]], **figures: Any
+) -> dict[str, Any]:
+    """Writes folder/{KIND.safetensors, KIND.json, KIND.jsonl}; returns the record."""
+    mark = fingerprint(lm.params)
+    file = folder / f"{kind}.safetensors"
+    write_trained(file, kind, trained._replace(made_for=mark), ml_dtypes.bfloat16, target=str(lm.name))
+    (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    record = {
+        "recipe": kind, "command": f"python scripts/train.py --recipe {kind} --model {lm.name} --output DIR",
+        "target": str(lm.name), "target_fingerprint": mark,
+        "parameters": int(sum(value.size for leaf, value in trained.leaves.items() if leaf != "ids")),
+        "held_out_loss": curve[-1]["held"], **figures,
+    }  # fmt: skip
+    (folder / f"{kind}.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record

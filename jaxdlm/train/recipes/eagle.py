@@ -7,26 +7,21 @@ the answers; EAGLE-2's adds Σ_s 0.8^s smooth-L1 to the features that the target
 
 import dataclasses
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from jaxdlm.core.model import KV
 from jaxdlm.core.readout import mask_invalid
-from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import taps as tapping
 from jaxdlm.speculative.drafters.eagle import KINDS, blank, drafting
-from jaxdlm.speculative.heads import write_trained
 from jaxdlm.speculative.state import Lent
-from jaxdlm.train import prompts as sources
-from jaxdlm.train.recipes._written import Texts, apart, fitted, write
+from jaxdlm.train.recipes._written import Texts, finish, fitted, stored, texts_of
 from jaxdlm.typing import Array, Bool, Float32
 
 DECAY = 0.8
@@ -117,9 +112,7 @@ def run(
     commonest of the answers (32,000 in the paper). A tenth of the prompts is held out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if texts is None:
-        texts = [example.prompt for example in sources.benchmark(rows, seed, canvas=canvas)]
-    mine, held = apart(write(lm, texts, canvas=canvas))
+    count, (mine, held) = texts_of(lm, texts, rows=rows, canvas=canvas, seed=seed)
     vocab = lm.config.vocab_size
     chosen = frequent(mine, min(words, vocab), vocab) if kind == "eagle3" else None
     begin = blank(KINDS[kind], lm, feed=feed, words=chosen, seed=seed)
@@ -127,20 +120,9 @@ def run(
     learns = {leaf: value for leaf, value in begin.leaves.items() if leaf != "ids"}
     value = functools.partial(loss, drafter=drafter, ahead=ahead)
     made, curve = fitted(value, learns, mine, held, steps=steps, batch=batch, seed=seed, rate=2e-3, clip=1.0)
-    made = {leaf: value.astype(jnp.bfloat16).astype(jnp.float32) for leaf, value in made.items()}  # as it is stored
-    right = accuracy(dataclasses.replace(drafter, leaves=begin.leaves | made), held, ahead)
-    mark = fingerprint(lm.params)
-    trained = begin._replace(leaves=begin.leaves | made, made_for=mark)
-    write_trained(folder / f"{kind}.safetensors", kind, trained, ml_dtypes.bfloat16, target=str(lm.name))
-    (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
-    record = {
-        "recipe": kind, "command": f"python scripts/train.py --recipe {kind} --model {lm.name} --output DIR",
-        "target": str(lm.name), "target_fingerprint": mark, "texts": len(texts), "steps": steps, "seed": seed,
-        "parameters": int(sum(value.size for value in made.values())), "held_out_loss": curve[-1]["held"],
-        "accuracy": right,
-    }  # fmt: skip
-    (folder / f"{kind}.json").write_text(json.dumps(record, indent=1) + "\n")
-    return record
+    trained = begin._replace(leaves=begin.leaves | stored(made))
+    right = accuracy(dataclasses.replace(drafter, leaves=trained.leaves), held, ahead)
+    return finish(lm, folder, kind, trained, curve, texts=count, steps=steps, seed=seed, accuracy=right)
 
 
 eagle2 = functools.partial(run, kind="eagle2")

@@ -20,8 +20,7 @@ from jaxdlm.core.readout import mask_invalid
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.ppd import FILE, RANKS
 from jaxdlm.speculative.prompted import Prompted, Weights
-from jaxdlm.train import prompts as sources
-from jaxdlm.train.recipes._written import Texts, apart, fitted, write
+from jaxdlm.train.recipes._written import Texts, fitted, texts_of
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 DECAY = 0.8
@@ -108,10 +107,7 @@ def run(
     from jaxdlm.checkpoint.safetensors import write_safetensors
 
     folder.mkdir(parents=True, exist_ok=True)
-    if texts is None:
-        texts = [example.prompt for example in sources.benchmark(rows, seed, canvas=canvas)]
-    known = write(lm, texts, canvas=canvas)
-    sides = apart(known)
+    written, sides = texts_of(lm, texts, rows=rows, canvas=canvas, seed=seed)
     made, curve = fit(
         lm.model, lm.params, *sides, distances=distances, steps=steps, batch=batch, count=count, seed=seed
     )  # fmt: skip
@@ -122,7 +118,7 @@ def run(
     (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     record = {
         "recipe": "ppd", "command": f"python scripts/train.py --recipe ppd --model {lm.name} --output DIR", "target": lm.name,
-        "target_fingerprint": fingerprint(lm.params), "texts": len(texts), "steps": steps, "seed": seed,
+        "target_fingerprint": fingerprint(lm.params), "texts": written, "steps": steps, "seed": seed,
         "parameters": int(made.size), "held_out_loss": curve[-1]["held"],
         "accuracy": [[round(float(chance), 4) for chance in each[:3]] for each in table],
     }  # fmt: skip
