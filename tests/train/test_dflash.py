@@ -33,12 +33,15 @@ def test_blocks_are_read_as_at_decoding_and_learn_the_target_further_on():
                     np.testing.assert_allclose(theirs[row, place, i - 1], wanted, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_step_lowers_the_loss():
     value = jax.jit(jax.value_and_grad(lambda leaves: dflash.loss(leaves, TEXTS, jax.random.key(0), DRAFTER, 2)))
     before, gradient = value(DRAFTER.leaves)
     after, _ = value(jax.tree.map(lambda leaf, slope: leaf - 3e-2 * slope, DRAFTER.leaves, gradient))
     assert after < before
+
+
+def test_blocks_begin_where_the_answer_goes_on():
     where = np.asarray(dflash.anchors(TEXTS, jax.random.key(3), 50))
     first, stop = np.asarray(TEXTS.first)[:, None], np.asarray(TEXTS.stop)[:, None]
     assert (where >= first - 1).all() and (where <= stop - 2).all() and (where == first - 1).any()

@@ -70,7 +70,7 @@ def test_relaxed_verification_is_that_of_a_loop_and_one_best_is_greedy():
         assert counts[0] == counts[1] and counts[1] <= counts[2] <= counts[3]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_relaxed_text_is_near_the_best_of_its_own_prefix():
     beta, tau = 3, 1.5
     policy = Speculation(S.speculative(near(TARGET, 0.1), k=3).drafter, warp(), verify.Relaxed(beta, tau))
