@@ -10,8 +10,8 @@
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`,
-`eagle3` and `dflash` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
+`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3` and `dflash`
+write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
 "answer" beside each "prompt". `smollm2-block` adapts an autoregressive chat model to block
 diffusion (docs/training.md): the same command goes on where it was cut.
 """
