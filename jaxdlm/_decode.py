@@ -18,6 +18,7 @@ from jaxdlm.core.keys import sample_keys
 from jaxdlm.core.rule import Decoding
 from jaxdlm.decisions import choosing
 from jaxdlm.errors import InputError
+from jaxdlm.grammar.checked import Checked
 from jaxdlm.messages import read_form
 from jaxdlm.output import Output, Programs, finish, finish_rows
 from jaxdlm.own import Own, own_guides
@@ -291,7 +292,8 @@ def one_program(
         lm, part.texts, max_new=part.max_new, block=part.block, seed=seed, ids=part.ids, canvas=part.canvas,
         columns=part.columns, stops=[stops.sequences] * len(idle), grammars=part.grammars,
     )  # fmt: skip
-    policy = policy if part.grammars is None else constrained(policy)
+    if part.grammars is not None:
+        policy = constrained(policy, steered=not isinstance(part.grammars[0], Checked))
     if idle.any():
         batch = dataclasses.replace(batch, rows=batch.rows._replace(done=jax.device_put(idle)))
     if n > 1:

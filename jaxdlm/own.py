@@ -9,6 +9,8 @@ import numpy as np
 from jaxdlm.core import automaton
 from jaxdlm.core.guide import Guide, joined
 from jaxdlm.errors import InputError
+from jaxdlm.grammar.checked import Checked
+from jaxdlm.guides._checked import checked
 from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.typing import PyTree
 
@@ -25,7 +27,9 @@ class Own(NamedTuple):
 def own_guides(own: Sequence[Own] | None, grammars: Sequence[Any] | None, rows: int) -> list[Guide | None] | None:
     """The guide of each row: its own numbers, then its grammar, which has the last word; None: rows have none."""
     guides: list[Guide | None] = [None if own is None else own[row].guide for row in range(rows)]
-    if grammars is not None:
+    if grammars is not None and isinstance(grammars[0], Checked):
+        guides = [joined(*both) for both in zip(guides, map(checked, grammars), strict=True)]
+    elif grammars is not None:
         *sizes, _ = automaton.shape_of(grammars[0])
         tables = [grammar.tables(tuple(sizes)) for grammar in grammars]
         guides = [joined(*both) for both in zip(guides, map(GrammarGuide, tables), strict=True)]

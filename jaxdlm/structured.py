@@ -54,7 +54,7 @@ def _inside(lm: Any, grammar: Any, stops: Any) -> list[Any]:
     """The stops that a text of the grammar may hold. A string is in none if no token of the grammar has one of its bytes."""
     from jaxdlm.grammar.spelling import spelling_of
 
-    live = np.asarray(grammar.classes) > 0
+    live = np.array(grammar.live)
     live[[end for end in lm.config.tokens.eos if end < live.size]] = False
     inside: list[Any] = sorted(each for each in stops.ids if live[each])
     if stops.strings:
@@ -70,11 +70,11 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
     if lm.tokenizer is None and name != "grammar":
         raise InputError(f"{name} is about text and {lm.name} has no tokenizer: {lm.advice or 'load one'}")
     if name == "grammar":
-        if not isinstance(value, grammar.Grammar):
+        if not isinstance(value, grammar.Grammar | grammar.Checked):
             raise InputError(f"grammar={value!r:.60} is no grammar: make one, as in jd.grammar.regex('[0-9]+', lm)")
-        if len(value.classes) != lm.config.vocab_size:
+        if value.live.size != lm.config.vocab_size:
             raise InputError(
-                f"the grammar was made for {len(value.classes)} token ids and {lm.name} has {lm.config.vocab_size}: "
+                f"the grammar was made for {value.live.size} token ids and {lm.name} has {lm.config.vocab_size}: "
                 f"make it for this model"
             )
         return value

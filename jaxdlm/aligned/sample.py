@@ -135,12 +135,17 @@ def asap(
     temperature = argument.real(argument.COLDEST, argument.HOTTEST)(temperature, "temperature")
     argument.flag(raw, "raw")
     language = fitting(lm, grammar_of(lm, "grammar", grammar), "grammar", max_new, read_stops(lm, True))
+    guide = grammar_guide(language)
+    if not isinstance(guide, GrammarGuide):
+        raise InputError(
+            "grammar has no automaton (depth=None), and the trie of asap is one of states: give it a depth"
+        )
     prompts = listed(prompts)
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     check_pair(lm, autoregressive(temperature), max_new, max(map(len, texts)))
     tries = _tries(lm, texts, language, temperature, max_new, trie)
     limit = samples if mode != "reject" else PER_SAMPLE * samples if most is None else most
-    sampler = Sampler(lm, grammar_guide(language), mode, temperature, max_new, samples, limit, min(batch, limit))
+    sampler = Sampler(lm, guide, mode, temperature, max_new, samples, limit, min(batch, limit))
     groups: dict[int, list[int]] = {}
     for index, text in enumerate(texts):
         groups.setdefault(bucket_of(len(text)), []).append(index)

@@ -341,7 +341,7 @@ def token_of(logits: Float32[Array, "W V"], symbols: Int32[Array, "W"], automato
 
 def enter(rows: Rows, geometry: Geometry) -> Rows:
     """The rows with their automata at the edges of their blocks."""
-    if rows.grammar is None:
+    if not isinstance(rows.grammar, Automaton):
         return rows
     state, end = _edges(rows, geometry)
     return rows._replace(grammar=rows.grammar._replace(state=state, end=end))
@@ -349,7 +349,7 @@ def enter(rows: Rows, geometry: Geometry) -> Rows:
 
 def follow(rows: Rows, before: Int32[Array, "B"], geometry: Geometry) -> Rows:
     """The rows, with their automata moved on where they began another block since `before`."""
-    if rows.grammar is None:
+    if not isinstance(rows.grammar, Automaton):
         return rows
     moved = jnp.any((rows.block != before) & ~rows.done)
     here = rows.grammar.state, rows.grammar.end
@@ -360,7 +360,7 @@ def follow(rows: Rows, before: Int32[Array, "B"], geometry: Geometry) -> Rows:
 def _edges(rows: Rows, geometry: Geometry) -> tuple[Int32[Array, "B"], Bool[Array, "B S"]]:
     """(the state in front of each row's block, the states behind it that can be completed)."""
     automaton = rows.grammar
-    assert automaton is not None
+    assert isinstance(automaton, Automaton)
     edge = rows.block * geometry.block
     tokens, pending = rows.tokens[:, geometry.prompt :], rows.pending[:, geometry.prompt :]
     right = edge + geometry.block

@@ -71,6 +71,15 @@ class Automaton(NamedTuple):
     end: Bool[Array, "S"]  # states at its right edge from which the rest can be completed
 
 
+class Witness(NamedTuple):
+    """The language of a row that only a checker on the host knows, and a text of it that fits all that is written."""
+
+    number: Int32[Array, ""]  # of the checker
+    first: Int32[Array, ""]  # canvas columns that the text begins and ends at
+    last: Int32[Array, ""]
+    text: Int32[Array, "C"]  # of the canvas, ends behind the text; -1 in `first`: none is known
+
+
 class Rows(NamedTuple):
     """Per-row carry; every leaf has leading B. Columns are counted from the left edge of the bucket."""
 
@@ -89,7 +98,7 @@ class Rows(NamedTuple):
     policy: PyTree
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     condition: PyTree = ()  # [B, W, D]: the last probabilities as embeddings, which a self-conditioned model reads next
-    grammar: Automaton | None = None  # the language that the row's text belongs to (core.automaton)
+    grammar: Automaton | Witness | None = None  # the language that the row's text belongs to (core.automaton)
 
 
 class Text(NamedTuple):
@@ -118,7 +127,7 @@ class Row(NamedTuple):
     ids: "TokenIds"
     text: Text  # window column i is its position `position[i]`
     shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
-    grammar: Automaton | None = None  # at the edges of the window
+    grammar: Automaton | Witness | None = None  # at the edges of the window
 
 
 class Update(NamedTuple):
@@ -140,6 +149,7 @@ class Update(NamedTuple):
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
     finite: Bool[Array, ""] | None = None  # `proposable` of the logits that `token` was made of
     blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
+    witness: Int32[Array, "C"] | None = None  # the text of the row's `Witness` from now on
 
 
 class Trace(NamedTuple):

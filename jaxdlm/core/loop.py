@@ -8,7 +8,19 @@ import jax.numpy as jnp
 
 from jaxdlm.core import automaton, compose, engine
 from jaxdlm.core.cache import Context, forward
-from jaxdlm.core.carry import Carry, Geometry, LogitsAccess, Row, Rows, Status, Text, Trace, Update
+from jaxdlm.core.carry import (
+    Automaton,
+    Carry,
+    Geometry,
+    LogitsAccess,
+    Row,
+    Rows,
+    Status,
+    Text,
+    Trace,
+    Update,
+    Witness,
+)
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
 from jaxdlm.core.model import Model
@@ -249,7 +261,7 @@ def window_of(row: Rows, start: Array, columns: int, geometry: Geometry, model: 
     inside = exists & (canvas // geometry.block == row.block)
     take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, columns)  # noqa: E731
     pending, grammar = take(row.pending), row.grammar
-    if grammar is not None and columns == geometry.canvas:
+    if isinstance(grammar, Automaton) and columns == geometry.canvas:
         grammar = grammar._replace(state=grammar.start, end=grammar.accepting)
     return Row(
         tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, prefilled=take(row.prefilled),
@@ -294,6 +306,8 @@ def write(
         text, pending = jnp.where(again, model.config.tokens.mask, text), pending | again
     put = lambda x, new: jax.lax.dynamic_update_slice_in_dim(x, new, start, 0)  # noqa: E731
     row = row._replace(tokens=put(row.tokens, text), pending=put(row.pending, pending))
+    if update.witness is not None and isinstance(row.grammar, Witness):
+        row = row._replace(grammar=row.grammar._replace(text=update.witness))
     if update.cut is not None:
         cut = jnp.where((update.cut <= commit.shape[0]) & ~bad, start + update.cut - geometry.prompt, row.stop)
         row = shorten(row, cut, geometry, model)

@@ -6,11 +6,24 @@ A grammar holds for every token sequence that spells one of its texts, by the by
 on disk by its words and the tokenizer (`jaxdlm.grammar.store`).
 """
 
+from jaxdlm.grammar.checked import Checked
 from jaxdlm.grammar.grammar import BUCKETS, Grammar, Tables
 from jaxdlm.grammar.make import choices, json, json_schema, lark, regex, unconstrained
 from jaxdlm.grammar.tokens import FAR
 
-__all__ = ["BUCKETS", "FAR", "Grammar", "Tables", "choices", "json", "json_schema", "lark", "regex", "unconstrained"]
+__all__ = [
+    "BUCKETS",
+    "FAR",
+    "Checked",
+    "Grammar",
+    "Tables",
+    "choices",
+    "json",
+    "json_schema",
+    "lark",
+    "regex",
+    "unconstrained",
+]
 
 
 def __dir__() -> list[str]:

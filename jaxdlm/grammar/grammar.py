@@ -72,6 +72,16 @@ class Grammar:
         return f"<Grammar {shown(self.words)}: {self.states} states, {self.number_of_classes} classes, {tokens}>"
 
     @property
+    def live(self) -> np.ndarray:
+        """bool[V], tokens that some text may hold, and ends."""
+        return self.classes > 0
+
+    @property
+    def drafts(self) -> bool:
+        """Whether some texts go on with the same letters."""
+        return bool((self.forced >= 0).any())
+
+    @property
     def states(self) -> int:
         """S, the dead one among them."""
         return self.next.shape[0]

@@ -10,8 +10,10 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.argument import shown
 from jaxdlm.errors import InputError
+from jaxdlm.grammar import checked as checker
 from jaxdlm.grammar import context_free, patterns, schemas, store, syntax
 from jaxdlm.grammar.automaton import MOST_STATES, automaton
+from jaxdlm.grammar.checked import Checked
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
 from jaxdlm.grammar.spelling import Spelling, spelling_of
 from jaxdlm.grammar.syntax import Node
@@ -111,7 +113,7 @@ def _check_text(text: str, name: str) -> None:
         raise InputError(f"{name} is not valid text at {error.start}: it holds half of a surrogate pair") from None
 
 
-def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: int = 2) -> Grammar:
+def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: int | None = 2) -> Grammar | Checked:
     """The values that a JSON schema allows, written as `json.dumps(value, ensure_ascii=False)` writes them.
 
     One layout: `, ` and `: ` between, members in the schema's order, no other white space, no escape that a character
@@ -131,7 +133,8 @@ def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: i
         lm: the model, for the letters of its tokens.
         whitespace: a regular expression of what stands wherever JSON allows white space, in place of the layout;
             default " ?" for a tokenizer of words, which puts spaces between them and cannot write the layout.
-        depth: how deep values are nested where the schema allows any; 0: no objects and lists there.
+        depth: how deep values are nested where the schema allows any; 0: no objects and lists there. None: without bound,
+            schemas that recur among them, by a checker on the host (see `lark`), and then the keywords that llguidance has.
 
     Raises:
         InputError: a keyword that is not known, by its path; a schema without values, one that recurs, or one whose
@@ -147,12 +150,15 @@ def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: i
         True
     """
     known = schemas.read(schema)
+    if depth is None:
+        argument.unused("with depth=None", whitespace=(whitespace, None))
+        return _of_schema(checker.closed(known), lm, f"json_schema {shown(schema)}")
     depth, whitespace = argument.whole(0, schemas.DEEPEST)(depth, "depth"), _white_space(whitespace, lm)
     words = f"json_schema:{standard.dumps(known, ensure_ascii=False)}{_options(whitespace=whitespace, depth=depth)}"
     return _made(words, lm, lambda: schemas.schema(known, schemas.layout(whitespace), depth))
 
 
-def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | None = None) -> Grammar:
+def json(lm: Any, depth: int | None = 3, *, objects: bool = False, whitespace: str | None = None) -> Grammar | Checked:
     """Any JSON value with up to `depth` objects and lists inside each other; 0: none.
 
     The language is not regular without a bound; within one it is a part of JSON, so that whatever is written parses.
@@ -160,7 +166,7 @@ def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | No
 
     Args:
         lm: the model, for the letters of its tokens.
-        depth: 0 to 6.
+        depth: 0 to 6. None: without bound, by a checker on the host (see `lark`).
         objects: only objects at the top, as OpenAI's `json_object` has it.
         whitespace: as in `json_schema`.
 
@@ -175,13 +181,16 @@ def json(lm: Any, depth: int = 3, *, objects: bool = False, whitespace: str | No
         True
     """
     argument.flag(objects, "objects")
+    if depth is None:
+        argument.unused("with depth=None", whitespace=(whitespace, None))
+        return _of_schema({"type": "object"} if objects else True, lm, "json")
     depth = argument.whole(int(objects), schemas.DEEPEST)(depth, "depth")
     whitespace = _white_space(whitespace, lm)
     words = f"json:{depth}{_options(whitespace=whitespace, objects=objects)}"
     return _made(words, lm, lambda: schemas.anything(depth, schemas.layout(whitespace), objects))
 
 
-def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar:
+def lark(text: str, lm: Any, *, depth: int | None = 3, start: str = "start") -> Grammar | Checked:
     """The sentences of a context-free grammar, written in the language of Lark, with bounded recursion.
 
     L_D = the sentences with a derivation in which at most D references, one inside the other, lead back to a rule that is
@@ -200,7 +209,10 @@ def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar
             and `%import` of what comes with Lark, as in `common.ESCAPED_STRING`. No templates.
         lm: the model, for the letters of its tokens.
         depth: D, 0 to 32. States grow about as D, or by a factor per level where there are several kinds of brackets
-            (JSON: 2.1).
+            (JSON: 2.1). None: L itself, by a checker on the host instead of an automaton on the device, as llguidance reads
+            the text: its lexer takes the longest terminal, and `start` is the rule of that name. Every answer still belongs
+            and ends in time; a diffusion model writes what agrees with a text that is kept beside it (a witness), which
+            may take more forwards, and an autoregressive one asks for a mask per token. For byte-level tokenizers.
         start: the rule that is a whole answer.
 
     Raises:
@@ -221,9 +233,24 @@ def lark(text: str, lm: Any, *, depth: int = 3, start: str = "start") -> Grammar
         True
     """
     argument.text(start, "start")
+    if depth is None:
+        argument.unused("with depth=None", start=(start, "start"))
+        return _checked(f"lark:{argument.text(text, 'lark')}", lm, lambda matcher: matcher.grammar_from_lark(text))
     depth = argument.whole(0, context_free.DEEPEST)(depth, "depth")
     words = f"lark:depth={depth} {start} {argument.text(text, 'lark')}"
     return _made(words, lm, lambda: context_free.tree(text, depth, start))
+
+
+def _of_schema(schema: Any, lm: Any, what: str) -> Checked:
+    words = standard.dumps({} if schema is True else schema, ensure_ascii=False)
+    make = lambda matcher: matcher.grammar_from_json_schema(words, overrides=checker.LAYOUT)  # noqa: E731
+    return _checked(f"json_schema:{words}", lm, make, what)
+
+
+def _checked(words: str, lm: Any, grammar: Callable[[Any], str], what: str | None = None) -> Checked:
+    kind, _, rest = words.partition(":")
+    _check_text(rest, kind)
+    return checker.checked(f"{kind}:depth=None {rest}", spelling_of(lm), grammar, what or f"{kind} {shown(rest)}")
 
 
 def _white_space(stated: str | None, lm: Any) -> str | None:

@@ -8,7 +8,8 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core.guide import Context, Guide, class_of, fit
 from jaxdlm.errors import InputError
-from jaxdlm.grammar import FAR, Grammar, Tables
+from jaxdlm.grammar import FAR, Checked, Grammar, Tables
+from jaxdlm.guides._checked import CheckedGuide, checked
 from jaxdlm.registry import guide
 from jaxdlm.typing import Array, Float32, Int32
 
@@ -89,11 +90,12 @@ def _example(lm: Any) -> GrammarGuide:
         np.array([FAR, 0], np.int32),
         np.array([-1, -1], np.int32),
     )
-    return grammar(Grammar("even", str(len(ids)), live.astype(np.int32), table, 1, accepting, distance, forced))
+    made = Grammar("even", str(len(ids)), live.astype(np.int32), table, 1, accepting, distance, forced)
+    return GrammarGuide(Tables(*(jnp.asarray(leaf) for leaf in made.tables())))
 
 
 @guide(_example)
-def grammar(language: Any) -> GrammarGuide:
+def grammar(language: Any) -> GrammarGuide | CheckedGuide:
     """A guide under which the answer is a sentence of the language, closed within the row's max_new tokens.
 
     Args:
@@ -114,6 +116,8 @@ def grammar(language: Any) -> GrammarGuide:
         >>> jd.decode(lm, ["reverse : [ Alan , Omar ]"], policy=policy, max_new=9).text
         ['Alan , Omar , Kate']
     """
+    if isinstance(language, Checked):
+        return checked(language)
     tables = language.tables() if isinstance(language, HasTables) else language
     if not isinstance(tables, Tables):
         argument.refuse(language, "language", "a grammar such as jaxdlm.grammar.regex(...) makes, or its tables")

@@ -9,34 +9,47 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdlm import argument, struct
 from jaxdlm.core import automaton as language
 from jaxdlm.core import compose
 from jaxdlm.core.automaton import NEG, Automaton, Columns
-from jaxdlm.core.carry import Row, Status, Update
+from jaxdlm.core.carry import Row, Status, Update, Witness
 from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.keys import column_gumbel
 from jaxdlm.core.readout import first_best
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.core.temperature import divisor_of, is_cold
 from jaxdlm.errors import InputError
+from jaxdlm.grammar.witness import nearest
 from jaxdlm.rules.indel import Indel
 from jaxdlm.rules.insert import before_sampler, behind_writes
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key
 
 TILT = 1e-5  # nats; what a column's law differs from the model's by rounding alone
 CLASSES, TOKENS = 3, 4  # what `plan` draws with the key of a step
+BEST = 8  # tokens of a column that a checker on the host may choose from
 
 
-def grammar_of(row: Row, rule: str) -> Automaton:
+def language_of(row: Row, rule: str) -> Automaton | Witness:
     """The row's language. Raises InputError at trace time where it has none."""
     if row.grammar is None:
         raise InputError(f"{rule} needs a grammar: decode(..., regex=...), or choices=, json_schema=, json=, grammar=")
     return row.grammar
 
 
-def text_columns(row: Row, automaton: Automaton, loose: Bool[Array, "W"]) -> Columns:
+def automaton_of(row: Row, rule: str) -> Automaton:
+    """The row's language as an automaton. Raises InputError at trace time where it has none."""
+    made = language_of(row, rule)
+    if isinstance(made, Witness):
+        raise InputError(
+            f"{rule} sums over the texts of an automaton, and depth=None makes none: give a depth, or leave it out"
+        )
+    return made
+
+
+def text_columns(row: Row, automaton: Automaton | Witness, loose: Bool[Array, "W"]) -> Columns:
     """The columns of the row's text; `loose` are written ones that may change in this step."""
     text = row.exists & (row.column >= automaton.first) & (row.column < automaton.last)
     open_ = text & (row.pending | loose)
@@ -52,7 +65,7 @@ class Steer(Stage):
     temperature: Any = 1.0
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
-        automaton = grammar_of(row, "steer")
+        automaton = automaton_of(row, "steer")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         divisor = divisor_of(self.temperature)
         law = language.law_of(update.logits, automaton, divisor)
@@ -93,7 +106,7 @@ class Plan(Stage):
     greedy: bool = struct.field(pytree_node=False, default=True)
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
-        automaton = grammar_of(row, "plan")
+        automaton = automaton_of(row, "plan")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         inside = columns.open | columns.fixed
         divisor = divisor_of(self.temperature)
@@ -156,15 +169,19 @@ class Constrain(Stage):
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         need(update, "token", "commit", rule="constrain")
-        automaton, none = grammar_of(row, "constrain"), jnp.zeros_like(row.pending)
+        made, none = language_of(row, "constrain"), jnp.zeros_like(row.pending)
         again = none if update.reopen is None else update.reopen & row.exists & ~row.prefilled
         fill = row.tokens if update.fill is None else update.fill
         changed = (fill != row.tokens) & row.exists & ~row.prefilled & ~row.pending & ~again
-        columns = text_columns(row, automaton, changed | again)
+        columns = text_columns(row, made, changed | again)
         asked = jnp.asarray(update.commit, bool) & row.pending & row.exists
         mine = (asked | changed) & columns.open
         wish = jnp.where(changed, fill, update.token)
-        tokens, agrees, feasible, own = self._nearest(update.logits, wish, mine, changed, columns, row, automaton)
+        if isinstance(made, Witness):
+            tokens, agrees, feasible, own, witness = self._witness(update.logits, wish, mine, columns, row, made)
+            update = update._replace(witness=witness)
+        else:
+            tokens, agrees, feasible, own = self._nearest(update.logits, wish, mine, changed, columns, row, made)
         agreed = mine & agrees
         surest = jnp.argmax(jnp.where(mine, own, -jnp.inf))
         # of a set none of which fits, the surest column takes what fits; where this step ends the row, all of them do
@@ -201,6 +218,41 @@ class Constrain(Stage):
         tokens = jnp.where(stays, row.tokens, tokens)
         return tokens, agrees, feasible, of(tokens)
 
+    def _witness(
+        self, logits: Float32[Array, "W V"], wish: Array, mine: Array, columns: Columns, row: Row, made: Witness
+    ) -> tuple[Array, Array, Array, Array, Int32[Array, "C"]]:
+        """The same by a checker on the host, which finds a text that agrees with much; then that text, in all columns."""
+        canvas = made.text.shape[0]
+        place = row.position[0] - row.column[0] + jnp.arange(canvas, dtype=jnp.int32)
+        known = row.text.known.at[place].get(mode="fill", fill_value=False)
+        token = row.text.tokens.at[place].get(mode="fill", fill_value=0)
+        put = lambda x, new: x.at[row.column].set(new, mode="drop")  # noqa: E731
+        fixed = put(known, columns.fixed)
+        logp = jax.nn.log_softmax(logits, axis=1)
+        best_logp, best = jax.lax.top_k(logp, min(BEST, logp.shape[1]))
+        best = jnp.where(columns.open[:, None], best.astype(jnp.int32), -1)
+        wide = lambda new, fill: put(jnp.full((canvas, *new.shape[1:]), fill, new.dtype), new)  # noqa: E731
+        asked = wide(jnp.where(mine, wish, -1).astype(jnp.int32), -1)
+        sides = made.number, made.text, made.first, made.last, fixed, token, asked, wide(best, -1), wide(best_logp, 0.0)
+        text = jax.pure_callback(
+            _nearest_texts, jax.ShapeDtypeStruct((canvas,), jnp.int32), *sides, vmap_method="broadcast_all"
+        )
+        tokens = text.at[row.column].get(mode="fill", fill_value=0)
+        own = jnp.take_along_axis(logp, tokens[:, None], axis=1)[:, 0]
+        return tokens, tokens == wish, text.at[made.first].get(mode="fill", fill_value=0) >= 0, own, text
+
+
+def _nearest_texts(*sides: Any) -> np.ndarray:
+    """`grammar.witness.nearest` of each row, whatever axes are in front."""
+    arrays = [np.asarray(each) for each in sides]
+    front = arrays[0].shape
+    rows = [each.reshape(-1, *each.shape[len(front) :]) for each in arrays]
+    texts = [
+        nearest(int(number), text, int(first), int(last), *rest)
+        for number, text, first, last, *rest in zip(*rows, strict=True)
+    ]
+    return np.stack(texts).reshape(*front, -1).astype(np.int32)
+
 
 def constrain() -> Constrain:
     """Commits only what agrees with a text of the row's grammar: the text that agrees with most of what is to be written.
@@ -217,9 +269,10 @@ def constrain() -> Constrain:
     return Constrain()
 
 
-def constrained(policy: Any) -> Any:
+def constrained(policy: Any, steered: bool = True) -> Any:
     """The policy, under the grammar of each row: `steer` in front of its sampler, `constrain` behind its last selection.
 
+    steered: whether the grammars are automata, which `steer` needs; else there is `constrain` alone.
     A policy that has `constrain` or `plan` itself is left as it is, and one with `steer` gets the second alone.
     Raises InputError for one that moves text from column to column, of which no column's language is known.
     """
@@ -230,7 +283,7 @@ def constrained(policy: Any) -> Any:
         if isinstance(part, Indel) or (compose.moves(part) and not part.members):
             own = compose.name(part)
             raise InputError(f"{own} moves text from column to column, which no grammar follows: use another policy")
-    if not any(isinstance(part, Steer) for part in parts):
+    if steered and not any(isinstance(part, Steer) for part in parts):
         policy = before_sampler(policy, _steer)
     return behind_writes(policy, constrain())
 

@@ -45,5 +45,5 @@ class Forced(Free):
 
 def drafting(policy: Speculation, grammars: Sequence[Any]) -> Speculation:
     """The policy, which drafts what some grammar leaves no choice of if it has no draft."""
-    idle = isinstance(policy.drafter, Nothing) and any((grammar.forced >= 0).any() for grammar in grammars)
+    idle = isinstance(policy.drafter, Nothing) and any(grammar.drafts for grammar in grammars)
     return dataclasses.replace(policy, drafter=Forced(policy.warp)) if idle else policy
