@@ -26,7 +26,7 @@ from jaxdlm.core.carry import Automaton, Row, Text, Update
 from jaxdlm.models.config import TokenIds
 from jaxdlm.rules.grammar import constrained
 
-ROWS, COLUMNS, VOCAB, STATES, CLASSES, EDGES, WEIGHTS = 8, 32, 126_464, 512, 1024, 32_768, 8e9
+ROWS, COLUMNS, VOCAB, STATES, CLASSES, PAIRS, MEMBERS, WEIGHTS = 8, 32, 126_464, 512, 1024, 8_192, 2_048, 8e9
 IDS = TokenIds(mask=126_336, pad=0, eos=(126_081,))
 
 
@@ -50,7 +50,8 @@ def main() -> None:
 
     automaton = Automaton(
         array(VOCAB), array(CLASSES, kind=jnp.float32), array(STATES, CLASSES), array(STATES, kind=bool), array(STATES),
-        array(EDGES), array(EDGES), array(EDGES), array(), array(), array(), array(), array(STATES, kind=bool),
+        array(PAIRS), array(PAIRS), array(PAIRS), array(MEMBERS), array(MEMBERS), array(), array(), array(), array(),
+        array(STATES, kind=bool),
     )  # fmt: skip
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), ROWS))
     keys = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=where)

@@ -21,7 +21,7 @@ from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
 
 DEFAULT_BLOCK = 32
-CHECKED = (0, 0, 0)  # in the place of an automaton's sizes
+CHECKED = (0, 0, 0, 0)  # in the place of an automaton's sizes
 COUNT = argument.whole(1)
 SEED = argument.whole(-(2**63), 2**64 - 1)
 KEY = argument.whole(-(2**31), 2**32 - 1)

@@ -30,8 +30,8 @@ def own_guides(own: Sequence[Own] | None, grammars: Sequence[Any] | None, rows: 
     if grammars is not None and isinstance(grammars[0], Checked):
         guides = [joined(*both) for both in zip(guides, map(checked, grammars), strict=True)]
     elif grammars is not None:
-        *sizes, _ = automaton.shape_of(grammars[0])
-        tables = [grammar.tables(tuple(sizes)) for grammar in grammars]
+        sizes = automaton.shape_of(grammars[0])[:2]
+        tables = [grammar.tables(sizes) for grammar in grammars]
         guides = [joined(*both) for both in zip(guides, map(GrammarGuide, tables), strict=True)]
     return None if guides[0] is None else guides
 

@@ -49,7 +49,7 @@ class Sides(NamedTuple):
     """The shapes of what only some rows have; None where those of a program do not."""
 
     ends: tuple[int, int] | None = None
-    grammar: tuple[int, int, int] | None = None
+    grammar: tuple[int, int, int, int] | None = None
 
 
 NO_SIDES = Sides()

@@ -61,9 +61,11 @@ class Automaton(NamedTuple):
     next: Int32[Array, "S C"]
     accepting: Bool[Array, "S"]
     distance: Int32[Array, "S"]  # least number of tokens that lead to acceptance
-    source: Int32[Array, "E"]  # the edges: next[source, symbol] = target, dead ones left out
-    symbol: Int32[Array, "E"]
-    target: Int32[Array, "E"]
+    source: Int32[Array, "P"]  # pairs of states with a way between them, and the group of classes that are that way
+    target: Int32[Array, "P"]
+    group: Int32[Array, "P"]
+    member: Int32[Array, "M"]  # the groups, each once: class `symbol` is in group `member`
+    symbol: Int32[Array, "M"]
     start: Int32[Array, ""]
     first: Int32[Array, ""]  # canvas columns that the text begins and ends at
     last: Int32[Array, ""]
@@ -149,6 +151,7 @@ class Update(NamedTuple):
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
     finite: Bool[Array, ""] | None = None  # `proposable` of the logits that `token` was made of
     blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
+    law: Any = None  # of `logits` and no others, by the classes of the row's grammar (core.law.Law)
     witness: Int32[Array, "C"] | None = None  # the text of the row's `Witness` from now on
 
 

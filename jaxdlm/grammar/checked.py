@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxdlm import distribution
 from jaxdlm.argument import shown
-from jaxdlm.errors import InputError
+from jaxdlm.errors import InputError, did_you_mean
+from jaxdlm.grammar import schemas
 from jaxdlm.grammar.spelling import Spelling
 
 PLACES = 4096  # texts whose place is remembered
@@ -182,7 +183,7 @@ class Closer:
                 return text if len(text) <= room else None
             more = at.compute_ff_tokens()
             if not more:
-                hint = self._hints.get(self._name(at))
+                hint = self._hints.get(self.name(at))
                 if hint is None:
                     break
                 more = [hint]
@@ -192,7 +193,7 @@ class Closer:
         with self._lock:
             return self._search(place, room)
 
-    def _name(self, place: Matcher) -> bytes:
+    def name(self, place: Matcher) -> bytes:
         return self._words(place).tobytes()
 
     def _search(self, place: Matcher, room: int) -> list[int] | None:
@@ -219,7 +220,7 @@ class Closer:
                 after = at.deep_copy()
                 if len(text) + len(more) > room or after.try_consume_tokens(more) < len(more):
                     continue
-                name = self._name(after)
+                name = self.name(after)
                 if name in own or alike[name] >= ALIKE:
                     continue
                 own.add(name)
@@ -230,7 +231,7 @@ class Closer:
     def _remember(self, place: Matcher, text: Sequence[int]) -> None:
         at = place.deep_copy()
         for token in text:
-            self._hints.setdefault(self._name(at), token)
+            self._hints.setdefault(self.name(at), token)
             at.try_consume_tokens([token])
 
 
@@ -322,18 +323,21 @@ class _Letters:
         return ids
 
 
-def closed(schema: Any) -> Any:
-    """The schema, in which an object has no members but its properties."""
+def closed(schema: Any, path: str = "#") -> Any:
+    """The schema, in which an object has no members but its properties. Raises InputError for a keyword of no schema."""
     if not isinstance(schema, dict):
         return schema
     inner: dict[str, Any] = {}
     for key, value in schema.items():
+        where = f"{path}/{key}"
+        if key not in schemas.KNOWN:
+            raise InputError(f"json_schema {where} is not supported{did_you_mean(key, schemas.KNOWN)}: leave it out")
         if key in ("properties", "$defs", "definitions") and isinstance(value, dict):
-            inner[key] = {name: closed(each) for name, each in value.items()}
+            inner[key] = {name: closed(each, f"{where}/{name}") for name, each in value.items()}
         elif key in ("prefixItems", "anyOf", "oneOf", "allOf") and isinstance(value, list):
-            inner[key] = [closed(each) for each in value]
+            inner[key] = [closed(each, f"{where}/{index}") for index, each in enumerate(value)]
         else:
-            inner[key] = closed(value) if key in ("items", "additionalProperties") else value
+            inner[key] = closed(value, where) if key in ("items", "additionalProperties") else value
     return inner | ({"additionalProperties": False} if inner.get("properties") else {})
 
 

@@ -134,7 +134,7 @@ def json_schema(schema: Any, lm: Any, *, whitespace: str | None = None, depth: i
         whitespace: a regular expression of what stands wherever JSON allows white space, in place of the layout;
             default " ?" for a tokenizer of words, which puts spaces between them and cannot write the layout.
         depth: how deep values are nested where the schema allows any; 0: no objects and lists there. None: without bound,
-            schemas that recur among them, by a checker on the host (see `lark`), and then the keywords that llguidance has.
+            schemas that recur among them, by a checker on the host (see `lark`).
 
     Raises:
         InputError: a keyword that is not known, by its path; a schema without values, one that recurs, or one whose

@@ -4,12 +4,13 @@ The text that was known before (the witness) is always one of the candidates, so
 written and the columns that are left: what is found may agree with less than could be, and is never wrong.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
-from jaxdlm.grammar.checked import Checked, Matcher, by_number
+from jaxdlm.grammar.checked import ALIKE, LEVEL, Checked, Matcher, by_number
 
 BEAM = 6  # beginnings of texts that are gone on with
 UNSEEN = -20.0  # log-probability of a token that is not among a column's best
@@ -68,7 +69,9 @@ def _searched(
         return None
     if len(text) < begin and not place.is_accepting():
         return None
-    begun = Begun(place if len(text) == begin else None, known, 0, 0.0, bool((old[:begin] == token[:begin]).all()))
+    begun = Begun(
+        place if len(text) == begin else None, known, 0, 0.0, old[0] >= 0 and bool((old[:begin] == token[:begin]).all())
+    )
     must = int(np.flatnonzero(fixed).max(initial=-1))
     asked = np.flatnonzero((wish >= 0) | (best[:, 0] >= 0))
     stop = max(must, int(asked.max(initial=-1)), begin - 1) + 1
@@ -94,14 +97,16 @@ def _searched(
 
 
 def _options(language: Checked, begun: Begun, options: Sequence[int], old: int, fixed: bool, room: int) -> list[int]:
-    """What a column may be tried with, each once."""
+    """What a column may be tried with, each once: of nothing that is known, one of the letters."""
     if fixed:
         return list(options)
     more = [old] if begun.along and old >= 0 else []
     if begun.place is None:
         more.append(language.ends[0])
-    else:
+    elif options or more:
         more += begun.place.compute_ff_tokens()[:1] or (language.closing(begun.place, room) or [language.ends[0]])[:1]
+    else:
+        more += [language.ends[0], *language.closer.letters(language.closer.mask(begun.place)).tolist()]
     return list(dict.fromkeys([*options, *more]))
 
 
@@ -119,13 +124,22 @@ def _further(language: Checked, begun: Begun, token: int, wished: bool, logp: fl
 
 
 def _best(many: Sequence[Begun], language: Checked, columns: int | None) -> list[Begun]:
-    """The best of them that can still be ended, and what the witness begins with; columns: None while others are fixed."""
+    """The best of them that can still be ended, and what the witness begins with; columns: None while others are fixed.
+    Where no witness is known, many, and few with the same tokens behind them."""
     beam: list[Begun] = []
+    most = BEAM if any(each.along for each in many) else LEVEL
+    alike: collections.Counter[bytes] = collections.Counter()
     for each in sorted(many, key=lambda each: (-each.agreed, -each.logp)):
-        if len(beam) < BEAM or each.along:
-            room = None if columns is None else columns - len(each.text)
-            ends = each.place is None or each.along or room is None or language.closing(each.place, room) is not None
-            beam += [each] if ends else []
+        if len(beam) >= most and not each.along:
+            continue
+        if most == LEVEL:
+            name = b"" if each.place is None else language.closer.name(each.place)
+            alike[name] += 1
+            if alike[name] > ALIKE:
+                continue
+        room = None if columns is None else columns - len(each.text)
+        if each.place is None or each.along or room is None or language.closing(each.place, room) is not None:
+            beam.append(each)
     return beam
 
 

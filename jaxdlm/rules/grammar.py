@@ -14,6 +14,7 @@ import numpy as np
 from jaxdlm import argument, struct
 from jaxdlm.core import automaton as language
 from jaxdlm.core import compose
+from jaxdlm.core import law as laws
 from jaxdlm.core.automaton import NEG, Automaton, Columns
 from jaxdlm.core.carry import Row, Status, Update, Witness
 from jaxdlm.core.compose import LOG_PROB, Traits
@@ -56,6 +57,11 @@ def text_columns(row: Row, automaton: Automaton | Witness, loose: Bool[Array, "W
     return Columns(open_, text & ~open_, row.tokens)
 
 
+def surest_of(mine: Bool[Array, "W"], likely: Float32[Array, "W"]) -> Int32[Array, ""]:
+    """The column that is mended where none of what a step wants to write fits."""
+    return jax.lax.argmax(jnp.where(mine, likely, -jnp.inf), 0, jnp.int32)
+
+
 @struct.dataclass
 class Steer(Stage):
     """See `steer`."""
@@ -68,7 +74,7 @@ class Steer(Stage):
         automaton = automaton_of(row, "steer")
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         divisor = divisor_of(self.temperature)
-        law = language.law_of(update.logits, automaton, divisor)
+        law = laws.law_of(update.logits, automaton, divisor)
         scores = language.with_fixed(law.sums, columns, automaton)
         inside = columns.open | columns.fixed
         rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
@@ -78,7 +84,9 @@ class Steer(Stage):
         # ends that
         real = automaton.sizes[None, :] > 0
         bound = jnp.any(real & (jnp.abs(gain) > TILT), axis=1) & jnp.any(real & (gain > NEG / 2), axis=1)
-        return update._replace(logits=language.tilted(law, gain, columns.open & bound, automaton)), state
+        use = columns.open & bound
+        logits = laws.tilted(law, gain, use, automaton)
+        return update._replace(logits=logits, law=laws.law_behind(law, logits, share, use)), state
 
 
 def steer(temperature: Any = 1.0) -> Steer:
@@ -110,7 +118,7 @@ class Plan(Stage):
         columns = text_columns(row, automaton, jnp.zeros_like(row.pending))
         inside = columns.open | columns.fixed
         divisor = divisor_of(self.temperature)
-        law = language.law_of(update.logits, automaton, divisor)
+        law = laws.law_of(update.logits, automaton, divisor)
         logp, sums = law.of(update.logits), law.sums
         scores = language.with_fixed(sums, columns, automaton)
         rest = language.backward(scores, inside, automaton, language.segment_logsumexp)
@@ -130,9 +138,9 @@ class Plan(Stage):
 
     def _best(self, logp: Array, columns: Columns, inside: Array, automaton: Automaton) -> Int32[Array, "W"]:
         """The likeliest text."""
-        scores = language.with_fixed(language.class_bests(logp, automaton), columns, automaton)
+        scores = language.with_fixed(laws.class_bests(logp, automaton), columns, automaton)
         rest = language.backward(scores, inside, automaton, language.segment_best)
-        return language.token_of(logp, language.walk(scores, inside, rest, automaton), automaton)
+        return laws.token_of(logp, language.walk(scores, inside, rest, automaton), automaton)
 
     def _drawn(
         self, logp: Array, scores: Array, rest: Array, inside: Array, automaton: Automaton, row: Row, key: Array
@@ -181,12 +189,11 @@ class Constrain(Stage):
             tokens, agrees, feasible, own, witness = self._witness(update.logits, wish, mine, columns, row, made)
             update = update._replace(witness=witness)
         else:
-            tokens, agrees, feasible, own = self._nearest(update.logits, wish, mine, changed, columns, row, made)
+            tokens, agrees, feasible, own = self._nearest(update, wish, mine, changed, columns, row, made)
         agreed = mine & agrees
-        surest = jnp.argmax(jnp.where(mine, own, -jnp.inf))
         # of a set none of which fits, the surest column takes what fits; where this step ends the row, all of them do
         repair = jnp.asarray(update.halt, bool) | (row.ids.mask is None)
-        forced = mine & ~agreed & (repair | (~jnp.any(agreed) & (jnp.arange(mine.shape[0]) == surest)))
+        forced = mine & ~agreed & (repair | (~jnp.any(agreed) & (jnp.arange(mine.shape[0]) == surest_of(mine, own))))
         write = (agreed | forced) & feasible
         token = jnp.where(forced & ~changed, tokens, update.token)
         commit = jnp.where(columns.open, write & ~changed, jnp.asarray(update.commit, bool)) & feasible
@@ -197,12 +204,16 @@ class Constrain(Stage):
         return update._replace(token=token, commit=commit, fill=fill, halt=halt, status=status), state
 
     def _nearest(
-        self, logits: Float32[Array, "W V"], wish: Array, mine: Array, changed: Array, columns: Columns, row: Row,
-        automaton: Automaton,
-    ) -> tuple[Array, Array, Array, Array]:  # fmt: skip
-        """(the text that agrees with most of the wishes, of these the likeliest; where it agrees; whether there is one; its
-        tokens' log-probabilities)."""
-        law = language.law_of(logits, automaton)
+        self, update: Update, wish: Array, mine: Array, changed: Array, columns: Columns, row: Row, automaton: Automaton
+    ) -> tuple[Array, Array, Array, Array]:
+        """(the text that agrees with most of the wishes, of these the likeliest; where it agrees; whether there is one; the
+        log-probabilities of its classes).
+
+        `steer` has left the law of its own logits, which holds unless written columns may change. Where a step mends one
+        column at most, the text has a token in that column alone: the logits are not passed over once more."""
+        logits, rewrites = update.logits, update.fill is not None or update.reopen is not None
+        own = update.law is not None and update.law.logits is logits and not rewrites
+        law = update.law if own else laws.law_of(logits, automaton)
         of = lambda token: law.of(jnp.take_along_axis(logits, token[:, None], axis=1))[:, 0]  # noqa: E731
         symbol = jnp.arange(automaton.next.shape[1], dtype=jnp.int32)[None, :]
         wished = mine[:, None] & (automaton.classes[wish][:, None] == symbol)
@@ -213,10 +224,15 @@ class Constrain(Stage):
         wanted = 2 * wished.astype(jnp.int32) + before.astype(jnp.int32)
         symbols, feasible = language.most(wanted, scores, inside, automaton)
         agrees = symbols == automaton.classes[wish]
-        tokens = jnp.where(agrees & mine, wish, language.token_of(logits, symbols, automaton))
+        likely = jnp.take_along_axis(law.sums, symbols[:, None], axis=1)[:, 0]
+        if rewrites or update.halt is not False or row.ids.mask is None:
+            best = laws.token_of(logits, symbols, automaton)
+        else:
+            best = laws.token_in(logits, symbols, surest_of(mine, likely), automaton)
+        tokens = jnp.where(agrees & mine, wish, best)
         stays = changed & ~agrees & (symbols == automaton.classes[row.tokens])
         tokens = jnp.where(stays, row.tokens, tokens)
-        return tokens, agrees, feasible, of(tokens)
+        return tokens, agrees, feasible, likely
 
     def _witness(
         self, logits: Float32[Array, "W V"], wish: Array, mine: Array, columns: Columns, row: Row, made: Witness

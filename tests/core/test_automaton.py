@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jaxdlm.core import automaton as language
-from jaxdlm.core.automaton import FLOOR, NEG, Columns
+from jaxdlm.core import law as laws
+from jaxdlm.core.automaton import NEG, Columns
 from jaxdlm.core.carry import Automaton
+from jaxdlm.core.law import FLOOR
 from jaxdlm.grammar import Grammar
 
 V, W = 5, 4
@@ -59,12 +61,12 @@ def case(seed: int):
 def tables(logp, tokens, fixed, automaton):
     columns = Columns(~fixed, fixed, tokens)
     every = jnp.ones(W, bool)
-    sums = language.with_fixed(language.law_of(logp, automaton).sums, columns, automaton)
-    bests = language.with_fixed(language.class_bests(logp, automaton), columns, automaton)
+    sums = language.with_fixed(laws.law_of(logp, automaton).sums, columns, automaton)
+    bests = language.with_fixed(laws.class_bests(logp, automaton), columns, automaton)
     sum_rest = language.backward(sums, every, automaton, language.segment_logsumexp)
     share, total = language.marginals(sums, every, automaton, sum_rest), sum_rest[0, automaton.state]
     rest = language.backward(bests, every, automaton, language.segment_best)
-    path = language.token_of(logp, language.walk(bests, every, rest, automaton), automaton)
+    path = laws.token_of(logp, language.walk(bests, every, rest, automaton), automaton)
     return share, total, jnp.where(fixed, tokens, path), rest[0, automaton.state]
 
 
@@ -97,7 +99,7 @@ def nearest(logp, wish, mine, tokens, fixed, automaton):
     symbol = jnp.arange(automaton.next.shape[1])[None, :]
     wished = mine[:, None] & (automaton.classes[wish][:, None] == symbol)
     own = jnp.take_along_axis(logp, wish[:, None], axis=1)
-    scores = language.with_fixed(jnp.where(wished, own, language.class_bests(logp, automaton)), columns, automaton)
+    scores = language.with_fixed(jnp.where(wished, own, laws.class_bests(logp, automaton)), columns, automaton)
     return language.most(wished.astype(jnp.int32), scores, jnp.ones(W, bool), automaton)
 
 
@@ -122,7 +124,7 @@ def test_extreme_logits_leave_every_text_possible(scale):
     made, *_ = case(3)
     automaton = one(made)
     logits = jnp.asarray(np.random.default_rng(0).normal(0, scale, (W, V)), jnp.float32)
-    sums = language.law_of(logits, automaton).sums
+    sums = laws.law_of(logits, automaton).sums
     every = jnp.ones(W, bool)
     rest = language.backward(sums, every, automaton, language.segment_logsumexp)
     share, total = language.marginals(sums, every, automaton, rest), rest[0, automaton.state]
@@ -132,7 +134,7 @@ def test_extreme_logits_leave_every_text_possible(scale):
 def test_padded_states_classes_and_edges_change_no_bit():
     made, logp, tokens, fixed, _ = case(5)
     small = tables(logp, tokens, fixed, one(made))
-    packed = language.pack([made], (64, 32, 128), np.array([0]), np.array([W]))
+    packed = language.pack([made], (64, 32, 128, 64), np.array([0]), np.array([W]))
     large = tables(logp, tokens, fixed, jax.tree.map(lambda x: jnp.asarray(x[0]), packed))
     for a, b in zip(small[1:], large[1:], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -148,7 +150,7 @@ def test_what_accelerators_run_tile_by_tile_is_what_cpus_run(vocab, divisor):
     logits, classes = rng.normal(0, 8, (3, vocab)).astype(np.float32), rng.integers(0, 7, vocab).astype(np.int32)
     logits[0, -1], logits[1, : vocab // 2] = 40, -np.inf
     args = logits, np.float32(divisor), classes, np.bincount(classes, minlength=8).astype(np.float32)
-    once, tiled = jax.jit(language.law_at_once)(*args), jax.jit(language.law_by_tiles)(*args)
+    once, tiled = jax.jit(laws.law_at_once)(*args), jax.jit(laws.law_by_tiles)(*args)
     for one, other in zip(once, tiled, strict=True):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
     exact = np.exp((logits.astype(np.float64) - logits.max(1, keepdims=True)) / divisor)
@@ -156,8 +158,8 @@ def test_what_accelerators_run_tile_by_tile_is_what_cpus_run(vocab, divisor):
     np.testing.assert_allclose(tiled[2], sums, rtol=2e-5)
     gain = rng.normal(0, 3, (3, 8)).astype(np.float32)
     gain[1, 2], use = NEG, np.array([True, True, False])
-    law = language.Law(logits, args[1], *once)
-    bent = [jax.jit(way)(law, gain, use, classes) for way in (language.tilted_at_once, language.tilted_by_tiles)]
+    law = laws.Law(logits, args[1], *once)
+    bent = [jax.jit(way)(law, gain, use, classes) for way in (laws.tilted_at_once, laws.tilted_by_tiles)]
     np.testing.assert_allclose(*bent, rtol=1e-6)
     logp = np.maximum((logits - logits.max(1, keepdims=True)) / divisor - np.log(exact.sum(1, keepdims=True)), FLOOR)
     for row in range(2):

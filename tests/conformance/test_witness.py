@@ -1,0 +1,119 @@
+"""Texts of languages without a bound out of whole decodes: they belong, end in time, and are the row's own."""
+
+import dataclasses
+import functools
+import importlib.util
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdlm as jd
+from jaxdlm import InputError, decode, grammar, policies
+from jaxdlm._load import LM
+from jaxdlm.core.carry import Status
+from jaxdlm.models import Backbone
+from tests.conformance.test_families import FAMILIES, SMALL, busy
+from tests.conformance.test_languages import ALLOWED
+from tests.conformance.toys import meets, temperatures
+from tests.conformance.toys import model as masked
+from tests.grammar import toys
+from tests.grammar.test_checked import BRACKETS, TREE, spelled
+from tests.models.weights import loud_params
+from tests.speculative.toys import model as causal
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("llguidance"), reason="needs llguidance")
+GRID = {"max_new": 16, "block": 8, "rows_per_program": 3, "raw": True}
+PROMPTS = ["ab", "name", "Paris, 1"]
+
+
+@functools.cache
+def spelling_model(kind):
+    """A random model that reads and writes letters."""
+    base, own = causal(0) if kind == "causal" else masked(kind), toys.byte_level()
+    tokens = dataclasses.replace(own.config.tokens, mask=None) if kind == "causal" else own.config.tokens
+    config = dataclasses.replace(base.config, vocab_size=own.config.vocab_size, tokens=tokens)
+    return LM(Backbone(config), loud_params(config, 3), own.tokenizer, f"spelling {kind}")
+
+
+def languages(lm):
+    return [
+        grammar.lark(BRACKETS, lm, depth=None),
+        grammar.json_schema(TREE, lm, depth=None),
+        grammar.json(lm, depth=None, objects=True),
+    ]
+
+
+def holds(lm, policy, cache="none", **more):
+    """Every text belongs, and is the one that the row has in any batch."""
+    made, fixed = languages(lm), GRID | more
+    batch = decode(lm, PROMPTS, policy, cache, ids=[0, 1, 2], grammar=made, **fixed)
+    for language, row, status in zip(made, batch.tokens, batch.status, strict=True):
+        assert language.accepts(row), lm.tokenizer.decode(row.tolist())
+        assert status in (Status.FINISHED, Status.EOS, Status.EXIT)
+    order = [2, 0, 1]
+    moved = decode(lm, [PROMPTS[i] for i in order], policy, cache, ids=order, grammar=[made[i] for i in order], **fixed)
+    alone = decode(lm, PROMPTS[1:2], policy, cache, ids=[1], grammar=made[1:2], **fixed)
+    np.testing.assert_array_equal(moved.tokens, batch.tokens[order])
+    np.testing.assert_array_equal(alone.tokens[0], batch.tokens[1])
+    return batch
+
+
+@pytest.mark.slow
+def test_a_diffusion_model_writes_texts_of_any_depth():
+    lm = spelling_model("same")
+    for temperature in (0.0, 1.0):
+        holds(lm, jd.threshold(0.05, temperature=jnp.float32(temperature)))
+    made, mask = languages(lm)[0], lm.config.tokens.mask
+    canvas = [[mask] * 16 for _ in range(3)]
+    canvas[0][9] = canvas[1][15] = spelled(lm, ")")[0]  # pinned: the texts are ten and sixteen tokens long, or more
+    canvas[2][0] = spelled(lm, "a")[0]
+    out = decode(lm, PROMPTS, jd.threshold(0.05, temperature=jnp.float32(1.0)), canvas=canvas, grammar=made, **GRID)
+    for row, pinned in zip(out.tokens[:2], canvas[:2], strict=True):
+        assert made.accepts(row)
+        assert all(now == before for now, before in zip(row.tolist(), pinned, strict=True) if before != mask)
+    assert out.status[2] is Status.INFEASIBLE
+
+
+@pytest.mark.slow
+def test_an_autoregressive_model_is_masked_and_drafts_change_nothing():
+    """With drafts, against a loop on the host over the same masks and logits of the whole text."""
+    lm, room = spelling_model("causal"), 16
+    made = languages(lm)
+    out = decode(lm, PROMPTS, jd.lookup(k=3), grammar=made, max_new=room, raw=True)
+    for prompt, language, row in zip(PROMPTS, made, out.tokens, strict=True):
+        ids, text = list(lm.tokenizer.encode_prompt(prompt, raw=True)), []
+        while len(text) < room:
+            tokens = jnp.asarray([ids + text + [0] * (48 - len(ids) - len(text))])
+            position = jnp.arange(48, dtype=jnp.int32)[None]
+            hidden = lm.model.apply(lm.params, tokens, position, jnp.ones_like(position, bool)).hidden
+            logits = np.asarray(lm.model.head(lm.params, hidden))[0, len(ids) + len(text) - 1]
+            best = np.where(language.allowed(tuple(text), room - len(text)), logits, -np.inf)
+            text.append(int(np.argmax(best)))
+            if text[-1] in language.ends:
+                break
+        assert row.tolist()[: len(text)] == text and language.accepts(row)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("recipe", ALLOWED)
+def test_every_policy_writes_texts_that_belong(recipe):
+    for family in ("same", "next", "sdar"):
+        for cache in policies.CACHES:
+            if meets(recipe, cache, family):
+                for temperature in temperatures(recipe):
+                    made = policies.CACHES[cache](**SMALL.get(cache, {}))
+                    holds(spelling_model(family), busy(recipe, temperature), made, block=4)
+                break
+    assert set(FAMILIES.values()) > {"same", "next", "sdar"}
+
+
+def test_what_has_no_automaton_is_refused_where_one_is_needed():
+    lm = spelling_model("same")
+    made = languages(lm)[0]
+    with pytest.raises(InputError, match="plan sums over the texts of an automaton, and depth=None makes none"):
+        decode(lm, PROMPTS, jd.chain(jd.rules.plan(), jd.rules.select_above(0.9)), grammar=made, **GRID)
+    with pytest.raises(InputError, match=r"grammar has no automaton .depth=None., and the trie of asap"):
+        jd.asap(spelling_model("causal"), PROMPTS, grammar.lark(BRACKETS, spelling_model("causal"), depth=None))
+    with pytest.raises(InputError, match="grammar needs at least 13 tokens and max_new is 8: raise it"):
+        decode(lm, PROMPTS, grammar=languages(lm)[1], max_new=8, raw=True)
