@@ -34,7 +34,7 @@ from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
 from jaxdlm.stops import Stops, ends_wanted, read_stops
-from jaxdlm.structured import grammars_of
+from jaxdlm.structured import grammars_of, on_skeletons
 from jaxdlm.typing import Array, Int32
 
 SAVES = ("none", "commit", "steps")
@@ -212,6 +212,8 @@ def prepare(
         prompts, canvas, max_new = layout.split_at_masks(lm, prompts, canvas)
         if asked != max_new:
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
+    if not isinstance(policy, Speculation) and not infill:
+        grammar, canvas, max_new = on_skeletons(grammar, canvas, max_new, len(prompts))
     columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
     language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json,
                 "lark": lark}  # fmt: skip

@@ -37,6 +37,25 @@ def grammars_of(lm: Any, rows: int, max_new: Sequence[int], stops: Any, **asked:
     return grammars
 
 
+def on_skeletons(grammar: Any, canvas: Any, max_new: int, rows: int) -> tuple[Any, Any, int]:
+    """(grammars, canvases, columns) where some rows fill in a skeleton (`jaxdlm.grammar.skeleton`), else what was given: then
+    max_new is the columns of the longest. Raises InputError."""
+    from jaxdlm.grammar import Skeleton
+
+    values = _per_row("grammar", grammar, rows)
+    made = [each for each in values if isinstance(each, Skeleton)]
+    if not made:
+        return grammar, canvas, max_new
+    argument.unused("beside a skeleton, which is one", canvas=(canvas, None))
+    if len(made) == rows:
+        argument.unused("with a skeleton, whose columns it is", max_new=(max_new, 128))
+        max_new = max(len(each.canvas) for each in made)
+    elif (most := max(len(each.canvas) for each in made)) > max_new:
+        raise InputError(f"a skeleton of grammar has {most} columns and max_new is {max_new}: raise it")
+    grammars = [each.grammar if isinstance(each, Skeleton) else each for each in values]
+    return grammars, [each.canvas if isinstance(each, Skeleton) else [] for each in values], max_new
+
+
 def fitting(lm: Any, grammar: Any, name: str, max_new: int, stops: Any) -> Any:
     """The grammar, if its shortest text fits and no stop (`jaxdlm.stops.Stops`) cuts a text. Raises InputError."""
     if grammar.min_tokens > max_new:
@@ -70,6 +89,10 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
     if lm.tokenizer is None and name != "grammar":
         raise InputError(f"{name} is about text and {lm.name} has no tokenizer: {lm.advice or 'load one'}")
     if name == "grammar":
+        if isinstance(value, grammar.Skeleton):
+            raise InputError(
+                f"grammar={value!r:.60} has a canvas of its own: a diffusion model fills it in, without infill=True"
+            )
         if not isinstance(value, grammar.Grammar | grammar.Checked):
             raise InputError(f"grammar={value!r:.60} is no grammar: make one, as in jd.grammar.regex('[0-9]+', lm)")
         if value.live.size != lm.config.vocab_size:

@@ -8,7 +8,8 @@ on disk by its words and the tokenizer (`jaxdlm.grammar.store`).
 
 from jaxdlm.grammar.checked import Checked
 from jaxdlm.grammar.grammar import BUCKETS, Grammar, Tables
-from jaxdlm.grammar.make import choices, json, json_schema, lark, regex, unconstrained
+from jaxdlm.grammar.make import choices, json, json_schema, lark, regex, skeleton, unconstrained
+from jaxdlm.grammar.slotted import Skeleton
 from jaxdlm.grammar.tokens import FAR
 
 __all__ = [
@@ -16,12 +17,14 @@ __all__ = [
     "FAR",
     "Checked",
     "Grammar",
+    "Skeleton",
     "Tables",
     "choices",
     "json",
     "json_schema",
     "lark",
     "regex",
+    "skeleton",
     "unconstrained",
 ]
 

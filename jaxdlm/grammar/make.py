@@ -1,5 +1,6 @@
 """The functions that make a grammar: from an expression, a list, a schema, or nothing."""
 
+import functools
 import itertools
 import json as standard
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +12,11 @@ from jaxdlm import argument
 from jaxdlm.argument import shown
 from jaxdlm.errors import InputError
 from jaxdlm.grammar import checked as checker
-from jaxdlm.grammar import context_free, patterns, schemas, store, syntax
+from jaxdlm.grammar import context_free, patterns, schemas, slotted, store, syntax
 from jaxdlm.grammar.automaton import MOST_STATES, automaton
 from jaxdlm.grammar.checked import Checked
 from jaxdlm.grammar.grammar import BUCKETS, Grammar
+from jaxdlm.grammar.slotted import Skeleton
 from jaxdlm.grammar.spelling import Spelling, spelling_of
 from jaxdlm.grammar.syntax import Node
 from jaxdlm.grammar.tokens import FAR, MOST_ENTRIES, TokenTable, token_table
@@ -239,6 +241,61 @@ def lark(text: str, lm: Any, *, depth: int | None = 3, start: str = "start") -> 
     depth = argument.whole(0, context_free.DEEPEST)(depth, "depth")
     words = f"lark:depth={depth} {start} {argument.text(text, 'lark')}"
     return _made(words, lm, lambda: context_free.tree(text, depth, start))
+
+
+def skeleton(schema: Any, lm: Any, *, columns: int | Mapping[str, int] = 8, depth: int = 2) -> Skeleton:
+    """A canvas on which the keys and marks of an object stand already, for diffusion models to write the values into.
+
+    Every value has so many columns of its own, and what it leaves of them is spaces, which JSON allows there: no forward is
+    spent on what is certain, and all values can be written at once, each seeing the keys on both sides. Pass it to `decode`
+    as its grammar; max_new is then the columns of the canvas.
+
+    Args:
+        schema: of an object, whose properties are all written; objects in it have their keys written, too. Other values have
+            the keywords of `json_schema`.
+        lm: a diffusion model whose tokenizer can write a single space.
+        columns: of every value, or per value by its path, {"name": 6, "address.city": 4}.
+        depth: as in `json_schema`.
+
+    Raises:
+        InputError: as `json_schema`; a schema without properties; a model without masks; keys that the tokenizer spells
+            otherwise; columns of no value, or too few for the shortest one, by name.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("shape:llada-8b")
+        >>> jd.grammar.skeleton({"properties": {"age": {"type": "integer"}}}, lm)
+        Traceback (most recent call last):
+            ...
+        jaxdlm.errors.InputError: a grammar needs the letters of the tokens, and this model has no tokenizer: load one that has
+    """
+    known, spelling = schemas.read(schema), spelling_of(lm)
+    if lm.config.tokens.mask is None:
+        raise InputError(
+            "a skeleton is filled in by a diffusion model, and this model has no mask: give it json_schema="
+        )
+    if b" " not in spelling.tokens[-1]:
+        raise InputError(
+            "a skeleton fills values up with spaces, and this tokenizer has no token for one: give json_schema="
+        )
+    depth = argument.whole(0, schemas.DEEPEST)(depth, "depth")
+    parts = slotted.joined(slotted.pieces(known))
+    slots = [part for part in parts if isinstance(part, slotted.Slot)]
+    width = slotted.widths(columns, slots)
+    words = f"{standard.dumps(known, ensure_ascii=False)}{_options(depth=depth)}"
+    for slot in slots:
+        make = functools.partial(slotted.tree, [slot], known, depth)
+        own = _made(f"skeleton:{slot.name} of {words}", lm, make)
+        if own.min_tokens > width[slot.name]:
+            raise InputError(
+                f"columns[{shown(slot.name)}] is {width[slot.name]}, and its shortest value takes {own.min_tokens}: give more"
+            )
+    made = _made(f"skeleton:{words}", lm, lambda: slotted.tree(parts, known, depth))
+    canvas, places = slotted.laid_out(parts, width, lm)
+    text = "".join(part for part in parts if isinstance(part, str))
+    if lm.tokenizer.decode(canvas[canvas != lm.config.tokens.mask].tolist()) != text:
+        raise InputError("a skeleton needs a tokenizer that spells keys as they are: give json_schema=")
+    return Skeleton(made, canvas, places)
 
 
 def _of_schema(schema: Any, lm: Any, what: str) -> Checked:

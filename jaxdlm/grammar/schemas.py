@@ -90,6 +90,11 @@ def schema(known: Any, spaces: Layout, depth: int) -> Node:
     return _Reader(known, spaces, depth).value(known, "#", ())
 
 
+def part(document: Any, known: Any, where: str, depth: int) -> Node:
+    """`schema` of a part of a document, by its path; in the layout of `json.dumps`."""
+    return _Reader(document, layout(None), depth).value(known, where, ())
+
+
 def anything(depth: int, spaces: Layout, objects: bool = False) -> Node:
     """Any value with `depth` objects and lists inside each other; objects: one of these at the top."""
     scalar = alt(STRING, numbers.NUMBER, *CONSTANTS.values())

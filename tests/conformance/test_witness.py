@@ -1,7 +1,5 @@
 """Texts of languages without a bound out of whole decodes: they belong, end in time, and are the row's own."""
 
-import dataclasses
-import functools
 import importlib.util
 
 import jax.numpy as jnp
@@ -10,30 +8,16 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm import InputError, decode, grammar, policies
-from jaxdlm._load import LM
 from jaxdlm.core.carry import Status
-from jaxdlm.models import Backbone
+from tests.conformance.spelling import spelling_model
 from tests.conformance.test_families import FAMILIES, SMALL, busy
 from tests.conformance.test_languages import ALLOWED
 from tests.conformance.toys import meets, temperatures
-from tests.conformance.toys import model as masked
-from tests.grammar import toys
 from tests.grammar.test_checked import BRACKETS, TREE, spelled
-from tests.models.weights import loud_params
-from tests.speculative.toys import model as causal
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("llguidance"), reason="needs llguidance")
 GRID = {"max_new": 16, "block": 8, "rows_per_program": 3, "raw": True}
 PROMPTS = ["ab", "name", "Paris, 1"]
-
-
-@functools.cache
-def spelling_model(kind):
-    """A random model that reads and writes letters."""
-    base, own = causal(0) if kind == "causal" else masked(kind), toys.byte_level()
-    tokens = dataclasses.replace(own.config.tokens, mask=None) if kind == "causal" else own.config.tokens
-    config = dataclasses.replace(base.config, vocab_size=own.config.vocab_size, tokens=tokens)
-    return LM(Backbone(config), loud_params(config, 3), own.tokenizer, f"spelling {kind}")
 
 
 def languages(lm):
