@@ -46,7 +46,7 @@ class CheckedGuide(Guide):
         """A token is allowed iff the text may go on with it, and an end is known within what the row has left."""
         words = jax.ShapeDtypeStruct((-(-self.vocab // 32),), jnp.uint32)
         bits = jax.pure_callback(_masks, words, *state, vmap_method="broadcast_all")
-        open_ = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1 > 0
+        open_ = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None, :]) & 1 > 0
         return jnp.where(fit(open_.reshape(-1)[: self.vocab], logits.shape[0], False), logits, -jnp.inf)
 
     def advance(self, state: Written, token: Int32[Array, ""]) -> Written:
