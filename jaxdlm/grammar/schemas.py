@@ -191,7 +191,8 @@ class _Reader:
         if target in inside or target == "#":
             raise _wrong(
                 path,
-                f"{shown(target)} recurs, which no automaton can follow without end: write out as many levels as you need",
+                f"{shown(target)} recurs, which no automaton can follow without end: write out as many levels as you need, or "
+                f"have a checker on the host follow it, grammar=jaxdlm.grammar.json_schema(schema, lm, depth=None)",
             )
         if target not in self._known:
             node = self._document

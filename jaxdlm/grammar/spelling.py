@@ -94,6 +94,15 @@ class Spelling:
         return tuple(tables)
 
     @functools.cached_property
+    def bare(self) -> np.ndarray:
+        """int32[V]: the first token with the same letters but for a space in front; itself where it has no others."""
+        pieces, known = self.contexts[-1], dict[bytes, int]()
+        data, start = pieces.data.tobytes(), pieces.start.tolist()
+        letters = [data[first:last].removeprefix(b" ") for first, last in zip(start, start[1:])]
+        same = [known.setdefault(each, token) if each else token for token, each in enumerate(letters)]
+        return np.where(self.live, np.array(same), np.arange(len(same))).astype(np.int32)
+
+    @functools.cached_property
     def longest(self) -> tuple[int, ...]:
         """Per context, the bytes of its longest token."""
         return tuple(int(each.lengths.max()) for each in self.contexts)

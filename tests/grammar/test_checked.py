@@ -135,6 +135,11 @@ def test_a_text_that_does_not_fit_the_canvas_is_not_found():
     assert witness.first_text(made, pinned, np.array([True, False, False])) is None
 
 
+def test_recursion_without_a_bound_is_refused_with_what_follows_it():
+    with pytest.raises(InputError, match=r"recurs, .*a checker on the host .*json_schema\(schema, lm, depth=None\)"):
+        grammar.json_schema(TREE, toys.byte_level())
+
+
 @needed
 def test_what_is_refused():
     lm = toys.byte_level()
