@@ -4,8 +4,8 @@
 
 The vocabulary, a byte-level BPE of up to 126,464 tokens, is trained here on the source of Python's own library (about a
 minute). Prints a JSON object: the tokens, the seconds in which their bytes are read off the tokenizer (once per process),
-and per grammar its states, classes and live entries, these by pairs of states and members of groups, the seconds fresh and from its file (medians of the rounds, nothing
-in memory), their ratio, and the seconds from memory.
+and per grammar its states, classes and live entries, these by pairs of states and members of their groups, the seconds fresh
+and from its file (medians of the rounds, nothing in memory), their ratio, and the seconds from memory.
 """
 
 import argparse

@@ -5,9 +5,9 @@ tpu-aot).
 
 Eight rows, a block of 32 columns, 126,464 ids, a grammar as large as that of the schema of six fields in `grammar.py`: 479
 states, 476 classes (548 in an earlier compiler), 5,384 pairs of states with 1,833 classes in their groups, as its arrays are
-padded (512, 1,024, 8,192, 2,048): the policy's step behind the logits with `threshold`, free and under the grammar, and the weights' share of
-the forward before it (16 bits, 8e9 of them). Operations are the compiler's count, which has the body of a loop once; bytes
-are those of the large memory (`hbm.py`), loops in full.
+padded (512, 1,024, 8,192, 2,048): the policy's step behind the logits with `threshold`, free and under the grammar, and the
+weights' share of the forward before it (16 bits, 8e9 of them). Operations are the compiler's count, which has the body of a
+loop once; bytes are those of the large memory (`hbm.py`), loops in full.
 """
 
 import json

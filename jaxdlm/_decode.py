@@ -278,7 +278,7 @@ def one_program(
         stops = read_stops(lm, stop)
         guides = own_guides(part.own, part.grammars, len(part.texts))
         policy = policy if guides is None else policy.guided(OfRow())
-        policy = policy if part.grammars is None else drafting(policy, part.grammars, lm)
+        policy = policy if part.grammars is None else drafting(policy, part.grammars, lm, part.texts)
         behind, prompt = layout.arrange_rows(
             lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=[stops.sequences] * len(idle),
             guides=guides, numbers=[own.numbers for own in part.own or ()],

@@ -86,6 +86,10 @@ class Guide:
         """A token that the text can hardly go on without; -1: none is known. Only a draft: the target decides."""
         return jnp.int32(-1)
 
+    def nearer(self, state: PyTree) -> Int32[Array, ""]:
+        """A token that leads towards the end of the text by the shortest way; -1: none is known. Only a draft, too."""
+        return jnp.int32(-1)
+
 
 @struct.dataclass
 class Several(Guide):
@@ -128,6 +132,10 @@ class Several(Guide):
         each = jnp.stack([guide.forced(own) for guide, own in zip(self.guides, state, strict=True)])
         return each[jnp.argmax(each >= 0)]
 
+    def nearer(self, state: PyTree) -> Int32[Array, ""]:
+        each = jnp.stack([guide.nearer(own) for guide, own in zip(self.guides, state, strict=True)])
+        return each[jnp.argmax(each >= 0)]
+
 
 def held(row: Row) -> Bool[Array, "L"]:
     """Which positions of the text hold a token that counts: known ones, but for ends of text in the canvas."""
@@ -151,6 +159,9 @@ class OfRow(Guide):
 
     def forced(self, state: tuple[Guide, PyTree]) -> Int32[Array, ""]:
         return state[0].forced(state[1])
+
+    def nearer(self, state: tuple[Guide, PyTree]) -> Int32[Array, ""]:
+        return state[0].nearer(state[1])
 
 
 def read_guide(value: Any, name: str = "guide") -> Guide | None:

@@ -45,6 +45,11 @@ class Pieces:
     def lengths(self) -> np.ndarray:
         return np.diff(self.start)
 
+    @property
+    def first(self) -> np.ndarray:
+        """uint8[V]: the first byte of each token; of those without any it means nothing."""
+        return self.data[np.minimum(self.start[:-1], self.data.size - 1)]
+
     def bytes_of(self, tokens: np.ndarray) -> set[int]:
         """The bytes that stand in some of the tokens, bool[V]."""
         return set(np.unique(self.data[np.repeat(tokens, self.lengths)]).tolist())
@@ -95,12 +100,23 @@ class Spelling:
 
     @functools.cached_property
     def bare(self) -> np.ndarray:
-        """int32[V]: the first token with the same letters but for a space in front; itself where it has no others."""
-        pieces, known = self.contexts[-1], dict[bytes, int]()
+        """int32[V]: the token with the same letters but for a space in front; itself where there is none."""
+        pieces, known = self.contexts[-1], self.tokens[-1]
         data, start = pieces.data.tobytes(), pieces.start.tolist()
-        letters = [data[first:last].removeprefix(b" ") for first, last in zip(start, start[1:])]
-        same = [known.setdefault(each, token) if each else token for token, each in enumerate(letters)]
-        return np.where(self.live, np.array(same), np.arange(len(same))).astype(np.int32)
+        own = np.arange(self.live.size, dtype=np.int32)
+        spaced = np.flatnonzero(self.live & (pieces.lengths > 1) & (pieces.first == ord(" ")))
+        for token in spaced.tolist():
+            own[token] = known.get(data[start[token] + 1 : start[token + 1]], (token,))[0]
+        return own
+
+    @functools.cached_property
+    def word(self) -> np.ndarray:
+        """bool[V]: tokens that begin with a letter or a digit of ASCII, or with other letters, a space in front or not."""
+        pieces = self.contexts[-1]
+        spaced = (pieces.lengths > 1) & (pieces.first == ord(" "))
+        letter = np.where(spaced, pieces.data[np.minimum(pieces.start[:-1] + 1, pieces.data.size - 1)], pieces.first)
+        words = np.isin(np.arange(256), [byte for byte in range(256) if byte > 127 or chr(byte).isalnum()])
+        return self.live & (pieces.lengths > 0) & words[letter]
 
     @functools.cached_property
     def longest(self) -> tuple[int, ...]:

@@ -62,6 +62,13 @@ class GrammarGuide(Guide):
         tables = self.of(state)
         return tables.forced[tables.state]
 
+    def nearer(self, state: Place) -> Int32[Array, ""]:
+        tables = self.of(state)
+        behind = tables.next[tables.state]
+        left = jnp.where(behind != 0, tables.distance[behind], FAR)
+        token = jnp.argmax(tables.classes == jnp.argmin(left)).astype(jnp.int32)
+        return jnp.where(jnp.min(left) < FAR, token, -1)
+
     def of(self, place: Place) -> Tables:
         """The tables of a row, with its state."""
         tables = self.tables if place.tables is None else place.tables

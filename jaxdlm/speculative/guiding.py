@@ -1,5 +1,6 @@
 """A guide over the nodes of a draft: a state for each, and the logits behind each bent by its own."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -78,7 +79,15 @@ class Nodes(NamedTuple):
     def forced(self, states: States) -> Int32[Array, "B T"]:
         """What each node is drafted to go on with, -1 for nothing."""
         assert self.guide is not None
-        nodes = jax.vmap(self.guide.forced, in_axes=(self._whole((0,) * len(states), None),))
+        return self._drafts(self.guide.forced, states)
+
+    def nearer(self, states: States) -> Int32[Array, "B T"]:
+        """What leads each node towards an end, -1 for nothing."""
+        assert self.guide is not None
+        return self._drafts(self.guide.nearer, states)
+
+    def _drafts(self, which: Callable[[PyTree], Array], states: States) -> Int32[Array, "B T"]:
+        nodes = jax.vmap(which, in_axes=(self._whole((0,) * len(states), None),))
         return jax.vmap(nodes)(self._whole(states))
 
     def bend(self, logits: Float32[Array, "B T V"], states: States) -> Float32[Array, "B T V"]:
