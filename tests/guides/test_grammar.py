@@ -85,3 +85,17 @@ def test_a_grammar_gives_its_tables():
 
     guide = jd.guides.grammar(Grammar())
     assert allowed(guide, guide.init(context(2))) == [0, 1, 2, 4, 6, 8, 10, 12]
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_the_nearer_token_leads_to_the_end_by_the_shortest_way(name):
+    language = LANGUAGES[name]
+    tables = language.tables()
+    guide, answer = jd.guides.grammar(tables), []
+    state, least = guide.init(context(20)), int(tables.distance[tables.state])
+    for _ in range(least):
+        answer.append(int(guide.nearer(state)))
+        state = guide.advance(state, jnp.int32(answer[-1]))
+    assert language.accepts(answer) and int(tables.distance[int(state.state)]) == 0
+    dead = guide.advance(guide.advance(guide.init(context(20)), jnp.int32(3)), jnp.int32(3))
+    assert int(guide.nearer(dead)) == -1 or int(dead.state) != 0
