@@ -213,7 +213,7 @@ class Closer:
     def _next_level(self, level: Sequence[tuple[Matcher, list[int]]], room: int) -> list[tuple[Matcher, list[int]]]:
         behind: list[tuple[Matcher, list[int]]] = []
         alike: collections.Counter[bytes] = collections.Counter()
-        for at, text in level:
+        for at, text in _from_both_ends(level):
             own: set[bytes] = set()  # one of the letters of a string is as good as another
             forced = at.compute_ff_tokens()
             for more in [forced] if forced else self.letters(self.mask(at))[:, None].tolist():
@@ -226,13 +226,21 @@ class Closer:
                 own.add(name)
                 alike[name] += 1
                 behind.append((after, [*text, *more]))
-        return sorted(behind, key=lambda each: len(each[1]))[:LEVEL]
+        return _from_both_ends(sorted(behind, key=lambda each: len(each[1])))[:LEVEL]
 
     def _remember(self, place: Matcher, text: Sequence[int]) -> None:
         at = place.deep_copy()
         for token in text:
             self._hints.setdefault(self.name(at), token)
             at.try_consume_tokens([token])
+
+
+def _from_both_ends(level: Sequence[Any]) -> list[Any]:
+    """First, last, second, last but one, ...: of places by their length, short texts may be near an end, and long ones have
+    most of what is forced behind them; neither shall crowd out the other."""
+    half = -(-len(level) // 2)
+    pairs = itertools.zip_longest(level[:half], level[: half - 1 : -1])
+    return [each for pair in pairs for each in pair if each is not None]
 
 
 _made: dict[tuple[str, str], Checked] = {}

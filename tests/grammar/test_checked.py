@@ -77,6 +77,7 @@ def test_what_belongs_is_what_a_judge_without_a_parser_says():
 
 
 @needed
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_whatever_is_allowed_ends_in_time_and_belongs(name):
     """Walks of random allowed tokens, in much room and in little."""
@@ -105,6 +106,7 @@ def test_the_known_text_is_as_short_as_can_be():
 
 
 @needed
+@pytest.mark.slow
 def test_a_witness_belongs_keeps_what_is_written_and_agrees_where_it_can():
     """From canvases of any order: some columns of a sentence are written, others are wished for."""
     lm, draw = toys.byte_level(), random.Random(2)
@@ -126,6 +128,22 @@ def test_a_witness_belongs_keeps_what_is_written_and_agrees_where_it_can():
         wish[~fixed] = spelled(lm, "0")[0]  # of which nothing can
         new = witness.nearest(made.number, old, 0, columns, fixed, text, wish, best, logp)
         assert made.accepts(new) and (new[fixed] == text[fixed]).all()
+
+
+@needed
+@pytest.mark.slow
+def test_a_text_of_many_required_fields_is_found():
+    """Numbers, strings and escapes on the way have endless continuations, which crowd nothing out."""
+    kinds = [
+        {"type": "string"},
+        {"type": "integer", "minimum": 0, "maximum": 120},
+        {"enum": ["baker", "nurse"]},
+        {"type": "boolean"},
+    ]
+    fields = {f"field {index}": kinds[index % 4] for index in range(12)}
+    lm = toys.byte_level()
+    made = grammar.json_schema({"properties": fields, "required": list(fields)}, lm, depth=None)
+    assert list(json.loads(lm.tokenizer.decode(made.shortest))) == list(fields)
 
 
 @needed

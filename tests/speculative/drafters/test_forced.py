@@ -37,6 +37,7 @@ def test_what_follows_in_the_prompt(last, expected):
     assert int(jax.jit(lambda *args: forced._seen(*args, words=WORDS))(read, padded)) == expected
 
 
+@pytest.mark.slow
 def test_of_several_places_the_longest_match_counts_then_the_earliest():
     read = forced._read(jnp.array([1, 6, 8, 1, 2, 8, 6, 0]), jnp.int32(7), words=WORDS, columns=8)
     see = lambda *last: int(forced._seen(read, jnp.array(last), words=WORDS))  # noqa: E731
