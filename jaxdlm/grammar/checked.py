@@ -332,7 +332,8 @@ class _Letters:
 
 
 def closed(schema: Any, path: str = "#") -> Any:
-    """The schema, in which an object has no members but its properties. Raises InputError for a keyword of no schema."""
+    """The schema as `schemas` reads it: an object has no members but its properties, and a schema without a type has those
+    that its keywords belong to. Raises InputError for a keyword that is not known."""
     if not isinstance(schema, dict):
         return schema
     inner: dict[str, Any] = {}
@@ -346,6 +347,9 @@ def closed(schema: Any, path: str = "#") -> Any:
             inner[key] = [closed(each, f"{where}/{index}") for index, each in enumerate(value)]
         else:
             inner[key] = closed(value, where) if key in ("items", "additionalProperties") else value
+    if "type" not in inner and not set(schemas.ALONE) & inner.keys():
+        own = [kind for kind, keys in schemas.KEYWORDS.items() if kind != "integer" and set(keys) & inner.keys()]
+        inner |= {"type": own} if own else {}
     return inner | ({"additionalProperties": False} if inner.get("properties") else {})
 
 
