@@ -3,6 +3,10 @@
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxdlm._load import LM
 from jaxdlm.models import Backbone
 from tests.conformance.toys import model as masked
@@ -18,3 +22,20 @@ def spelling_model(kind):
     tokens = dataclasses.replace(own.config.tokens, mask=None) if kind == "causal" else own.config.tokens
     config = dataclasses.replace(base.config, vocab_size=own.config.vocab_size, tokens=tokens)
     return LM(Backbone(config), loud_params(config, 3), own.tokenizer, f"spelling {kind}")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(model, params, tokens):
+    position = jnp.arange(tokens.shape[0], dtype=jnp.int32)[None]
+    return model.head(params, model.apply(params, tokens[None], position, jnp.ones_like(position, bool)).hidden)[0]
+
+
+def greedy(lm, prompt, room, allowed, ends):
+    """The likeliest allowed token after the other, from a loop on the host over the logits of the whole text; allowed: of the
+    tokens so far, bool[V]."""
+    ids, text = list(lm.tokenizer.encode_prompt(prompt, raw=True)), []
+    while len(text) < room and (not text or text[-1] not in ends):
+        tokens = jnp.asarray([*ids, *text, *[0] * (64 - len(ids) - len(text))])
+        logits = np.asarray(_logits(lm.model, lm.params, tokens))[len(ids) + len(text) - 1]
+        text.append(int(np.argmax(np.where(allowed(text), logits, -np.inf))))
+    return text

@@ -9,7 +9,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm import InputError, decode, grammar, policies
 from jaxdlm.core.carry import Status
-from tests.conformance.spelling import spelling_model
+from tests.conformance.spelling import greedy, spelling_model
 from tests.conformance.test_families import FAMILIES, SMALL, busy
 from tests.conformance.test_languages import ALLOWED
 from tests.conformance.toys import meets, temperatures
@@ -66,16 +66,8 @@ def test_an_autoregressive_model_is_masked_and_drafts_change_nothing():
     made = languages(lm)
     out = decode(lm, PROMPTS, jd.lookup(k=3), grammar=made, max_new=room, raw=True)
     for prompt, language, row in zip(PROMPTS, made, out.tokens, strict=True):
-        ids, text = list(lm.tokenizer.encode_prompt(prompt, raw=True)), []
-        while len(text) < room:
-            tokens = jnp.asarray([ids + text + [0] * (48 - len(ids) - len(text))])
-            position = jnp.arange(48, dtype=jnp.int32)[None]
-            hidden = lm.model.apply(lm.params, tokens, position, jnp.ones_like(position, bool)).hidden
-            logits = np.asarray(lm.model.head(lm.params, hidden))[0, len(ids) + len(text) - 1]
-            best = np.where(language.allowed(tuple(text), room - len(text)), logits, -np.inf)
-            text.append(int(np.argmax(best)))
-            if text[-1] in language.ends:
-                break
+        allowed = lambda text, own=language: own.allowed(tuple(text), room - len(text))  # noqa: E731
+        text = greedy(lm, prompt, room, allowed, language.ends)
         assert row.tolist()[: len(text)] == text and language.accepts(row)
 
 
