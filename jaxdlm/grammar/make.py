@@ -263,11 +263,11 @@ def skeleton(schema: Any, lm: Any, *, columns: int | Mapping[str, int] = 8, dept
 
     Examples:
         >>> import jaxdlm as jd
-        >>> lm = jd.load("shape:llada-8b")
-        >>> jd.grammar.skeleton({"properties": {"age": {"type": "integer"}}}, lm)
+        >>> person = {"properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
+        >>> jd.grammar.skeleton(person, jd.load("tiny"), columns={"name": 8, "age": 3})
         Traceback (most recent call last):
             ...
-        jaxdlm.errors.InputError: a grammar needs the letters of the tokens, and this model has no tokenizer: load one that has
+        jaxdlm.errors.InputError: a skeleton fills values up with spaces, and this tokenizer has no token for one: give json_schema=
     """
     known, spelling = schemas.read(schema), spelling_of(lm)
     if lm.config.tokens.mask is None:
