@@ -267,7 +267,7 @@ def skeleton(schema: Any, lm: Any, *, columns: int | Mapping[str, int] = 8, dept
         >>> jd.grammar.skeleton(person, jd.load("tiny"), columns={"name": 8, "age": 3})
         Traceback (most recent call last):
             ...
-        jaxdlm.errors.InputError: a skeleton fills values up with spaces, and this tokenizer has no token for one: give json_schema=
+        jaxdlm.errors.InputError: a skeleton fills up with spaces, and this tokenizer has no token for one: give json_schema=
     """
     known, spelling = schemas.read(schema), spelling_of(lm)
     if lm.config.tokens.mask is None:
@@ -275,9 +275,7 @@ def skeleton(schema: Any, lm: Any, *, columns: int | Mapping[str, int] = 8, dept
             "a skeleton is filled in by a diffusion model, and this model has no mask: give it json_schema="
         )
     if b" " not in spelling.tokens[-1]:
-        raise InputError(
-            "a skeleton fills values up with spaces, and this tokenizer has no token for one: give json_schema="
-        )
+        raise InputError("a skeleton fills up with spaces, and this tokenizer has no token for one: give json_schema=")
     depth = argument.whole(0, schemas.DEEPEST)(depth, "depth")
     parts = slotted.joined(slotted.pieces(known))
     slots = [part for part in parts if isinstance(part, slotted.Slot)]

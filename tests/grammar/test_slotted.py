@@ -75,9 +75,7 @@ def test_what_is_refused():
         grammar.skeleton({"properties": {"a": {"patern": "b"}}}, lm)
     with pytest.raises(InputError, match="this model has no mask: give it json_schema="):
         grammar.skeleton(few, spelling_model("causal"))
-    with pytest.raises(
-        InputError, match="a skeleton fills values up with spaces, and this tokenizer has no token for one"
-    ):
+    with pytest.raises(InputError, match="a skeleton fills up with spaces, and this tokenizer has no token for one"):
         grammar.skeleton({"properties": {"Alan": {"type": "integer"}}}, jd.load("tiny"))
     made, model = grammar.skeleton(few, lm, columns=12), spelling_model("same")
     for more, what in (({"canvas": [[1]]}, "canvas"), ({"max_new": 40}, "max_new=40 means nothing with a skeleton")):
