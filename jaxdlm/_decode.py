@@ -221,8 +221,7 @@ def prepare(
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     if chosen is not None and grammars is not None:
         plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None), "n": (n, 1)}
-        saved = (save, "commit" if save == "steps" else save)
-        argument.unused(choosing.READ, **plain, top_logprobs=(top, 0), save=saved)
+        argument.unused(choosing.READ, **plain, top_logprobs=(top, 0), save=(save, {"steps": "commit"}.get(save, save)))
         part, free = choosing.laid_out(
             lm, prompts, chosen, max_new=max_new, block=block, raw=raw, form=form, batch=size, save=save, stops=stops
         )
@@ -242,9 +241,8 @@ def prepare(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
     )  # fmt: skip
-    longest = max(len(text) for part in work for text in part.texts)
     if isinstance(policy, Speculation):
-        check_pair(lm, policy, max_new, longest)
+        check_pair(lm, policy, max_new, max(len(text) for part in work for text in part.texts))
     else:
         check(lm, policy, cache)
     fixed = {"cache": cache, "seed": seed, "save": save, "stop": stops}

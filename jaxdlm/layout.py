@@ -374,7 +374,7 @@ def arrange_rows(
     stops: Sequence[Sequence[Sequence[int]]] | None = None, guides: Sequence[PyTree] | None = None,
     numbers: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
-    """`lay_out_rows` of token ids. guides: what each row brings for the policy's guide (`Context.given`), all of one
+    """`lay_out_rows` of token ids. guides: what each row brings for the policy's guide (`Context.own`), all of one
     shape: `Tables` of one bucket, say. numbers: of each row's own distribution, by the same names."""
     bucket = bucket_of(max(len(text) for text in texts))
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)

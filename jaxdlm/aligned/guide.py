@@ -49,7 +49,7 @@ class AsapGuide(Guide):
     children: int = struct.field(pytree_node=False)
 
     def init(self, context: Context) -> Where:
-        trie = context.given
+        trie = context.own
         return Where(self.language.init(context), trie, jnp.where(self.known.empty[trie], NONE, 0).astype(jnp.int32))
 
     def transform(self, logits: Float32[Array, "V"], state: Where) -> Float32[Array, "V"]:

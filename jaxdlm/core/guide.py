@@ -16,7 +16,7 @@ class Context(NamedTuple):
     tokens: Int32[Array, "L"]  # the prompt, then room for the answer
     length: Int32[Array, ""]  # prompt tokens
     room: Int32[Array, ""]  # tokens that the row may write
-    given: PyTree  # the row's own value, of `layout.arrange_rows(guides=...)`; () where there is none
+    own: PyTree  # the row's own value, of `layout.arrange_rows(guides=...)`; () where there is none
     vocab: int  # ids of the target
 
 
@@ -145,11 +145,11 @@ def held(row: Row) -> Bool[Array, "L"]:
 
 @struct.dataclass
 class OfRow(Guide):
-    """Each row brings a guide of its own as `Context.given`, all of one structure: their numbers and tables differ."""
+    """Each row brings a guide of its own as `Context.own`, all of one structure: their numbers and tables differ."""
 
     def init(self, context: Context) -> tuple[Guide, PyTree]:
-        own: Guide = context.given
-        return own, own.init(context._replace(given=()))
+        own: Guide = context.own
+        return own, own.init(context._replace(own=()))
 
     def transform(self, logits: Float32[Array, "V"], state: tuple[Guide, PyTree]) -> Float32[Array, "V"]:
         return state[0].transform(logits, state[1])

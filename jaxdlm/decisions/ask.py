@@ -94,8 +94,8 @@ def decide(
         sets = [read_questions(each, f"questions[{index}]") for index, each in enumerate(questions)]
     thoughts: list[str] | None = None
     if reader.think:
-        given = {"seed": reader.seed, "ids": numbers, "batch": reader.batch}
-        prompts, thoughts = thought.think(lm, prompts, sets, reader.think, **given)
+        reading = {"seed": reader.seed, "ids": numbers, "batch": reader.batch}
+        prompts, thoughts = thought.think(lm, prompts, sets, reader.think, **reading)
     rows = [reader.prepare(*each, f"row {index}") for index, each in enumerate(zip(prompts, sets, numbers))]
     answers = reader.answer(rows)
     if thoughts is not None:

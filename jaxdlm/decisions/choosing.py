@@ -111,8 +111,8 @@ class Chosen(NamedTuple):
     def run(self) -> Output:
         """Every row's likeliest choice."""
         plans = self._plans()
-        found = drive(self.lm, [plan for _, plan in plans], self.batch)
-        answers = [_answer(canvas, reached) for (canvas, _), reached in zip(plans, found)]
+        texts = drive(self.lm, [plan for _, plan in plans], self.batch)
+        answers = [_answer(canvas, reached) for (canvas, _), reached in zip(plans, texts)]
         return _output(self, answers)
 
     def start(self) -> Progress:

@@ -118,8 +118,8 @@ def joint(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]
         raise InputError(
             f"joint=True opens all answers at once, which {lm.name} cannot: use sequential=True or joint='chain'"
         )
-    found = yield from _tables(lm, asked, [((), range(len(asked.ids)))], draws, where)
-    return [_raw(asked, found, place, 0, place, place == 0) for place in range(len(asked.ids))]
+    tables = yield from _tables(lm, asked, [((), range(len(asked.ids)))], draws, where)
+    return [_raw(asked, tables, place, 0, place, place == 0) for place in range(len(asked.ids))]
 
 
 def sequential(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
@@ -127,8 +127,8 @@ def sequential(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list
     raws: list[Raw] = []
     chosen: tuple[int, ...] = ()
     for place, ids in enumerate(asked.ids):
-        found = yield from _tables(lm, asked, [(chosen, [place])], draws, where)
-        raws.append(_raw(asked, found, place, 0, 0, True))
+        tables = yield from _tables(lm, asked, [(chosen, [place])], draws, where)
+        raws.append(_raw(asked, tables, place, 0, 0, True))
         chosen = (*chosen, ids[int(np.argmax(np.nan_to_num(raws[-1].logp, nan=-np.inf)))])
     return raws
 
@@ -154,10 +154,10 @@ def chain(lm: Any, asked: Reply, draws: int | str, most: int, key: Sequence[int]
 def _exact(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw]]:
     """From the table of all combinations; with uniform noise the mean over draws within each context."""
     earlier = [list(itertools.product(*asked.ids[:place])) for place in range(len(asked.ids))]
-    found = yield from _tables(lm, asked, [(c, [p]) for p, level in enumerate(earlier) for c in level], draws, where)
-    some = lambda drawn: _marginals(asked, found._replace(columns=drawn), list(map(len, earlier)))  # noqa: E731
-    raws, every = some(found.columns), found.columns
-    raws[0] = raws[0]._replace(reads=found.reads, columns=found.size)
+    tables = yield from _tables(lm, asked, [(c, [p]) for p, level in enumerate(earlier) for c in level], draws, where)
+    some = lambda drawn: _marginals(asked, tables._replace(columns=drawn), list(map(len, earlier)))  # noqa: E731
+    raws, every = some(tables.columns), tables.columns
+    raws[0] = raws[0]._replace(reads=tables.reads, columns=tables.size)
     if asked.noise is None:
         return raws
     each = [some([table]) for table in every]
@@ -166,11 +166,11 @@ def _exact(lm: Any, asked: Reply, draws: int | str, where: str) -> Plan[list[Raw
     return [raw._replace(drawn=logps(each, at), without=logps(rest, at)) for at, raw in enumerate(raws)]
 
 
-def _marginals(asked: Reply, found: Tables, contexts: Sequence[int]) -> list[Raw]:
+def _marginals(asked: Reply, tables: Tables, contexts: Sequence[int]) -> list[Raw]:
     """Of each label; contexts: how many each has."""
     raws, before, first = [], np.zeros(1), 0  # log P of what stands before a label
     for place, count in enumerate(contexts):
-        own = [_raw(asked, found, place, first + at, 0, False) for at in range(count)]
+        own = [_raw(asked, tables, place, first + at, 0, False) for at in range(count)]
         first += count
         mass = float(np.exp(before) @ [np.exp(np.logaddexp.reduce(raw.logp)) for raw in own])
         after = before[:, None] + np.array([_shares(raw.logp) for raw in own])
@@ -188,13 +188,13 @@ def _drawn(lm: Any, asked: Reply, texts: int, random: np.random.Generator, where
     raws, total, places = [], np.zeros(texts), np.zeros((texts, 0), np.int64)
     for place, ids in enumerate(asked.ids):
         contexts = list(dict.fromkeys(chosen))
-        found = yield from _tables(lm, asked, [(each, [place]) for each in contexts], 1, where)
-        own = [_raw(asked, found, place, at, 0, False) for at in range(len(contexts))]
+        tables = yield from _tables(lm, asked, [(each, [place]) for each in contexts], 1, where)
+        own = [_raw(asked, tables, place, at, 0, False) for at in range(len(contexts))]
         logp = np.array([_shares(own[contexts.index(each)].logp) for each in chosen])
         mean = lambda some: np.logaddexp.reduce(some, axis=0) - np.log(len(some))  # noqa: E731
         raws.append(
             Raw(
-                mean(logp), all(raw.top_is_label for raw in own), found.reads, found.size, drawn=tuple(logp),
+                mean(logp), all(raw.top_is_label for raw in own), tables.reads, tables.size, drawn=tuple(logp),
                 without=tuple(mean(np.delete(logp, at, 0)) for at in range(texts)) if texts > 1 else (),
                 mass=float(np.mean([np.exp(np.logaddexp.reduce(own[contexts.index(each)].logp)) for each in chosen])),
             )
@@ -215,23 +215,23 @@ def _shares(logp: np.ndarray) -> np.ndarray:
 def _tables(lm: Any, asked: Reply, contexts: Sequence[Context], draws: int | str, where: str) -> Plan[Tables]:
     """All contexts, with uniform noise once per draw: one draw, and more where one leaves an answer open ("auto")."""
     goal = 1 if draws == "auto" or asked.noise is None else int(draws)
-    found, reads = Tables([], 0, 0), [_read(lm, asked, *context, where, draw=0) for context in contexts]
+    tables, reads = Tables([], 0, 0), [_read(lm, asked, *context, where, draw=0) for context in contexts]
     for draw in itertools.count():
         columns = yield reads
         size = sum(each.columns for each in reads)
-        found = Tables([*found.columns, columns], found.reads + len(reads), found.size + size)
+        tables = Tables([*tables.columns, columns], tables.reads + len(reads), tables.size + size)
         if draws == "auto" and draw == 0 and asked.noise and any(unsure(c.logp) for each in columns for c in each):
             goal = MORE
         if draw + 1 == goal:
-            return found
+            return tables
         reads = [_read(lm, asked, *context, where, draw=draw + 1) for context in contexts]
     raise AssertionError
 
 
-def _raw(asked: Reply, found: Tables, place: int, context: int, at: int, counts: bool) -> Raw:
+def _raw(asked: Reply, tables: Tables, place: int, context: int, at: int, counts: bool) -> Raw:
     """One label in one context, over all draws. counts: whether it is charged with all that was read."""
-    columns = [table[context][at] for table in found.columns]
-    top, cost = all(c.top in asked.ids[place] for c in columns), (found.reads, found.size) if counts else (0, 0)
+    columns = [table[context][at] for table in tables.columns]
+    top, cost = all(c.top in asked.ids[place] for c in columns), (tables.reads, tables.size) if counts else (0, 0)
     if asked.noise is None:
         return Raw(columns[0].logp, top, *cost)
     logps = [column.logp for column in columns]
@@ -248,18 +248,18 @@ def _read(lm: Any, asked: Reply, chosen: Sequence[int], places: Sequence[int], w
     body = np.asarray(asked.body, np.int32)
     body[list(asked.columns[: len(chosen)])] = chosen
     want = tuple((len(asked.prompt) + asked.columns[place], asked.ids[place]) for place in places)
-    kept = np.concatenate([body, np.asarray(asked.ends[:1], np.int32)])
+    text = np.concatenate([body, np.asarray(asked.ends[:1], np.int32)])
     if asked.noise is not None:
-        start, width, noise = shape_of(lm, asked, len(kept) + 1, where)
-        kept[open_] = noise(draw, 0, start, width)[open_]
-        pads = np.full(width - len(kept), lm.config.tokens.pad, np.int32)
+        start, width, noise = shape_of(lm, asked, len(text) + 1, where)
+        text[open_] = noise(draw, 0, start, width)[open_]
+        pads = np.full(width - len(text), lm.config.tokens.pad, np.int32)
         later = fresh(noise, draw, asked.steps, start, width, open_)
-        return Read(np.concatenate([asked.prompt, kept, pads]), want, width, open=tuple(open_), fresh=later)
+        return Read(np.concatenate([asked.prompt, text, pads]), want, width, open=tuple(open_), fresh=later)
     if masked(lm.config):
-        kept[open_] = lm.config.tokens.mask
+        text[open_] = lm.config.tokens.mask
     else:
-        kept = kept[: open_[0]]
-    tokens = np.concatenate([asked.prompt, kept])
+        text = text[: open_[0]]
+    tokens = np.concatenate([asked.prompt, text])
     if len(tokens) + 1 > lm.config.max_position:
         raise InputError(
             f"{where} has {len(tokens)} tokens with its reply, and {lm.name} reads {lm.config.max_position}: shorten it"

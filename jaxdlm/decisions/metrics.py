@@ -66,8 +66,8 @@ def ece_interval(top: np.ndarray, right: np.ndarray, draws: int = 200, seed: int
     rows themselves, as a bin of few rows does: read it beside the floor."""
     random, count = np.random.default_rng(seed), len(top)
     picks = random.integers(0, count, (draws, count))
-    found = [ece(np.asarray(top)[pick], np.asarray(right)[pick]) for pick in picks]
-    low, high = np.quantile(found, [0.025, 0.975])
+    errors = [ece(np.asarray(top)[pick], np.asarray(right)[pick]) for pick in picks]
+    low, high = np.quantile(errors, [0.025, 0.975])
     return float(low), float(high)
 
 

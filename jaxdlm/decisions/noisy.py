@@ -126,11 +126,11 @@ def _averaged(lm: Any, asked: Slot, contexts: Contexts, width: int, draws: int |
     while len(tables) < goal:
         new = range(len(tables), goal)
         reads = [_read(asked, contexts, *node, m, width, steps) for m in new for node in each]
-        found: list[list[Column]] = yield reads
+        answers: list[list[Column]] = yield reads
         size, total = len(contexts.nodes), total + len(reads)
         columns += sum(read.columns for read in reads)
         for m in range(len(new)):
-            own = [column for (column,) in found[m * size : (m + 1) * size]]
+            own = [column for (column,) in answers[m * size : (m + 1) * size]]
             tables.append([column.logp for column in own])
             tops.append(own[0].top in contexts.ids[0])
         if draws == "auto" and len(tables) == 1 and unsure(contexts.combine(tables)):

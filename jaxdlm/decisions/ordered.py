@@ -81,9 +81,9 @@ class _Texts:
                 made.setdefault(self.rows[option][column], []).append(option)
         return [((*written, (column, token)), some) for token, some in sorted(made.items())]
 
-    def add(self, group: Group, column: int, found: Column) -> None:
+    def add(self, group: Group, column: int, read: Column) -> None:
         """log P of the options, one column further."""
-        table = dict(zip(self.ids(group[1], column), found.logp))
+        table = dict(zip(self.ids(group[1], column), read.logp))
         for option in group[1]:
             ids = self.canvas.ids(self.rows[option][column])
             self.logp[option] += np.logaddexp.reduce(np.array([table[i] for i in ids]))
@@ -98,10 +98,10 @@ def _fixed(texts: _Texts, columns: Sequence[int], most: int) -> Plan[Raw]:
         groups += texts.split(group, columns[len(group[0])])
         _few(texts, len(groups), most)
     reads = [texts.read(group, [columns[len(group[0])]]) for group in groups]
-    found = yield reads
-    for group, (column,) in zip(groups, found):
+    read = yield reads
+    for group, (column,) in zip(groups, read):
         texts.add(group, columns[len(group[0])], column)
-    return texts.told(found[0][0].top in texts.ids(groups[0][1], columns[0]), reads)
+    return texts.told(read[0][0].top in texts.ids(groups[0][1], columns[0]), reads)
 
 
 def _surest(texts: _Texts, most: int) -> Plan[Raw]:
@@ -113,9 +113,9 @@ def _surest(texts: _Texts, most: int) -> Plan[Raw]:
     while groups:
         left = [[j for j in range(texts.width) if j not in dict(group[0])] for group in groups]
         reads = [texts.read(group, columns) for group, columns in zip(groups, left)]
-        found = yield reads
+        read = yield reads
         after: list[Group] = []
-        for group, columns, told in zip(groups, left, found):
+        for group, columns, told in zip(groups, left, read):
             at = int(np.argmax([column.best for column in told]))  # of what is not finite: nan, which is told
             texts.add(group, columns[at], told[at])
             after += texts.split(group, columns[at])

@@ -97,9 +97,9 @@ class Predicate(_Question):
     def __post_init__(self) -> None:
         _head(self)
         for side in ("yes", "no"):
-            given = getattr(self, side)
-            if not isinstance(given, Option):
-                object.__setattr__(self, side, Option(side == "yes", _described(given, f"{_named(self)}: {side}")))
+            option = getattr(self, side)
+            if not isinstance(option, Option):
+                object.__setattr__(self, side, Option(side == "yes", _described(option, f"{_named(self)}: {side}")))
 
     @property
     def options(self) -> tuple[Option, ...]:

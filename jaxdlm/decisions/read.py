@@ -100,9 +100,9 @@ def _over(value: Any) -> Plan[Any]:
 
 def _going_on(plan: Plan[T], asked: list[Read]) -> Plan[T]:
     while True:
-        found = yield asked
+        answer = yield asked
         try:
-            asked = plan.send(found)
+            asked = plan.send(answer)
         except StopIteration as ended:
             return ended.value
 
@@ -112,9 +112,9 @@ def together(plans: Sequence[Plan[T]]) -> Plan[list[T]]:
     results: list[Any] = [None] * len(plans)
     waiting: list[tuple[int, list[Read]]] = []
 
-    def advance(index: int, found: Any) -> None:
+    def advance(index: int, answer: Any) -> None:
         try:
-            waiting.append((index, next(plans[index]) if found is None else plans[index].send(found)))
+            waiting.append((index, next(plans[index]) if answer is None else plans[index].send(answer)))
         except StopIteration as ended:
             results[index] = ended.value
 
@@ -122,9 +122,9 @@ def together(plans: Sequence[Plan[T]]) -> Plan[list[T]]:
         advance(index, None)
     while waiting:
         asked, waiting = waiting, []
-        found = iter((yield [read for _, reads in asked for read in reads]))
+        answers = iter((yield [read for _, reads in asked for read in reads]))
         for index, reads in asked:
-            advance(index, list(itertools.islice(found, len(reads))))
+            advance(index, list(itertools.islice(answers, len(reads))))
     return results
 
 
@@ -146,23 +146,23 @@ def read(lm: Any, reads: Sequence[Read], batch: int) -> list[list[Column]]:
     for own, heads in _with_heads(reads, batch):
         kv = None
         if heads:
-            given, _ = beside(lm.params, _head_inputs(heads, batch, lm.config), ())
-            kv = _heads(model, lm.params, given)
+            laid, _ = beside(lm.params, _head_inputs(heads, batch, lm.config), ())
+            kv = _heads(model, lm.params, laid)
         for shape, members in _grouped(own, lambda index: class_of(reads[index])).items():
             for first in range(0, len(members), batch):
                 some = members[first : first + batch]
                 inputs = _inputs([reads[index] for index in some], shape, batch, lm.config, heads)
-                given, _ = beside(lm.params, inputs, ())
-                begun.append((some, _program(model, lm.params, given, kv)))
-    found: list[Any] = [None] * len(reads)
+                laid, _ = beside(lm.params, inputs, ())
+                begun.append((some, _program(model, lm.params, laid, kv)))
+    answers: list[Any] = [None] * len(reads)
     for own, numbers in begun:
         host = [np.asarray(each) for each in numbers]
         for row, index in enumerate(own):
-            found[index] = [
+            answers[index] = [
                 _column([each[row, column] for each in host], len(ids))
                 for column, (_, ids) in enumerate(reads[index].want)
             ]
-    return found
+    return answers
 
 
 Heads = dict[bytes, int]  # beginnings of sequences -> rows of a program
@@ -261,22 +261,22 @@ def _heads(model: Model, params: PyTree, tokens: Int32[Array, "R H"]) -> KV:
 
 
 @compiled(static_argnums=0)
-def _program(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> tuple[Array, ...]:
+def _program(model: Model, params: PyTree, inputs: Inputs, heads: KV | None) -> tuple[Array, ...]:
     """Logits of the ids [R, C, K]; top token, its logit, rest and weighted (`core.readout`) of all [R, C]."""
-    hidden = _hidden(model, params, given, heads)
+    hidden = _hidden(model, params, inputs, heads)
     flat = hidden.reshape(-1, hidden.shape[-1])
     source = Readout(hidden=flat, logits=jnp.zeros((0, 0), jnp.float32), params=params, model=model)
-    summary, picked = gathered(source, given.ids.reshape(flat.shape[0], -1))
+    summary, picked = gathered(source, inputs.ids.reshape(flat.shape[0], -1))
     told = (summary.token, summary.top, summary.rest, summary.weighted)
-    return picked.reshape(given.ids.shape), *(x.reshape(given.at.shape) for x in told)
+    return picked.reshape(inputs.ids.shape), *(x.reshape(inputs.at.shape) for x in told)
 
 
-def _hidden(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> Float[Array, "R C D"]:
+def _hidden(model: Model, params: PyTree, inputs: Inputs, heads: KV | None) -> Float[Array, "R C D"]:
     """What the head reads at the wanted columns."""
-    tokens, valid, canvas, at = given.tokens, given.valid, given.canvas, given.at
+    tokens, valid, canvas, at = inputs.tokens, inputs.valid, inputs.canvas, inputs.at
     position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-    if heads is not None and given.head is not None:
-        kv = jax.tree.map(lambda leaf: jnp.take(leaf, given.head, axis=1), heads)
+    if heads is not None and inputs.head is not None:
+        kv = jax.tree.map(lambda leaf: jnp.take(leaf, inputs.head, axis=1), heads)
         columns = jax.tree.leaves(kv.k)[0].shape[2]
         before = jnp.broadcast_to(jnp.arange(columns, dtype=jnp.int32)[None], (tokens.shape[0], columns))
         past = Past(kv, before, jnp.ones(before.shape, bool))
@@ -285,18 +285,18 @@ def _hidden(model: Model, params: PyTree, given: Inputs, heads: KV | None) -> Fl
         past = Past(model.apply(params, tokens, position, valid).kv, position, valid)
         first = jnp.sum(valid, axis=1, dtype=jnp.int32)[:, None]
         behind = first + jnp.arange(canvas.shape[1], dtype=jnp.int32)[None]
-        if given.fresh is not None:
-            return gather(_refined(model, params, given, behind, past), at)
+        if inputs.fresh is not None:
+            return gather(_refined(model, params, inputs, behind, past), at)
         return gather(model.apply(params, canvas, behind, jnp.ones(canvas.shape, bool), past).hidden, at)
     if isinstance(model, SupportsApplyAt):
         return model.apply_at(params, tokens, position, valid, at)
     return gather(model.apply(params, tokens, position, valid).hidden, at)
 
 
-def _refined(model: Any, params: PyTree, given: Inputs, behind: Array, past: Past) -> Float[Array, "R W D"]:
+def _refined(model: Any, params: PyTree, inputs: Inputs, behind: Array, past: Past) -> Float[Array, "R W D"]:
     """The hidden rows of the last of several forwards of a canvas. Between two, its open columns are drawn anew, and where
     the model takes them the mean embedding of what it made of these columns goes with them (0 elsewhere)."""
-    canvas, open_, fresh = given.canvas, given.open, given.fresh
+    canvas, open_, fresh = inputs.canvas, inputs.open, inputs.fresh
     assert canvas is not None and open_ is not None and fresh is not None
     rows, whole = jnp.arange(canvas.shape[0])[:, None], jnp.ones(canvas.shape, bool)
 

@@ -209,9 +209,9 @@ class Reader(Settings):
     def _read_priors(self) -> None:
         """r: the mean of what states without content give."""
         unread, self._unread = self._unread, {}
-        found = iter(drive(self.lm, [plan for plans in unread.values() for plan in plans], self.batch))
+        answers = iter(drive(self.lm, [plan for plans in unread.values() for plan in plans], self.batch))
         for name, plans in unread.items():
-            raws = [next(found) for _ in plans]
+            raws = [next(answers) for _ in plans]
             finite = all(status_of(raw) == "ok" for raw in raws)
             shares = [pool([one.logp for one in raw]).probabilities for raw in raws] if finite else []
             self.priors[name] = np.mean(shares, axis=0) if finite else None

@@ -85,11 +85,11 @@ class Settings:
             self.calibration.check_model(lm)
             self.calibration.check_reader(self.fingerprint)
 
-    def _check_reply(self, **given: tuple[Any, Any]) -> None:
+    def _check_reply(self, **arguments: tuple[Any, Any]) -> None:
         """What several questions in one reply leave out."""
         if self.joint and self.sequential:
             raise InputError("joint and sequential exclude each other: leave one out")
-        argument.unused("in a reply to several questions (joint, sequential)", **given)
+        argument.unused("in a reply to several questions (joint, sequential)", **arguments)
 
     def _check_guidance(self) -> None:
         if self.limits.cfg and not (masked(self.lm.config) and self.read == "label" and self.law in ("auto", "slot")):

@@ -83,14 +83,14 @@ def likeliest(canvas: Any, trie: Trie, wave: int = WAVE) -> Plan[Reached]:
         after, _, asked = yield from every(canvas, trie)
         reads = len(asked)
     while nodes := search.next(wave):
-        found: list[dict[int, float]]
+        steps: list[dict[int, float]]
         if after is None:
             results = yield [_read(canvas, trie, [node]) for _, node in nodes]
-            found = [_after(canvas, trie.children[node], column) for (_, node), (column,) in zip(nodes, results)]
+            steps = [_after(canvas, trie.children[node], column) for (_, node), (column,) in zip(nodes, results)]
             reads += len(nodes)
         else:
-            found = [after[node] for _, node in nodes]
-        for (logp, node), more in zip(nodes, found):
+            steps = [after[node] for _, node in nodes]
+        for (logp, node), more in zip(nodes, steps):
             for token, own in more.items():
                 search.add((*node, token), logp + own, (*node, token) in trie.children)
     ended = [leaf for leaf in trie.leaves if search.done.get(leaf, -np.inf) > -np.inf]

@@ -132,18 +132,18 @@ def _trimmed(
             f"{what} has no text that tokens of this vocabulary spell: its letters, or spaces between its words, are "
             f"missing from it"
         )
-    kept = np.concatenate([[0], np.flatnonzero(reached & (distance < FAR))])
+    states = np.concatenate([[0], np.flatnonzero(reached & (distance < FAR))])
     number = np.zeros(table.shape[0], np.int32)
-    number[kept] = np.arange(kept.size)
-    table, accepting, distance = number[table[kept]], accepting[kept], distance[kept].astype(np.int32)
-    forced = forced[kept].astype(np.int32)
-    forced[table[np.arange(kept.size), classes[forced]] == 0] = -1
+    number[states] = np.arange(states.size)
+    table, accepting, distance = number[table[states]], accepting[states], distance[states].astype(np.int32)
+    forced = forced[states].astype(np.int32)
+    forced[table[np.arange(states.size), classes[forced]] == 0] = -1
     if merges:  # states that differ in their context alone, which often makes no difference
         group = equivalent(table, accepting)
         first = np.unique(group, return_index=True)[1]
-        kept = np.sort(first)  # the dead state and the start are the first of their groups, and stay 0 and 1
-        table = np.searchsorted(kept, first[group]).astype(np.int32)[table[kept]]
-        accepting, distance, forced = accepting[kept], distance[kept], forced[kept]
+        states = np.sort(first)  # the dead state and the start are the first of their groups, and stay 0 and 1
+        table = np.searchsorted(states, first[group]).astype(np.int32)[table[states]]
+        accepting, distance, forced = accepting[states], distance[states], forced[states]
     table, group = _classes(table)
     return TokenTable(group[classes], table, 1, accepting, distance, forced)
 

@@ -42,9 +42,9 @@ class GrammarGuide(Guide):
     def init(self, context: Context) -> Place:
         if self.tables is not None:
             return Place(None, jnp.asarray(self.tables.state, jnp.int32), context.room)
-        if not isinstance(context.given, Tables):
+        if not isinstance(context.own, Tables):
             raise InputError("each row needs its own grammar here: give the guide one for all rows, or one to each row")
-        return Place(context.given, context.given.state, context.room)
+        return Place(context.own, context.own.state, context.room)
 
     def transform(self, logits: Float32[Array, "V"], state: Place) -> Float32[Array, "V"]:
         """A token is allowed iff the sentence can still be closed behind it with what the row has left."""

@@ -23,8 +23,8 @@ def begin(guide: Guide | None, rows: Rows, vocab: int) -> Rows:
             raise InputError("rows bring something for a guide, and the policy has none: pass guide=... to the policy")
         return rows
 
-    def one(tokens: Array, length: Array, room: Array, given: PyTree) -> PyTree:
-        return guide.init(Context(tokens, length, room, given, vocab))
+    def one(tokens: Array, length: Array, room: Array, own: PyTree) -> PyTree:
+        return guide.init(Context(tokens, length, room, own, vocab))
 
     return rows._replace(guide=jax.vmap(one)(rows.tokens, rows.length, rows.stop - rows.length, rows.guide))
 

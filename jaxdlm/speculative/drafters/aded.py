@@ -47,7 +47,7 @@ class Found(NamedTuple):
 class Grove(NamedTuple):
     """The tree that a search grows: `Found`, and of each node its visits (`value`), score and children."""
 
-    found: Found
+    nodes: Found
     score: Float32[Array, "N"]
     first: Int32[Array, "N"]  # its first child; 0: not expanded
     used: Int32[Array, ""]
@@ -132,8 +132,8 @@ class Aded:
         """(tokens, which are nodes, parents) behind the last two tokens of one row."""
         after = functools.partial(self.successors, own, tokens, length)
         root = tokens[jnp.maximum(length - 2, 0)], tokens[length - 1]
-        found = self.by_visits(after, root, key) if self.search == "mcts" else self.by_share(after, root)
-        return self.tree_of(found, after, length >= 2)
+        nodes = self.by_visits(after, root, key) if self.search == "mcts" else self.by_share(after, root)
+        return self.tree_of(nodes, after, length >= 2)
 
     def successors(
         self, own: Tables, tokens: Int32[Array, "L"], length: Int32[Array, ""], a: Array, b: Array
@@ -157,8 +157,8 @@ class Aded:
 
         def run(index: Array, grove: Grove) -> Grove:
             grove, path, end = self.descend(grove, after)
-            reward = 1 + jnp.sum(jnp.where(path > 0, grove.found.prior[jnp.maximum(path, 0)], 0))
-            keys = grove.found.before[end], grove.found.token[end]
+            reward = 1 + jnp.sum(jnp.where(path > 0, grove.nodes.prior[jnp.maximum(path, 0)], 0))
+            keys = grove.nodes.before[end], grove.nodes.token[end]
             length = jnp.sum(path >= 0)
             for level in range(2, self.deep):
                 here = jax.random.fold_in(jax.random.fold_in(key, index), level)
@@ -168,13 +168,13 @@ class Aded:
                 reward = reward + jnp.where(goes, weight[place], 0)
                 keys = jnp.where(goes, keys[1], keys[0]), jnp.where(goes, token[place], keys[1])
             place = jnp.where(path >= 0, path, grove.score.shape[0])
-            value = grove.found.value.at[place].add(1.0, mode="drop")
+            value = grove.nodes.value.at[place].add(1.0, mode="drop")
             score = grove.score.at[place].add(reward, mode="drop")
-            return grove._replace(found=grove.found._replace(value=value), score=score)
+            return grove._replace(nodes=grove.nodes._replace(value=value), score=score)
 
         grove = jax.lax.fori_loop(0, self.simulations, run, grove)
         exists = jnp.arange(grove.score.shape[0]) < grove.used
-        return grove.found._replace(prior=jnp.where(exists, grove.found.prior, 0))
+        return grove.nodes._replace(prior=jnp.where(exists, grove.nodes.prior, 0))
 
     def descend(self, grove: Grove, after: Successors) -> tuple[Grove, Int32[Array, "D"], Int32[Array, ""]]:
         """(the grove with the leaf that was reached expanded, nodes of the path or -1, the last of them)."""
@@ -188,7 +188,7 @@ class Aded:
             path.append(jnp.where(inner, node, -1))
         walk = jnp.stack(path)
         depth = jnp.sum(walk >= 0, dtype=jnp.int32)  # nodes on it
-        token, weight = after(grove.found.before[node], grove.found.token[node])
+        token, weight = after(grove.nodes.before[node], grove.nodes.token[node])
         opens = (depth < self.deep) & (weight[0] > 0)
         grove = self.expand(grove, node, token, weight, opens)
         child = jnp.where(opens, grove.used - MOST, node)
@@ -196,7 +196,7 @@ class Aded:
 
     def urge(self, grove: Grove, node: Array, children: Int32[Array, "K"]) -> Float32[Array, "K"]:
         """The PUCT score of children; unvisited ones first, -inf where there is none."""
-        n, p, total = grove.found.value[children], grove.found.prior[children], grove.found.value[node]
+        n, p, total = grove.nodes.value[children], grove.nodes.prior[children], grove.nodes.value[node]
         wide = (self.exploration + jnp.log((total + C2 + 1) / C2)) * p * jnp.sqrt(total) / (1 + n)
         score = jnp.where(n == 0, jnp.inf, grove.score[children] / jnp.maximum(n, 1) + wide)
         return jnp.where(p > 0, score, -jnp.inf)
@@ -205,14 +205,14 @@ class Aded:
         """The grove with all successors of a leaf as its children; as it was where it does not open."""
         at = jnp.where(opens, grove.used + jnp.arange(MOST, dtype=jnp.int32), grove.score.shape[0])
         put = lambda old, new: old.at[at].set(new, mode="drop")  # noqa: E731
-        found = grove.found._replace(
-            before=put(grove.found.before, grove.found.token[node]),
-            token=put(grove.found.token, token),
-            prior=put(grove.found.prior, weight),
-            parent=put(grove.found.parent, node),
+        nodes = grove.nodes._replace(
+            before=put(grove.nodes.before, grove.nodes.token[node]),
+            token=put(grove.nodes.token, token),
+            prior=put(grove.nodes.prior, weight),
+            parent=put(grove.nodes.parent, node),
         )
         first = grove.first.at[jnp.where(opens, node, grove.score.shape[0])].set(grove.used, mode="drop")
-        return Grove(found, grove.score, first, grove.used + jnp.where(opens, MOST, 0))
+        return Grove(nodes, grove.score, first, grove.used + jnp.where(opens, MOST, 0))
 
     def by_share(self, after: Successors, root: tuple[Array, Array]) -> Found:
         """The P best nodes of each level, by the product of the shares w / Σ w along their paths."""
@@ -240,18 +240,18 @@ class Aded:
     # ------------------------------------------------------------------------------------------ from nodes to a tree
 
     def tree_of(
-        self, found: Found, after: Successors, starts: Bool[Array, ""]
+        self, nodes: Found, after: Successors, starts: Bool[Array, ""]
     ) -> tuple[Int32[Array, "N"], Bool[Array, "N"], Int32[Array, "N"]]:
         """(tokens, which are nodes, parents): the P most valued nodes, the root among them, and behind each its heaviest
         successor. A parent is worth no less than its children and stands before them, so it is among the P as well."""
         size = self.paths
-        missing = max(size - found.value.shape[0], 0)
-        found = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, missing)), found)
-        value, place = jax.lax.top_k(jnp.where(found.prior > 0, found.value, -1), size)
+        missing = max(size - nodes.value.shape[0], 0)
+        nodes = jax.tree.map(lambda leaf: jnp.pad(leaf, (0, missing)), nodes)
+        value, place = jax.lax.top_k(jnp.where(nodes.prior > 0, nodes.value, -1), size)
         exists = (value >= 0) & starts
-        parent = jnp.argmax(place[None, :] == found.parent[place][:, None], axis=1).astype(jnp.int32)
-        token = found.token[place]
-        more, weight = jax.vmap(after)(found.before[place], token)
+        parent = jnp.argmax(place[None, :] == nodes.parent[place][:, None], axis=1).astype(jnp.int32)
+        token = nodes.token[place]
+        more, weight = jax.vmap(after)(nodes.before[place], token)
         more, goes = more[:, 0], exists & (weight[:, 0] > 0)
         rank = jnp.arange(size, dtype=jnp.int32)
         there = (parent[None, :] == rank[:, None]) & (token[None, :] == more[:, None]) & (exists & (rank > 0))[None, :]
