@@ -1,7 +1,7 @@
 """The guide of grammar-aligned sampling: tries as tables on the device."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,7 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.aligned.trie import NONE, AsapTrie
 from jaxdlm.core.guide import Context, Guide
-from jaxdlm.guides.grammar import GrammarGuide, Place
-from jaxdlm.typing import Array, Bool, Float32, Int32
+from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 NODES, CHILDREN = 1024, 16  # least sizes of tables: fewer programs
 
@@ -26,10 +25,22 @@ class Known(NamedTuple):
     empty: Bool[Array, "K"]
 
 
+class Language(Protocol):
+    """A guide of a language. dead: whether no text begins with what is written and fits."""
+
+    def init(self, context: Context) -> PyTree: ...
+
+    def transform(self, logits: Float32[Array, "V"], state: Any) -> Float32[Array, "V"]: ...
+
+    def advance(self, state: Any, token: Int32[Array, ""]) -> PyTree: ...
+
+    def dead(self, state: Any) -> Bool[Array, ""]: ...
+
+
 class Where(NamedTuple):
     """Where a row is. node: -1 where its text was never read."""
 
-    place: Place
+    place: PyTree  # in the language
     trie: Int32[Array, ""]
     node: Int32[Array, ""]
 
@@ -42,7 +53,7 @@ class AsapGuide(Guide):
     edges of a node, or more.
     """
 
-    language: GrammarGuide
+    language: Language
     known: Known
     temperature: Any
     mode: str = struct.field(pytree_node=False)
@@ -84,8 +95,7 @@ class AsapGuide(Guide):
 
     def left(self, state: Where) -> Bool[Array, ""]:
         """Whether no text of the language begins with the row's own and fits."""
-        tables = self.language.of(state.place)
-        return (tables.state == 0) | (tables.distance[tables.state] > state.place.room)
+        return self.language.dead(state.place)
 
 
 def known_of(tries: Sequence[AsapTrie], least: int = NODES) -> Known:

@@ -11,12 +11,11 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.aligned.draw import Ledger, draw, read_prompts
-from jaxdlm.aligned.guide import AsapGuide, children_of, known_of
+from jaxdlm.aligned.guide import AsapGuide, Language, children_of, known_of
 from jaxdlm.aligned.trie import AsapTrie, Facts, Sampled
 from jaxdlm.core.carry import Status
 from jaxdlm.decisions.calibrate import model_of
 from jaxdlm.errors import InputError, exhausted
-from jaxdlm.guides.grammar import GrammarGuide
 from jaxdlm.guides.grammar import grammar as grammar_guide
 from jaxdlm.layout import COUNT, arrange_rows, bucket_of, encode, listed, row_numbers
 from jaxdlm.methods.autoregressive import autoregressive
@@ -87,7 +86,7 @@ def asap(
     Args:
         lm: an autoregressive model, from `jaxdlm.load`.
         prompts: as in `decode`. Each has samples and a trie of its own.
-        grammar: from `jaxdlm.grammar`, of this model.
+        grammar: from `jaxdlm.grammar`, of this model; with depth=None what its checker allows is the grammar.
         samples: of each prompt; the paper evaluates 2000.
         max_new: the longest answer, in tokens, its end included.
         temperature: T > 0; 1 (paper).
@@ -136,10 +135,6 @@ def asap(
     argument.flag(raw, "raw")
     language = fitting(lm, grammar_of(lm, "grammar", grammar), "grammar", max_new, read_stops(lm, True))
     guide = grammar_guide(language)
-    if not isinstance(guide, GrammarGuide):
-        raise InputError(
-            "grammar has no automaton (depth=None), and the trie of asap is one of states: give it a depth"
-        )
     prompts = listed(prompts)
     texts = [encode(lm, prompt, index, max_new, raw) for index, prompt in enumerate(prompts)]
     check_pair(lm, autoregressive(temperature), max_new, max(map(len, texts)))
@@ -204,7 +199,7 @@ class Sampler:
     """What is the same for all prompts. limit: rows that are drawn for one; batch: of these together."""
 
     lm: Any
-    language: GrammarGuide
+    language: Language
     mode: str
     temperature: float
     max_new: int

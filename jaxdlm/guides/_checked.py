@@ -10,7 +10,7 @@ from jaxdlm import struct
 from jaxdlm.core.guide import Context, Guide, fit
 from jaxdlm.errors import InputError
 from jaxdlm.grammar.checked import Checked, by_number
-from jaxdlm.typing import Array, Float32, Int32
+from jaxdlm.typing import Array, Bool, Float32, Int32, UInt32
 
 
 class Written(NamedTuple):
@@ -42,10 +42,18 @@ class CheckedGuide(Guide):
         blank = jnp.zeros(context.tokens.shape[0], jnp.int32)
         return Written(jnp.asarray(self.number, jnp.int32), blank, jnp.int32(0), context.room)
 
+    def mask(self, state: Written) -> UInt32[Array, "W"]:
+        """Bit j of word i: whether token 32 i + j may follow."""
+        words = jax.ShapeDtypeStruct((-(-self.vocab // 32),), jnp.uint32)
+        return jax.pure_callback(_masks, words, *state, vmap_method="broadcast_all")
+
+    def dead(self, state: Written) -> Bool[Array, ""]:
+        """Whether nothing may follow, and the row has room for it."""
+        return (state.room > 0) & ~jnp.any(self.mask(state) > 0)
+
     def transform(self, logits: Float32[Array, "V"], state: Written) -> Float32[Array, "V"]:
         """A token is allowed iff the text may go on with it, and an end is known within what the row has left."""
-        words = jax.ShapeDtypeStruct((-(-self.vocab // 32),), jnp.uint32)
-        bits = jax.pure_callback(_masks, words, *state, vmap_method="broadcast_all")
+        bits = self.mask(state)
         open_ = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None, :]) & 1 > 0
         return jnp.where(fit(open_.reshape(-1)[: self.vocab], logits.shape[0], False), logits, -jnp.inf)
 

@@ -11,7 +11,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.grammar import FAR, Checked, Grammar, Tables
 from jaxdlm.guides._checked import CheckedGuide, checked
 from jaxdlm.registry import guide
-from jaxdlm.typing import Array, Float32, Int32
+from jaxdlm.typing import Array, Bool, Float32, Int32
 
 
 @runtime_checkable
@@ -68,6 +68,11 @@ class GrammarGuide(Guide):
         left = jnp.where(behind != 0, tables.distance[behind], FAR)
         token = jnp.argmax(tables.classes == jnp.argmin(left)).astype(jnp.int32)
         return jnp.where(jnp.min(left) < FAR, token, -1)
+
+    def dead(self, state: Place) -> Bool[Array, ""]:
+        """Whether no text begins with what is written and fits."""
+        tables = self.of(state)
+        return (tables.state == 0) | (tables.distance[tables.state] > state.room)
 
     def of(self, place: Place) -> Tables:
         """The tables of a row, with its state."""

@@ -30,12 +30,16 @@ def _logits(model, params, tokens):
     return model.head(params, model.apply(params, tokens[None], position, jnp.ones_like(position, bool)).hidden)[0]
 
 
+def logits_behind(lm, prompt, text):
+    """Of the token behind a prompt and these, from a forward over all of them."""
+    known = [*lm.tokenizer.encode_prompt(prompt, raw=True), *text]
+    return np.asarray(_logits(lm.model, lm.params, jnp.asarray([*known, *[0] * (64 - len(known))])))[len(known) - 1]
+
+
 def greedy(lm, prompt, room, allowed, ends):
     """The likeliest allowed token after the other, from a loop on the host over the logits of the whole text; allowed: of the
     tokens so far, bool[V]."""
-    ids, text = list(lm.tokenizer.encode_prompt(prompt, raw=True)), []
+    text = []
     while len(text) < room and (not text or text[-1] not in ends):
-        tokens = jnp.asarray([*ids, *text, *[0] * (64 - len(ids) - len(text))])
-        logits = np.asarray(_logits(lm.model, lm.params, tokens))[len(ids) + len(text) - 1]
-        text.append(int(np.argmax(np.where(allowed(text), logits, -np.inf))))
+        text.append(int(np.argmax(np.where(allowed(text), logits_behind(lm, prompt, text), -np.inf))))
     return text

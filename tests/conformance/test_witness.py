@@ -5,11 +5,12 @@ import importlib.util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 import jaxdlm as jd
 from jaxdlm import InputError, decode, grammar, policies
 from jaxdlm.core.carry import Status
-from tests.conformance.spelling import greedy, spelling_model
+from tests.conformance.spelling import greedy, logits_behind, spelling_model
 from tests.conformance.test_families import FAMILIES, SMALL, busy
 from tests.conformance.test_languages import ALLOWED
 from tests.conformance.toys import meets, temperatures
@@ -18,6 +19,7 @@ from tests.grammar.test_checked import BRACKETS, TREE, spelled
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("llguidance"), reason="needs llguidance")
 GRID = {"max_new": 16, "block": 8, "rows_per_program": 3, "raw": True}
 PROMPTS = ["ab", "name", "Paris, 1"]
+HOT = 8.0
 
 
 def languages(lm):
@@ -71,6 +73,35 @@ def test_an_autoregressive_model_is_masked_and_drafts_change_nothing():
         assert row.tolist()[: len(text)] == text and language.accepts(row)
 
 
+def likelihoods(lm, prompt, language, room, text=()):
+    """P of every text that the checker allows, by the model alone at a high temperature; one of `room` tokens needs no end."""
+    ends = language.ends
+    if text and (text[-1] in ends or len(text) == room):
+        return {text: 1.0}
+    logits = logits_behind(lm, prompt, text).astype(np.float64) / HOT
+    p = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    law = {}
+    for token in np.flatnonzero(language.allowed(text, room - len(text))).tolist():
+        for whole, mass in likelihoods(lm, prompt, language, room, (*text, token)).items():
+            law[whole] = p[token] * mass
+    return law
+
+
+@pytest.mark.slow
+def test_aligned_samples_need_no_automaton():
+    """Their law is the model's on what the checker allows, and the mass is that of all texts once each was read."""
+    lm, room = spelling_model("causal"), 4
+    free = grammar.lark(BRACKETS, lm, depth=None)
+    law = likelihoods(lm, "ab", free, room)
+    out = jd.asap(lm, ["ab"], free, samples=300, max_new=room, batch=20, temperature=HOT, raw=True)
+    total = sum(law.values())
+    texts = [tuple(row[: 1 + min([at for at, token in enumerate(row) if token in free.ends], default=room)].tolist())
+             for row in out.tokens[0]]  # fmt: skip
+    assert set(texts) == set(law) and out.mass[0] == pytest.approx(total, rel=1e-4)
+    counts = [texts[100:].count(text) for text in law]
+    assert chisquare(counts, [200 * mass / total for mass in law.values()]).pvalue > 1e-3
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("recipe", ALLOWED)
 def test_every_policy_writes_texts_that_belong(recipe):
@@ -89,7 +120,5 @@ def test_what_has_no_automaton_is_refused_where_one_is_needed():
     made = languages(lm)[0]
     with pytest.raises(InputError, match="plan sums over the texts of an automaton, and depth=None makes none"):
         decode(lm, PROMPTS, jd.chain(jd.rules.plan(), jd.rules.select_above(0.9)), grammar=made, **GRID)
-    with pytest.raises(InputError, match=r"grammar has no automaton .depth=None., and the trie of asap"):
-        jd.asap(spelling_model("causal"), PROMPTS, grammar.lark(BRACKETS, spelling_model("causal"), depth=None))
     with pytest.raises(InputError, match="grammar needs at least 13 tokens and max_new is 8: raise it"):
         decode(lm, PROMPTS, grammar=languages(lm)[1], max_new=8, raw=True)

@@ -179,7 +179,7 @@ BAD = [
     ({"k": 0}, "k=0: must be a whole number from 1 to 64"),
     ({"k": 65}, "k=65"),
     ({"k": True}, "k=True"),
-    ({"draft": 7}, "no model: pass jaxdlm.load"),
+    ({"draft": 7}, "draft=7 must be a model: pass jaxdlm.load"),
     ({"draft": model(4, vocab=29)}, "29 words.*23 words.*different vocabularies.*target's tokenizer"),
     ({"temperature": -1.0}, "temperature=-1.0: must be a number from 0 to 1e"),
     ({"top_p": 1.5}, "top_p=1.5: must be a number from 0 to 1, or none"),
