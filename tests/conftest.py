@@ -44,8 +44,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 CHECKED = ["jaxdlm.models"]
 # A compiled program holds some dozens of memory maps, and Linux gives a process 65,530: the process dies beyond. Counting
-# tens of thousands of them takes a while, so that only every fifth test does it.
-MOST_MAPS = 50_000
+# tens of thousands of them takes a while, so that only every twentieth test does it.
+MOST_MAPS = 45_000
 ended = itertools.count(1)
 
 
@@ -78,7 +78,7 @@ def pytest_collection_finish(session):
 def pytest_runtest_teardown(item, nextitem):
     """Drops the compiled programs of earlier tests before the process runs out of memory maps."""
     maps = pathlib.Path("/proc/self/maps")
-    if next(ended) % 5 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if next(ended) % 20 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
 

@@ -14,6 +14,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.levels import SEARCH_SAMPLE, encode, sample_columns, search_exponent, table_of
 from jaxdlm.models import Backbone, ModelConfig, RopeConfig, TokenIds, init_params
 from jaxdlm.quant import QuantizedLeaf, pack, quantize, quantize_params, restore, unpack, unpack_host
+from tests.marks import usual
 from tests.models.weights import loud_params
 
 DENSE = ModelConfig(
@@ -183,7 +184,7 @@ def test_bad_arguments_are_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize("cache", usual(["none", "dual"], "dual"))
 def test_a_decode_runs_from_quantised_leaves_layer_by_layer(cache):
     """The text is that of the dequantised weights, whose copies never lie beside each other in memory."""
     config = dataclasses.replace(DENSE, num_layers=12, hidden_size=64, intermediate_size=256)

@@ -40,10 +40,11 @@ CACHED = {
     "adaptive": "threshold", "recap": "threshold", "layer_reuse": "threshold", "sub_block": "fast_dllm_v2",
     "encoder": "entropy_bound",
 }  # fmt: skip
-# Left-to-right recipes that are programs of much the same parts as another one.
+# Recipes that are programs of much the same parts as another one.
 ALIKE = toys.ALIKE | {
     "eqspec": "speculative", "exspec": "speculative", "easyspec": "speculative", "aded": "lookup",
-    "aggressive": "lookup", "contrastive": "beam", "eagle2": "eagle3",
+    "aggressive": "lookup", "contrastive": "beam", "eagle2": "eagle3", "dflash": "eagle3", "gad": "speculative",
+    "pearl": "speculative", "dparallel": "threshold", "ccd_ds": "ccd", "maskgit_plus": "low_confidence", "llada21": "llada22",
 }  # fmt: skip
 
 

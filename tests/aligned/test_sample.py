@@ -267,7 +267,10 @@ def test_two_tokens_without_aa():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "prompts"), [("asap", [PROMPT, [2] * 17]), ("reject", [PROMPT, [5, 2]])])
+@pytest.mark.parametrize(
+    ("mode", "prompts"),
+    [("asap", [PROMPT, [2] * 17]), pytest.param("reject", [PROMPT, [5, 2]], marks=pytest.mark.exhaustive)],
+)
 def test_each_prompt_has_a_trie_of_its_own(mode, prompts):
     """And its samples are those that it has alone, whoever else is there; numbers up to rounding."""
     settings = {"max_new": MAX_NEW, "mode": mode, "batch": 3, "seed": 1}

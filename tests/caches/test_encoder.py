@@ -15,6 +15,7 @@ from jaxdlm.core.loop import BEFORE
 from jaxdlm.core.model import Past
 from jaxdlm.models import Backbone, TokenIds
 from jaxdlm.models.params import init_params
+from tests.marks import usual
 from tests.models.configs import CONFIGS
 
 CANVAS, VOCAB, PREFIX, END = 6, 61, 32, 1
@@ -96,7 +97,7 @@ def run(cache, prompts=PROMPTS, ids=IDS, max_new=2 * CANVAS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "encoder"])
+@pytest.mark.parametrize("cache", usual(["none", "encoder"], "encoder"))
 def test_decodes_like_the_slow_loop(cache):
     out = run(cache)
     for row, prompt in enumerate(PROMPTS):

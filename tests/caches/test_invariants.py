@@ -45,7 +45,7 @@ def hot(temperature: float):
     return policies.RECIPES["threshold"](jnp.float32(0.3), temperature=jnp.float32(temperature))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("cache", "prediction"), [pair for pair in BOTH if pair.values[0] != "layer_reuse"])
 def test_one_layer_has_nothing_stale(cache, prediction):
     """In the first layer keys and values depend on the column's own token alone; layer_reuse has no layer to skip."""

@@ -13,6 +13,7 @@ from jaxdlm.core.carry import Status
 from jaxdlm.rules import guided
 from tests.conformance import halves
 from tests.conformance.toys import (
+    ALIKE,
     MASK,
     OWN,
     PROMPTS,
@@ -21,10 +22,10 @@ from tests.conformance.toys import (
     model,
     parameters,
     policy,
-    representative,
     temperatures,
     untrained,
 )
+from tests.marks import usual
 
 # LLaDA: full attention; Dream: rows predict the next column, grouped heads, biases; SDAR: block-causal, grouped heads
 # with norms; LLaDA2: block-causal, a mixture of experts
@@ -107,16 +108,26 @@ def test_the_chosen_caches_cover_every_pair():
     assert seen == {(family, cache) for recipe in RULES for family in FAMILIES for cache in every(family, recipe)}
 
 
+MET = [(family, recipe) for family in FAMILIES for recipe in RULES if meets(recipe, "none", FAMILIES[family])]
+
+
+def in_turn() -> list[tuple[str, str]]:
+    """Every recipe on the first family, and those that differ in more than the columns that they choose on two others."""
+    turns = [family for family in FAMILIES if family != "llada"]
+    at = lambda recipe, step: turns[(RULES.index(recipe) + step) % len(turns)]  # noqa: E731
+    more = [(at(recipe, step), recipe) for recipe in RULES if recipe not in ALIKE for step in (0, 1)]
+    return [case for case in MET if case[0] == "llada" or case in more]
+
+
+def test_in_turn_every_cache_is_met_on_some_family_and_every_family_by_many():
+    caches = {cache for family, recipe in in_turn() for cache in chosen(family, recipe)}
+    assert caches == {cache for family, recipe in MET for cache in every(family, recipe)}
+    assert all([family for family, _ in in_turn()].count(family) >= 5 for family in FAMILIES)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("caches", [chosen, pytest.param(every, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize(
-    ("family", "recipe"),
-    representative(
-        [(family, recipe) for family in FAMILIES for recipe in RULES if meets(recipe, "none", FAMILIES[family])],
-        lambda case: case[1],
-        lambda case: case[0] == "llada",
-    ),
-)
+@pytest.mark.parametrize(("family", "recipe"), usual(MET, *in_turn()))
 def test_alone_batched_and_permuted(family, recipe, caches):
     """One program for all three, as rows that are done from the start take no part; other numbers of rows and other
     buckets: test_rows."""

@@ -8,6 +8,7 @@ from jaxdlm import decode, registry
 from jaxdlm.rules import guided
 from tests.conformance.test_families import busy, decodes_alike
 from tests.conformance.toys import untrained
+from tests.marks import usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected
 
@@ -15,8 +16,13 @@ RUN = {"max_new": MAX_NEW, "seed": 5}
 IN_ANY_ORDER = [name for name, known in registry.guides().items() if known.example(untrained("same")).any_order]
 
 
+# one whose state is a place in a table, one that counts, and one without a state; new ones too
+ALIKE = ("presence", "frequency", "grammar")
+EACH = [name for name in registry.guides() if name not in ALIKE]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", registry.guides())
+@pytest.mark.parametrize("name", usual(registry.guides(), *EACH))
 def test_a_draft_changes_no_token_and_rows_stay_apart(name):
     guide = registry.guides()[name].example(TARGET)
     alone = decode(TARGET, PROMPTS, jaxdlm.autoregressive(guide=guide), **RUN)

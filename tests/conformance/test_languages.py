@@ -39,7 +39,7 @@ FEW = language(
     "few", HALVES, {(1, 2): 2, (2, 2): 3, (3, 2): 5, (2, 3): 4, (3, 3): 4, (5, 3): 4, (4, 3): 4}, {2, 3, 4, 5}
 )
 LANGUAGES = [TURNS, FEW, TURNS]
-STEPPING = ("freedave", "prophet", "best", "d3llm", "llada21")  # with a second draft, or an end or edits of their own
+STEPPING = ("freedave", "best")  # with drafts of their own steps
 MOVING = ("llada22", "daedal")  # text from column to column
 ALLOWED = [recipe for recipe in RULES if recipe not in MOVING]
 

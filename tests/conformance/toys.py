@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -91,16 +91,6 @@ CASES += [("next", "threshold", cache) for cache in ("none", "dual")]
 CASES += [("sdar", "sdar", cache) for cache in ("none", "block_exact")]
 CASES += [("v2", "fast_dllm_v2", cache) for cache in ("none", "block_exact", "sub_block")]
 CASES += [("llada2", "llada2", "block_exact")]
-
-
-def representative(
-    cases: Iterable[tuple], recipe: Callable[[tuple], str], also: Callable[[tuple], bool] = lambda case: False
-) -> list:
-    """The cases, those of recipes in `ALIKE` marked `exhaustive`, but for those that run `also`."""
-    return [
-        pytest.param(*case, marks=pytest.mark.exhaustive) if recipe(case) in ALIKE and not also(case) else case
-        for case in cases
-    ]
 
 
 def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:

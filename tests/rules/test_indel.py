@@ -10,6 +10,7 @@ from jaxdlm.rules import sample
 from jaxdlm.rules.edit import edit
 from jaxdlm.rules.indel import indel
 from tests.conformance.toys import LONGER, MASK, PROMPTS, VOCAB, model
+from tests.marks import usual
 from tests.rules.hand import IDS, call, row
 from tests.rules.test_oracle_runs import _raw, log_softmax
 
@@ -141,7 +142,9 @@ def oracle(lm, prompt, tau_mask, tau_edit, most, cut, split):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tau_mask", "tau_edit", "most"), [(0.2, 0.0, 6), (0.3, 0.1, 3), (0.2, 0.0, 0)])
+@pytest.mark.parametrize(
+    ("tau_mask", "tau_edit", "most"), usual([(0.2, 0.0, 6), (0.3, 0.1, 3), (0.2, 0.0, 0)], (0.3, 0.1, 3))
+)
 def test_decodes_like_the_released_loop(tau_mask, tau_edit, most):
     lm, total = model("same"), {}
     for cut, split in ((20, 11), (11, 20), (2, 33)):

@@ -127,7 +127,7 @@ METHODS = {
     "exspec": lambda draft, guide: S.exspec(draft, k=3, slots=2, guide=guide),
     "forced": lambda draft, guide: forced(S.autoregressive(guide=guide)),
 }
-SLOW = pytest.mark.slow
+REST = pytest.mark.exhaustive
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ SLOW = pytest.mark.slow
     ("method", "draft"),
     [
         ("speculative", "near"), ("lookup", "near"), ("pearl", "near"), ("forced", "near"),
-        *(pytest.param(m, d, marks=SLOW) for m in METHODS for d in ("near", "wrong")
+        *(pytest.param(m, d, marks=REST) for m in METHODS for d in ("near", "wrong")
           if (m, d) not in (("speculative", "near"), ("lookup", "near"), ("pearl", "near"), ("forced", "near"))
           and (d == "near" or m not in ("lookup", "aded", "forced"))),
     ],
@@ -217,7 +217,7 @@ def test_the_law_of_a_grammar_alone_fails_that_test():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["autoregressive", pytest.param("speculative", marks=SLOW)])
+@pytest.mark.parametrize("method", ["autoregressive", pytest.param("speculative", marks=REST)])
 def test_a_grammar_that_allows_everything_changes_no_bit(method):
     build = {
         "autoregressive": S.autoregressive,

@@ -85,8 +85,8 @@ def test_new_numbers_run_the_compiled_program():
 PROMPT, ROWS = "shuffle : [ Alan , Kate , Omar , Boris ]", 500
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["speculative", pytest.param("spectr", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", ["speculative", "spectr"])
 def test_samples_of_the_embedded_pair_have_the_targets_distribution(method):
     """Three tokens behind one prompt: what the draft helped to draw, against the target's probabilities.
 

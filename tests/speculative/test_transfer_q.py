@@ -97,7 +97,7 @@ def test_without_a_reward_or_a_choice_it_is_greedy():
         np.testing.assert_array_equal(decode(model(0), PROMPTS, policy, **RUN).tokens, plain.tokens)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_offsets_of_rewards_change_nothing_but_as_released():
     """In the released indirect form they do, and a reward that is the baseline's own makes it the direct one."""
     tokens = lambda reward, **more: decode(  # noqa: E731

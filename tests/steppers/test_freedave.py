@@ -10,12 +10,13 @@ from jaxdlm.rules.credit import add_credit
 from jaxdlm.rules.local_leap import select_near_anchors
 from jaxdlm.steppers.freedave import draft_and_verify
 from tests.conformance.toys import model
+from tests.marks import usual
 
 ROWS = [[int(x) for x in np.random.default_rng(row).integers(1, 40, 2 + row % 7)] for row in range(24)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "dual"])
+@pytest.mark.parametrize("cache", usual(["none", "dual"], "dual"))
 def test_the_tokens_are_the_hosts_at_every_temperature(cache):
     """A chain with a memory (credit) that writes several columns, jumps and stops; 24 rows, greedy and drawn."""
     run = {"cache": cache, "max_new": 16, "block": 8}
