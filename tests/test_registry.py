@@ -33,7 +33,7 @@ sampling = warp(guide=jd.guides.at_least(7, lm))
 policy = Speculation(jd.drafters.Again(3), sampling, verify.greedy)
 out = jd.decode(lm, ["reverse : [ Alan ]"], policy, max_new=8)
 of_guides = test_guides.test_a_draft_changes_no_token_and_rows_stay_apart.pytestmark[0].args[1]
-guided = [dir(jd.guides), int((out.commit_step >= 0).sum()), int(out.drafted[0]), [*of_guides]]
+guided = [dir(jd.guides), int((out.commit_step >= 0).sum()), int(out.drafted[0]), "at_least" in of_guides]
 drafters = [dir(jd.drafters), [*test_drafters.test_greedy_tokens_are_those_of_plain_decoding.pytestmark[0].args[1]]]
 site = {name.public: name.page for name in pages.names()}
 recipes = list(jd.policies.RECIPES)
@@ -84,7 +84,7 @@ def test_the_skeletons_of_the_contributing_page_are_found_by_their_files(tmp_pat
     assert done.returncode == 0, done.stderr
     rows, made, same, guided, rules, cross, names, recipes, drafted, site, family, tasks = json.loads(done.stdout)
     assert made and same
-    assert guided[0] == guided[3] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7 and guided[2] > 0
+    assert guided[0] == sorted([*guides.GUIDES, "at_least"]) and guided[1] >= 7 and guided[2] > 0 and guided[3]
     assert [row["method"] for row in rows] == recipes == [*policies.RECIPES, "until_eos"], (
         "known ones keep their places"
     )
