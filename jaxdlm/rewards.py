@@ -6,7 +6,7 @@ program, so it is a function of arrays, or a `jaxdlm.struct.dataclass` that is c
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,22 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.readout import mask_invalid
 from jaxdlm.errors import InputError
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
+from jaxdlm.vocabulary import differ, vocabulary_hash
+
+
+class Judge(NamedTuple):
+    """A model that judges: its name and its vocabulary."""
+
+    name: str
+    size: int
+    vocabulary: int
+
+    def check(self, lm: Any) -> None:
+        if differ(self.vocabulary, self.size, vocabulary_hash(lm), lm.config.vocab_size):
+            raise InputError(
+                f"reward {self.name} ({self.size} words) and target {lm.name} ({lm.config.vocab_size} words) have different "
+                "vocabularies: use a reward model with the target's tokenizer"
+            )
 
 
 class Reward(Protocol):
@@ -42,6 +58,7 @@ class Likelihood:
 
     params: PyTree
     model: Model = struct.field(pytree_node=False)
+    judge: Judge | None = struct.field(pytree_node=False, default=None)
 
     def __call__(
         self, tokens: Int32[Array, "R L"], start: Int32[Array, "R"], length: Int32[Array, "R"]
@@ -66,6 +83,7 @@ class Head:
     weights: Float[Array, "D"]
     bias: Any
     model: Model = struct.field(pytree_node=False)
+    judge: Judge | None = struct.field(pytree_node=False, default=None)
 
     def __call__(
         self, tokens: Int32[Array, "R L"], start: Int32[Array, "R"], length: Int32[Array, "R"]
@@ -81,8 +99,7 @@ def likelihood(lm: Any) -> Likelihood:
     lm: a loaded model with the target's tokenizer. Raises InputError for diffusion models.
     """
     lm = argument.model(lm)
-    _left_to_right(lm, "reward")
-    return Likelihood(lm.params, lm.model)
+    return Likelihood(lm.params, lm.model, _judge(lm))
 
 
 def head(lm: Any, weights: Any, bias: Any = 0.0) -> Head:
@@ -92,13 +109,13 @@ def head(lm: Any, weights: Any, bias: Any = 0.0) -> Head:
     weights of another width.
     """
     lm = argument.model(lm)
-    _left_to_right(lm, "reward")
+    judge = _judge(lm)
     weights = jnp.asarray(weights, jnp.float32).reshape(-1)
     if weights.shape[0] != lm.config.hidden_size:
         raise InputError(
             f"reward head of {weights.shape[0]} weights: {lm.name} has hidden rows of {lm.config.hidden_size}"
         )
-    return Head(lm.params, weights, bias, lm.model)
+    return Head(lm.params, weights, bias, lm.model, judge)
 
 
 def read_reward(reward: Any, name: str = "reward") -> Any:
@@ -120,6 +137,13 @@ def read(model: Model, params: PyTree, tokens: Int32[Array, "R L"]) -> Float[Arr
     return model.apply(params, tokens, position, jnp.ones(tokens.shape, bool)).hidden
 
 
-def _left_to_right(lm: Any, name: str) -> None:
+def check(reward: Any, lm: Any) -> None:
+    """Raises InputError for a model that judges other tokens than those of `lm`."""
+    if isinstance(reward, Likelihood | Head) and reward.judge is not None:
+        reward.judge.check(lm)
+
+
+def _judge(lm: Any) -> Judge:
     if lm.config.attention != "causal":
-        raise InputError(f"{name} {lm.name} is a diffusion model: use an autoregressive one such as 'tiny-ar'")
+        raise InputError(f"reward {lm.name} is a diffusion model: use an autoregressive one such as 'tiny-ar'")
+    return Judge(lm.name, lm.config.vocab_size, vocabulary_hash(lm))

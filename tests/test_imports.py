@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
 # A module may import its own layer's package and anything on a lower line; siblings on one line stay apart.
 LAYERS = [
     {"_start", "distribution", "errors", "struct", "typing", "whole"},
-    {"argument", "registry"},
+    {"argument", "registry", "vocabulary"},
     {"policy_words", "controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},

@@ -1,6 +1,5 @@
 """What a draft and a target need of each other, and what the methods that pair them share."""
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from jaxdlm.speculative import taps, verify
 from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
 from jaxdlm.speculative.state import Checks, Extends
 from jaxdlm.speculative.warp import Warp
+from jaxdlm.vocabulary import differ, vocabulary_hash
 
 MOST = 64  # nodes of a proposal: beyond it the target forward is no longer bound by reading weights
 count = argument.whole(1, MOST)
@@ -69,14 +69,6 @@ def draft_info(lm: Any) -> DraftInfo:
     return DraftInfo(lm.name, config.vocab_size, config.max_position, vocabulary_hash(lm))
 
 
-def vocabulary_hash(lm: Any) -> int:
-    """A hash of the tokenizer's words with their ids; 0 without a tokenizer."""
-    if lm.tokenizer is None:
-        return 0
-    known = sorted(lm.tokenizer.words.items())
-    return zlib.crc32(repr(known).encode()) or 1
-
-
 def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     """Refuses targets and pairs that mean nothing, before the first forward. `longest`: prompt tokens of a row."""
     config, draft = lm.config, policy.draft
@@ -95,10 +87,7 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
             part.check(lm)
     if draft is None:
         return
-    mine = vocabulary_hash(lm)
-    if (draft.vocabulary and mine and draft.vocabulary != mine) or (
-        not (draft.vocabulary and mine) and draft.vocab_size != config.vocab_size
-    ):
+    if differ(draft.vocabulary, draft.vocab_size, vocabulary_hash(lm), config.vocab_size):
         raise InputError(
             f"draft {draft.name} ({draft.vocab_size} words) and target {lm.name} ({config.vocab_size} words) have "
             f"different vocabularies: {draft.instead}"

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import struct
+from jaxdlm import rewards, struct
 from jaxdlm.core.keys import column_gumbel, sample_keys
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import proposable
@@ -66,6 +66,11 @@ class ValueSearch:
     baseline: Baseline | None = None
     indirect: Indirect | None = None
     width: int = struct.field(pytree_node=False, default=1)
+
+    def check(self, lm: Any) -> None:
+        rewards.check(self.reward, lm)
+        if self.indirect is not None:
+            rewards.check(self.indirect.reward, lm)
 
     def returning(self, n: int) -> "ValueSearch":
         return dataclasses.replace(self)  # one answer, which is why its width is 1

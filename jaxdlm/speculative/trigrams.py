@@ -13,8 +13,8 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
-from jaxdlm.speculative.pair import vocabulary_hash
 from jaxdlm.typing import Array, Float32, Int32
+from jaxdlm.vocabulary import vocabulary_hash
 
 MOST = 12  # successors of a key that are kept (the released code's)
 SHAPES = {"first": np.int32, "second": np.int32, "start": np.int32, "token": np.int32, "weight": np.float32}

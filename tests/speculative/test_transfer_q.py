@@ -185,6 +185,15 @@ def test_rewards_by_models():
     assert out.tokens.shape == (5, 8)
 
 
+def test_a_judge_of_other_tokens_is_refused():
+    other = model(4, vocab=29)
+    for reward in (other, jd.rewards.head(other, np.ones(24))):
+        with pytest.raises(
+            InputError, match=r"reward toy \(29 words\) and target toy \(23 words\) have different vocab"
+        ):
+            decode(model(0), PROMPTS, jd.transfer_q(reward, k=2), **RUN)
+
+
 @pytest.mark.slow
 def test_a_reward_that_is_no_number_ends_its_row_alone():
     broken = lambda *row: jnp.where(row[1] == 1, jnp.nan, worth(*row))  # noqa: E731
