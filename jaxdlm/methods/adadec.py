@@ -5,13 +5,13 @@ from typing import Any
 
 from jaxdlm import argument
 from jaxdlm.registry import method
-from jaxdlm.speculative.adadec import FILE, Lookahead, read_threshold
+from jaxdlm.speculative.adadec import Lookahead, read_threshold
 from jaxdlm.speculative.drafters.nothing import Nothing
+from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 
 MOST = 64
-ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 
 
 @method(
@@ -35,7 +35,7 @@ def adadec(threshold: Any = 1.0, k: int = 3, length: int = 5, official: bool = F
     """
     made_for = ""
     if isinstance(threshold, str | pathlib.Path):
-        threshold, made_for = read_threshold(_file(threshold))
+        threshold, made_for = read_threshold(shipped(threshold, "adadec", "threshold", "json", "a number of nats, "))
     search = Lookahead(
         argument.nats(threshold, "threshold"),
         argument.whole(1, MOST)(k, "k"),
@@ -44,14 +44,3 @@ def adadec(threshold: Any = 1.0, k: int = 3, length: int = 5, official: bool = F
         made_for,
     )
     return Speculation(Nothing(), warp(guide=guide), search=search)
-
-
-def _file(threshold: Any) -> pathlib.Path:
-    path, shipped = pathlib.Path(threshold), ASSETS / str(threshold) / FILE
-    if not path.is_file() and not shipped.is_file():
-        argument.refuse(
-            threshold,
-            "threshold",
-            "a number of nats, a file of scripts/train.py --recipe adadec, or an embedded model, tiny-ar",
-        )
-    return path if path.is_file() else shipped

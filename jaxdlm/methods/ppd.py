@@ -4,7 +4,8 @@ from typing import Any
 
 from jaxdlm import argument
 from jaxdlm.registry import method
-from jaxdlm.speculative.drafters.ppd import ASSETS, FILE, PromptTokens, read_prompts
+from jaxdlm.speculative.drafters.ppd import PromptTokens, read_prompts
+from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.pair import MOST, acceptance
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.sparse_trees import plan
@@ -35,12 +36,7 @@ def ppd(
     planned by a chain in which a refused draft costs no round of its own.
     """
     budget = argument.whole(2, MOST - 4)(budget, "budget")
-    path = argument.path(weights, "weights")
-    shipped = ASSETS / str(weights) / FILE
-    file = path if path.is_file() else shipped
-    if not file.is_file():
-        argument.refuse(weights, "weights", "a file of scripts/train.py --recipe ppd, or an embedded target, tiny-ar")
-    rows, accuracy, vocab, made_for = read_prompts(file)
+    rows, accuracy, vocab, made_for = read_prompts(shipped(weights, "ppd"))
     drafter = PromptTokens(rows, plan(accuracy, budget), vocab, made_for, len(accuracy[0]))
     sampling = warp(temperature, top_k, top_p, guide, noise="shared")
     return Speculation(drafter, sampling, acceptance(sampling))

@@ -114,13 +114,20 @@ def released(leaf: str, value: np.ndarray) -> np.ndarray:
     return value if value.ndim < 2 else np.ascontiguousarray(value.reshape(value.shape[0], -1).T)
 
 
-def shipped(weights: Any, kind: str) -> pathlib.Path:
-    """The file that `weights` names: itself, or that of an embedded target. Raises InputError where there is none."""
-    path = argument.path(weights, "weights")
-    for file in (path, ASSETS / str(weights) / f"{kind}.safetensors"):
+def shipped(
+    weights: Any, kind: str, name: str = "weights", ending: str = "safetensors", wanted: str = ""
+) -> pathlib.Path:
+    """The file that an argument names: itself, or that of an embedded target. Raises InputError where there is none.
+
+    wanted: what else the argument may be, for the message.
+    """
+    path = argument.path(weights, name)
+    for file in (path, ASSETS / str(weights) / f"{kind}.{ending}"):
         if file.is_file():
             return file
-    argument.refuse(weights, "weights", f"a file of scripts/train.py --recipe {kind}, or an embedded target, tiny-ar")
+    argument.refuse(
+        weights, name, f"{wanted}a file of scripts/train.py --recipe {kind}, or an embedded target, tiny-ar"
+    )
 
 
 def read_trained(path: pathlib.Path, kind: str) -> Trained:

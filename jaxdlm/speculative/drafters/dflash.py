@@ -1,6 +1,5 @@
 """A block of drafts in one pass of a few layers that read the target's hidden states as their context (DFlash)."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -17,6 +16,7 @@ from jaxdlm.registry import drafter
 from jaxdlm.speculative import heads
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.columns import draft_columns
+from jaxdlm.speculative.drafters._borrowing import Borrowing
 from jaxdlm.speculative.heads import Trained, check_target, layer_config
 from jaxdlm.speculative.pair import MOST
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Seen, Verdict
@@ -29,7 +29,7 @@ SHARED = ("fc", "hidden_norm", "norm", "mask")  # leaves that no layer has of it
 
 @drafter(lambda target, draft, sampling: untrained(target, sampling))
 @struct.dataclass
-class DFlash:
+class DFlash(Borrowing):
     """The last token and `width` - 1 masks through layers that see context keys and each other (arXiv 2602.06036).
 
     c_p = norm(W [h_i(p); h_j(p); ...]) of the target's layers `taps`; the keys and values of a column are made of c by every
@@ -64,14 +64,6 @@ class DFlash:
                 f"the drafter's layers have size {self.config.hidden_size}, the embeddings of target {lm.name} "
                 f"{lm.config.hidden_size}: train one with scripts/train.py --recipe dflash --model {lm.name}"
             )
-
-    def borrow(self, lent: Lent) -> "DFlash":
-        return dataclasses.replace(self, lent=lent)
-
-    @property
-    def host(self) -> Lent:
-        assert self.lent is not None, "the loop lends the target"
-        return self.lent
 
     # ----------------------------------------------------------------------------------------------------- the network
 

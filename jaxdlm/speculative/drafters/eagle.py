@@ -1,6 +1,5 @@
 """Trees that one layer on the target's own hidden states grows by its confidence (EAGLE-2, EAGLE-3)."""
 
-import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jaxdlm.models.rope import rotation
 from jaxdlm.registry import drafter
 from jaxdlm.speculative import heads, verify
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.drafters._borrowing import Borrowing
 from jaxdlm.speculative.heads import Trained, check_target, layer_config
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Grown
@@ -52,7 +52,7 @@ class Slots(NamedTuple):
 
 
 @struct.dataclass
-class Eagle:
+class Eagle(Borrowing):
     """What both have in common: pairs read, a tree grown, what the target shows kept. See `Eagle2` and `Eagle3`.
 
     A round costs `depth` forwards of the layer. The first reads the pairs that the last round has committed, with the target's
@@ -88,14 +88,6 @@ class Eagle:
 
     def check(self, lm: Any) -> None:
         check_target(lm, self, self.recipe, self.target_size)
-
-    def borrow(self, lent: Lent) -> "Eagle":
-        return dataclasses.replace(self, lent=lent)
-
-    @property
-    def host(self) -> Lent:
-        assert self.lent is not None, "the loop lends the target"
-        return self.lent
 
     # --------------------------------------------------------------------------------------- what the two differ in
 

@@ -19,7 +19,6 @@ from jaxdlm.speculative.state import Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Grown
 from jaxdlm.typing import Array, Float, Int32, Key, PyTree
 
-ASSETS = pathlib.Path(__file__).parents[2] / "assets"
 FILE = "ppd.safetensors"
 RANKS = 10  # candidates per distance
 

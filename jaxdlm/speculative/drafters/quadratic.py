@@ -1,6 +1,5 @@
 """Drafts of a model of two modes in the forward that verifies: masks behind every draft token (self-speculation, quadratic)."""
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -13,6 +12,7 @@ from jaxdlm import struct
 from jaxdlm.core.model import Model, ModelOutput, Past
 from jaxdlm.registry import drafter
 from jaxdlm.speculative.causal import Causal, TwoModes
+from jaxdlm.speculative.drafters._borrowing import Borrowing
 from jaxdlm.speculative.drafters.self_draft import check_modes
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Tree
@@ -56,7 +56,7 @@ class Groups(Causal):
 
 @drafter(lambda target, draft, sampling: Quadratic(sampling, width=3))
 @struct.dataclass
-class Quadratic:
+class Quadratic(Borrowing):
     """`width` - 1 drafts, and behind the last token and each of them W masks that see the text so far and each other.
 
     The masks behind the last draft that stays have been read with all of the text, so that their laws are the next round's
@@ -85,9 +85,6 @@ class Quadratic:
         turns = isinstance(model, TwoModes) and model.config.masked_canvas
         return (Groups(model, self.width) if isinstance(model, TwoModes) and turns else model), params
 
-    def borrow(self, lent: Lent) -> "Quadratic":
-        return dataclasses.replace(self, lent=lent)
-
     def init(self, rows: Rows, prompt: int) -> Drafts:
         """No drafts yet: the first round has the masks behind the last token alone."""
         batch = rows.done.shape[0]
@@ -101,8 +98,7 @@ class Quadratic:
 
     def propose(self, state: Drafts, rows: Rows, key: Key[Array, "B"]) -> tuple[Proposal, Drafts]:
         batch, count = state.there.shape[0], self.width
-        assert self.lent is not None, "the loop lends the target"
-        masks = jnp.full((batch, count * count), self.lent.model.config.tokens.mask, jnp.int32)
+        masks = jnp.full((batch, count * count), self.host.model.config.tokens.mask, jnp.int32)
         first = np.arange(count * count) < count  # masks behind the last token
         there = state.there[:, None]
         valid = jnp.concatenate(

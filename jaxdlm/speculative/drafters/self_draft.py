@@ -1,6 +1,5 @@
 """One checkpoint that drafts a block by diffusion and verifies it from left to right (Nemotron-Labs-Diffusion, linear)."""
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jaxdlm.registry import drafter
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.causal import Causal, TwoModes
 from jaxdlm.speculative.columns import draft_columns
+from jaxdlm.speculative.drafters._borrowing import Borrowing
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp
@@ -21,7 +21,7 @@ from jaxdlm.typing import Array, Float32, Key, PyTree
 
 @drafter(lambda target, draft, sampling: SelfDraft(sampling, width=4))
 @struct.dataclass
-class SelfDraft:
+class SelfDraft(Borrowing):
     """The last token and `width` - 1 masks as one canvas over the target's own keys: each mask's law drafts its column.
 
     Nothing of the canvas outlives the round, so there is no second cache. The rows of one pass are drawn independently, each
@@ -48,9 +48,6 @@ class SelfDraft:
     def target(self, model: Model, params: PyTree) -> tuple[Model, PyTree]:
         return (Causal(model) if isinstance(model, TwoModes) and model.config.masked_canvas else model), params
 
-    def borrow(self, lent: Lent) -> "SelfDraft":
-        return dataclasses.replace(self, lent=lent)
-
     def init(self, rows: Rows, prompt: int) -> PyTree:
         return ()
 
@@ -63,8 +60,7 @@ class SelfDraft:
 
     def canvas(self, rows: Rows) -> Float32[Array, "B W V"]:
         """Logits of the masked columns: of positions n, n + 1, ..., each in its own row."""
-        assert self.lent is not None, "the loop lends the target"
-        (model, params, kv), root = self.lent, rows.length[:, None] - 1
+        (model, params, kv), root = self.host, rows.length[:, None] - 1
         assert isinstance(model, TwoModes)
         position = root + jnp.arange(self.width, dtype=jnp.int32)[None, :]
         masks = jnp.full((root.shape[0], self.width - 1), model.config.tokens.mask, jnp.int32)

@@ -8,7 +8,7 @@ from scipy.optimize import minimize
 
 import jaxdlm as jd
 from jaxdlm import InputError
-from jaxdlm.methods.adadec import ASSETS
+from jaxdlm.speculative.heads import ASSETS
 from jaxdlm.train import prompts
 from jaxdlm.train.recipes import adadec
 from tests.speculative.toys import PROMPTS, model, next_logits
