@@ -128,7 +128,7 @@ def test_decode_of_llada_8b_compiles_and_fits(topology, tensor, tmp_path, capsys
     assert {one["group"] for one in calls if one["bytes"] > 100_000} == {tensor}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_decode_of_a_16b_mixture_of_experts_compiles_and_fits(tmp_path):
     """Every leaf lies as the converter's sharding table says: four chips hold a copy, each a quarter."""
     options = ["--model", "llada2-mini", "--topology", "v5e:2x4", "--mesh", "data=2,tensor=4"]

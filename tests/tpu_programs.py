@@ -44,7 +44,9 @@ CACHED = {
 ALIKE = toys.ALIKE | {
     "eqspec": "speculative", "exspec": "speculative", "easyspec": "speculative", "aded": "lookup",
     "aggressive": "lookup", "contrastive": "beam", "eagle2": "eagle3", "dflash": "eagle3", "gad": "speculative",
-    "pearl": "speculative", "dparallel": "threshold", "ccd_ds": "ccd", "maskgit_plus": "low_confidence", "llada21": "llada22",
+    "pearl": "speculative", "specdec_pp": "speculative", "transfer_q": "adadec", "dparallel": "threshold", "best": "threshold",
+    "credit": "threshold", "learn2pd": "threshold", "ccd_ds": "ccd", "maskgit_plus": "threshold", "low_confidence": "threshold",
+    "sdar": "llada2", "llada21": "llada22",
 }  # fmt: skip
 
 

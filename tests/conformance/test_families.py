@@ -112,10 +112,10 @@ MET = [(family, recipe) for family in FAMILIES for recipe in RULES if meets(reci
 
 
 def in_turn() -> list[tuple[str, str]]:
-    """Every recipe on the first family, and those that differ in more than the columns that they choose on two others."""
+    """Every recipe on the first family, and those that differ in more than the columns that they choose on another."""
     turns = [family for family in FAMILIES if family != "llada"]
-    at = lambda recipe, step: turns[(RULES.index(recipe) + step) % len(turns)]  # noqa: E731
-    more = [(at(recipe, step), recipe) for recipe in RULES if recipe not in ALIKE for step in (0, 1)]
+    unlike = [recipe for recipe in RULES if recipe not in ALIKE]
+    more = [(turns[number % len(turns)], recipe) for number, recipe in enumerate(unlike, 2)]
     return [case for case in MET if case[0] == "llada" or case in more]
 
 

@@ -195,14 +195,15 @@ def near(lm: LM, noise: float) -> LM:
 @pytest.mark.slow
 @pytest.mark.parametrize("longest", [8, pytest.param(25, marks=pytest.mark.exhaustive)])
 def test_lossless_drafts_give_the_bits_of_greedy_decoding(longest):
-    """One token, three, five, nine and sixteen of a row in a forward, in programs of two buckets; exhaustive: of four buckets,
-    and four tokens too, 216 rows, none of which differs."""
+    """One token, five and nine of a row in a forward, in programs of two buckets; exhaustive: of four buckets, three, four and
+    sixteen tokens too, and under a guide, 216 rows, none of which differs."""
     lm = model("left to right")
     asked = [tokens * 3 if len(tokens) < 12 else tokens for tokens in prompts(longest)]  # something to look up
     run = {"max_new": 24, "ids": range(COUNT)}
     plain, rounds = jd.decode(lm, asked, autoregressive(), **run), []
-    methods = [lookup(k=8), speculative(near(lm, 0.05), k=4), eqspec(near(lm, 0.05), k=2), lookup(k=15)]
-    methods += [lookup(k=3)] * (longest > 8)
+    methods = [lookup(k=8), speculative(near(lm, 0.05), k=4)]
+    if longest > 8:
+        methods += [eqspec(near(lm, 0.05), k=2), lookup(k=15), lookup(k=3)]
     for method in methods:
         out = jd.decode(lm, asked, method, **run)
         np.testing.assert_array_equal(out.tokens, plain.tokens)
@@ -213,6 +214,8 @@ def test_lossless_drafts_give_the_bits_of_greedy_decoding(longest):
         out = jd.decode(lm, [asked[row] for row in rows], lookup(k=8), **some)
         np.testing.assert_array_equal(out.tokens, plain.tokens[list(rows)])
     assert min(rounds) < int(plain.forwards.sum()), "no draft was ever accepted"
+    if longest == 8:
+        return
     guide = jd.guides.repetition(1.3)
     guided, out = (
         jd.decode(lm, asked, method, **run) for method in (autoregressive(guide=guide), lookup(8, guide=guide))

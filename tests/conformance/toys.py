@@ -93,8 +93,13 @@ CASES += [("v2", "fast_dllm_v2", cache) for cache in ("none", "block_exact", "su
 CASES += [("llada2", "llada2", "block_exact")]
 
 
+# Recipes whose whole programs hold no part that another one's have not: by default test_families runs them, in halves.
+PLAIN = {"low_confidence", "credit", "dparallel", "ccd", "ccd_ds", "learn2pd", "llada21", "saber"}
+
+
 def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:
-    """`COVER` but for the recipes of `ALIKE`, and what else is in the two, marked `exhaustive`; of recipes that are wanted."""
+    """`COVER` but for the recipes of `ALIKE` and `PLAIN`, and what else is in the two, marked `exhaustive`; of recipes that are
+    wanted."""
     every = [case for case in dict.fromkeys([*COVER, *cases]) if wanted(case[1])]
-    usual = [case for case in COVER if case[1] not in ALIKE]
+    usual = [case for case in COVER if case[1] not in ALIKE and case[1] not in PLAIN]
     return [case if case in usual else pytest.param(*case, marks=pytest.mark.exhaustive) for case in every]
