@@ -11,6 +11,7 @@ from jaxdlm import InputError, Status, policies
 from jaxdlm.stops import Stops, ends_wanted, read_stops
 from tests.conformance.toys import END, GRID, MASK, PROMPTS, model, policy
 from tests.helpers import CHATML, byte_level
+from tests.marks import exhaustive
 
 CANVAS = GRID["max_new"]
 
@@ -123,7 +124,7 @@ def test_a_default_end_costs_fewer_forwards_and_no_text():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["threshold", "autoregressive", "speculative"])
+@pytest.mark.parametrize("name", ["threshold", "autoregressive", exhaustive("speculative")])
 def test_strings_cut_the_text_and_end_the_row(name):
     lm = tiny() if name == "threshold" else jd.load("tiny-ar")
     prompts, run = list(lm.tokenizer.examples[:2]), {"policy": name, "max_new": 24}

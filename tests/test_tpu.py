@@ -152,7 +152,7 @@ def test_the_kernel_of_long_rows_writes_no_scores(capsys):
     assert tiled["temporaries"] < plain["temporaries"] - 2**27
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_kernel_of_long_rows_on_several_chips():
     """Rows over two groups of chips, heads over the four of each: every chip runs the kernel on its own."""
     found = report("attention_memory", "--layers", "1", "--target", "v5e:2x4", "--tensor", "4", "--rows", "2")

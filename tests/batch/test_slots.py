@@ -90,7 +90,7 @@ def test_a_cache_and_groups_of_lengths(tmp_path):
     assert [row["tokens"] for row in read(tmp_path / "out")] == out.tokens.tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_cache_of_final_keys_reads_the_prompts_of_rows_that_come_in(tmp_path):
     """Whatever the row before left in the slot: prompts of no, one and two whole blocks, and of a tail."""
     lm, asked = model("sdar"), rows(9)

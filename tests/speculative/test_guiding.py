@@ -23,7 +23,7 @@ from jaxdlm.speculative.state import Proposal
 from jaxdlm.speculative.tree import Grown, Tree, chains
 from tests.conformance.test_loop import equal
 from tests.guides import oracles
-from tests.marks import usual
+from tests.marks import exhaustive, usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import END, MAX_NEW, PROMPTS, VOCAB, distribution_of, fit, greedy_decode, model, near
 
@@ -207,7 +207,7 @@ def test_sampled_texts_have_the_law_of_the_guided_target(method):
     assert p_value(SAMPLED[method](temperature=HOT, guide=small_guide())) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_law_of_a_grammar_alone_fails_that_test():
     only = lambda logits, answer: STEPS.allowed(logits, answer, LENGTH)  # noqa: E731
     assert p_value(SAMPLED["speculative"](temperature=HOT, guide=small_guide()), only) < 1e-6
@@ -274,7 +274,7 @@ def test_a_row_ends_where_nothing_is_allowed(method):
     np.testing.assert_array_equal(out.tokens[:, :4], free.tokens[:, :4])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_pearl_on_two_devices_is_pearl_on_one_under_a_guide():
     rows, prompt = lay_out_rows(
         TARGET, PROMPTS, max_new=MAX_NEW, seed=5, ids=None, raw=False, guides=[LANGUAGES[own].tables() for own in OWN]
@@ -287,7 +287,7 @@ def test_pearl_on_two_devices_is_pearl_on_one_under_a_guide():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["s2d", "specdec_pp"])
+@pytest.mark.parametrize("method", [exhaustive("s2d"), "specdec_pp"])
 def test_drafts_with_trained_parts_are_guided_too(method):
     lm, draft = jd.load("tiny-ar"), jd.load("tiny-draft")
     prompts = list(lm.tokenizer.examples[:4])

@@ -73,7 +73,7 @@ def test_three_sampled_tokens_have_the_targets_distribution(method):
     assert p_value(SAMPLED[method](HOT), 1.0) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_biased_sampler_fails_that_test():
     policy = SAMPLED["speculative"](HOT).replace(acceptance=biased)
     assert p_value(policy, 1.0) < 1e-6

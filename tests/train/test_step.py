@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxdlm.train.step import Budget, init_state, learning_rate, load_state, make_step, place, save_state, train
+from tests.marks import exhaustive
 from tests.train.small import small_recipe
 
 
@@ -15,7 +16,7 @@ def leaves(state):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "tiny-ar"])
+@pytest.mark.parametrize("name", ["tiny", exhaustive("tiny-ar")])
 def test_a_few_steps_reduce_the_loss(name, tmp_path):
     train(small_recipe(name), tmp_path, Budget(40), every=5)
     curve = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]

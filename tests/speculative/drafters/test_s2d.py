@@ -99,7 +99,7 @@ def test_never_leaving_early_is_the_whole_draft():
         np.testing.assert_array_equal(getattr(out, name), getattr(whole, name))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_sampled_tokens_have_the_targets_distribution():
     draft = near(SMALL, 0.1)
     assert p_value(policy((0.4,), draft, (1, 2), 2, HOT), 1.0) > 1e-3

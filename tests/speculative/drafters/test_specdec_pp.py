@@ -73,7 +73,7 @@ def test_limits_are_those_of_a_fixed_length():
     np.testing.assert_array_equal(run(always(1e-6), 0.5, k_min=1).forwards, two.forwards)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_distribution_holds_with_a_head_that_looks_at_the_token():
     head = jax.tree.map(lambda leaf: 30 * leaf, recipe.init_head(SMALL_DRAFT.config.hidden_size, 1, 5))
     policy = speculative.specdec_pp(SMALL_DRAFT, 0.5, 1, 3, head, temperature=HOT)
