@@ -113,7 +113,7 @@ def generate(
     prompts: Sequence[str], model: str, policy: str | None, cache: str, max_new: int | None, block: int | None, seed: int,
     raw: bool, temperature: float | None, stop: Sequence[str], no_stop: bool, as_json: bool, watch: bool,
     html: str | None, rows_per_program: int | None, choices: str | None, regex: str | None, json_schema: str | None,
-    any_json: bool, lark: str | None, system: str | None, tools: str | None, chat_template_kwargs: str | None,
+    any_json: bool, lark: str | None, depth: Any, system: str | None, tools: str | None, chat_template_kwargs: str | None,
     prefill: str | None,
 ) -> int:  # fmt: skip
     """Answer prompts; - reads one per line from stdin, and what follows -- may begin with dashes.
@@ -128,6 +128,7 @@ def generate(
     from jaxdlm.policies import default, read
     from jaxdlm.policy_words import parse_policy
     from jaxdlm.resolve import has_blocks
+    from jaxdlm.structured import NESTING
 
     prompts, ends = read_prompts(prompts), command.stopping(stop, no_stop)
     chat = command.chat(system, tools, chat_template_kwargs)
@@ -136,7 +137,9 @@ def generate(
     # what needs no model is checked before loading one
     if temperature is not None and policy is not None and "temperature" in parse_policy(policy)[1]:
         raise InputError(f"--temperature {temperature} is also an argument of --policy {policy}: keep one")
-    language = command.language(choices, regex, json_schema, any_json, lark)
+    language = command.language(choices, regex, json_schema, any_json, lark, depth)
+    if depth != "usual" and not language.keys() & set(NESTING):
+        raise InputError(f"--depth {depth} is that of --json-schema, --any-json or --lark: give one of them")
     page = None if html is None else _page(html)
     stated = {} if temperature is None else {"temperature": argument.temperature(temperature)}
     method = None if policy is None else read(policy, stated)

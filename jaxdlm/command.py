@@ -197,6 +197,17 @@ class Number(click.ParamType):
         return self.kind(self.read.convert(value, param, ctx), param.opts[0] if param else self.name)
 
 
+class Depth(click.ParamType):
+    """How deep texts may nest: a whole number; none: without bound; usual: that of each form."""
+
+    name = "depth"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        words = {"none": None, "usual": "usual"}
+        return words[value] if value in words else Number(argument.whole(0)).convert(value, param, ctx)
+
+
+DEPTH = Depth()
 COUNT, PLACE = Number(argument.whole(1)), Number(argument.whole(0))
 ROWS = Number(argument.whole(1, argument.MOST_ROWS))  # at a time, in a device's memory
 AMOUNT, PRICE = Number(argument.real(above=0), click.FLOAT), Number(argument.real(0), click.FLOAT)
@@ -243,19 +254,29 @@ languages = (
     option("--regex", metavar="PATTERN", help="the answer matches a regular expression as a whole"),
     option("--json-schema", metavar="FILE", help="the answer is JSON of a schema"),
     flag("--any-json", help="the answer is JSON"),
-    option("--lark", metavar="FILE", help="the answer is a sentence of a context-free grammar of Lark, nested 3 deep"),
+    option("--lark", metavar="FILE", help="the answer is a sentence of a context-free grammar of Lark"),
+    option(
+        "--depth",
+        type=DEPTH,
+        default="usual",
+        metavar="N",
+        show_default="2 of a schema, else 3",
+        help="how deep JSON or sentences may nest; none: without bound (extra grammar)",
+    ),
 )
 
 
 def language(
-    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None
+    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None, depth: Any = "usual"
 ) -> dict[str, Any]:  # fmt: skip
     """The languages that the options ask for, as arguments of a decode."""
+    from jaxdlm.structured import nested
+
     stated = {
         "choices": None if choices is None else choices.split(","), "regex": regex,
         "json_schema": _content(json_schema, "--json-schema"), "json": any_json or None, "lark": _content(lark, "--lark"),
     }  # fmt: skip
-    return {name: value for name, value in stated.items() if value is not None}
+    return dict(nested(one, depth) for one in stated.items() if one[1] is not None)
 
 
 def _content(path: str | None, name: str) -> str | None:

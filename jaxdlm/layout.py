@@ -7,21 +7,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdlm import argument
-from jaxdlm.core import automaton
-from jaxdlm.core.carry import Geometry, Rows, Witness
+from jaxdlm import argument, languages
+from jaxdlm.core.carry import Geometry, Rows
 from jaxdlm.core.ending import pack, shape
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
-from jaxdlm.grammar.checked import Checked
-from jaxdlm.grammar.witness import first_text
 from jaxdlm.messages import Form
 from jaxdlm.own import Own, columns_of, stacked
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
 
 DEFAULT_BLOCK = 32
-CHECKED = (0, 0, 0, 0)  # in the place of an automaton's sizes
 COUNT = argument.whole(1)
 SEED = argument.whole(-(2**63), 2**64 - 1)
 KEY = argument.whole(-(2**31), 2**32 - 1)
@@ -112,8 +108,7 @@ def lay_apart(
     for index, text in enumerate(texts):
         columns = bucket_of(room[index]) if infill else max_new
         place = geometry_of(lm.config, np.array([len(text)]), columns, block) if aligned else bucket_of(len(text))
-        grammar = None if grammars is None else grammars[index]
-        shape = None if grammar is None else CHECKED if isinstance(grammar, Checked) else automaton.shape_of(grammar)
+        shape = None if grammars is None else languages.shape_of(grammars[index])
         groups.setdefault((place, columns, shape), []).append(index)
     parts = []
     for (_, columns, shape), members in groups.items():
@@ -196,10 +191,7 @@ def arrange(
     packed_grammars: Any = None
     if grammars is not None:
         last = tails + np.asarray(max_new if columns is None else columns, np.int32)
-        if isinstance(grammars[0], Checked):
-            packed_grammars = witnesses(grammars, tokens[:, bucket:], pending[:, bucket:], tails, last)
-        else:
-            packed_grammars = automaton.pack(grammars, automaton.shape_of(grammars[0]), tails, last)
+        packed_grammars = languages.pack(grammars, tokens[:, bucket:], pending[:, bucket:], tails, last)
     rows = Rows(
         tokens=tokens, pending=pending, prefilled=~pending, pads=bucket + tails - lengths, stop=stop,
         key=_keys(seed, ids, len(texts)), done=np.zeros(len(texts), bool), status=count, block=count, forwards=count,
@@ -207,18 +199,6 @@ def arrange(
     )  # fmt: skip
     rows = jax.device_put(rows)  # all at once: a transfer for each of them takes longer than a small decode's step
     return Batch(rows, geometry, tails)
-
-
-def witnesses(
-    grammars: Sequence[Checked], tokens: np.ndarray, pending: np.ndarray, first: np.ndarray, last: np.ndarray
-) -> Witness:
-    """The languages of the rows that a checker knows, each with a text that fits the canvas as it begins."""
-    text = np.full(tokens.shape, -1, np.int32)
-    for row, (grammar, begin, end) in enumerate(zip(grammars, first.tolist(), last.tolist(), strict=True)):
-        made = first_text(grammar, tokens[row, begin:end], ~pending[row, begin:end])
-        if made is not None:
-            text[row, begin:end] = made
-    return Witness(np.array([each.number for each in grammars], np.int32), first.astype(np.int32), last, text)
 
 
 def packed(stops: Sequence[Sequence[Sequence[int]]] | None) -> np.ndarray | None:

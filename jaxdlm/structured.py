@@ -1,7 +1,8 @@
 """Which language each answer shall belong to: what a caller asks for, as grammars."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -10,6 +11,32 @@ from jaxdlm.errors import InputError
 from jaxdlm.grammar.schemas import DEEPEST
 
 FORMS = ("grammar", "choices", "regex", "json_schema", "json", "lark")
+NESTING = ("json_schema", "json", "json_object", "lark")  # forms whose texts nest
+Depth = int | None | Literal["usual"]  # None: no bound; "usual": that of the form's function in `jaxdlm.grammar`
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """The value of one of `NESTING`, and how deep its texts may nest."""
+
+    value: Any
+    depth: int | None
+
+
+def nested(asked: tuple[str, Any], depth: Depth) -> tuple[str, Any]:
+    """What is asked for, to a depth where it nests and states none of its own."""
+    form, value = asked
+    return (
+        (form, value)
+        if depth == "usual" or form not in NESTING or isinstance(value, Nested)
+        else (form, Nested(value, depth))
+    )
+
+
+def unnested(asked: tuple[str, Any]) -> tuple[str, Any]:
+    """What is asked for, without a depth."""
+    form, value = asked
+    return form, value.value if isinstance(value, Nested) else value
 
 
 def grammars_of(lm: Any, rows: int, max_new: Sequence[int], stops: Any, **asked: Any) -> list[Any] | None:
@@ -86,6 +113,11 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
     """The grammar that one of the `FORMS` stands for."""
     from jaxdlm import grammar
 
+    deep: dict[str, Any] = {}
+    if isinstance(value, Nested):
+        if name == "json" and value.value is not True:
+            raise InputError(f"json={value.value!r:.60} is a depth of its own: leave depth out, or give json=true")
+        deep, value = {"depth": value.depth}, value.value
     if lm.tokenizer is None and name != "grammar":
         raise InputError(f"{name} is about text and {lm.name} has no tokenizer: {lm.advice or 'load one'}")
     if name == "grammar":
@@ -102,10 +134,12 @@ def grammar_of(lm: Any, name: str, value: Any) -> Any:
             )
         return value
     if name == "json":
-        return grammar.json(lm, 3 if value is True else argument.whole(0, DEEPEST)(value, "json"))
+        return grammar.json(
+            lm, **deep if deep or value is True else {"depth": argument.whole(0, DEEPEST)(value, "json")}
+        )
     if name == "json_object":
-        return grammar.json(lm, objects=True)
-    return getattr(grammar, name)(argument.text(value, name) if name == "regex" else value, lm)
+        return grammar.json(lm, objects=True, **deep)
+    return getattr(grammar, name)(argument.text(value, name) if name == "regex" else value, lm, **deep)
 
 
 def _per_row(name: str, value: Any, rows: int) -> list[Any]:
@@ -145,11 +179,7 @@ def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
         raise InputError(f"{where}: {strange} is not read here: use {NOT_OURS[strange]}")
     stated = [(name, fields[name]) for name in FORMS if name != "grammar" and fields.get(name) is not None]
     if (own := fields.get("grammar")) is not None:
-        if not isinstance(own, Mapping) or len(own) != 1 or next(iter(own)) not in FORMS[1:]:
-            raise InputError(
-                f'{where}: grammar must be an object with one of {", ".join(FORMS[1:])}, as {{"regex": "[0-9]+"}}'
-            )
-        stated += own.items()
+        stated.append(_own(own, where))
     if (outputs := fields.get("structured_outputs")) is not None:
         stated += _structured_outputs(outputs, where)
     if (response := fields.get("response_format")) is not None:
@@ -158,6 +188,21 @@ def asked_by(fields: Mapping[str, Any], where: str) -> tuple[str, Any] | None:
         names = " and ".join(name for name, _ in stated)
         raise InputError(f"{where} asks for {names}: a row's answer belongs to one language, keep one")
     return stated[0] if stated else None
+
+
+def _own(own: Any, where: str) -> tuple[str, Any]:
+    """What the field `grammar` of a row asks for."""
+    form = next((name for name in FORMS[1:] if name in own), None) if isinstance(own, Mapping) else None
+    if form is None or own.keys() - {form, "depth"}:
+        raise InputError(
+            f'{where}: grammar must be an object with one of {", ".join(FORMS[1:])}, as {{"regex": "[0-9]+"}}, and may have a '
+            f"depth beside what nests"
+        )
+    if "depth" not in own:
+        return form, own[form]
+    if form not in NESTING:
+        raise InputError(f"{where}: grammar.depth means nothing beside {form}, whose texts do not nest: leave it out")
+    return form, Nested(own[form], argument.whole(0, none=True)(own["depth"], f"{where}: grammar.depth"))
 
 
 def _structured_outputs(outputs: Any, where: str) -> list[tuple[str, Any]]:

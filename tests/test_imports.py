@@ -23,7 +23,7 @@ LAYERS = [
     {"levels"},
     {"quant", "grammar"},
     {"rules", "caches", "guides", "rewards", "steppers", "models"},
-    {"sharding", "own"},
+    {"sharding", "own", "languages"},
     {"speculative", "layout", "stops", "structured"},
     {"methods"},
     {"policies"},

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdlm import languages
 from jaxdlm._decode import Continuation, prepare
 from jaxdlm.batch import sampling
 from jaxdlm.batch.answers import LOGPROBS, MOST_TOP, TOP, written_of
 from jaxdlm.batch.engine import READY, Counts, Feed, Policies, Result, Sink, doubled
 from jaxdlm.batch.rows import Request
-from jaxdlm.core import automaton, ending
+from jaxdlm.core import ending
 from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError, exhausted
 from jaxdlm.layout import bucket_of
@@ -73,7 +74,7 @@ class Chunks:
         return Program(
             doubled(self.max_new, request.max_new), "heated" if drawn else self.policies.form(request.temperature),
             bucket_of(len(request.tokens)), ending.shape([request.stops.sequences]),
-            None if request.grammar is None else automaton.shape_of(request.grammar), fields,
+            languages.shape_of(request.grammar), fields,
             request.wants.n, top,
         )  # fmt: skip
 

@@ -54,7 +54,7 @@ def batch(
     input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
     hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
-    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None,
+    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None, depth: Any,
     system: str | None, tools: str | None, chat_template_kwargs: str | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
@@ -75,7 +75,7 @@ def batch(
     if rest["worker"] and rest["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
     ends = command.stopping(stop, no_stop)
-    language = one_language(command.language(choices, regex, json_schema, any_json, lark))
+    language = one_language(command.language(choices, regex, json_schema, any_json, lark, depth))
     chat = command.chat(system, tools, chat_template_kwargs)
     if slots is not None and rows_per_program is not None and slots != rows_per_program:
         raise InputError(
@@ -96,8 +96,8 @@ def batch(
     devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, chat=chat, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language, chat=chat,
-        **rest,
+        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language,
+        depth=depth, chat=chat, **rest,
         **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, resolved, devices, rows).run()

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdlm import languages
 from jaxdlm.batch import sampling, slots
 from jaxdlm.batch.answers import Written
 from jaxdlm.batch.rows import Refusal, Request
-from jaxdlm.core import automaton, ending, loop
+from jaxdlm.core import ending, loop
 from jaxdlm.core.carry import Geometry, Status
 from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError, exhausted
@@ -151,7 +152,7 @@ class SlotEngine:
     def group(self, request: Request) -> Group:
         """The group of a row, by what is its own."""
         geometry = self._geometry(len(request.tokens), request.max_new)
-        shape = None if request.grammar is None else automaton.shape_of(request.grammar)
+        shape = languages.shape_of(request.grammar)
         return Group(geometry, *self._form(request, slots.Sides(ending.shape([request.stops.sequences]), shape)))
 
     def _form(self, request: Request, sides: slots.Sides) -> tuple[str, slots.Sides, tuple[str, ...]]:
@@ -170,7 +171,13 @@ class SlotEngine:
     def _program(self, group: Group) -> Decoding:
         """What a group's program is compiled of."""
         rule = getattr(self.policies, group.form)
-        rule = rule if group.sides.grammar is None else constrained(rule)
+        if group.sides.grammar == languages.CHECKED and slots.manual(self.mesh) != set(self.mesh.axis_names):
+            raise InputError(
+                "a language without a bound (depth=None) is checked on the host between forwards, of whole rows: give --mesh "
+                "data=N alone, or a depth"
+            )
+        if group.sides.grammar is not None:
+            rule = constrained(rule, steered=group.sides.grammar != languages.CHECKED)
         rule = per_row(sampling.with_places(rule, group.fields), *group.fields) if group.fields else rule
         columns = self.slots * loop.width(rule, group.geometry)
         model = striped(blocked(self.lm.model, group.geometry.block), self.lm.params, columns)
@@ -192,7 +199,8 @@ class SlotEngine:
         key, count = np.zeros(shape, np.uint32), np.zeros(self.replicas, np.int32)
         sides = group.sides
         ends = None if sides.ends is None else np.full((*shape, *sides.ends), ending.ANY, np.int32)
-        grammar = None if sides.grammar is None else automaton.blank(vocab, sides.grammar, shape)
+        columns = geometry.length - geometry.prompt
+        grammar = None if sides.grammar is None else languages.blank(vocab, sides.grammar, shape, columns)
         for index, (ticket, request) in enumerate(requests.items()):
             at = index % self.replicas, index // self.replicas
             count[at[0]] += 1
@@ -212,9 +220,8 @@ class SlotEngine:
             if ends is not None and sides.ends is not None:
                 ends[at] = ending.pack([request.stops.sequences], sides.ends)[0]
             if grammar is not None and sides.grammar is not None:
-                packed = automaton.pack(
-                    [request.grammar], sides.grammar, np.array([tail]), np.array([tail + request.max_new])
-                )
+                canvas, ends_at = tokens[at][None, geometry.prompt :], np.array([tail + request.max_new])
+                packed = languages.pack([request.grammar], canvas, canvas == mask, np.array([tail]), ends_at)
                 jax.tree.map(lambda whole, one: whole.__setitem__(at, one[0]), grammar, packed)
         rows = slots.Queue(tokens, pads, first, stop, seed, key, owner, numbers, ends, grammar, sample)
         return slots.place(rows, count, self.mesh)

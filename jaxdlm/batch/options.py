@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdlm.structured import Depth
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -19,6 +21,7 @@ class Options:
     raw: bool = False
     stop: Any = True
     language: tuple[str, Any] | None = None
+    depth: Depth = "usual"  # to which rows nest that state none of their own
     chat: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # `system`, `tools`, `chat_template_kwargs`
     slots: int = 16
     rows_per_program: int | None = None

@@ -15,7 +15,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.layout import encode
 from jaxdlm.messages import ARGUMENTS, Form, read_form
 from jaxdlm.stops import Stops, read_stops
-from jaxdlm.structured import asked_by, fitting, grammar_of
+from jaxdlm.structured import Depth, asked_by, fitting, grammar_of, nested
 
 PROMPTS = ("prompt", "messages", "tokens")
 KWARGS = "chat_template_kwargs"
@@ -82,6 +82,7 @@ class Defaults:
     temperature: bool = True  # whether the policy has one
     stop: Any = True  # as in `decode`
     language: tuple[str, Any] | None = None  # (form, value) as in `jaxdlm.structured`
+    depth: Depth = "usual"  # of a language that nests and states none
     chat: Mapping[str, Any] = field(default_factory=dict)  # of `jaxdlm.messages.ARGUMENTS`, as stated
     heat: float | None = None  # of an autoregressive policy, its temperature
     refused: Mapping[str, str] = field(default_factory=dict)  # field of a row -> why none of this job can have it
@@ -195,7 +196,8 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
         lm, prompt, raw.row, max_new, plain, _form(value, defaults, kinds[0] != "tokens" and not plain, where)
     )
     stops = _stops(value.get("stop"), lm, defaults, where)
-    grammar = _grammar(asked_by(value, where) or defaults.language, lm, max_new, stops, where)
+    language = asked_by(value, where) or defaults.language
+    grammar = _grammar(language and nested(language, defaults.depth), lm, max_new, stops, where)
     return Request(
         raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar,
         asked, number,

@@ -21,7 +21,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.resolve import check, check_continuation
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.stops import ends_wanted, read_stops
-from jaxdlm.structured import fitting, grammar_of
+from jaxdlm.structured import fitting, grammar_of, unnested
 
 FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
@@ -34,8 +34,8 @@ class Job:
         self.options, self.lm, self.index, self.engine = options, lm, index, engine
         stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
         self.defaults = Defaults(
-            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language, options.chat,
-            heat_of(policies.plain), refusals(policies, lm.name),
+            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language, options.depth,
+            options.chat, heat_of(policies.plain), refusals(policies, lm.name),
         )  # fmt: skip
         if options.language is not None:  # a job whose every row would be refused is refused
             fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, stop)
@@ -61,7 +61,8 @@ class Job:
             "stop": [list(map(list, self.defaults.stop.sequences)), list(self.defaults.stop.strings)],
             "schema": options.schema, "shard_rows": shard_rows,
             **({} if options.rows_per_program is None else {"rows_per_program": options.rows_per_program}),
-            **({} if options.language is None else {"language": list(options.language)}),
+            **({} if options.language is None else {"language": list(unnested(options.language))}),
+            **({} if options.depth == "usual" else {"depth": options.depth}),
             **({"chat": options.chat} if options.chat else {}),
         }  # fmt: skip
 

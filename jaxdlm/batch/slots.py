@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdlm import languages
 from jaxdlm.core import loop
-from jaxdlm.core.automaton import Automaton, blank
-from jaxdlm.core.carry import Carry, Geometry, Rows, Trace
+from jaxdlm.core.automaton import Automaton
+from jaxdlm.core.carry import Carry, Geometry, Rows, Trace, Witness
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.ending import ANY
 from jaxdlm.core.keys import row_keys, sample_keys
@@ -41,7 +42,7 @@ class Queue(NamedTuple):
     owner: Int32[Array, "Q"]  # which row of the job this is
     numbers: dict[str, Array] | None  # what `per_row` reads
     ends: Int32[Array, "Q N K"] | None = None  # sequences of ids that end a row
-    grammar: Automaton | None = None  # [Q, ...]
+    grammar: Automaton | Witness | None = None  # [Q, ...]
     sample: Int32[Array, "Q"] | None = None  # which of the answers of its prompt a row is; None: the first
 
 
@@ -177,7 +178,8 @@ def empty(decoding: Decoding, slots: int, sides: Sides = NO_SIDES) -> Pool:
     if sides.ends is not None:
         ends = jnp.full((slots, *sides.ends), ANY, jnp.int32)
     if sides.grammar is not None:
-        grammar = jax.tree.map(jnp.asarray, blank(config.vocab_size, sides.grammar, (slots,)))
+        columns = geometry.length - geometry.prompt
+        grammar = jax.tree.map(jnp.asarray, languages.blank(config.vocab_size, sides.grammar, (slots,), columns))
     queue = Queue(
         jnp.full((slots, geometry.length), config.tokens.pad, jnp.int32), zero + geometry.prompt - 1, zero,
         zero + 1, zero, zero.astype(jnp.uint32), zero, None, ends, grammar,
@@ -189,6 +191,8 @@ def empty(decoding: Decoding, slots: int, sides: Sides = NO_SIDES) -> Pool:
 def lie(pool: Pool, model: Model, mesh: Mesh) -> Pool:
     """The pool with stored keys and values split by heads over the devices that share them, and all else whole: a pool
     that lay otherwise before a queue than after it would be moved, and its program compiled twice."""
+    if manual(mesh) == set(mesh.axis_names):
+        return pool  # nothing is split
     axis = RULES["kv_heads"]
     heads = {model.config.attention_shape(kind)[0] for kind in model.config.kinds}
 
@@ -209,9 +213,15 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
 
     split, same = PartitionSpec("data"), PartitionSpec()
     return jax.shard_map(
-        one, mesh=mesh, in_specs=(*[split] * inputs, *[same] * whole), out_specs=split, axis_names={"data"},
+        one, mesh=mesh, in_specs=(*[split] * inputs, *[same] * whole), out_specs=split, axis_names=manual(mesh),
         check_vma=False,
     )  # fmt: skip
+
+
+def manual(mesh: Mesh) -> set[str]:
+    """Axes that replicas are told apart by: all where no other axis splits anything, since what asks its host in between (a
+    checked language) cannot be left to the compiler to split."""
+    return set(mesh.axis_names) if mesh.shape["data"] == mesh.size else {"data"}
 
 
 @compiled(static_argnames=("slots", "mesh", "sides"))

@@ -38,12 +38,12 @@ def policies(words: str):
     return read_policies(words)
 
 
-def job(source: str, output, *, devices: int = 1, lm=None, cache: str = "none", **changes) -> run.Job:
+def job(source: str, output, *, devices: int = 1, lm=None, cache: str = "none", mesh=None, **changes) -> run.Job:
     lm = model("same") if lm is None else lm
     method = policies(changes.get("policy", POLICY))
     own = {} if has_blocks(method.plain) and lm.config.tokens.mask is not None else {"block": None}
     options = run.Options(input=source, output=str(output), cache=cache, **(OPTIONS | own | changes))
-    return run.job(options, lm, method, resolve_cache(cache), make_mesh(f"data={devices}"))
+    return run.job(options, lm, method, resolve_cache(cache), mesh or make_mesh(f"data={devices}"))
 
 
 class Stub:
