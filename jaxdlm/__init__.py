@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jaxdlm.core.compose import Traits
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
     from jaxdlm.decisions.ask import decide
+    from jaxdlm.decisions.choosing import choose
     from jaxdlm.decisions.output import Answers, Decision
     from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
     from jaxdlm.decisions.render import Template
@@ -29,7 +30,7 @@ _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "output", "decode": "_decode", "stream": "_decode",
     "asap": "aligned.sample", "AsapOutput": "aligned.sample", "AsapTrie": "aligned.trie",
-    "decide": "decisions.ask", "Answers": "decisions.output", "Decision": "decisions.output",
+    "decide": "decisions.ask", "choose": "decisions.choosing", "Answers": "decisions.output", "Decision": "decisions.output",
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",
     "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",

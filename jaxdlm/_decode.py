@@ -191,15 +191,16 @@ def prepare(
 ) -> Programs:  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
-    chosen = choices = choosing.listed(choices)
-    chosen = chosen if policy is None and own is None and choosing.can(lm) else None
-    policy = resolve_method(policies.default(lm.config) if policy is None else policy)
+    choices = choosing.listed(choices)
+    choose = None if own is not None else choosing.asked(policy, choices, lm)
+    policy = resolve_method(policies.default(lm.config) if policy is None or choose is not None else policy)
     asked_cache, cache, prompts = cache, resolve_cache(cache), layout.listed(prompts)
     argument.flag(raw, "raw")
     form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
     size = argument.whole(1, argument.MOST_ROWS, none=True)(rows_per_program, "rows_per_program")
     n, top = argument.whole(1, MOST_SAMPLES)(n, "n"), argument.whole(0, MOST_TOP)(top_logprobs, "top_logprobs")
+    answers, n = n, n if choose is None else 1
     if not isinstance(policy, Speculation):
         argument.unused("to a diffusion model, see Output.score", top_logprobs=(top, 0))
     elif infill or canvas is not None:
@@ -219,18 +220,21 @@ def prepare(
                 "lark": lark}  # fmt: skip
     stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
-    if chosen is not None and grammars is not None:
-        plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None), "n": (n, 1)}
+    if choose is not None and grammars is not None:
+        plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None)}
+        argument.unused("beside choices of which the likeliest is wanted", n=(1 if choose.temperature else answers, 1))
         argument.unused(choosing.READ, **plain, top_logprobs=(top, 0), save=(save, {"steps": "commit"}.get(save, save)))
+        numbers = layout.row_numbers(ids, len(prompts))
         part, free = choosing.laid_out(
-            lm, prompts, chosen, max_new=max_new, block=block, raw=raw, form=form, batch=size, save=save, stops=stops
-        )
+            lm, prompts, choices, max_new=max_new, block=block, raw=raw, form=form, batch=size, save=save, stops=stops,
+            draws=choosing.draws(choose, seed, numbers, answers),
+        )  # fmt: skip
         others = functools.partial(
             prepare, lm, max_new=max_new, block=block, raw=raw, seed=seed, save=save, stop=stop,
             rows_per_program=rows_per_program, system=system, tools=tools, chat_template_kwargs=chat_template_kwargs,
             continue_final_message=continue_final_message,
         )  # fmt: skip
-        return choosing.beside(part, free, prompts, layout.row_numbers(ids, len(prompts)), others)
+        return choosing.beside(part, free, prompts, numbers, others)
     if isinstance(policy, Speculation):  # each prompt is one row until it is read
         size = size if size is None else prompts_of(size, policy.samples)
     elif n > 1:

@@ -124,6 +124,7 @@ def generate(
     import jaxdlm as jd
     from jaxdlm._load import SHAPE
     from jaxdlm.core.carry import Status
+    from jaxdlm.decisions.choosing import can
     from jaxdlm.messages import read_form
     from jaxdlm.policies import default, read
     from jaxdlm.policy_words import parse_policy
@@ -149,8 +150,8 @@ def generate(
     if lm.tokenizer is None:
         advice = lm.advice or "pass token ids to jaxdlm.decode from Python instead"
         raise InputError(f"model {model!r} has no tokenizer: {advice}")
-    reads = choices is not None and method is None and temperature is None  # `decode` reads them, and writes nothing
-    method = read(default(lm.config), stated) if method is None else method
+    reads = choices is not None and method is None and can(lm)  # `decode` reads them, and writes nothing
+    method = read(default(lm.config), {} if reads else stated) if method is None else method
     max_new = _first(max_new, lm.defaults.get("max_new_tokens"), MAX_NEW)
     if block is None and has_blocks(method) and not reads:
         block = lm.defaults.get("block_length")  # None: decode's default for this model
@@ -164,7 +165,7 @@ def generate(
     out = decode(
         lm,
         [asked[index] for index in ids],
-        None if reads else method,
+        jd.choose(temperature or 0.0) if reads else method,
         cache,
         max_new,
         block,

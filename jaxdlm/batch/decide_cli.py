@@ -44,10 +44,14 @@ LAWS = ("auto", "slot", "chain", "product", "pseudo", "anyorder")
     flag("--joint-chain", help="likewise, by the law of all answers together"),
     flag("--sequential", help="one after the other in one reply, each given the answers before"),
     option("--orders", default="1", metavar="N", help="listings to pool: a number, reverse or cyclic"),
+    option("--pool", type=click.Choice(("log", "mean")), default="log", help="of listings: mean of log p, or of p"),
     option(
         "--order", metavar="O", show_default="left to right", help="of columns under --law chain: confidence, or 2,1,0"
     ),
     option("--draws", default="auto", metavar="M", help="of the noise of a model with uniform noise: auto or a number"),
+    option(
+        "--noise", type=click.Choice(("row", "content")), default="row", help="by a row's id, or by what it is asked"
+    ),
     option("--steps", type=COUNT, default=1, metavar="N", help="forwards of a model with uniform noise"),
     option(
         "--reread",

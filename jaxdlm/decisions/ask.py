@@ -18,7 +18,8 @@ def decide(
     calibration: Any = None, prior: str | float | None = None, temperature: float = 1.0, cfg: float = 0.0,
     width: int | None = None, cache: str = "auto", seed: int = 0, ids: Sequence[Any] | None = None, batch: int = 16,
     confidence: str = "jev", max_contexts: int = 4096, tolerance: float = 0.01, tokenisations: str = "canonical",
-    think: int = 0, order: Any = None, steps: int = 1, reread: float = 0.0,
+    think: int = 0, order: Any = None, steps: int = 1, reread: float = 0.0, pool: str = "log",
+    noise: str = "row",
 ) -> Answers:  # fmt: skip
     """The probability of every allowed answer to typed questions about each prompt, read from a few forwards.
 
@@ -64,6 +65,10 @@ def decide(
             model is told what it made of them (self-conditioning); 1: the first forward, as vLLM reads.
         reread: questions whose two likeliest options differ by less than this in log p are read again with weights and
             activations in float32, and marked so; 0: none. `jaxdlm decide --self-check` measures what is worth it.
+        pool: "log": readings of orders and templates are pooled as mean of log p, which removes a bias of places that adds to
+            logits; "mean": log of the mean of p.
+        noise: of a model with uniform noise, drawn by the row's id ("row") or by the tokens that it is asked ("content"): equal
+            rows then have equal answers, and equal errors.
 
     A row's bits depend on its own prompt and questions, the model and these arguments, and on nothing else.
 
@@ -82,7 +87,7 @@ def decide(
         lm, read=read, law=law, orders=orders, draws=draws, templates=templates, calibration=calibration, prior=prior,
         temperature=temperature, width=width, cache=cache, seed=seed, batch=batch, confidence=confidence,
         max_contexts=max_contexts, tolerance=tolerance, joint=joint, sequential=sequential, cfg=cfg,
-        tokenisations=tokenisations, think=think, order=order, steps=steps, reread=reread,
+        tokenisations=tokenisations, think=think, order=order, steps=steps, reread=reread, pool=pool, noise=noise,
     )  # fmt: skip
     prompts = listed(prompts)
     numbers = list(range(len(prompts))) if ids is None else row_numbers(ids, len(prompts))

@@ -1,4 +1,4 @@
-"""`decode(choices=...)` without a policy: the likeliest of the choices by the law `chain`, read and not written.
+"""`decode(choices=...)` without a policy: the likeliest of the choices by the law `chain`, read and not written; or a draw.
 
 argmax_k Σ_i l_{x_i}[i, d_k[i]], as `decide(read="text")` has it. A policy under the choices' grammar writes the likeliest token
 of each step, which need not lead to it. Few contexts are read at once; of many the likeliest first, until no beginning that is
@@ -6,18 +6,20 @@ left can become likelier than the best whole text (each further token makes a te
 """
 
 import dataclasses
+import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxdlm import layout
+from jaxdlm import argument, layout
 from jaxdlm.core.carry import Status
 from jaxdlm.decisions.laws import Canvas, Limits, masked
 from jaxdlm.decisions.read import Plan, drive
 from jaxdlm.decisions.render import Slot, ends_of, head_of, spelled
-from jaxdlm.decisions.trie import Node, Reached, likeliest
+from jaxdlm.decisions.trie import Node, Noise, Reached, likeliest
 from jaxdlm.errors import InputError
 from jaxdlm.grammar.make import MOST_CHOICES
 from jaxdlm.layout import DEFAULT_BLOCK
@@ -26,6 +28,50 @@ from jaxdlm.stops import Stops
 
 BATCH = 16  # sequences of a program
 READ = "beside choices without a policy, which are read and not written (name a policy to have them written)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choose:
+    """See `choose`."""
+
+    temperature: float
+
+
+def choose(temperature: float = 1.0) -> Choose:
+    """One of `decode(choices=...)`, drawn by the model's exact law of them.
+
+    P(k) = Q_k^(1/T) / Σ_j Q_j^(1/T), Q_k = Π_i p(d_k[i] | context), d_k the tokens of choice k and its end, as `decide` reads
+    them (`read="text"`, law `chain`). Exact by the Gumbel-max rule: argmax_k log Q_k / T + G_k, where G_k is a hash of seed, row
+    id, answer and the choice's own tokens, so that neither neighbours nor other choices, nor their order, change it. Contexts are
+    read until no other choice can win, which takes fewer than all of them.
+
+    Args:
+        temperature: T; 0: the likeliest, as `decode(choices=...)` without a policy.
+
+    Raises:
+        InputError: a temperature below 0; by `decode`: no choices, or a model of uniform noise, which has no exact law.
+
+    Source: Gumbel-max over a trie, best first (1903.06059); the law: docs/decisions.md.
+
+    Examples:
+        >>> import jaxdlm as jd
+        >>> lm = jd.load("tiny-ar")
+        >>> texts = ["[ Omar , Kate ]", "[ Kate , Omar ]"]
+        >>> jd.decode(lm, ["reverse : [ Kate , Omar ]"], jd.choose(), choices=texts, n=2, max_new=16).text
+        ['[ Omar , Kate ]', '[ Omar , Kate ]']
+    """
+    return Choose(float(argument.temperature(temperature)))
+
+
+def asked(policy: Any, choices: Any, lm: Any) -> Choose | None:
+    """How choices are read instead of written; None: they are written, or there are none. Raises InputError."""
+    if not isinstance(policy, Choose):
+        return Choose(0.0) if policy is None and choices is not None and can(lm) else None
+    if choices is None:
+        raise InputError("choose draws one of decode(choices=...): give choices, or another policy")
+    if not can(lm):
+        raise InputError(f"{lm.name} has no exact law of texts to draw from: name a policy that writes the choices")
+    return policy
 
 
 def can(lm: Any) -> bool:
@@ -39,9 +85,21 @@ def listed(choices: Any) -> Any:
     return list(itertools.islice(choices, MOST_CHOICES + 1)) if isinstance(choices, Iterator) else choices
 
 
+class Draws(NamedTuple):
+    """temperature: 0: none is drawn. keys: of each row, what each of its answers is a hash of."""
+
+    temperature: float
+    keys: Sequence[Sequence[tuple[int, ...]]]
+
+
+def draws(choose: Choose, seed: int, numbers: Sequence[int], answers: int) -> Draws:
+    """`answers` draws of each row."""
+    return Draws(choose.temperature, [[(seed, number, answer) for answer in range(answers)] for number in numbers])
+
+
 def laid_out(
     lm: Any, prompts: Sequence[Any], choices: Sequence[Any], *, max_new: int, block: int | None, raw: bool, form: Any,
-    batch: int | None, save: str, stops: Stops,
+    batch: int | None, save: str, stops: Stops, draws: Draws,
 ) -> tuple["Chosen", list[bool]]:  # fmt: skip
     """(the rows that have choices, for each prompt whether it has none). choices: one list of texts, or one per prompt.
 
@@ -61,8 +119,9 @@ def laid_out(
     )  # fmt: skip
     ids = {int(row): text for part in work for row, text in zip(part.rows, part.texts)}
     prompts = [ids[place] for place in range(len(read))]
-    made = Chosen(lm, prompts, [texts[row] for row in read], read, max_new, block, batch or BATCH, save, stops)
-    return made.checked(), [own is None for own in texts]
+    own = draws._replace(keys=[draws.keys[row] for row in read])
+    made = Chosen(lm, prompts, [texts[row] for row in read], read, max_new, block, batch or BATCH, save, stops, own)
+    return made.checked(), [each is None for each in texts]
 
 
 def beside(
@@ -71,7 +130,10 @@ def beside(
     """The rows whose choices are read, and those without any (`free`), which `others` prepares."""
     read, written = ([row for row, own in enumerate(free) if own is kind] for kind in (False, True))
     if not written:
-        return Programs((part,), (np.array(read),), part.max_new, part.lm.config.tokens.pad)
+        every = np.ravel([np.arange(part.answers) + row * part.answers for row in read])
+        return Programs((part,), (every,), part.max_new, part.lm.config.tokens.pad)
+    if part.answers > 1:
+        raise InputError(f"n={part.answers}: rows without choices are written, in one answer each: decode them apart")
     rest = others([prompts[row] for row in written], ids=[numbers[row] for row in written])
     rows = (np.array(written)[own] for own in rest.rows)
     return Programs((part, *rest.parts), (np.array(read), *rows), part.max_new, rest.pad)
@@ -96,11 +158,17 @@ class Chosen(NamedTuple):
     batch: int
     save: str
     stops: Stops
+    draws: Draws
 
     @property
     def size(self) -> int:
         """Rows of a program."""
         return self.batch
+
+    @property
+    def answers(self) -> int:
+        """Of each row."""
+        return len(self.draws.keys[0])
 
     def checked(self) -> "Chosen":
         """Itself. Raises InputError, with the name of the row, for a choice that cannot be answered."""
@@ -112,7 +180,7 @@ class Chosen(NamedTuple):
         """Every row's likeliest choice."""
         plans = self._plans()
         texts = drive(self.lm, [plan for _, plan in plans], self.batch)
-        answers = [_answer(canvas, reached) for (canvas, _), reached in zip(plans, texts)]
+        answers = [_answer(canvas, one) for (canvas, _), reached in zip(plans, texts) for one in reached]
         return _output(self, answers)
 
     def start(self) -> Progress:
@@ -125,10 +193,10 @@ class Chosen(NamedTuple):
     def output(self, rows: Output, trace: None) -> Output:
         return rows
 
-    def _plans(self) -> list[tuple[Canvas, Plan[Reached]]]:
+    def _plans(self) -> list[tuple[Canvas, Plan[list[Reached]]]]:
         known: dict[str, tuple[int, ...]] = {}
         made = []
-        for name, prompt, texts in zip(self.names, self.prompts, self.choices):
+        for row, (name, prompt, texts) in enumerate(zip(self.names, self.prompts, self.choices)):
             where = f"prompt {name}"
             for text in texts:
                 known[text] = known.get(text) or tuple(spelled(self.lm, text, where))
@@ -151,8 +219,15 @@ class Chosen(NamedTuple):
                 head=head_of(self.lm, ids, lambda ids=ids: ids),
             )
             canvas = Canvas(self.lm, slot, Limits(self._width(slot)), where)
-            made.append((canvas, likeliest(canvas, canvas.trie())))
+            trie = canvas.trie()
+            made.append((canvas, likeliest(canvas, trie, self._noise(row, canvas, trie.leaves))))
         return made
+
+    def _noise(self, row: int, canvas: Canvas, leaves: Sequence[Node]) -> list[Noise]:
+        """Of each answer."""
+        heat, texts = self.draws.temperature, {leaf: tuple(canvas.spelled(leaf)) for leaf in leaves}
+        own = lambda key: {leaf: gumbel((*key, *text)) for leaf, text in texts.items()}  # noqa: E731
+        return [Noise(own(key), heat) if heat else Noise({}, 1.0) for key in self.draws.keys[row]]
 
     def _width(self, slot: Slot) -> int | None:
         """Open columns: whole blocks that hold the longest choice and its end, as in a decode of so many."""
@@ -160,6 +235,12 @@ class Chosen(NamedTuple):
             return None
         block = self.block or self.lm.defaults.get("block_length") or DEFAULT_BLOCK
         return -(-(max(map(len, slot.choices)) + 1) // block) * block
+
+
+def gumbel(key: Sequence[int]) -> float:
+    """A number of the standard Gumbel law, a hash of whole numbers."""
+    bits = hashlib.sha256(b",".join(str(number).encode() for number in key)).digest()
+    return -math.log(-math.log((int.from_bytes(bits[:7], "big") + 0.5) / 2**56))
 
 
 class Answer(NamedTuple):

@@ -21,13 +21,14 @@ class Pipeline(NamedTuple):
     calibration: Calibration | None
     prior: np.ndarray | None
     strength: float
+    pool: str = "log"
 
     def pooled(self, question: Question, readings: Sequence[np.ndarray]) -> Pooled:
         """One distribution of several readings."""
         if self.calibration is not None:
             scale, bias, prior = self.calibration.of(question)
-            return pool(readings, prior, 1.0, scale, bias)
-        return pool(readings, self.prior, self.strength, 1 / self.temperature)
+            return pool(readings, prior, 1.0, scale, bias, by=self.pool)
+        return pool(readings, self.prior, self.strength, 1 / self.temperature, by=self.pool)
 
 
 def decision(question: Question, raws: Sequence[Raw], pipeline: Pipeline, status: str | None = None) -> Decision:

@@ -14,6 +14,7 @@ from jaxdlm.errors import InputError
 FLOOR = 1e-9  # of a prior
 CONTENT_FREE = ("N/A", "[MASK]", "")  # states that say nothing (arXiv 2102.09690)
 MOST_ORDERS = 255
+POOLS = ("log", "mean")
 CONFIDENCES = ("jev", "mass", "entropy")
 
 
@@ -81,13 +82,14 @@ def pool(
     strength: float = 1.0,
     scale: float = 1.0,
     bias: float = 0.0,
+    by: str = "log",
 ) -> Pooled:
     """z = mean of log p over readings - γ log r, p = softmax(scale · z), with `bias` on the first of two options.
 
-    readings: log P of each, in the order of the options. prior: r. scale: 1 / T.
+    readings: log P of each, in the order of the options. prior: r. scale: 1 / T. by: "mean": the log of the mean of p.
     """
     each = np.array([log_softmax(np.asarray(one, np.float64)) for one in readings])
-    z = logits = log_softmax(each.mean(0))
+    z = logits = log_softmax(each.mean(0) if by == "log" else np.logaddexp.reduce(each, axis=0))
     if prior is not None:
         z = log_softmax(z - strength * np.log(np.maximum(prior, FLOOR)))
     scaled = np.where(z == -np.inf, -np.inf, z * scale)

@@ -95,7 +95,9 @@ class Reader(Settings):
         asked = several.reply(self.lm, state, open_, where)
         every = hashlib.sha256("".join(question.fingerprint for question in open_).encode()).hexdigest()
         if self.noisy:
-            asked = asked._replace(noise=noise_of(*key, every, self.lm.config.vocab_size), steps=self.limits.steps)
+            asked = asked._replace(
+                noise=noise_of(*self._key(key, asked.prompt), every, self.lm.config.vocab_size), steps=self.limits.steps
+            )
         draws, seed = self.limits.draws, (key[0] & 0xFFFFFFFF, key[1], int(every[:8], 16))
         if self.joint == "chain":
             plan = several.chain(self.lm, asked, draws, self.limits.contexts, seed, where)
@@ -118,9 +120,16 @@ class Reader(Settings):
         listings = [(template, order) for template in self.templates for order in orders]
         slots = [render(self.lm, state, question, order, template, read, where) for template, order in listings]
         if self.noisy:
-            noise = noise_of(*key, question.fingerprint, self.lm.config.vocab_size)
+            noise = noise_of(*self._key(key, slots[0].prompt), question.fingerprint, self.lm.config.vocab_size)
             slots = [slot._replace(noise=noise) for slot in slots]
         return started(together([self._law(name, slot, where) for slot in slots]))
+
+    def _key(self, key: tuple[int, int], prompt: np.ndarray) -> tuple[int, int]:
+        """What the noise of a question is drawn by: seed and number of the row, or seed and what it is asked."""
+        if self.noise == "row":
+            return key
+        digest = hashlib.sha256(np.asarray(prompt, np.int64).tobytes()).digest()
+        return key[0], int.from_bytes(digest[:4], "big")
 
     def _law(self, name: str, slot: Slot, where: str) -> Plan[Raw]:
         if self.tokenisations == "canonical":
@@ -213,7 +222,7 @@ class Reader(Settings):
         for name, plans in unread.items():
             raws = [next(answers) for _ in plans]
             finite = all(status_of(raw) == "ok" for raw in raws)
-            shares = [pool([one.logp for one in raw]).probabilities for raw in raws] if finite else []
+            shares = [pool([one.logp for one in raw], by=self.pool).probabilities for raw in raws] if finite else []
             self.priors[name] = np.mean(shares, axis=0) if finite else None
 
     def _decision(self, question: Question, raws: Sequence[Raw]) -> Decision:
@@ -221,7 +230,7 @@ class Reader(Settings):
         unread = question.fingerprint in self.priors and prior is None
         strength = 1.0 if self.prior is None else self.prior.strength
         pipeline = Pipeline(
-            self.confidence, self.law not in IMPROPER, self.temperature, self.calibration, prior, strength
+            self.confidence, self.law not in IMPROPER, self.temperature, self.calibration, prior, strength, self.pool
         )
         return decision(question, raws, pipeline, "nonfinite" if unread else None)
 

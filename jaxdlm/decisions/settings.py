@@ -8,7 +8,7 @@ from jaxdlm import argument
 from jaxdlm.decisions import calibrate, spellings
 from jaxdlm.decisions.laws import LAWS, Limits, masked
 from jaxdlm.decisions.ordered import read_order
-from jaxdlm.decisions.pool import CONFIDENCES, read_orders, read_prior, read_temperature
+from jaxdlm.decisions.pool import CONFIDENCES, POOLS, read_orders, read_prior, read_temperature
 from jaxdlm.decisions.render import read_templates
 from jaxdlm.errors import InputError
 from jaxdlm.layout import SEED
@@ -28,7 +28,7 @@ class Settings:
         width: Any = None, cache: Any = "auto", seed: Any = 0, batch: Any = 16, confidence: Any = "jev",
         max_contexts: Any = 4096, tolerance: Any = 0.01, joint: Any = False, sequential: Any = False,
         cfg: Any = 0.0, tokenisations: Any = "canonical", think: Any = 0, order: Any = None, steps: Any = 1,
-        reread: Any = 0.0,
+        reread: Any = 0.0, pool: Any = "log", noise: Any = "row",
     ) -> None:  # fmt: skip
         self.lm = argument.model(lm)
         if isinstance(joint, str) and joint != "chain":
@@ -40,8 +40,12 @@ class Settings:
                               calibration=(calibration, None), cfg=(cfg, 0.0))  # fmt: skip
         self.read = argument.check_choice(read, "read", READS)
         self.law = argument.check_choice(law, "law", ("auto", *LAWS))
+        self.pool = argument.check_choice(pool, "pool", POOLS)
+        self.noise = argument.check_choice(noise, "noise", ("row", "content"))
         self.orders, self.prior = read_orders(orders), read_prior(prior)
         self.noisy = lm.config.noise == "uniform"
+        if not self.noisy and self.noise != "row":
+            raise InputError(f"noise={noise!r}: {lm.name} has no noise that would be drawn: leave it out")
         if lm.config.expert_capacity:
             raise InputError(
                 f"{lm.name} routes the tokens of a block together, and questions share parts of blocks: decode them"
@@ -122,6 +126,7 @@ class Settings:
         """Of all that decides how a question is read: by it calibrations know their reader."""
         parts = [self.read, self.law, self.orders, [vars(each) for each in self.templates], list(self.limits)]
         parts += [self.joint, self.sequential, self.tokenisations, self.think, self.reread]
+        parts += [each for each in (self.pool, self.noise) if each not in ("log", "row")]  # newer than fitted files
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def named(self) -> str:

@@ -1,7 +1,7 @@
 """Options as a trie, and log P of each from the contexts that its inner nodes are."""
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,23 +75,46 @@ class Reached(NamedTuple):
     broken: bool
 
 
-def likeliest(canvas: Any, trie: Trie, wave: int = WAVE) -> Plan[Reached]:
+class Noise(NamedTuple):
+    """Gumbel numbers of the options, none: 0. heat: the temperature that log P is divided by."""
+
+    gumbel: Mapping[Node, float]
+    heat: float
+
+
+def likeliest(
+    canvas: Any, trie: Trie, noises: Sequence[Noise] = (Noise({}, 1.0),), wave: int = WAVE
+) -> Plan[list[Reached]]:
     """The likeliest option, of equal ones the first: all contexts at once where they are few, else the likeliest first until
-    no open one is as likely as the best option."""
-    search, reads, after = _Likeliest(), 0, None
-    if len(trie.children) <= FEW:
+    no open one is as likely as the best option.
+
+    With Gumbel numbers G the option of the largest log P / T + G: one with P^(1/T) / Σ P^(1/T). A beginning bounds what it
+    leads to by its own log P / T and the largest G behind it, which are known before anything is read. One option for each
+    of `noises`; for several all contexts are read, once.
+    """
+    after: dict[Node, dict[int, float]] = {}
+    reads, best = 0, []
+    if len(trie.children) <= FEW or len(noises) > 1:
         after, _, asked = yield from every(canvas, trie)
         reads = len(asked)
+    for noise in noises:
+        best.append((yield from _search(canvas, trie, noise, wave, after, reads)))
+    return best
+
+
+def _search(
+    canvas: Any, trie: Trie, noise: Noise, wave: int, after: dict[Node, dict[int, float]], reads: int
+) -> Plan[Reached]:
+    """The largest option. after: log P of the children of contexts that were read."""
+    search = _Likeliest(noise)
     while nodes := search.next(wave):
-        steps: list[dict[int, float]]
-        if after is None:
-            results = yield [_read(canvas, trie, [node]) for _, node in nodes]
-            steps = [_after(canvas, trie.children[node], column) for (_, node), (column,) in zip(nodes, results)]
-            reads += len(nodes)
-        else:
-            steps = [after[node] for _, node in nodes]
-        for (logp, node), more in zip(nodes, steps):
-            for token, own in more.items():
+        new = [node for _, node in nodes if node not in after]
+        if new:
+            results = yield [_read(canvas, trie, [node]) for node in new]
+            after |= {node: _after(canvas, trie.children[node], column) for node, (column,) in zip(new, results)}
+            reads += len(new)
+        for logp, node in nodes:
+            for token, own in after[node].items():
                 search.add((*node, token), logp + own, (*node, token) in trie.children)
     ended = [leaf for leaf in trie.leaves if search.done.get(leaf, -np.inf) > -np.inf]
     best = max(ended, key=lambda leaf: search.done[leaf], default=None)
@@ -160,8 +183,13 @@ class _Search:
 class _Likeliest(_Search):
     """Until the likeliest option is certain."""
 
-    def __init__(self) -> None:
+    def __init__(self, noise: Noise) -> None:
         super().__init__(0.0)
+        self.heat, self.bonus = noise.heat, _largest(noise.gumbel)
+
+    def add(self, node: Node, logp: float, inner: bool) -> None:
+        super().add(node, logp / self.heat + self.bonus.get(node, 0.0), inner)
+        self.reached[node] = logp
 
     def next(self, wave: int) -> list[tuple[float, Node]]:
         """Open nodes that are as likely as the best option so far, the likeliest first."""
@@ -171,8 +199,18 @@ class _Likeliest(_Search):
             likely = -self.open[0][0]
             if likely < best or likely == -np.inf:
                 break
-            taken.append((likely, heapq.heappop(self.open)[2]))
+            node = heapq.heappop(self.open)[2]
+            taken.append((self.reached[node], node))
         return taken
+
+
+def _largest(gumbel: Mapping[Node, float]) -> dict[Node, float]:
+    """The largest number behind each beginning."""
+    best: dict[Node, float] = {}
+    for leaf, own in gumbel.items():
+        for size in range(len(leaf) + 1):
+            best[leaf[:size]] = max(own, best.get(leaf[:size], -np.inf))
+    return best
 
 
 def _read(canvas: Any, trie: Trie, nodes: Sequence[Node]) -> Read:

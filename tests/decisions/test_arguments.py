@@ -35,6 +35,8 @@ CASES = {
     "order": ("confidence", None, TEXTS | {"width": 4}),
     "steps": (2, None, NOISE),
     "reread": (100.0, None, LABELS),
+    "pool": ("mean", None, WORDS | {"orders": "cyclic"}),
+    "noise": ("content", None, NOISE),
     "cache": ("prefix", "cache='prefix': must be one of auto, none", LABELS),
     "seed": (1, None, NOISE),
     "ids": ([7], None, NOISE),

@@ -92,6 +92,15 @@ def test_noise_is_keyed_by_row_seed_and_question_alone(lm):
         assert jd.decide(lm, [START], [ASKED], draws=2, **changed)[0]["q"].logits != alone.logits
 
 
+def test_noise_by_content_is_that_of_any_row_that_is_asked_the_same(lm):
+    settings = {"draws": 2, "noise": "content"}
+    same, other, more = (each["q"].logits for each in jd.decide(lm, [START, START, START[::-1]], [ASKED], **settings))
+    assert same == other != more
+    assert same != jd.decide(lm, [START], [ASKED], seed=1, **settings)[0]["q"].logits
+    with pytest.raises(jd.InputError, match="has no noise that would be drawn"):
+        jd.decide(net("same"), [START], [ASKED], noise="content")
+
+
 def test_errors_are_those_of_the_mean_over_seeds(lm):
     rows = jd.decide(lm, [START] * 96, [ASKED], draws=6, ids=range(96))
     p = np.array([shares(row["q"]) for row in rows])

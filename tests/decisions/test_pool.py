@@ -86,6 +86,13 @@ def test_an_additive_bias_of_places_goes_away_over_the_whole_cycle():
     assert pooled.flips == wrong
 
 
+def test_pooled_by_the_mean_probability():
+    readings = [np.log([0.9, 0.1]), np.log([0.3, 0.7])]
+    np.testing.assert_allclose(pool(readings, by="mean").probabilities, [0.6, 0.4], atol=1e-12)
+    root = np.sqrt(np.array([0.9 * 0.3, 0.1 * 0.7]))
+    np.testing.assert_allclose(pool(readings).probabilities, root / root.sum(), atol=1e-12)
+
+
 def test_the_cycle_does_not_know_the_listing():
     """Every option stands at every place once, in turns of the sorted words."""
     turns = set()
