@@ -6,6 +6,7 @@
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
     python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3, dflash likewise)
     python scripts/train.py --recipe adadec --model tiny-ar --output DIR
+    python scripts/train.py --recipe distilled --model tiny-ar --output DIR [--minutes M] [--resume]
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
@@ -29,7 +30,7 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import adadec, block, dflash, dparallel, eagle, learn2pd, ppd, s2d, specdec_pp
+from jaxdlm.train.recipes import adadec, block, dflash, distilled, dparallel, eagle, learn2pd, ppd, s2d, specdec_pp
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -45,6 +46,7 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "eagle3": (eagle.eagle3, ("rows", "canvas", "steps")),
     "dflash": (dflash.run, ("rows", "canvas", "steps")),
     "adadec": (adadec.run, ("rows", "canvas")),
+    "distilled": (distilled.run, ("rows", "canvas", "steps", "minutes", "temperature", "resume")),
 }
 
 
@@ -75,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="prompts to use; default: the recipe's")
     parser.add_argument("--canvas", type=int, help="columns that --prompts are answered on; default 256, or 192")
     parser.add_argument("--draft", help="the draft whose head specdec_pp trains; --model is its target")
-    parser.add_argument("--temperature", type=float, help="of target and draft, for specdec_pp; default 0")
+    parser.add_argument("--temperature", type=float, help="of target and draft, for specdec_pp, default 0; of the teacher, for distilled, 1")
     parser.add_argument(
         "--rank", type=int, help="of the low-rank update; 0: all weights; default 32 with --prompts, or 64"
     )

@@ -6,7 +6,7 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import taps, verify
-from jaxdlm.speculative.policy import DraftInfo, Speculation, Unloaded
+from jaxdlm.speculative.policy import Bounded, DraftInfo, Speculation, Unloaded
 from jaxdlm.speculative.state import Checks, Extends
 from jaxdlm.speculative.warp import Warp
 from jaxdlm.vocabulary import differ, vocabulary_hash
@@ -85,6 +85,8 @@ def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:
     for part in (policy.drafter, policy.search):
         if isinstance(part, Checks):
             part.check(lm)
+    if isinstance(policy.search, Bounded):
+        policy.search.check_length(max_new)
     if draft is None:
         return
     if differ(draft.vocabulary, draft.vocab_size, vocabulary_hash(lm), config.vocab_size):

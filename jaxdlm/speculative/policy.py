@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -43,6 +43,13 @@ class Search(Protocol):
     def step(self, carry: Any, decoding: "Decoding") -> tuple[Any, Array]: ...
 
     def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A search that writes answers of bounded length: `check_length` raises InputError for longer ones."""
+
+    def check_length(self, max_new: int) -> None: ...
 
 
 @struct.dataclass
