@@ -3,11 +3,11 @@
     python benchmarks/distilled.py --side 2 --minutes 3     # 256 images, the teacher's law computed exactly
     python benchmarks/distilled.py --side 8 --minutes 8     # compared by their 2 x 2 patches
 
-The images are grids of 4 colours, of three kinds (rows, columns, or squares of two colours in turn), with one cell in twenty at random;
-their kind is the prompt. A causal model of two layers learns them, and is the teacher. Printed for every way to decode, as JSON: the
-forwards, and the total variation to the teacher, averaged over kinds; on 2 x 2 grids of whole images, from `--draws` images a
-kind, else of the 256 patches of all images. "floor": of the same number of the teacher's own samples, which is what no
-method can be below; "independent": every cell drawn from the teacher's law of that cell alone, in one forward.
+The images are grids of 4 colours, of three kinds (rows, columns, or squares of two colours in turn), with one cell in twenty
+at random; their kind is the prompt. A causal model of two layers learns them, and is the teacher. Printed for every way to
+decode, as JSON: the forwards, and the total variation to the teacher, averaged over kinds; on 2 x 2 grids of whole images,
+from `--draws` images a kind, else of the 256 patches of all images. "floor": of the same number of the teacher's own samples,
+which is what no method can be below; "independent": every cell drawn from the teacher's law of that cell alone, in one forward.
 """
 
 import argparse

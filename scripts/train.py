@@ -8,13 +8,14 @@
     python scripts/train.py --recipe adadec --model tiny-ar --output DIR
     python scripts/train.py --recipe distilled --model tiny-ar --output DIR [--minutes M] [--resume]
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
+    python scripts/train.py --recipe calibrated --model FOLDER --prompts FILE --output DIR
     python scripts/train.py --recipe smollm2-block --output DIR [--until data|train|export|figures]
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
-`jaxdlm.load` reads, and so does `dparallel`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3` and `dflash`
-write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its --prompts have an
-"answer" beside each "prompt". `smollm2-block` adapts an autoregressive chat model to block
-diffusion (docs/training.md): the same command goes on where it was cut.
+`jaxdlm.load` reads, and so do `dparallel` and `calibrated`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3`,
+`dflash` and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its
+--prompts have an "answer" beside each "prompt", those of `calibrated` "candidates" and their "scores". `smollm2-block` adapts
+an autoregressive chat model to block diffusion (docs/training.md): the same command goes on where it was cut.
 """
 
 import argparse
@@ -30,7 +31,19 @@ from jaxdlm.sharding import make_mesh
 from jaxdlm.train import prompts
 from jaxdlm.train.export import curve_picture, export, rounded
 from jaxdlm.train.measure import gates, tables
-from jaxdlm.train.recipes import adadec, block, dflash, distilled, dparallel, eagle, learn2pd, ppd, s2d, specdec_pp
+from jaxdlm.train.recipes import (
+    adadec,
+    block,
+    calibrated,
+    dflash,
+    distilled,
+    dparallel,
+    eagle,
+    learn2pd,
+    ppd,
+    s2d,
+    specdec_pp,
+)
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
 from jaxdlm.train.step import Budget, train
 
@@ -46,8 +59,11 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "eagle3": (eagle.eagle3, ("rows", "canvas", "steps")),
     "dflash": (dflash.run, ("rows", "canvas", "steps")),
     "adadec": (adadec.run, ("rows", "canvas")),
+    "calibrated": (calibrated.run, ("steps", "minutes", "rank", "resume")),
     "distilled": (distilled.run, ("rows", "canvas", "steps", "minutes", "temperature", "resume")),
 }
+# what stands beside each prompt of --prompts
+READS: dict[str, Callable[[Path], Any]] = {"adadec": prompts.read_solved, "calibrated": prompts.read_scored}
 
 
 # what each kind of recipe takes besides --output and --seed
@@ -77,7 +93,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, help="prompts to use; default: the recipe's")
     parser.add_argument("--canvas", type=int, help="columns that --prompts are answered on; default 256, or 192")
     parser.add_argument("--draft", help="the draft whose head specdec_pp trains; --model is its target")
-    parser.add_argument("--temperature", type=float, help="of target and draft, for specdec_pp, default 0; of the teacher, for distilled, 1")
+    parser.add_argument("--temperature", type=float, help="specdec_pp: of both models, 0; distilled: of the teacher, 1")
     parser.add_argument(
         "--rank", type=int, help="of the low-rank update; 0: all weights; default 32 with --prompts, or 64"
     )
@@ -119,9 +135,11 @@ def train_part(args: argparse.Namespace) -> None:
         raise InputError(f"--model {model} needs --prompts FILE: the benchmark's words are the embedded models'")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.prompts is not None:
-        options["texts"] = (prompts.read_solved if args.recipe == "adadec" else prompts.read)(args.prompts)
+        options["texts"] = READS.get(args.recipe, prompts.read)(args.prompts)
+    if args.recipe in ("dparallel", "calibrated"):
+        options["source"] = None if model in EMBEDDED else Path(model)
     if args.recipe == "dparallel":
-        options |= {"mesh": mesh_of(args.mesh), "source": None if model in EMBEDDED else Path(model)}
+        options["mesh"] = mesh_of(args.mesh)
     record = function(load(model, mesh=mesh_of(args.mesh)), args.output, seed=args.seed, **options)
     print(f"{args.recipe} for {model}: {record} -> {args.output}", file=sys.stderr)
 

@@ -95,7 +95,7 @@ OTHER = {
     "sigma": 2.0, "explore": 3, "least": 3, "mu": 4, "eta": 2.0, "again": 2,
     "tau_back": 0.3, "full": 0.5, "paths": 3, "search": "best", "backoff": 0.1, "simulations": 9, "exploration": 1.814,
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
-    "budget": 12, "rollouts": 2, "nodes": 20,
+    "budget": 12, "rollouts": 2, "nodes": 20, "keep": 3, "redraw": 2,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
     "initial": 8, "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
@@ -115,11 +115,13 @@ BESIDE = {
     ("best", "answer_start"): {"thresholds": (3.0, 2.0, 1.0)}, ("best", "answer_length"): {"thresholds": (3.0, 2.0, 1.0)},
     ("spectr", "width"): {"temperature": 0.5}, ("sjd", "line"): {"first": "repeat"}, ("sjd", "null"): {"cfg_scale": 1.0},
     ("autoregressive", "null"): {"cfg_scale": 1.0}, ("gad", "tau"): {"beta": 5},
+    ("distilled", "redraw"): {"keep": 3},
 }  # fmt: skip
 # files of training runs, drafts that need one, and functions: see the tests of each
 TRAINED = {
     ("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table"),
     ("ppd", "weights"), ("eagle2", "weights"), ("eagle3", "weights"), ("dflash", "weights"), ("gad", "draft"),
+    ("distilled", "weights"),
     *(("transfer_q", name) for name in ("reward", "baseline", "baseline_reward", "beta", "official")),
 }  # fmt: skip
 REFUSED = {("origin", "alg_temp")}  # whatever it is

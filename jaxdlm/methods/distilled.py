@@ -25,12 +25,13 @@ def distilled(
 ) -> Speculation:
     """Distilled Decoding: x_i = f(text, noise_1 .. noise_i) for all i at once, a sample of the model's own law (2412.17153).
 
-    weights: a file of scripts/train.py --recipe distilled, the name of an embedded model that has one, tiny-ar, or what
-    `speculative.distilled.read_student` makes of a file. steps: of the student, 1 to its length (1): it keeps an equal part of what it wrote, and looks again. keep: instead, two steps, of
-    which the first writes so many tokens, 0 to its length - 1 (paper: 80 of 256; None). redraw: tokens behind these that the
-    model itself writes, one per forward (0): 2 + redraw forwards. guide: one of `jaxdlm.guides`, or a list of them; none: it
-    bends the tokens of a forward one after the other. The noise belongs to row and position, and is the same in every
-    step. `forwards` counts those of student and model alike; the model's prefill is not needed without `redraw`.
+    weights: a file of scripts/train.py --recipe distilled, the name of an embedded model that has one, tiny-ar, or a
+    `speculative.distilled.Student`. steps: of the student, 1 to its length (1): it keeps an equal part of what it wrote, and
+    looks again. keep: instead, two steps, of which the first writes so many tokens, 0 to its length - 1 (paper: 80 of 256;
+    None). redraw: tokens behind these that the model itself writes, one per forward (0): 2 + redraw forwards. guide: one of
+    `jaxdlm.guides`, or a list of them; none: it bends the tokens of a forward one after the other. The noise belongs to row
+    and position, and is the same in every step. `forwards` counts those of student and model alike, and `logprobs` are the
+    student's own, of each token by itself.
     Raises InputError for values out of range, longer answers than the student's, and students of another model.
     Departures from the released code: docs/deviations.md.
     """

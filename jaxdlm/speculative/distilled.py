@@ -20,7 +20,7 @@ from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.params import fingerprint, map_specs
+from jaxdlm.models.params import fingerprint, map_specs, path_name
 from jaxdlm.quant import QuantizedLeaf, input_axes, quantize
 from jaxdlm.speculative import flow, guiding, loop
 from jaxdlm.speculative import kv as store
@@ -149,7 +149,7 @@ class Distilled:
 
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B T V"]]:
         """(the carry with the tokens up to each row's next bound, the logits of its next places)."""
-        rows, policy = carry.rows, decoding.policy
+        rows = carry.rows
         done = rows.length - rows.start
         logits = self.further(rows, done)
         count = jnp.min(jnp.where(self._ends > done[:, None], self._ends, self.student.length), axis=1) - done
@@ -184,9 +184,7 @@ class Distilled:
             return read()
         return jax.lax.cond(jnp.any(ours & ~rows.done), read, lambda: jnp.zeros(shape, jnp.float32))
 
-    def redrawn(
-        self, carry: Carry, decoding: Decoding, ours: Bool[Array, "B"]
-    ) -> tuple[Float32[Array, "B V"], KV]:
+    def redrawn(self, carry: Carry, decoding: Decoding, ours: Bool[Array, "B"]) -> tuple[Float32[Array, "B V"], KV]:
         """(the model's own logits behind these rows, the cache with what it read for them).
 
         Where a row comes from the student, the model has not read the student's tokens: it does so now, in the same forward.
@@ -280,8 +278,6 @@ def write_student(path: pathlib.Path, student: Student, **notes: str) -> None:
 
 
 def _leaves(student: Student) -> dict[str, Array]:
-    from jaxdlm.models.params import path_name
-
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(student.params)}
 
 
@@ -315,7 +311,9 @@ def _read(path: pathlib.Path, changed: int) -> Student:
             whole = QuantizedLeaf(jnp.asarray(codes), jnp.asarray(scale), None, tail, axes, 8, "float32")
             value = whole.dequantize(jnp.float32)
         if value.shape != shape or not np.isfinite(np.asarray(value, np.float32)).all():
-            raise InputError(f"{path.name}: {name} has {value.shape}, its configuration says {shape}, of finite numbers")
+            raise InputError(
+                f"{path.name}: {name} has {value.shape}, its configuration says {shape}, of finite numbers"
+            )
         return value
 
     params = map_specs(lambda name, spec: leaf(name, spec.shape), config)

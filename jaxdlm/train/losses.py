@@ -6,6 +6,7 @@ Autoregressive: mean cross-entropy over the answer up to its first end-of-text t
 Certainty forcing (dParallel, arXiv 2509.26488): cross-entropy and the entropy of what is right already.
 Block diffusion (Fast-dLLM v2, arXiv 2509.26328): weighted cross-entropy of hidden columns, each in a block whose earlier
 blocks are clean.
+Calibration (arXiv 2504.19044): minus the correlation of the log-likelihoods of several answers with their qualities.
 """
 
 from typing import Any
@@ -137,3 +138,56 @@ def block_diffusion(model: Layered, params: PyTree, batch: dict[str, Any]) -> Fl
     are, l ~ U{1..n}, and no other (BD3-LM, arXiv 2503.09573).
     """
     return jnp.sum(block_losses(model, params, batch))
+
+
+def log_likelihood(model: Model, params: PyTree, batch: dict[str, Any]) -> Float32[Array, "R"]:
+    """log p(answer | prompt) of each row by an autoregressive model, a sum over its marked tokens.
+
+    batch: tokens int32[R, L], padded on the right, and scored bool[R, L], the answer with its end. Nothing else counts.
+    """
+    tokens = batch["tokens"]
+    position = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+    hidden = model.apply(params, tokens, position, jnp.ones(tokens.shape, bool)).hidden[:, :-1]
+    logp = jax.nn.log_softmax(mask_invalid(model.head(params, hidden), model))
+    picked = jnp.take_along_axis(logp, tokens[:, 1:, None], axis=2)[:, :, 0]
+    return jnp.sum(jnp.where(batch["scored"][:, 1:], picked, 0.0), axis=1)
+
+
+def standardised(x: Float32[Array, "G N"], valid: Bool[Array, "G N"]) -> Float32[Array, "G N"]:
+    """(x - mean) / (std + 1e-6) over the valid ones of each row, std with N - 1; 0 elsewhere, and where all are equal."""
+    count = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.float32)
+    away = jnp.where(valid, x - jnp.sum(jnp.where(valid, x, 0.0), axis=1, keepdims=True) / jnp.maximum(count, 1), 0.0)
+    variance = jnp.sum(away**2, axis=1, keepdims=True) / jnp.maximum(count - 1, 1)
+    spread = variance > 0  # where there is none, no gradient of its root either
+    return jnp.where(spread, away / (jnp.sqrt(jnp.where(spread, variance, 1.0)) + 1e-6), 0.0)
+
+
+def correlation_loss(
+    u: Float32[Array, "G N"], q: Float32[Array, "G N"], valid: Bool[Array, "G N"] | None = None
+) -> Float32[Array, "G"]:
+    """-mean_i z(u)_i z(q)_i = -(N - 1) / N · Pearson(u, q) of each group; gradients flow through mean and std of u."""
+    valid = jnp.ones(u.shape, bool) if valid is None else valid
+    count = jnp.maximum(jnp.sum(valid, axis=1, dtype=jnp.float32), 1)
+    return -jnp.sum(standardised(u, valid) * standardised(q, valid), axis=1) / count
+
+
+def calibration(
+    model: Model, params: PyTree, batch: dict[str, Any], *, alpha: float = 1.0, beta: float = 1.0, gamma: float = 0.0,
+    normalize: bool = False,
+) -> Float32[Array, ""]:  # fmt: skip
+    """Mean over groups of alpha · NLL of the best answer per token + beta · `correlation_loss` + gamma · CPO.
+
+    CPO = -log sigmoid(0.1 (l_best - l_worst)). normalize: correlate l / |y| in the place of l. Weights as in the release.
+    batch: tokens int32[G, N, L], scored bool[G, N, L], quality float32[G, N]; best and worst are the first such.
+    """
+    groups, size, columns = batch["tokens"].shape
+    flat = {name: batch[name].reshape(groups * size, columns) for name in ("tokens", "scored")}
+    total = log_likelihood(model, params, flat).reshape(groups, size)
+    mean = total / jnp.sum(batch["scored"], axis=2, dtype=jnp.float32)
+    quality = jnp.clip(batch["quality"], 0.0, 1.0)
+    of = lambda x, at: jnp.take_along_axis(x, at[:, None], axis=1)[:, 0]  # noqa: E731
+    best, worst = jnp.argmax(quality, axis=1), jnp.argmin(quality, axis=1)
+    loss = -alpha * of(mean, best) + beta * correlation_loss(mean if normalize else total, quality)
+    if gamma:
+        loss = loss - gamma * jax.nn.log_sigmoid(0.1 * (of(total, best) - of(total, worst)))
+    return jnp.mean(loss)

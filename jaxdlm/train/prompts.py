@@ -27,6 +27,24 @@ def read_solved(path: Path) -> list[tuple[str | list[int], str]]:
     return [(row["prompt"], row["answer"]) for row in _rows(path, answers=True)]
 
 
+def read_scored(path: Path) -> list[tuple[str | list[int], list[tuple[str | list[int], float]]]]:
+    """The "prompt" of every line with its "candidates", texts or token ids, each with one of its "scores".
+
+    Raises InputError that names the line.
+    """
+    scored = []
+    for number, row in enumerate(_rows(path, answers=False), 1):
+        texts, scores = row.get("candidates"), row.get("scores")
+        if not isinstance(texts, list) or not isinstance(scores, list) or not len(texts) == len(scores) > 1:
+            raise InputError(f"{path}, line {number}: must have 'candidates', two or more, and as many 'scores'")
+        if not all(isinstance(text, str | list) and text for text in texts):
+            raise InputError(f"{path}, line {number}: 'candidates' must be texts or lists of token ids")
+        if any(isinstance(score, bool) or not isinstance(score, int | float) or score != score for score in scores):
+            raise InputError(f"{path}, line {number}: 'scores' must be numbers")
+        scored.append((row["prompt"], list(zip(texts, map(float, scores), strict=True))))
+    return scored
+
+
 def _rows(path: Path, answers: bool) -> list[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path} is no file: give one JSON object per line, each with a text under 'prompt'")

@@ -26,6 +26,12 @@ def run(script, arguments, monkeypatch, capsys):
         (["--recipe", "tiny", "--rank", "4"], "--rank means nothing to --recipe tiny"),
         (["--recipe", "learn2pd", "--resume"], "--resume means nothing to --recipe learn2pd"),
         (["--recipe", "smollm2-block", "--mesh", "data=2"], "--mesh means nothing to --recipe smollm2-block"),
+        (["--recipe", "calibrated", "--model", "tiny-ar"], "calibrated needs --prompts FILE"),
+        (["--recipe", "distilled"], "tiny is a diffusion model: distilled takes an autoregressive one"),
+        (
+            ["--recipe", "distilled", "--model", "tiny-ar", "--temperature", "0"],
+            "temperature=0.0: at 0 nothing is drawn",
+        ),
         (["--recipe", "dparallel", "--data-minutes", "1"], "--data-minutes means nothing to --recipe dparallel"),
         (["--recipe", "smollm2-block", "--rank", "0"], "rank=0: must be a whole number"),
         (["--recipe", "smollm2-block", "--rank", "66", "--model", "tiny-ar"], "no such token"),

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxdlm import _decode, layout
+from jaxdlm.errors import InputError
 from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.heads import Trained, write_trained
@@ -28,6 +29,15 @@ class Texts(NamedTuple):
     tokens: Int32[Array, "N L"]
     first: Int32[Array, "N"]  # where the answer begins
     stop: Int32[Array, "N"]  # where it ends
+
+
+def check_autoregressive(lm: Any, recipe: str) -> None:
+    """Raises InputError for a model that does not write from left to right."""
+    config = lm.config
+    if config.attention != "causal" or config.prediction != "next" or config.noise != "none":
+        raise InputError(
+            f"{lm.name} is a diffusion model: {recipe} takes an autoregressive one, --model tiny-ar for example"
+        )
 
 
 def write(lm: Any, texts: Sequence[Any], *, canvas: int, batch: int = 64) -> Texts:

@@ -1,15 +1,14 @@
 """A student that turns noise into what the model writes from it, in one forward (Distilled Decoding 1, arXiv 2412.17153).
 
-The model is the teacher: from noise at every position of an answer it writes its text by the flow of `speculative.flow`, one token
-after the other. The student, the model's own layers with an input for noise, learns to say token i at noise i, where it sees the
-text up to there, or the noise that became it. Loss: cross-entropy of what is not written, up to the end of the text, behind t
-written tokens: t = 0 in half of the rows, else anything.
+The model is the teacher: from noise at every position of an answer it writes its text by the flow of `speculative.flow`, one
+token after the other. The student, the model's own layers with an input for noise, learns to say token i at noise i, where it
+sees the text up to there, or the noise that became it. Loss: cross-entropy of what is not written, up to the end of the text,
+behind t written tokens: t = 0 in half of the rows, else anything.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +29,17 @@ from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.recipes._written import check_autoregressive
 from jaxdlm.train.step import Batch, Budget, Recipe, State, muon, train
 from jaxdlm.typing import Array, Float32, PyTree
 
 SIZE, HELD = 16, 256  # of a code; pairs that are not trained on
-TASKS = ("copy", "reverse", "sort", "shuffle")  # of the benchmark: more take longer than the minutes that this is made for
+TASKS = (
+    "copy",
+    "reverse",
+    "sort",
+    "shuffle",
+)  # of the benchmark: more take longer than the minutes that this is made for
 PAIRS = "pairs.npz"
 
 
@@ -43,7 +48,7 @@ class Pairs(NamedTuple):
 
     tokens: np.ndarray  # int32[N, P + n]
     start: np.ndarray  # int32[N]: where the answer begins
-    count: np.ndarray  # int32[N]: its tokens, with its end
+    length: np.ndarray  # int32[N]: its tokens, with its end
     noise: np.ndarray  # float32[N, n, C]
 
 
@@ -98,7 +103,7 @@ def loss(model: Model, learned: PyTree, batch: Batch) -> Float32[Array, ""]:
     place = jnp.arange(length, dtype=jnp.int32)[None, :]
     target = jnp.take_along_axis(batch["tokens"], batch["start"][:, None] + place, axis=1)
     picked = jnp.take_along_axis(jax.nn.log_softmax(logits), target[:, :, None], axis=2)[:, :, 0]
-    counts = (place >= batch["written"][:, None]) & (place < batch["count"][:, None])
+    counts = (place >= batch["written"][:, None]) & (place < batch["length"][:, None])
     return -jnp.sum(jnp.where(counts, picked, 0.0)) / jnp.maximum(jnp.sum(counts, dtype=jnp.float32), 1.0)
 
 
@@ -108,7 +113,7 @@ def batches(known: Pairs, rows: int) -> Any:
     def batch_at(seed: int, step: int) -> Batch:
         rng = np.random.default_rng([seed, step])
         chosen = rng.integers(0, len(known.tokens), rows)
-        written = np.where(rng.random(rows) < 0.5, 0, rng.integers(0, known.count[chosen])).astype(np.int32)
+        written = np.where(rng.random(rows) < 0.5, 0, rng.integers(0, known.length[chosen])).astype(np.int32)
         return {**{name: part[chosen] for name, part in known._asdict().items()}, "written": written}
 
     return batch_at
@@ -129,7 +134,7 @@ def fit(
     return model, train(recipe, folder, Budget(steps, minutes), resume=resume, every=min(20, steps))
 
 
-@partial(jax.jit, static_argnames=())
+@jax.jit
 def _best(student: Student, batch: Batch) -> Array:
     logits = student.logits(batch["tokens"], batch["start"], batch["written"], batch["noise"])
     return jnp.argmax(logits, axis=2)
@@ -143,7 +148,7 @@ def agreement(student: Student, known: Pairs, written: int = 0, batch: int = 64)
         behind = np.full(len(part.start), written, np.int32)
         said = np.asarray(_best(student, {**part._asdict(), "written": behind}))
         same = said == np.take_along_axis(part.tokens, part.start[:, None] + place, axis=1)
-        counts = (place >= written) & (place < part.count[:, None])
+        counts = (place >= written) & (place < part.length[:, None])
         right.append(same[counts])
         texts.append((same | ~counts).all(axis=1))
     return {
@@ -158,9 +163,10 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """Distils and writes folder/{distilled.safetensors, distilled.json, curve.jsonl}; returns the record.
 
-    texts: prompts; None: `rows` problems of `TASKS` from the benchmark's training split. canvas: tokens of an answer. layers: of the student,
-    None: half of the teacher's. A run that was cut goes on with resume=True: its pairs lie in folder/pairs.npz.
+    texts: prompts; None: `rows` problems of `TASKS`, the benchmark's training split. canvas: tokens of an answer. layers: of
+    the student, None: half of the teacher's. A run that was cut goes on with resume=True: its pairs lie in folder/pairs.npz.
     """
+    check_autoregressive(lm, "distilled")
     if temperature <= 0:
         raise InputError(f"temperature={temperature}: at 0 nothing is drawn from noise, which the student learns from")
     if texts is None:
@@ -187,7 +193,7 @@ def run(
         "target": str(lm.name), "target_fingerprint": mark, "pairs": len(mine.tokens), "steps": int(state.step),
         "layers": count, "length": canvas, "temperature": temperature, "seed": seed,
         "agrees_of_noise": agreement(student, held), "agrees_behind_half": agreement(student, held, canvas // 2),
-        "teacher_forwards": round(float(known.count.mean()), 2),
+        "teacher_forwards": round(float(known.length.mean()), 2),
     }  # fmt: skip
     (folder / "distilled.json").write_text(json.dumps(record, indent=1) + "\n")
     return record
