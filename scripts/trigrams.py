@@ -1,7 +1,9 @@
-"""Counts which token follows two in a corpus, for the drafts of `aded`.
+"""Counts which token follows two in a corpus, for the drafts of `aded`; with --longest all n-grams, for `superposed`.
 
     python scripts/trigrams.py answers.jsonl notes.txt --model smollm2 --output table.safetensors
     jaxdlm generate --model smollm2 --policy aded,table=table.safetensors "..."
+    python scripts/trigrams.py notes.txt --model smollm2 --longest 6 --output grams.safetensors
+    jaxdlm generate --model smollm2 --policy superposed,table=grams.safetensors --max-new 10 "..."
 
 FILE: text, read as one text; or .jsonl, a text per line, in the field `text`. Texts of the kind that the model writes are
 worth most, such as its own answers. The table holds the words of the model's tokenizer, and is refused by any other.
@@ -11,6 +13,7 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jaxdlm as jd
 from jaxdlm.errors import InputError
@@ -42,16 +45,26 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=pathlib.Path, metavar="FILE")
     parser.add_argument("--model", required=True, help="a name or folder that jaxdlm.load reads; its tokenizer counts")
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="TABLE")
+    parser.add_argument("--longest", type=int, metavar="N", help="count all n-grams of 2 to N tokens, for `superposed`")
     args = parser.parse_args()
     try:
-        table = jd.speculative.count_trigrams(jd.load(args.model), texts(args.files))
-        table.save(args.output)
+        made = counted(jd.load(args.model), args)
     except InputError as error:
         print(f"trigrams: {error}", file=sys.stderr)
         return 2
-    keys, size = table.grams.second.shape[0], args.output.stat().st_size
-    print(f"{keys} keys, {table.grams.token.shape[0]} successors, {size} bytes: {args.output}")
+    print(f"{made}, {args.output.stat().st_size} bytes: {args.output}")
     return 0
+
+
+def counted(lm: Any, args: argparse.Namespace) -> str:
+    """What is in the file that is written."""
+    if args.longest is not None:
+        grams = jd.speculative.count_ngrams(lm, texts(args.files), args.longest)
+        grams.save(args.output)
+        return f"{grams.grams.token.shape[0]} n-grams"
+    table = jd.speculative.count_trigrams(lm, texts(args.files))
+    table.save(args.output)
+    return f"{table.grams.second.shape[0]} keys, {table.grams.token.shape[0]} successors"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from typing import Any
 
 from jaxdlm import registry
 
-HELPERS = {"count_trigrams": "trigrams", "generate_on_two": "two_meshes", "read_trigrams": "trigrams"}  # name -> module
+HELPERS = {  # name -> module
+    "count_ngrams": "ngrams", "count_trigrams": "trigrams", "generate_on_two": "two_meshes", "read_ngrams": "ngrams",
+    "read_trigrams": "trigrams",
+}  # fmt: skip
 
 
 class _Speculative(types.ModuleType):

@@ -17,9 +17,8 @@ from jaxdlm.core.model import KV
 from jaxdlm.core.readout import proposable
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
-from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import loop
-from jaxdlm.speculative.ahead import appended, guided, read_last
+from jaxdlm.speculative.ahead import appended, grown, guided
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
@@ -49,6 +48,7 @@ class Lookahead:
     official: bool = struct.field(pytree_node=False, default=False)
     made_for: str = struct.field(pytree_node=False, default="")  # fingerprint of the model of a fitted threshold
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def returning(self, n: int) -> "Lookahead":
         return dataclasses.replace(self)  # one answer, which is why its width is 1
@@ -66,8 +66,8 @@ class Lookahead:
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
         """(the carry with one token more, the model's logits behind the text)."""
         rows, policy = carry.rows, decoding.policy
-        logits, fresh = read_last(carry, decoding)
-        carry = carry._replace(kv=store.put(carry.kv, fresh, rows.length[:, None] - 1))
+        logits, kv = grown(carry, decoding)
+        carry = carry._replace(kv=kv)
         logp, live, nodes = guided(logits, rows, policy.guide)
         own, token = jax.lax.top_k(logp, min(self.k, logp.shape[1]))
         pause = (entropy(logp) >= self.threshold) & live & ~rows.done
@@ -94,8 +94,7 @@ class Lookahead:
         ahead = Ahead(rows, kv, zero.astype(jnp.float32), zero, over | ~mine, jnp.int32(0))
 
         def further(a: Ahead) -> Ahead:
-            logits, fresh = read_last(carry._replace(rows=a.rows, kv=a.kv), decoding)
-            kv = store.put(a.kv, fresh, a.rows.length[:, None] - 1)
+            logits, kv = grown(carry._replace(rows=a.rows, kv=a.kv), decoding)
             logp, *_ = guided(logits, a.rows, decoding.policy.guide)
             best = jnp.argmax(logp, axis=1).astype(jnp.int32)
             rows, over = appended(a.rows, best, decoding.policy.guide)

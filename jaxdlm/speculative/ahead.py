@@ -7,16 +7,17 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV
 from jaxdlm.speculative import guiding, loop
+from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32
 
 
-def read_last(carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "B 1 V"], KV]:
-    """The forward of the last token of each row."""
+def grown(carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "R 1 V"], KV]:
+    """(the logits behind the last token of each row, the cache with it)."""
     nothing, _ = decoding.policy.drafter.propose((), carry.rows, loop.stage_keys(carry.rows, loop.DRAFT))
     forward = loop.read(carry, nothing, decoding)
-    return forward.logits, forward.kv
+    return forward.logits, store.put(carry.kv, forward.kv, carry.rows.length[:, None] - 1)
 
 
 def guided(

@@ -14,10 +14,12 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.core import engine
 from jaxdlm.core.carry import Status, Trace
+from jaxdlm.core.model import KV
 from jaxdlm.core.readout import proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import guiding, loop
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.ahead import grown
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
@@ -37,13 +39,22 @@ class Answers(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """What a prompt's beams know beside their rows."""
+    """What a prompt's beams know beside their rows. own: of each beam, whatever else its search goes by."""
 
-    total: Float32[Array, "R"]  # log-probability of the text so far; likeliest first
+    total: Float32[Array, "R"]  # log-probability of the text so far, or another sum of scores; greatest first
     best: Answers  # finished texts, best first
     score: Float32[Array, "R"]  # total / length^penalty of each
     finished: Bool[Array, "R"]  # whether there is one
     improvable: Bool[Array, "R"]  # whether a better one may come; the same in all rows of a prompt
+    own: PyTree = ()
+
+
+class Offers(NamedTuple):
+    """What each beam may go on with: M tokens, None: all of the vocabulary in its order."""
+
+    score: Float32[Array, "R M"]  # that it adds to the beam's total
+    logp: Float32[Array, "R M"]  # of the token, by the model
+    token: Int32[Array, "R M"] | None = None
 
 
 class Candidates(NamedTuple):
@@ -70,6 +81,15 @@ class BeamSearch:
     early: bool | str = struct.field(pytree_node=False, default=False)
     returned: int = struct.field(pytree_node=False, default=1)
 
+    @property
+    def streams(self) -> int:
+        return self.width
+
+    @property
+    def considered(self) -> int | None:
+        """Of the candidates, best first, those that may be answers; None: all."""
+        return self.width
+
     def returning(self, n: int) -> "BeamSearch":
         return dataclasses.replace(self, returned=n)
 
@@ -85,56 +105,70 @@ class BeamSearch:
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "R 1 V"]]:
         """(the carry with each beam one token longer, the model's logits)."""
         rows, state = carry.rows, carry.drafter
-        proposal, _ = decoding.policy.drafter.propose((), rows, loop.stage_keys(rows, loop.DRAFT))
-        forward = loop.read(carry, proposal, decoding)
-        logits = forward.logits
+        logits, kv = self.read(carry, decoding)
         nodes = guiding.nodes_of(decoding.policy.guide, rows.guide)
-        logp, bad = self.log_probs(logits, nodes)
-        seen = self.candidates(rows, state, logp)
+        offers, bad = self.offers(rows, state, logits, nodes)
+        seen = self.candidates(rows, state, offers)
         going, pick = jax.lax.top_k(without(seen.total, seen.finished), self.width)
         row, token, own = (jnp.take_along_axis(x, pick, axis=1).reshape(-1) for x in (seen.row, seen.token, seen.logp))
-        kv = store.put(carry.kv, forward.kv, rows.length[:, None] - 1)
-        old, kv, trace = rows_of((rows, kv, carry.trace), row)
+        kv = kv if self.streams == 1 else rows_of(kv, row)
+        old, trace, known = rows_of((rows, carry.trace, state.own), row)
         guide = () if nodes.guide is None else nodes_after(nodes, row, token)
         new = longer(old, token)._replace(guide=guide)
-        top = likeliest(carry.trace, logits)
+        top = self.of_beams(likeliest(carry.trace, logits))
         state = self.collected(rows, state, seen, going, carry.trace, top)
+        state = state._replace(own=self.advanced(known, token))
         trace = noted(trace, old, token, own, rows_of(top, row))
         new, trace = self.closed(new, trace, state, self.over(state, seen), self.any_of(bad))
         new, trace, state = select_rows(~rows.done, (new, trace, state), (rows, carry.trace, carry.drafter))
         return Carry(new, kv, state, trace, carry.loops + 1), logits
 
-    def log_probs(self, logits: Float32[Array, "R 1 V"], nodes: guiding.Nodes) -> tuple[Array, Bool[Array, "R"]]:
+    def read(self, carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "R 1 V"], KV]:
+        """(the logits behind each beam, the cache with its last token)."""
+        return grown(carry, decoding)
+
+    def offers(
+        self, rows: Rows, state: BeamState, logits: Float32[Array, "R 1 V"], nodes: guiding.Nodes
+    ) -> tuple[Offers, Bool[Array, "R"]]:
         """(log p of every next token by the guided model, rows whose logits are not finite)."""
         bad = ~proposable(jnp.max(logits, axis=2))
         if nodes.guide is None:
-            return jax.nn.log_softmax(logits[:, 0], axis=1), bad
-        bent, live = nodes.transform(logits, nodes.root())
-        return jnp.where(live, jax.nn.log_softmax(bent[:, 0], axis=1), -jnp.inf), bad
+            logp = jax.nn.log_softmax(logits[:, 0], axis=1)
+        else:
+            bent, live = nodes.transform(logits, nodes.root())
+            logp = jnp.where(live, jax.nn.log_softmax(bent[:, 0], axis=1), -jnp.inf)
+        return Offers(logp, logp), bad
 
-    def candidates(self, rows: Rows, state: BeamState, logp: Float32[Array, "R V"]) -> Candidates:
+    def candidates(self, rows: Rows, state: BeamState, offers: Offers) -> Candidates:
         """So many that W of them go on however many end here."""
-        width, vocab = self.width, logp.shape[1]
+        width, each = self.width, offers.score.shape[1]
         ends = 0 if rows.ends is None else rows.ends.shape[1]
-        count = min(width * max(2, 1 + ends), width * vocab)
-        total, at = jax.lax.top_k((state.total[:, None] + logp).reshape(-1, width * vocab), count)
+        count = min(width * max(2, 1 + ends), width * each)
+        total, at = jax.lax.top_k((state.total[:, None] + offers.score).reshape(-1, width * each), count)
         first = width * jnp.arange(total.shape[0], dtype=jnp.int32)[:, None]
-        row, token = first + at // vocab, at % vocab
+        row, place = first + at // each, at % each
+        token = place if offers.token is None else offers.token[row, place]
         text = rows_of(bare(rows), row.reshape(-1))
         one = jnp.ones(text.length.shape, jnp.int32)
         ended = (loop.columns_to_stop(text, token.reshape(-1, 1), one) <= 1).reshape(row.shape)
         last = (rows.length + 1 >= rows.stop).reshape(-1, width)[:, :1]
-        return Candidates(total, row, token, logp[row, token], ended, last)
+        return Candidates(total, row, token, offers.logp[row, place], ended, last)
+
+    def advanced(self, own: PyTree, token: Int32[Array, "R"]) -> PyTree:
+        """`BeamState.own` of the beams that go on, one token later."""
+        return own
 
     def collected(
         self, rows: Rows, state: BeamState, seen: Candidates, going: Float32[Array, "G W"], trace: Trace, top: Top
     ) -> BeamState:
-        """The state with the best of the texts that were finished and those that finish now, among the first W candidates."""
+        """The state with the best of the texts that were finished and those that finish now, among those `considered`."""
         width = self.width
         grouped = lambda x: jax.tree.map(lambda leaf: leaf.reshape(-1, width, *leaf.shape[1:]), x)  # noqa: E731
         length = grouped(rows.length - rows.start + 1)[:, :1]
         score, finished, improvable = grouped((state.score, state.finished, state.improvable))
-        now = seen.finished & (seen.total > -jnp.inf) & (jnp.arange(seen.row.shape[1]) < width)[None, :]
+        now = seen.finished & (seen.total > NEVER / 2)
+        if self.considered is not None:
+            now = now & (jnp.arange(seen.row.shape[1]) < self.considered)[None, :]
         closed = jnp.all(finished, axis=1, keepdims=True) & (self.early is True)
         offered = seen.total / self.penalised(length)
         offered = without(without(offered, closed | ~improvable[:, :1]), ~now)
@@ -166,9 +200,13 @@ class BeamSearch:
     def over(self, state: BeamState, seen: Candidates) -> Bool[Array, "R"]:
         """Whether a prompt is answered."""
         finished = jnp.all(state.finished.reshape(-1, self.width), axis=1)
-        full = seen.last[:, 0] | jnp.all(seen.finished, axis=1) | (seen.total[:, 0] == -jnp.inf)
+        full = seen.last[:, 0] | jnp.all(seen.finished, axis=1) | (seen.total[:, 0] < NEVER / 2)
         ended = full | (finished & (self.early is True)) | ~state.improvable.reshape(-1, self.width)[:, 0]
         return jnp.repeat(ended, self.width)
+
+    def of_beams(self, top: Top) -> Top:
+        """What stands behind each stream, for each beam that reads it."""
+        return jax.tree.map(lambda x: jnp.repeat(x, self.width // self.streams, axis=0), top)
 
     def any_of(self, bad: Bool[Array, "R"]) -> Bool[Array, "R"]:
         return jnp.repeat(jnp.any(bad.reshape(-1, self.width), axis=1), self.width)

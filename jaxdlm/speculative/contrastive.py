@@ -37,6 +37,7 @@ class ContrastiveSearch:
     alpha: Any
     k: int = struct.field(pytree_node=False)
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def returning(self, n: int) -> "ContrastiveSearch":
         return dataclasses.replace(self)  # one answer, which is why its width is 1

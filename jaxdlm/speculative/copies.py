@@ -15,14 +15,15 @@ from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, PyTree
 
 
-def spread(carry: Carry, count: int) -> Carry:
-    """The carry with each row `count` times, one behind the other: samples, each with a key of its own."""
+def spread(carry: Carry, count: int, streams: int) -> Carry:
+    """The carry with each row `count` times, one behind the other: samples, each with a key of its own. streams: how many
+    of them have keys and values of their own, `count` or 1."""
     if count == 1:
         return carry
     index = jnp.asarray(np.repeat(np.arange(carry.rows.done.shape[0]), count))
     parts = (carry.rows, carry.kv, carry.drafter, carry.trace)
     rows, kv, drafter, trace = rows_of(parts, index)
-    return Carry(_keyed(rows, count), kv, drafter, trace, carry.loops)
+    return Carry(_keyed(rows, count), carry.kv if streams == 1 else kv, drafter, trace, carry.loops)
 
 
 def expanded(rows: Rows, count: int) -> Rows:

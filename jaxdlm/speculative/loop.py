@@ -62,7 +62,7 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, s
         state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
     trace = engine.blank_trace(save, batch, max_new, policy.top)
     carry = Carry(rows, kv, state, trace, jnp.int32(0))
-    carry = copies.spread(carry, policy.samples)
+    carry = copies.spread(carry, policy.samples, policy.streams)
     if policy.search is None:
         return carry
     return carry._replace(drafter=policy.search.init(carry, decoding, prompt, max_new))

@@ -28,13 +28,16 @@ class DraftInfo(NamedTuple):
 class Search(Protocol):
     """A way to write several rows of each prompt together; a `jaxdlm.struct.dataclass`.
 
-    width: rows of a prompt. init: its state behind the prompts, which stands in the place of a drafter's. step: (the
-    carry one round later, the model's logits). returning: with so many answers of each prompt. answers: (rows, trace) of
-    these.
+    width: rows of a prompt. streams: of these, how many have keys and values of their own: all, or 1. init: its state
+    behind the prompts, which stands in the place of a drafter's. step: (the carry one round later, the model's logits).
+    returning: with so many answers of each prompt. answers: (rows, trace) of these.
     """
 
     @property
     def width(self) -> int: ...
+
+    @property
+    def streams(self) -> int: ...
 
     def returning(self, n: int) -> "Search": ...
 
@@ -80,6 +83,11 @@ class Speculation:
         if isinstance(self.acceptance, verify.Relaxed):
             return True
         return self.acceptance is verify.greedy and (self.warp.greedy or not self.warp.shared)
+
+    @property
+    def streams(self) -> int:
+        """Rows of a prompt that have keys and values of their own."""
+        return self.samples if self.search is None else self.search.streams
 
     @property
     def guide(self) -> Guide | None:

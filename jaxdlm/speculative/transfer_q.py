@@ -19,7 +19,7 @@ from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rewards import Likelihood, Reward
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import loop
-from jaxdlm.speculative.ahead import appended, guided, read_last
+from jaxdlm.speculative.ahead import appended, grown, guided
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
@@ -66,6 +66,7 @@ class ValueSearch:
     baseline: Baseline | None = None
     indirect: Indirect | None = None
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def check(self, lm: Any) -> None:
         rewards.check(self.reward, lm)
@@ -151,12 +152,6 @@ class ValueSearch:
 
     def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
         return rows, trace
-
-
-def grown(carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "R 1 V"], KV]:
-    """(the logits behind each row, the cache with its last token)."""
-    logits, fresh = read_last(carry, decoding)
-    return logits, store.put(carry.kv, fresh, carry.rows.length[:, None] - 1)
 
 
 def noise(keys: Key[Array, "R"], size: int) -> Float32[Array, "R N"]:

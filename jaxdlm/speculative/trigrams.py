@@ -4,7 +4,7 @@ key (a, b) -> the likeliest c, with P(c | a, b) = count(a, b, c) / count(a, b, Â
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxdlm import argument
 from jaxdlm.errors import InputError
+from jaxdlm.speculative import counted
 from jaxdlm.typing import Array, Float32, Int32
 from jaxdlm.vocabulary import vocabulary_hash
 
@@ -56,11 +57,7 @@ class Table(NamedTuple):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as safetensors, which `read_trigrams` and `aded(table=path)` read."""
-        from jaxdlm.checkpoint.safetensors import write_safetensors
-
-        arrays = {name: np.asarray(array) for name, array in self.grams._asdict().items()}
-        notes = {"vocab_size": str(self.vocab_size), "vocabulary": str(self.vocabulary)}
-        write_safetensors(argument.path(path, "path"), arrays, {"kind": KIND, **notes})
+        counted.write(path, KIND, self.grams._asdict(), self.vocab_size, self.vocabulary)
 
 
 KIND = "jaxdlm trigrams"
@@ -83,26 +80,11 @@ def count_trigrams(lm: Any, texts: Iterable[Any]) -> Table:
         7
     """
     size = argument.model(lm).config.vocab_size
-    parts = [_windows(_ids(lm, text, number), size) for number, text in enumerate(texts)]
+    parts = [_windows(counted.ids_of(lm, text, number), size) for number, text in enumerate(texts)]
     every = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     if not every.size:
         raise InputError("no text has three tokens: an n-gram table needs a corpus")
     return Table(_ranked(*np.unique(every, return_counts=True), size), size, vocabulary_hash(lm))
-
-
-def _ids(lm: Any, text: Any, number: int) -> np.ndarray:
-    if isinstance(text, str):
-        if lm.tokenizer is None:
-            raise InputError(f"model {lm.name!r} has no tokenizer: pass texts as lists of token ids")
-        text = lm.tokenizer.encode_inside(text)
-    most = lm.config.vocab_size - 1
-    try:
-        ids = np.asarray(text)
-    except ValueError:  # lists of different lengths
-        ids = np.zeros((1, 1))
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu") or ((ids < 0) | (ids > most)).any():
-        argument.refuse(text, f"texts[{number}]", f"a string or a list of ids from 0 to {most}")
-    return ids.astype(np.int64)
 
 
 def _windows(ids: np.ndarray, size: int) -> np.ndarray:
@@ -126,29 +108,13 @@ def _ranked(grams: np.ndarray, count: np.ndarray, size: int) -> Trigrams:
 
 def read_trigrams(path: str | os.PathLike[str]) -> Table:
     """The table of a file that `Table.save` wrote. Raises InputError where it is missing, damaged, or something else."""
-    from jaxdlm.checkpoint.safetensors import read_safetensors
-
-    file = argument.path(path, "table")
-    if not file.is_file():
-        raise InputError(f"table={argument.shown(str(path))}: must be a file that scripts/trigrams.py wrote")
-    stored, notes = read_safetensors(file)
-    wrong = _fault(stored, notes)
-    if wrong:
-        raise InputError(f"{file.name} is no n-gram table ({wrong}): make one with scripts/trigrams.py")
-    arrays = Trigrams(**{name: jax.device_put(stored[name]) for name in SHAPES})
-    return Table(arrays, int(notes["vocab_size"]), int(notes["vocabulary"]), f"the n-gram table {file.name}")
+    stored = counted.read(path, KIND, SHAPES, _fault)
+    return Table(Trigrams(**{name: jax.device_put(stored.arrays[name]) for name in SHAPES}), *stored[1:])
 
 
-def _fault(stored: dict[str, np.ndarray], notes: dict[str, str]) -> str:
+def _fault(stored: Mapping[str, np.ndarray], size: int) -> str:
     """What is wrong with the parts of a file, or nothing: every index that `after` follows must lead somewhere."""
-    if notes.get("kind") != KIND or set(stored) != set(SHAPES):
-        return f"it holds {', '.join(sorted(stored)) or 'nothing'}"
-    if not all(notes.get(name, "").isdigit() for name in ("vocab_size", "vocabulary")):
-        return "it does not say of which tokenizer"
-    if any(stored[name].ndim != 1 or stored[name].dtype != kind for name, kind in SHAPES.items()):
-        return "its parts have other types"
     first, second, start, token, weight = (stored[name] for name in SHAPES)
-    size = int(notes["vocab_size"])
     if first.size != size + 1 or start.size != second.size + 1 or token.size != weight.size or not second.size:
         return "its parts do not fit each other"
     ranges = ((first, second.size), (start, token.size))
