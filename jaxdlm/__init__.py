@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
     from jaxdlm.decisions.render import Template
     from jaxdlm.output import Output
+    from jaxdlm.planned import Planned, planned
     from jaxdlm.speculative import drafters
 
 __version__ = distribution.VERSION
@@ -30,6 +31,7 @@ _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "output", "decode": "_decode", "stream": "_decode",
     "asap": "aligned.sample", "AsapOutput": "aligned.sample", "AsapTrie": "aligned.trie",
+    "planned": "planned", "Planned": "planned",
     "decide": "decisions.ask", "choose": "decisions.choosing", "Answers": "decisions.output", "Decision": "decisions.output",
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",

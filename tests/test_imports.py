@@ -31,7 +31,7 @@ LAYERS = [
     {"resolve", "output"},
     {"_decode", "decisions"},
     # applications: they use decode and load, and never each other's
-    {"train", "eval", "batch", "plan", "viz", "aligned"},
+    {"train", "eval", "batch", "plan", "viz", "aligned", "planned"},
     {"cli"},
     {"__main__"},
 ]

@@ -248,7 +248,9 @@ def test_what_is_out_of_range_is_refused():
     for wrong, message in [
         ({"k": 0}, "k=0"), ({"alpha": 0.3}, "alpha=0.3 means nothing without table"), ({"candidates": 2}, "candidates=2"),
         ({"table": table}, "have up to 3 tokens: count longer ones"), ({"table": table, "mixture": (0.7, 0.7)}, "mixture="),
-        ({"table": 3}, "table=3"), ({"tau": 0}, "tau=0"), ({"table": table, "alpha": 0}, "alpha=0"), ({"table": table, "alpha": 1, "mixture": (0.1,)}, "alpha=1"),
+        ({"table": 3}, "table=3"), ({"tau": 0}, "tau=0"),
+        ({"table": table, "alpha": 0}, "alpha=0"),
+        ({"table": table, "alpha": 1, "mixture": (0.1,)}, "alpha=1"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=message):
             jd.superposed(**wrong)

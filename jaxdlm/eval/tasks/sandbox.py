@@ -6,6 +6,7 @@ What it does and does not protect from: docs/eval.md. `jaxdlm.confined.functions
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 from jaxdlm.confined import Child, Died
@@ -35,3 +36,13 @@ def run(
     finally:
         child.close()
     return results if isinstance(results, list) else None
+
+
+def passed(source: str, name: str, cases: Sequence[tuple[Any, Any]], *, seconds: float = SECONDS) -> float:
+    """The share of cases (input, result) that the function gives, 0 where the program does not run: a reward for planning.
+
+    Raises InputError as `run`.
+    """
+    results = run(source, name, [each for each, _ in cases], seconds=seconds)
+    right = [] if results is None else [result == wanted for result, (_, wanted) in zip(results, cases, strict=True)]
+    return sum(right) / max(1, len(cases))
