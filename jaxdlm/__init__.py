@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxdlm.aligned.trie import AsapTrie
     from jaxdlm.core.carry import Row, Status, Update
     from jaxdlm.core.compose import Traits
+    from jaxdlm.core.low_discrepancy import low_discrepancy
     from jaxdlm.core.rule import Chain, Rule, Stage, chain, need
     from jaxdlm.decisions.ask import decide
     from jaxdlm.decisions.choosing import choose
@@ -37,6 +38,7 @@ _HOMES = {
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",
     "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",
     "Traits": "core.compose",
+    "low_discrepancy": "core.low_discrepancy",
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip
 _PACKAGES = {

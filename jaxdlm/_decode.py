@@ -14,7 +14,8 @@ from jaxdlm.core import loop
 from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.guide import OfRow
-from jaxdlm.core.keys import sample_keys
+from jaxdlm.core.keys import sampled
+from jaxdlm.core.low_discrepancy import check_uniforms
 from jaxdlm.core.rule import Decoding
 from jaxdlm.decisions import choosing
 from jaxdlm.errors import InputError
@@ -24,6 +25,7 @@ from jaxdlm.output import Output, Programs, finish, finish_rows
 from jaxdlm.own import Own, own_guides
 from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
+from jaxdlm.rules.per_row import number_of
 from jaxdlm.sharding import beside, striped, widens
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.copies import expanded, prompts_of, several
@@ -245,6 +247,7 @@ def prepare(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
     )  # fmt: skip
+    check_uniforms(number_of(policy, "uniforms"), n, max_new)
     if isinstance(policy, Speculation):
         check_pair(lm, policy, max_new, max(len(text) for part in work for text in part.texts))
     else:
@@ -302,7 +305,7 @@ def one_program(
         batch = dataclasses.replace(batch, rows=batch.rows._replace(done=jax.device_put(idle)))
     if n > 1:
         sample = np.resize(part.rows, len(idle)).astype(np.int32) % np.int32(n)  # what idle rows draw does not matter
-        batch = dataclasses.replace(batch, rows=batch.rows._replace(key=sample_keys(batch.rows.key, sample)))
+        batch = dataclasses.replace(batch, rows=sampled(batch.rows, jnp.asarray(sample)))
     model = striped(
         blocked(lm.model, batch.geometry.block), lm.params, len(part.texts) * loop.width(policy, batch.geometry)
     )

@@ -28,9 +28,9 @@ Kind = Callable[[Any, str], Any]
 
 
 def shown(value: Any) -> str:
-    """`repr`, cut where it is long: what is quoted may be as large as its sender likes."""
+    """`repr` on one line, cut where it is long: what is quoted may be as large as its sender likes."""
     try:
-        return _short.repr(value)
+        return " ".join(line.strip() for line in _short.repr(value).splitlines())  # arrays are shown row by row
     except ValueError:  # Python does not spell out numbers of thousands of digits
         return "a number of thousands of digits"
 

@@ -84,7 +84,7 @@ class Output:
 
 def finish(lm: Any, rows: Rows, trace: Trace, batch: Batch, max_new: int, stops: Stops) -> Output:
     """Cuts the generated columns out of the rows and reads them as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None, grammar=None), trace))
+    rows, trace = jax.device_get((rows._replace(key=(), policy=(), ends=None, grammar=None, group=None), trace))
     columns = batch.tails[:, None] + np.arange(max_new)[None, :]
 
     # of columns that were written before the text ended in front of them, nothing is told
@@ -117,7 +117,7 @@ def read_text(lm: Any, tokens: np.ndarray, stops: Stops) -> list[str] | None:
 
 def finish_rows(lm: Any, rows: draft_state.Rows, trace: Trace, max_new: int, stops: Stops) -> Output:
     """Cuts what follows the prompts out of the rows and reads it as text."""
-    rows, trace = jax.device_get((rows._replace(key=(), ends=None, guide=()), trace))
+    rows, trace = jax.device_get((rows._replace(key=(), ends=None, guide=(), group=None), trace))
     ids_ = lm.config.tokens
     column = rows.start[:, None] + np.arange(max_new)[None, :]
     tokens = np.take_along_axis(rows.tokens, column, axis=1)

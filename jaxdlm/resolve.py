@@ -13,6 +13,7 @@ from jaxdlm.core.rule import MOST, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.rules.guided import Agree
+from jaxdlm.rules.sample import Sample
 from jaxdlm.speculative.policy import Speculation, Unloaded
 
 
@@ -73,6 +74,11 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
     if config.masked_canvas:
         check_canvas(lm, policy, parts)
     compose.complete(policy)
+    if compose.rewrites(policy) and any(isinstance(part, Sample) and part.steady for part in parts):
+        raise InputError(
+            "uniforms: this policy writes columns twice, and the second draw would be by the first one's number: use "
+            "measure=log_prob in sample(...), or leave uniforms out"
+        )
     for part in parts:
         if isinstance(part, Agree):
             part.guide.check(lm, MOST)

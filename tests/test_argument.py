@@ -92,6 +92,7 @@ def test_tracers_pass():
 def test_what_is_quoted_is_cut():
     for value in ("x" * 10**6, 10**5000, [1] * 10**6, {"a": "b" * 10**6}, jnp.zeros(10**4)):
         assert len(argument.shown(value)) < 200
+    assert "\n" not in argument.shown(np.eye(3)), "a message is one line"
 
 
 def test_words_flags_lists_and_unknown_ones():

@@ -18,7 +18,7 @@ from jaxdlm.core.automaton import Automaton
 from jaxdlm.core.carry import Carry, Geometry, Rows, Trace, Witness
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.ending import ANY
-from jaxdlm.core.keys import row_keys, sample_keys
+from jaxdlm.core.keys import row_keys, sampled
 from jaxdlm.core.model import Model
 from jaxdlm.core.rule import Decoding
 from jaxdlm.core.select import select_rows
@@ -93,8 +93,7 @@ def waiting(queue: Queue, decoding: Decoding) -> Rows:
         key=row_keys(queue.seed, queue.id), done=zero > 0, status=zero, block=zero, step=zero, forwards=zero,
         tick=zero, policy=(), ends=queue.ends, grammar=queue.grammar,
     )  # fmt: skip
-    if queue.sample is not None:
-        rows = rows._replace(key=sample_keys(rows.key, queue.sample))
+    rows = sampled(rows, zero if queue.sample is None else queue.sample)
     rows = loop.enter(rows, decoding)
     if queue.numbers is None:
         return rows

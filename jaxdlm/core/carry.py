@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxdlm.core.keys import Group
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Rows(NamedTuple):
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     condition: PyTree = ()  # [B, W, D]: the last probabilities as embeddings, which a self-conditioned model reads next
     grammar: Automaton | Witness | None = None  # the language that the row's text belongs to (core.automaton)
+    group: Group | None = None  # which sample of its prompt the row is; None: the only one
 
 
 class Text(NamedTuple):
@@ -130,6 +132,7 @@ class Row(NamedTuple):
     text: Text  # window column i is its position `position[i]`
     shifted: bool = False  # the model predicts the next token: a column's logits stand in its left neighbour's row
     grammar: Automaton | Witness | None = None  # at the edges of the window
+    group: Group | None = None  # which sample of its prompt the row is
 
 
 class Update(NamedTuple):

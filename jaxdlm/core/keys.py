@@ -1,7 +1,7 @@
 """Randomness that depends on the row's own id, step and columns, never on its place in a batch (counter-based)."""
 
 import hashlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,18 @@ def row_keys(seed: Int32[Array, "B"], ids: Int32[Array, "B"]) -> Key[Array, "B"]
 
 
 SAMPLE = 2**31 - 1  # no column and no step has this number
+
+
+class Group(NamedTuple):
+    """Rows of one prompt: the key that they would all have, and which of its samples each is."""
+
+    key: Key[Array, "B"]
+    sample: Int32[Array, "B"]
+
+
+def sampled(rows: Any, sample: Int32[Array, "B"]) -> Any:
+    """The rows as the i-th samples of their prompts, each with the key of its own."""
+    return rows._replace(key=sample_keys(rows.key, sample), group=Group(rows.key, sample))
 
 
 def sample_keys(keys: Key[Array, "B"], sample: Int32[Array, "B"]) -> Key[Array, "B"]:

@@ -23,6 +23,7 @@ from jaxdlm.core.carry import (
 )
 from jaxdlm.core.ending import columns_to_end
 from jaxdlm.core.keys import column_integer
+from jaxdlm.core.low_discrepancy import group_of
 from jaxdlm.core.model import Model
 from jaxdlm.core.readout import DenseLogits, Readout, Summary, mask_invalid, proposable, summarise, text_ids
 from jaxdlm.core.rule import Decoding, Rule, Stepper
@@ -267,7 +268,7 @@ def window_of(row: Rows, start: Array, columns: int, geometry: Geometry, model: 
         tokens=take(row.tokens), open=pending & inside, pending=pending, active=inside, prefilled=take(row.prefilled),
         column=canvas, position=at - row.pads, exists=exists, step=row.step, tick=row.tick, block=row.block,
         blocks=geometry.blocks, ids=model.config.tokens, text=text_of(row, geometry),
-        shifted=model.config.prediction == "next", grammar=grammar,
+        shifted=model.config.prediction == "next", grammar=grammar, group=group_of(row.group, row.key),
     )  # fmt: skip
 
 

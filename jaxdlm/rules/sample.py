@@ -12,6 +12,7 @@ from jaxdlm.core.compose import LOG_PROB, NEG_ENTROPY, Traits
 from jaxdlm.core.filters import checked_filters, highest, likely, nucleus, typical
 from jaxdlm.core.guide import fit
 from jaxdlm.core.keys import column_gumbel, column_uniform
+from jaxdlm.core.low_discrepancy import invert, read_uniforms, uniform_at
 from jaxdlm.core.readout import Drawn, Summary, dense_logits, first_best, incoming, proposable, relative, summarise
 from jaxdlm.core.rule import Stage
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
@@ -71,10 +72,11 @@ def gumbel_max(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Arr
 
 def inverse_cdf(logits: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
     """The first token whose cumulated probability exceeds u ~ U[0, 1): one random number per column, not V."""
-    p = jax.nn.softmax(logits, axis=1)
-    reached = jnp.where(p > 0, jnp.cumsum(p, axis=1), 0.0)  # rounding may reach u where nothing is added
-    u = column_uniform(key, row.position) * jnp.max(reached, axis=1)
-    return jnp.argmax(reached > u[:, None], axis=1).astype(jnp.int32)
+    return invert(jax.nn.softmax(logits, axis=1), column_uniform(key, row.position))
+
+
+DRAWS: dict[str, Draw] = {"gumbel_max": gumbel_max, "inverse_cdf": inverse_cdf}
+BLIND = (margin, neg_entropy, uniform)  # measures that do not ask which token was drawn
 
 
 KINDS: dict[Measure, str] = {
@@ -94,6 +96,7 @@ class Sample(Stage):
     min_p: Any = None
     typical_p: Any = None
     logit_bias: Any = None
+    uniforms: Any = None
     measure: Measure = struct.field(pytree_node=False, default=log_prob)
     draw: Draw = struct.field(pytree_node=False, default=gumbel_max)
     tempered: bool = struct.field(pytree_node=False, default=False)
@@ -126,10 +129,24 @@ class Sample(Stage):
         shaped = self._filtered(logits if self.greedy else scale_logits(logits, divisor_of(self.temperature)))
         token = jax.lax.argmax(shaped, 1, jnp.int32)
         if not self.greedy:
-            token = jnp.where(is_cold(self.temperature), token, self.draw(shaped, row, key))
+            token = jnp.where(is_cold(self.temperature), token, self._draw(shaped, row, key))
         score = self.measure(shaped if self.tempered else logits, token, row, key)
         chosen = jnp.take_along_axis(shaped, token[:, None], axis=1)[:, 0]  # NaN where T is, and -inf if filtered out
         return self._proposed(update, token, score, row, jnp.max(logits, axis=1), chosen)
+
+    def _draw(self, shaped: Float32[Array, "W V"], row: Row, key: Array) -> Int32[Array, "W"]:
+        """Where the score asks which token was drawn, a column that waits must be drawn anew, or its law would change."""
+        if self.uniforms is None:
+            return self.draw(shaped, row, key)
+        step, group = None if self.steady else row.step, row.group
+        assert group is not None, "every row of the loop has one"
+        one = lambda column, position: uniform_at(self.uniforms, group, column, position, step)  # noqa: E731
+        return invert(jax.nn.softmax(shaped, axis=1), jax.vmap(one)(row.column, row.position))
+
+    @property
+    def steady(self) -> bool:
+        """Whether a column keeps its number from forward to forward."""
+        return self.uniforms is not None and self.measure in BLIND
 
     def _filtered(self, shaped: Float32[Array, "W V"]) -> Float32[Array, "W V"]:
         """Of these filters only `typical` may drop the best token: at T = 0 it would be none."""
@@ -178,8 +195,9 @@ def sample(
     typical_p: Any = None,
     logit_bias: Any = None,
     measure: Measure = log_prob,
-    draw: Draw = gumbel_max,
+    draw: Any = gumbel_max,
     tempered: bool = False,
+    uniforms: Any = None,
 ) -> Sample:
     """Proposes a token per column and scores it: token ~ softmax(l / T), T = 0: argmax l.
 
@@ -189,17 +207,28 @@ def sample(
             (`jaxdlm.core.filters`); none of them changes T = 0.
         logit_bias: per id of the vocabulary, added to l before everything else, an array of shape (V,).
         measure: log_prob (LLaDA, arXiv 2502.09992), margin or neg_entropy (Dream, arXiv 2508.15487), uniform.
-        draw: gumbel_max or inverse_cdf (the same distribution; one random number per column instead of V).
+        draw: gumbel_max or inverse_cdf (the same distribution; one random number per column instead of V), or its name.
         tempered: read the measure off the tempered, filtered distribution (Dream) instead of softmax(l) (LLaDA).
+        uniforms: for draw=inverse_cdf, the numbers of all samples of a prompt, float [N, C] from `jd.low_discrepancy(n,
+            columns)` (arXiv 2502.14256): row i is for sample i of `decode(n=...)`, column j for the j-th canvas column. The
+            law of a row stays what it is. Measures that do not ask which token was drawn (margin, neg_entropy, uniform)
+            let a column keep its number until it is written, whatever the order; with others it changes in each forward,
+            for all samples alike, so that only what is written in the same forward is even.
     Departure from official code: noise is added to logits in float32 rather than multiplied in float64; the
     distribution is the same, and so is (l - max l) / T, which no small T overflows. Raises InputError for T outside
-    0..1e30, top_p or min_p outside [0, 1], typical_p outside [1e-6, 1], or top_k < 0.
+    0..1e30, top_p or min_p outside [0, 1], typical_p outside [1e-6, 1], or top_k < 0,
+    and uniforms that are none, or beside another draw.
     """
     temperature = argument.temperature(temperature)
     filters = checked_filters(top_p=top_p, top_k=top_k, min_p=min_p, typical_p=typical_p)
     if logit_bias is not None and len(getattr(logit_bias, "shape", ())) != 1:
         argument.refuse(logit_bias, "logit_bias", "an array with one number per id of the vocabulary, or none")
+    draw = draw if callable(draw) else DRAWS[argument.check_choice(draw, "draw", DRAWS)]
+    if uniforms is not None and draw is not inverse_cdf:
+        argument.unused("with another draw than inverse_cdf", uniforms=(uniforms, None))
+    uniforms = read_uniforms(uniforms)
     tempered, greedy = argument.flag(tempered, "tempered"), argument.greedy(temperature)
     return Sample(
-        temperature, **filters, logit_bias=logit_bias, measure=measure, draw=draw, tempered=tempered, greedy=greedy
-    )
+        temperature, **filters, logit_bias=logit_bias, uniforms=uniforms, measure=measure, draw=draw, tempered=tempered,
+        greedy=greedy,
+    )  # fmt: skip

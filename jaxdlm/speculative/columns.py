@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxdlm.speculative.guiding import States, nodes_of
 from jaxdlm.speculative.state import Rows
-from jaxdlm.speculative.warp import Warp, draft_keys, draw
+from jaxdlm.speculative.warp import Warp, draft
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 
@@ -25,7 +25,7 @@ def draft_columns(
             token, logq = jnp.argmax(bent[:, 0], axis=-1).astype(jnp.int32), None
         else:
             logq = warp.log_prob(bent)[:, 0]
-            token = jax.vmap(draw)(logq, draft_keys(warp, rows.key, rows.length + number, key, number))
+            token = draft(warp, logq, rows, rows.length + number, key, number)
         return guide.advance(states, token[:, None]), (token, None if warp.shared else logq)
 
     numbers = jnp.arange(logits.shape[1], dtype=jnp.int32)

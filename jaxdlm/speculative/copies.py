@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm.core.keys import sample_keys
+from jaxdlm.core.keys import sampled
 from jaxdlm.core.model import KV
 from jaxdlm.errors import InputError
 from jaxdlm.speculative.policy import Speculation
@@ -34,7 +34,7 @@ def expanded(rows: Rows, count: int) -> Rows:
 
 def _keyed(rows: Rows, count: int) -> Rows:
     sample = jnp.arange(rows.done.shape[0], dtype=jnp.int32) % count
-    return rows._replace(key=sample_keys(rows.key, sample))
+    return sampled(rows, sample)
 
 
 def rows_of(parts: PyTree, index: Array) -> PyTree:

@@ -37,7 +37,7 @@ from jaxdlm.speculative.state import (
     Watches,
 )
 from jaxdlm.speculative.tree import Grown, Tree, shape_of
-from jaxdlm.speculative.warp import ACCEPT, DRAFT, position_noise, stage_key
+from jaxdlm.speculative.warp import ACCEPT, DRAFT, Warp, drawn, position_noise, stage_key
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -196,21 +196,28 @@ def judge(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, pol
     key = stage_keys(rows, ACCEPT)
     log_probs = logits if policy.acceptance_reads_logits else policy.warp.log_prob(logits)
     if policy.warp.shared and not policy.warp.greedy:  # the best of what is drawn here is the token that is drawn
-        log_probs = log_probs + noise_of(rows, proposal, logits.shape[2])
+        log_probs = contest(rows, log_probs, proposal, policy.warp)
     if proposal.logq is not None:
         size = max(log_probs.shape[-1], proposal.logq.shape[-1])
         log_probs, proposal = fit(log_probs, size), proposal.replace(logq=fit(proposal.logq, size))
     return jax.vmap(policy.acceptance)(log_probs, proposal, key)
 
 
-def noise_of(rows: Rows, proposal: Proposal, size: int) -> Float32[Array, "B 1_R V"]:
-    """The noise of the position that each row of logits predicts: plain sampling's, of all nodes of one depth the same."""
-    tree = proposal.tree
+def contest(rows: Rows, logp: Float32[Array, "B 1_R V"], proposal: Proposal, warp: Warp) -> Float32[Array, "B 1_R V"]:
+    """Scores whose best is the token that plain sampling draws at the position that each row of `logp` predicts: by noise that
+    is the same for all nodes of one depth, or by its number."""
+    tree, size = proposal.tree, logp.shape[2]
+    if tree.is_chain:
+        depth = jnp.broadcast_to(jnp.arange(1 + len(tree.read), dtype=jnp.int32), logp.shape[:2])
+    else:
+        depth = jnp.pad(shape_of(tree, proposal.parent).depth[:, tree.read], [(0, 0), (1, 0)])
+    if warp.inverse:
+        token = drawn(warp, logp, rows, rows.length[:, None] + depth)
+        return jnp.where(jax.nn.one_hot(token, size, dtype=bool), jnp.float32(0), -jnp.inf)
     noise = position_noise(rows.key, rows.length, tree.depth + 1, size)
     if tree.is_chain:
-        return noise[:, : 1 + len(tree.read)]
-    depth = jnp.pad(shape_of(tree, proposal.parent).depth[:, tree.read], [(0, 0), (1, 0)])
-    return jnp.take_along_axis(noise, depth[:, :, None], axis=1)
+        return logp + noise[:, : 1 + len(tree.read)]
+    return logp + jnp.take_along_axis(noise, depth[:, :, None], axis=1)
 
 
 def judge_guided(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation) -> Judged:

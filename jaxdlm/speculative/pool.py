@@ -34,7 +34,7 @@ def generate_pool(
     while (owner >= 0).any():
         waiting = fresh < total
         carry = _advance(carry, decoding, jnp.int32(turn if waiting else slots), jnp.asarray(owner >= 0))
-        out = jax.device_get((carry.rows._replace(key=(), guide=()), carry.trace))
+        out = jax.device_get((carry.rows._replace(key=(), guide=(), group=None), carry.trace))
         done = np.flatnonzero(out[0].done & (owner >= 0))
         for slot in done:
             finished[owner[slot]] = jax.tree.map(lambda x, slot=slot: x[slot].copy(), out)

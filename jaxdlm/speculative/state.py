@@ -4,6 +4,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxdlm import struct
 from jaxdlm.core.carry import Trace
+from jaxdlm.core.keys import Group
 from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative.tree import Grown, Tree
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
@@ -26,6 +27,7 @@ class Rows(NamedTuple):
     ends: Int32[Array, "B N K"] | None = None  # sequences of ids that end a row (core.ending); None: it runs on
     guide: PyTree = ()  # what a row brings for the policy's guide; from `loop.init` on the guide's state
     sampling: PyTree = ()  # {name: [B]}: numbers of `Warp` that each row has of its own; (): the policy's
+    group: Group | None = None  # which sample of its prompt each row is; None: the only one
 
 
 @struct.dataclass

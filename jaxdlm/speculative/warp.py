@@ -10,12 +10,15 @@ import jax.numpy as jnp
 from jaxdlm import argument, struct
 from jaxdlm.core.filters import checked_filters, highest, likely, nucleus, typical
 from jaxdlm.core.guide import Guide, read_guide
+from jaxdlm.core.keys import Group
+from jaxdlm.core.low_discrepancy import group_of, invert, read_uniforms, uniform_at
 from jaxdlm.core.readout import first_best
 from jaxdlm.core.temperature import below, divisor_of, is_cold, scale_logits
+from jaxdlm.speculative.state import Rows
 from jaxdlm.typing import Array, Float32, Int32, Key
 
 DRAFT, ACCEPT = 0, 1  # stages that draw from a round's key
-NOISES = ("own", "shared")
+NOISES = ("own", "shared", "inverse_cdf")
 
 
 @struct.dataclass
@@ -23,7 +26,9 @@ class Warp:
     """See `warp`. The guide has a state for each row, so the loop and the drafters apply it, and `log_prob` the rest.
 
     A number is a scalar, or [B]: one for each row of logits [B, ..., V]. shared: a token at temperature > 0 is argmax(log p +
-    g), where the noise g belongs to its row and position, whoever draws: target, draft, or plain sampling.
+    g), where the noise g belongs to its row and position, whoever draws: target, draft, or plain sampling. inverse: it is
+    the first whose cumulated probability exceeds a number u of row and position instead, so `shared` as well; uniforms: of
+    all samples of a prompt (`core.low_discrepancy`), None: u of the row's key.
     """
 
     temperature: Any = 0.0
@@ -34,6 +39,8 @@ class Warp:
     greedy: bool = struct.field(pytree_node=False, default=True)
     guide: Guide | None = None
     shared: bool = struct.field(pytree_node=False, default=False)
+    inverse: bool = struct.field(pytree_node=False, default=False)
+    uniforms: Any = None
 
     @property
     def matches(self) -> bool:
@@ -84,12 +91,18 @@ def warp(
     temperature: T from 0 to 1e30; 0 (default), and whatever is below 1e-8: the best token with certainty, whatever the
     filters. top_k: 0 or None: all. top_p, min_p: in [0, 1]. typical_p: in [1e-6, 1]. The order is that of `transformers`;
     each filter reads what the one before has left. guide: one of `jaxdlm.guides`, a list of them, or none. noise: "own":
-    of each round; "shared": of each position, see `Warp`. Raises InputError for values outside these ranges.
+    of each round; "shared": of each position, "inverse_cdf": the same by one number instead of V, see `Warp`; an array from
+    `jd.low_discrepancy(n, max_new)`: by these numbers, row i for sample i of a prompt. Raises InputError for values outside
+    these ranges.
     """
     temperature = argument.temperature(temperature)
     filters = checked_filters(top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p)
-    shared = argument.check_choice(noise, "noise", NOISES) == "shared"
-    return Warp(temperature, **filters, greedy=argument.greedy(temperature), guide=read_guide(guide), shared=shared)
+    uniforms = read_uniforms(noise, "noise") if hasattr(noise, "shape") else None
+    noise = "inverse_cdf" if uniforms is not None else argument.check_choice(noise, "noise", NOISES)
+    return Warp(
+        temperature, **filters, greedy=argument.greedy(temperature), guide=read_guide(guide), shared=noise != "own",
+        inverse=noise == "inverse_cdf", uniforms=uniforms,
+    )  # fmt: skip
 
 
 def draw(logp: Float32[Array, "V"], key: Key[Array, ""]) -> Int32[Array, ""]:
@@ -112,14 +125,31 @@ def position_key(key: Key[Array, ""], position: Int32[Array, ""]) -> Key[Array, 
     return jax.random.split(stage_key(key, position, ACCEPT))[1]
 
 
-def draft_keys(
-    warp: Warp, row: Key[Array, "B"], position: Int32[Array, "B"], key: Key[Array, "B"], place: Int32[Array, ""]
-) -> Key[Array, "B"]:
-    """The keys by which a draft draws its token at a position of each row: of the round and the place in the draft, or, where
-    noise is shared, those of plain sampling."""
+def drawn(warp: Warp, logp: Float32[Array, "B T V"], rows: Rows, position: Int32[Array, "B T"]) -> Int32[Array, "B T"]:
+    """The tokens that plain sampling draws at these positions of the rows from these laws, where noise is shared."""
+    each = lambda one: jax.vmap(jax.vmap(one, (None, 0, 0)))  # noqa: E731
+    if not warp.inverse:
+        return each(lambda key, logp, at: draw(logp, position_key(key, at)))(rows.key, logp, position)
+    if warp.uniforms is None:
+        own = lambda key, logp, at: invert(jnp.exp(logp), jax.random.uniform(position_key(key, at)))  # noqa: E731
+        return each(own)(rows.key, logp, position)
+
+    def even(whose: tuple[Group, Array], logp: Array, at: Array) -> Array:
+        group, start = whose
+        return invert(jnp.exp(logp), uniform_at(warp.uniforms, group, at - start, at))
+
+    return each(even)((group_of(rows.group, rows.key), rows.start), logp, position)
+
+
+def draft(
+    warp: Warp, logp: Float32[Array, "B V"], rows: Rows, position: Int32[Array, "B"], key: Key[Array, "B"],
+    place: Int32[Array, ""],
+) -> Int32[Array, "B"]:  # fmt: skip
+    """A token of a draft at a position of each row: drawn by a key of the round and the place in the draft, or, where noise is
+    shared, as plain sampling does there."""
     if warp.shared:
-        return jax.vmap(position_key)(row, position)
-    return jax.vmap(lambda key: jax.random.fold_in(key, place))(key)
+        return drawn(warp, logp[:, None], rows, position[:, None])[:, 0]
+    return jax.vmap(lambda logp, key: draw(logp, jax.random.fold_in(key, place)))(logp, key)
 
 
 def position_noise(key: Key[Array, "B"], first: Int32[Array, "B"], count: int, size: int) -> Float32[Array, "B T V"]:

@@ -11,9 +11,11 @@ from jaxdlm._load import LM
 from jaxdlm.speculative import verify
 from jaxdlm.speculative.causal import Causal
 from jaxdlm.speculative.drafters import Nothing
+from jaxdlm.speculative.pair import acceptance
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.tree import Grown
-from jaxdlm.speculative.warp import warp
+from jaxdlm.speculative.warp import NOISES, warp
+from tests.marks import usual
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected, model, near, two_modes
 
@@ -66,14 +68,15 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=() if name == "DraftModel" else pytest.mark.exhaustive) for name in registry.drafters()],
+    ("name", "noise"),
+    usual([(name, noise) for name in registry.drafters() for noise in NOISES[1:]], ("DraftModel", "shared")),
 )
-def test_with_shared_noise_sampled_tokens_are_those_of_plain_sampling(name):
+def test_with_shared_noise_sampled_tokens_are_those_of_plain_sampling(name, noise):
     """Token by token, for a good draft and for a useless one."""
-    run, sampling = {"max_new": MAX_NEW, "seed": 5}, warp(jnp.float32(1), noise="shared")
+    run, sampling = {"max_new": MAX_NEW, "seed": 5}, warp(jnp.float32(1), noise=noise)
     plain_target = LM(Causal(TARGETS[name].model), TARGET.params, None, "toy") if name in TARGETS else TARGET
-    plain = decode(plain_target, PROMPTS, Speculation(Nothing(), warp(jnp.float32(1)), verify.rejection), **run)
+    alone = sampling if noise == "inverse_cdf" else warp(jnp.float32(1))
+    plain = decode(plain_target, PROMPTS, Speculation(Nothing(), alone, acceptance(alone)), **run)
     saved = {}
     for draft, lm in DRAFTS.items():
         drafter = registry.drafters()[name].example(target(name), lm, sampling)

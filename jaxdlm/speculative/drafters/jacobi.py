@@ -11,7 +11,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.registry import drafter
 from jaxdlm.speculative.state import Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draw, position_key, stage_key
+from jaxdlm.speculative.warp import Warp, draw, drawn, stage_key
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 GUESS, FIRST = 2, 3  # stages of a row's keys, behind those of drafts and of acceptance
@@ -106,16 +106,16 @@ class Jacobi:
             return jnp.argmax(logits, axis=2).astype(jnp.int32), None
         logp = self.warp.log_prob(logits)
         place = jnp.arange(logits.shape[1], dtype=jnp.int32)
+        if self.warp.shared:
+            return drawn(self.warp, logp, rows, rows.length[:, None] + place[None, :]), None
 
         def key(row: Array, length: Array, at: Array) -> Array:
-            if self.warp.shared:
-                return position_key(row, length + at)
             if self.coupled:
                 return stage_key(row, length + at, GUESS)
             return jax.random.fold_in(stage_key(row, length, GUESS), at)
 
         keys = jax.vmap(jax.vmap(key, (None, None, 0)), (0, 0, None))(rows.key, rows.length, place)
-        return jax.vmap(jax.vmap(draw))(logp, keys), None if self.warp.shared else logp
+        return jax.vmap(jax.vmap(draw))(logp, keys), logp
 
     def initial(
         self, rows: Rows, start: Int32[Array, "B"], before: Int32[Array, "B"], vocab: int

@@ -15,7 +15,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draft_keys, draw
+from jaxdlm.speculative.warp import Warp, draft, draw
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -160,8 +160,7 @@ class DraftModel:
             return jnp.broadcast_to(best, (best.shape[0], self.width)), None
         logq = self.warp.log_prob(logits)
         if self.warp.shared:
-            keys = draft_keys(self.warp, rows.key, rows.length + level, key, level)
-            token = jax.vmap(draw)(logq[:, 0], keys)[:, None]
+            token = draft(self.warp, logq[:, 0], rows, rows.length + level, key, level)[:, None]
             return jnp.broadcast_to(token, (token.shape[0], self.width)), None
         logq = jnp.broadcast_to(logq, (logq.shape[0], self.width, logq.shape[2]))
         chain = jnp.arange(self.width, dtype=jnp.int32) + level * self.width

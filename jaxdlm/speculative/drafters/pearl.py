@@ -1,5 +1,6 @@
 """PEARL: the draft writes on while the target verifies what it wrote before."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draft_keys, draw
+from jaxdlm.speculative.warp import Warp, draft
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -81,9 +82,8 @@ class Pearl:
             position = (frontier - 1 + place)[:, None]
             past = store.seen(kv, position[:, 0])
             out = self.model.apply(self.params, token, position, jnp.ones(token.shape, bool), past)
-            token, logq, states = self.choose(
-                out.hidden[:, 0], draft_keys(self.warp, rows.key, frontier + place, key, place), guide, states
-            )
+            one = lambda logq: draft(self.warp, logq, rows, frontier + place, key, place)  # noqa: E731
+            token, logq, states = self.choose(out.hidden[:, 0], one, guide, states)
             return (store.put(kv, out.kv, position), token, states), (token[:, 0], logq)
 
         places = jnp.arange(self.chunk, dtype=jnp.int32)
@@ -99,7 +99,7 @@ class Pearl:
         return guide, states
 
     def choose(
-        self, hidden: Float[Array, "B D"], key: Key[Array, "B"], guide: Nodes, states: States
+        self, hidden: Float[Array, "B D"], draw: Callable[[Array], Array], guide: Nodes, states: States
     ) -> tuple[Int32[Array, "B 1"], Float32[Array, "B V"] | None, States]:
         """The next token, the distribution it was drawn from (None where nothing is drawn), the guide's states there."""
         logits = mask_invalid(self.model.head(self.params, hidden), self.model)
@@ -108,7 +108,7 @@ class Pearl:
             token, logq = jnp.argmax(logits, axis=-1).astype(jnp.int32), None
         else:
             logq = self.warp.log_prob(logits)
-            token = jax.vmap(draw)(logq, key)
+            token = draw(logq)
             logq = None if self.warp.shared else logq
         return token[:, None], logq, guide.advance(states, token[:, None])
 

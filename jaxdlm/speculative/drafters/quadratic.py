@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,7 +15,7 @@ from jaxdlm.speculative.drafters._borrowing import Borrowing
 from jaxdlm.speculative.drafters.self_draft import check_modes
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Tree
-from jaxdlm.speculative.warp import Warp, draw, position_key
+from jaxdlm.speculative.warp import Warp, drawn
 from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
 
 
@@ -120,8 +119,7 @@ class Quadratic(Borrowing):
             token = jnp.argmax(logits, axis=2).astype(jnp.int32)
         else:
             position = rows.length[:, None] + verdict.count[:, None] + number
-            keys = jax.vmap(jax.vmap(position_key, (None, 0)))(rows.key, position)
-            token = jax.vmap(jax.vmap(draw))(self.warp.log_prob(logits), keys)
+            token = drawn(self.warp, self.warp.log_prob(logits), rows, position)
         return Drafts(token, jnp.ones_like(state.there))
 
 

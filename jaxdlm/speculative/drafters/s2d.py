@@ -17,7 +17,7 @@ from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
-from jaxdlm.speculative.warp import Warp, draft_keys, draw
+from jaxdlm.speculative.warp import Warp, draft
 from jaxdlm.typing import Array, Float, Float32, Int32, Key, PyTree
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
@@ -144,7 +144,7 @@ class Exits:
             token, logq = jnp.argmax(logits, axis=1).astype(jnp.int32), None
         else:
             logq = self.warp.log_prob(logits)
-            token = jax.vmap(draw)(logq, draft_keys(self.warp, rows.key, rows.length + level, key, level))
+            token = draft(self.warp, logq, rows, rows.length + level, key, level)
             logq = None if self.warp.shared else logq
         return token, logq, guide.advance(states, token[:, None])
 
