@@ -26,6 +26,7 @@ COMMANDS = {  # name -> where it is, imported when it is needed; its line in the
     "decide": ("jaxdlm.batch.decide_cli:decide", "Answer typed questions with probabilities."),
     "batch": ("jaxdlm.batch.cli:batch", "Answer a file of prompts, resumably."),
     "eval": ("jaxdlm.eval.cli:evaluate", "Measure accuracy against speed of policies."),
+    "serve": ("jaxdlm.serve.cli:serve", "Answer requests of OpenAI's clients."),
     "plan": ("jaxdlm.plan.cli:plan", "Fit and time on a TPU slice that is not here."),
 }
 

@@ -246,6 +246,7 @@ NEEDED = {
     "batch": ["in", "--output", "o"],
     "eval": ["--output", "o"],
     "plan": ["--model", "m", "--topology", "t"],
+    "serve": ["m"],
 }
 EXTRA = [name for name in cli.COMMANDS if name != "generate"]  # which takes any number of prompts
 USAGE = {

@@ -76,7 +76,7 @@ class Readers:
 def understand(raw: Raw, readers: Readers, duplicates: Mapping[int, int]) -> Row | Refusal:
     """A row ready to be read, or why not. duplicates: row -> line that had its id first."""
     id_: Any = raw.row
-    where, kind = f"line {raw.line}", Refusal
+    where, kind = raw.where, Refusal
     try:
         value = parse(raw)
         kind = WireRefusal if openai.is_request(value) else Refusal
@@ -198,6 +198,17 @@ def decided(rows: Sequence[Row]) -> Iterator[tuple[Row, Decided]]:
             yield row, Decided(answers, answers.forwards)
 
 
+def body_of(row: Row, outcome: Decided) -> dict[str, Any]:
+    """What was decided, in the shape in which the row asked."""
+    body = outcome.answers.to_row(row.shape)
+    if row.diagnostics:
+        body["diagnostics"] = {
+            name: {"label_mass": each.label_mass, "argmax_is_label": each.top_is_label}
+            for name, each in outcome.answers.items()
+        }
+    return body
+
+
 class Lines:
     """Writes rows. model: its name in bodies."""
 
@@ -206,14 +217,8 @@ class Lines:
 
     def answer(self, row: Row, outcome: Decided) -> Line:
         """The row of what was decided; BROKEN where a question has no answer."""
-        answers = outcome.answers
-        error = BROKEN if answers.status == "nonfinite" else 0
-        body = answers.to_row(row.shape)
-        if row.diagnostics:
-            body["diagnostics"] = {
-                name: {"label_mass": each.label_mass, "argmax_is_label": each.top_is_label}
-                for name, each in answers.items()
-            }
+        error = BROKEN if outcome.answers.status == "nonfinite" else 0
+        body = body_of(row, outcome)
         if not row.batch:
             return Line(encoded(body), error)
         return Line(encoded(openai.answered(row.id, f"{randomness_key(row.id):08x}", body)), error)

@@ -250,11 +250,15 @@ class SlotEngine:
             self.counts.busy += int(harvest.busy.sum())
             for replica in range(self.replicas):
                 for index in range(int(harvest.count[replica])):
-                    request = self._open.pop(int(harvest.owner[replica, index]))
-                    tail = len(request.tokens) % group.geometry.block if self.aligned else 0
-                    tokens = harvest.tokens[replica, index, tail : tail + request.max_new]
-                    status = Status(int(harvest.status[replica, index]))
-                    sink(request, Result(tokens, int(harvest.forwards[replica, index]), str(status)))
+                    at = replica, index
+                    request = self._open.pop(int(harvest.owner[at]))
+                    tokens, status = harvest.tokens[at][self._columns(request, group)], Status(int(harvest.status[at]))
+                    sink(request, Result(tokens, int(harvest.forwards[at]), str(status)))
+
+    def _columns(self, request: Request, group: Group) -> slice:
+        """The columns of a canvas that are a row's answer."""
+        tail = len(request.tokens) % group.geometry.block if self.aligned else 0
+        return slice(tail, tail + request.max_new)
 
     @contextlib.contextmanager
     def _isolated(self, group: Group, sink: Sink) -> Iterator[None]:

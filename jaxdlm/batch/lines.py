@@ -46,6 +46,13 @@ class Lines:
         return None if self.lm.tokenizer is None else request.stops.text(self.lm.tokenizer, tokens)
 
     def _response(self, request: Request, result: Result) -> dict[str, Any]:
+        choices, written = self.choices(request, result)
+        number = f"{request.key:08x}"
+        body = openai.completed(number, self.lm.name, choices, len(request.tokens), written, request.chat)
+        return openai.answered(request.id, number, body)
+
+    def choices(self, request: Request, result: Result, first: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """(the answers of a row as OpenAI has them, numbered from `first`; tokens in them)."""
         choices, written = [], 0
         for index, each in enumerate(result.every):
             tokens = [int(token) for token in each.tokens]
@@ -55,10 +62,9 @@ class Lines:
             if beside is not None and each.logprobs is not None:
                 form = answers.chat if request.chat else answers.completion
                 logprobs = form(each.logprobs.cut(len(content), beside), content, self.spell)
-            choices.append(openai.choice(index, text, reason, logprobs, request.chat))
+            choices.append(openai.choice(first + index, text, reason, logprobs, request.chat))
             written += len(content)
-        number = f"{request.key:08x}"
-        return openai.response(request.id, number, self.lm.name, choices, len(request.tokens), written, request.chat)
+        return choices, written
 
     def refusal(self, refused: Refusal) -> Line:
         """The row of a request that cannot be decoded."""

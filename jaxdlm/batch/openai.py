@@ -118,19 +118,23 @@ def _completed(prompt: Any, where: str) -> Any:
     return prompt[0]
 
 
-def response(
-    identity: Any, number: str, model: str, choices: list[dict[str, Any]], prompt: int, written: int, chat: bool
+def completed(
+    number: str, model: str, choices: list[dict[str, Any]], prompt: int, written: int, chat: bool, created: int = 0
 ) -> dict[str, Any]:
-    """A line of a batch output file. `created` is 0: a row depends on nothing but its request."""
-    body = {
+    """The body of an answer. `created` is 0 in files: a row depends on nothing but its request."""
+    return {
         "id": f"cmpl-{number}",
         "object": "chat.completion" if chat else "text_completion",
-        "created": 0,
+        "created": created,
         "model": model,
         "choices": choices,
-        "usage": {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written},
+        "usage": usage(prompt, written),
     }
-    return answered(identity, number, body)
+
+
+def usage(prompt: int, written: int) -> dict[str, int]:
+    """How many tokens were read and written."""
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 def choice(index: int, text: str | None, reason: str, logprobs: dict[str, Any] | None, chat: bool) -> dict[str, Any]:

@@ -30,6 +30,12 @@ class Raw(NamedTuple):
     line: int  # place in the file, from 1, for messages
     value: bytes | Mapping[str, Any] | InputError  # JSON text, a row of a table, or why it was not read
     last: bool = False  # the file ends here, without a line end
+    place: str = ""  # for messages, of a row that stands in no file
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return self.place or f"line {self.line}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +56,7 @@ class Request:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # by `sampling.FIELDS`, neutral values left out
     wants: answers.Answers = answers.Answers()
     sample: int = 0  # which of the row's answers this is, where a device decodes each by itself
+    where: str = ""  # what messages call the row
 
     @property
     def asks(self) -> frozenset[str]:
@@ -59,7 +66,7 @@ class Request:
 
     def refused(self, reason: str) -> "Refusal":
         """The row's result if it turns out only in its program that it cannot be decoded."""
-        return Refusal(self.row, self.line, self.id, f"line {self.line} (max_new={self.max_new}): {reason}")
+        return Refusal(self.row, self.line, self.id, f"{self.where} (max_new={self.max_new}): {reason}")
 
 
 @dataclass(frozen=True)
@@ -97,24 +104,24 @@ def parse(raw: Raw) -> Mapping[str, Any]:
     try:
         text = raw.value.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"line {raw.line} is not UTF-8 at byte {error.start}: save the file as UTF-8") from None
+        raise InputError(f"{raw.where} is not UTF-8 at byte {error.start}: save the file as UTF-8") from None
     try:
-        value = json.loads(text, object_pairs_hook=functools.partial(_unique, raw.line))
+        value = json.loads(text, object_pairs_hook=functools.partial(_unique, raw.where))
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         cut = "; the file ends inside it, so it was probably cut off" if raw.last else ""
-        raise InputError(f"line {raw.line} is not JSON ({short(error)}){cut}: write one object per line") from None
+        raise InputError(f"{raw.where} is not JSON ({short(error)}){cut}: write one object per line") from None
     if not isinstance(value, dict):
-        raise InputError(f'line {raw.line} is JSON, but no object: write {{"id": ..., "prompt": ...}}')
+        raise InputError(f'{raw.where} is JSON, but no object: write {{"id": ..., "prompt": ...}}')
     return value
 
 
-def _unique(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         twice = argument.repeated(key for key, _ in pairs)
-        raise InputError(f"line {line}: the key {twice!r:.60} stands there twice: keep one")
+        raise InputError(f"{where}: the key {twice!r:.60} stands there twice: keep one")
     return fields
 
 
@@ -134,16 +141,16 @@ def identity(value: Mapping[str, Any], raw: Raw) -> Any:
     if id_ is None:
         return raw.row
     if isinstance(id_, bool) or not isinstance(id_, str | int):
-        raise InputError(f"line {raw.line}: {name} {id_!r:.60} is neither a string nor a whole number")
+        raise InputError(f"{raw.where}: {name} {id_!r:.60} is neither a string nor a whole number")
     if isinstance(id_, str) and any("\ud800" <= letter <= "\udfff" for letter in id_):
-        raise InputError(f"line {raw.line}: {name} {id_!a:.60} holds half of a surrogate pair: it is no text")
+        raise InputError(f"{raw.where}: {name} {id_!a:.60} holds half of a surrogate pair: it is no text")
     return id_
 
 
 def check_duplicate(id_: Any, raw: Raw, duplicates: Mapping[int, int]) -> None:
     """Raises InputError where an earlier row has the id. duplicates: row -> line that had its id first."""
     if raw.row in duplicates:
-        raise InputError(f"line {raw.line}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one")
+        raise InputError(f"{raw.where}: id {id_!r:.60} stands on line {duplicates[raw.row]} already: rename one")
 
 
 def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -> Request | Refusal:
@@ -155,14 +162,14 @@ def read(raw: Raw, lm: Any, defaults: Defaults, duplicates: Mapping[int, int]) -
         check_duplicate(id_, raw, duplicates)
         return _request(value, id_, raw, lm, defaults)
     except InputError as error:
-        message = str(error).replace(f"prompt {raw.row}", f"line {raw.line}: the prompt", 1)
+        message = str(error).replace(f"prompt {raw.row}", f"{raw.where}: the prompt", 1)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        message = f"line {raw.line}: the row does not read ({short(error)})"
+        message = f"{raw.where}: the row does not read ({short(error)})"
     return Refusal(raw.row, raw.line, id_, " ".join(message.split())[:SHOWN])
 
 
 def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: Defaults) -> Request:
-    where = f"line {raw.line}"
+    where = raw.where
     chat, plain = True, defaults.raw
     if openai.is_request(value):
         chat = openai.is_chat(value)
@@ -200,7 +207,7 @@ def _request(value: Mapping[str, Any], id_: Any, raw: Raw, lm: Any, defaults: De
     grammar = _grammar(language and nested(language, defaults.depth), lm, max_new, stops, where)
     return Request(
         raw.row, raw.line, id_, randomness_key(id_), tokens, max_new, seed & LARGEST, temperature, stops, chat, grammar,
-        asked, number,
+        asked, number, where=where,
     )  # fmt: skip
 
 

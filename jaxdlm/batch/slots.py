@@ -5,6 +5,7 @@ queue can be sent while the one before it is still being worked on, and the devi
 (the `data` axis of the mesh) have slots and queues of their own and share no collective.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -76,10 +77,30 @@ class Harvest(NamedTuple):
     busy: Int32[Array, ""]  # sum over trips of the rows that took part
 
 
+class Turn(NamedTuple):
+    """How far a set of slots goes before the host hears of it."""
+
+    least: Int32[Array, ""]  # forwards before a closed block or a finished row ends it
+    most: Int32[Array, ""]
+    gone: Bool[Array, "S"]  # slots whose answer nobody waits for any more
+
+
+class Standing(NamedTuple):
+    """Where a set of slots stands after a turn."""
+
+    owner: Int32[Array, "S"]
+    tokens: Int32[Array, "S C"]
+    pending: Bool[Array, "S C"]
+    block: Int32[Array, "S"]
+    forwards: Int32[Array, "S"]
+    head: Int32[Array, ""]  # waiting rows that got a slot
+
+
 class State(NamedTuple):
     pool: Pool
     head: Int32[Array, ""]  # waiting rows that were admitted
     harvest: Harvest
+    closed: Bool[Array, ""]  # whether a row has closed a block, or ended
 
 
 def waiting(queue: Queue, decoding: Decoding) -> Rows:
@@ -129,6 +150,34 @@ def collect(pool: Pool, harvest: Harvest, geometry: Geometry) -> tuple[Pool, Har
 
 def serve(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decoding) -> tuple[Pool, Harvest]:
     """Works until the first `count` rows of the queue have a slot; with `drain` until every row is done."""
+
+    def live(state: State) -> Bool[Array, ""]:
+        return (state.head < count) | (drain & jnp.any(state.pool.owner != FREE))
+
+    end = work(pool, queue, count, live, decoding)
+    return end.pool, end.harvest
+
+
+def turn(pool: Pool, queue: Queue, count: Array, until: Turn, decoding: Decoding) -> tuple[Pool, Harvest, Standing]:
+    """Works until there is something to tell, `until.most` forwards at most, or nothing to do; rows of the queue that found no
+    slot wait for another turn. What rows get does not depend on where turns end."""
+    gone = until.gone & (pool.owner != FREE)
+    pool = pool._replace(owner=jnp.where(gone, FREE, pool.owner), rows=pool.rows._replace(done=pool.rows.done | gone))
+
+    def live(state: State) -> Bool[Array, ""]:
+        trips, busy = state.harvest.trips, (state.head < count) | jnp.any(state.pool.owner != FREE)
+        return busy & (trips < until.most) & ~(state.closed & (trips >= until.least))
+
+    end = work(pool, queue, count, live, decoding)
+    rows, prompt = end.pool.rows, decoding.geometry.prompt
+    standing = Standing(
+        end.pool.owner, rows.tokens[:, prompt:], rows.pending[:, prompt:], rows.block, rows.forwards, end.head
+    )
+    return end.pool, end.harvest, standing
+
+
+def work(pool: Pool, queue: Queue, count: Array, live: Callable[[State], Bool[Array, ""]], decoding: Decoding) -> State:
+    """Forwards of the slots, which take in the first `count` rows of the queue, while `live`."""
     cache, geometry, ready = decoding.cache, decoding.geometry, waiting(queue, decoding)
     size = pool.owner.shape[0] + queue.owner.shape[0]
     zero = jnp.int32(0)
@@ -138,11 +187,8 @@ def serve(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decodi
     # where the prompts of new rows are read apart, a reading costs the same for one as for all: some come in together
     batch = max(1, pool.owner.shape[0] // 4) if cache.admits else 1
 
-    def live(state: State) -> Bool[Array, ""]:
-        return (state.head < count) | (drain & jnp.any(state.pool.owner != FREE))
-
     def trip(state: State) -> State:
-        pool, head, harvest = state
+        pool, head, harvest, closed = state
         room = (head < count) & (jnp.sum(pool.owner == FREE) >= jnp.minimum(batch, count - head))
         pool, head = jax.lax.cond(
             room, lambda p, h: admit(p, h, count, queue, ready), lambda p, h: (p, h), pool._replace(cache=()), head
@@ -156,6 +202,7 @@ def serve(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decodi
         new = loop.step(Carry(pool.rows, stored, NOTHING, zero), decoding)
         busy = jnp.sum(new.rows.forwards) - jnp.sum(pool.rows.forwards)
         harvest = harvest._replace(trips=harvest.trips + 1, busy=harvest.busy + busy)
+        ended = (new.rows.done | (new.rows.block != pool.rows.block)) & (pool.owner != FREE)
         pool, harvest = jax.lax.cond(
             jnp.any(new.rows.done & (pool.owner != FREE)),
             lambda p, h: collect(p, h, geometry),
@@ -163,10 +210,9 @@ def serve(pool: Pool, queue: Queue, count: Array, drain: Array, decoding: Decodi
             pool._replace(rows=new.rows),
             harvest,
         )
-        return State(pool._replace(cache=new.cache), head, harvest)
+        return State(pool._replace(cache=new.cache), head, harvest, closed | jnp.any(ended))
 
-    end = jax.lax.while_loop(live, trip, State(pool, zero, blank))
-    return end.pool, end.harvest
+    return jax.lax.while_loop(live, trip, State(pool, zero, blank, jnp.asarray(False)))
 
 
 def empty(decoding: Decoding, slots: int, sides: Sides = NO_SIDES) -> Pool:
@@ -244,6 +290,19 @@ def advance(
         return lie(pool, decoding.model, mesh), harvest
 
     return _per_replica(work, mesh, 3, 2)(pool, queue, count, drain, decoding)
+
+
+@compiled(static_argnames=("mesh",), donate_argnames=("pool",))
+def take_turn(
+    pool: Pool, queue: Queue, count: Array, until: Turn, decoding: Decoding, *, mesh: Mesh
+) -> tuple[Pool, Harvest, Standing]:
+    """`turn` on every replica, with its own `until`."""
+
+    def work(pool: Pool, queue: Queue, count: Array, until: Turn, decoding: Decoding) -> tuple[Pool, Harvest, Standing]:
+        pool, harvest, standing = turn(pool, queue, count, until, decoding)
+        return lie(pool, decoding.model, mesh), harvest, standing
+
+    return _per_replica(work, mesh, 4, 1)(pool, queue, count, until, decoding)
 
 
 def place(queue: Queue, count: np.ndarray, mesh: Mesh) -> tuple[Queue, Array]:

@@ -1,0 +1,1 @@
+"""`jaxdlm serve`: models behind HTTP, as OpenAI's clients know it."""
