@@ -20,6 +20,7 @@ from jaxdlm.core.carry import Status
 from jaxdlm.serve.rows import Block, Canvas, Ended, Message, Row
 
 TURN = 0.05  # seconds of forwards after which the host looks who has come and who has gone
+LONG = 0.25  # likewise, while every slot is taken: who comes finds none
 HOLD = 0.02  # and for which a block waits for those of other rows, where there are many
 
 
@@ -75,7 +76,8 @@ class Lane:
     def _until(self) -> slots.Turn:
         """How far the next turn goes."""
         rows = self.live.values()
-        least, most = 1, self._forwards(TURN)
+        taken = len(rows) >= self.engine.slots * self.engine.replicas
+        least, most = 1, self._forwards(LONG if taken else TURN)
         if any(row.canvas for row in rows):
             most = 1
         elif any(row.blocks for row in rows):

@@ -1,6 +1,6 @@
 """A real server on loopback, asked by the real client of OpenAI and by clients that do what they should not.
 
-All of it runs in one program of `tiny`: prompts of 32 tokens, canvases of 32 columns, a token per forward, no early end.
+All of it runs in one program of `tiny`: prompts of 32 tokens, canvases of 16 columns, a token per forward, no early end.
 """
 
 import concurrent.futures
@@ -26,7 +26,7 @@ from jaxdlm.serve.service import Service
 
 KEY = "a-key-of-tests"
 POLICY = "low_confidence,temperature=0.7"
-NEW, BLOCK, SLOTS, QUEUE = 32, 4, 4, 12
+NEW, BLOCK, SLOTS, QUEUE = 16, 4, 4, 12
 CONNECTIONS, PATIENCE = 30, 2.0
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 
@@ -157,7 +157,7 @@ WRONG = {  # what is sent -> (path, body, status, words of the message)
     "log-probabilities": (COMPLETIONS, {"prompt": [1], "logprobs": 1}, 400, "left to right"),
     "a long prompt": (COMPLETIONS, {"prompt": [5] * 61}, 400, "more tokens than this server reads (61 > 60)"),
     "ids beyond the vocabulary": (COMPLETIONS, {"prompt": [10**6]}, 400, "1000000"),
-    "many columns": (COMPLETIONS, {"prompt": [1], "max_tokens": NEW + 1}, 400, "max_tokens=33 is more than"),
+    "many columns": (COMPLETIONS, {"prompt": [1], "max_tokens": NEW + 1}, 400, "max_tokens=17 is more than"),
     "no columns": (COMPLETIONS, {"prompt": [1], "max_tokens": 0}, 400, "max_new=0"),
     "many answers": (COMPLETIONS, {"prompt": [1], "n": 9}, 400, "more than 8 answers"),
     "many prompts": (COMPLETIONS, {"prompt": [[1]] * 9}, 400, "more than 8 answers"),
@@ -240,8 +240,8 @@ def test_clients_that_wait_vanish_or_never_speak(server):
 def test_too_many_requests_or_connections_are_told_so(server):
     """429 with a time to come again where the queue is full, and 503 for connections beyond the limit; then all is well."""
     body = {"prompt": [[5] * 30] * 8, "seed": 1}
-    with concurrent.futures.ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: server.post(COMPLETIONS, body), range(6)))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: server.post(COMPLETIONS, body), range(4)))
     codes = [answer.status_code for answer in answers]
     assert set(codes) == {200, 429}
     for answer in answers:
