@@ -4,7 +4,11 @@ import asyncio
 import contextlib
 import json
 import resource
+import signal
 import socket
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
@@ -76,6 +80,23 @@ def files_for(connections: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+class Orderly(uvicorn.Server):
+    """A server whose process ends by itself after SIGTERM or Ctrl-C, with its work done; a second Ctrl-C ends it at once."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Asks for an orderly end at a signal, where this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def make_server(app: Any, *, patience: float, connections: int, grace: float, quiet: bool = False) -> uvicorn.Server:
     """A server of an application, ready to run."""
     protocol = type("Connection", (Patient,), {"patience": patience, "most": connections})
@@ -84,22 +105,18 @@ def make_server(app: Any, *, patience: float, connections: int, grace: float, qu
         access_log=False, server_header=False, timeout_keep_alive=min(5, max(1, int(patience))), backlog=1024,
         timeout_graceful_shutdown=max(1, int(grace)),
     )  # fmt: skip
-    return uvicorn.Server(config)
+    return Orderly(config)
 
 
 class Running(contextlib.AbstractContextManager["Running"]):
     """A server in a thread of its own, for tests and benchmarks. url: where it is."""
 
     def __init__(self, server: uvicorn.Server, sock: socket.socket) -> None:
-        import threading
-
         self.server, self.sock = server, sock
         self.url = "http://{}:{}".format(*sock.getsockname()[:2])
         self.thread = threading.Thread(target=lambda: asyncio.run(server.serve([sock])), daemon=True)
 
     def __enter__(self) -> "Running":
-        import time
-
         self.thread.start()
         while not self.server.started and self.thread.is_alive():
             time.sleep(0.01)
