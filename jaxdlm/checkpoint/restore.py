@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxdlm import quant
-from jaxdlm.checkpoint import store
+from jaxdlm.checkpoint import room, store
 from jaxdlm.checkpoint.leaf import STORED, LeafSpec, contiguous, unflatten
 from jaxdlm.checkpoint.placement import shardings, stacked_zeros
 from jaxdlm.checkpoint.quantised import CODES, ROOT, SCALE, Dequantised, Layout, weight_dtype
@@ -37,7 +37,7 @@ def load_params(
     dtype: "float32", "bfloat16", "float16" or None (as stored; of a GGUF file with quantised tensors bfloat16); small
     float32 leaves (norms, routers) stay float32 where the file has them so. Reads each device's part only; the most that
     is held on the host is one device's part of one leaf. What is read of a converted checkpoint is compared with its
-    checksums. Raises CheckpointError.
+    checksums. Raises CheckpointError, and InputError where a device has no room for its part.
     """
     opened = source if isinstance(source, Checkpoint) else open_folder(source)
     places: Mapping[str, Any] = (
@@ -45,6 +45,7 @@ def load_params(
         if mesh is None
         else shardings(opened.config, mesh)
     )
+    room.check(str(opened.folder), [_held(opened, leaf, dtype) for leaf in opened.leaves], places)
     if opened.kind == "converted":
         return _load_converted(opened, places, dtype, progress)
     leaves = {}
@@ -54,6 +55,15 @@ def load_params(
         if progress:
             progress(leaf.path, target.nbytes)
     return unflatten(leaves)
+
+
+def _held(opened: Checkpoint, leaf: LeafSpec, dtype: str | None) -> room.Leaf:
+    """What a leaf takes on its devices."""
+    if isinstance(leaf.tensors, Dequantised):  # codes, and a scale per group of rows
+        how = leaf.tensors.layout.how
+        return leaf.path, leaf.shape, how.bits / 8 + 4 / how.group
+    kind = leaf_dtype(opened.config, leaf.path, leaf.dtype, dtype or opened.dtype)
+    return leaf.path, leaf.shape, kind.itemsize
 
 
 def _place(leaf: LeafSpec, sharding: Any) -> jax.Array:

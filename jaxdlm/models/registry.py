@@ -14,6 +14,7 @@ FAMILIES: dict[str, Family] = registry.families()
 RELEASED: dict[str, Mapping[str, Any]] = {
     name: values for family in FAMILIES.values() for name, values in family.released.items()
 }
+HUB: dict[str, str] = {name: id_ for family in FAMILIES.values() for name, id_ in family.hub.items()}
 
 
 def detect(values: Mapping[str, Any]) -> Family:

@@ -112,9 +112,9 @@ class Family:
     defaults, since a vocabulary decides what they mean.
 
     `keys` are the kinds of keys that no other family has, see `hub_config.CONFIG`. `released`: short name -> config.json of
-    a released model, reduced to what decides the shape, for benchmarks and plans, never for loading weights. `lead_bos`:
-    trained with bos before every text. `claims`: whether a config.json of another family's architecture says that it is
-    this one's.
+    a released model, reduced to what decides the shape, for benchmarks and plans, never for loading weights. `hub`: short
+    name -> Hub id of the one that people talk to, for `jaxdlm pull`. `lead_bos`: trained with bos before every text. `claims`:
+    whether a config.json of another family's architecture says that it is this one's.
     """
 
     name: str
@@ -129,6 +129,7 @@ class Family:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     keys: Mapping[str, Kind] = field(default_factory=dict)
     released: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    hub: Mapping[str, str] = field(default_factory=dict)
     lead_bos: bool = False
     claims: Callable[[Mapping[str, Any]], bool] = lambda values: False
     order: int = LAST

@@ -55,6 +55,10 @@ FAMILY = family(
         ("a2d-qwen2", "a2d-qwen3", "a2d-llama"),
         read_config,
         decoder_tensors,
+        hub={
+            "a2d-qwen3-0.6b": "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1",
+            "a2d-qwen2.5-0.5b": "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
+        },
         released={
             "a2d-qwen3-0.6b": qwen_shape("A2DQwen3LMHeadModel", 28, 1024, 3072, 16, 8, 128, tie_word_embeddings=True),
             "a2d-qwen2.5-0.5b": qwen_shape("A2DQwen2LMHeadModel", 24, 896, 4864, 14, 2, 64, tie_word_embeddings=True),

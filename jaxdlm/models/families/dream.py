@@ -33,6 +33,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=qwen2.DEFAULTS,
+        hub={"dream-7b": "Dream-org/Dream-v0-Instruct-7B"},
         released={"dream-7b": qwen_shape("DreamModel", *QWEN_7B, vocab_size=152064, max_position_embeddings=131072)},
     )
 )

@@ -39,6 +39,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=qwen2.DEFAULTS | {"bd_size": 32},
+        hub={f"fast-dllm-v2-{size}b": f"Efficient-Large-Model/Fast_dLLM_v2_{size}B" for size in ("7", "1.5")},
         released={
             "fast-dllm-v2-7b": qwen_shape(_ARCHITECTURE, *QWEN_7B, vocab_size=152064, bd_size=32),
             "fast-dllm-v2-1.5b": qwen_shape(

@@ -142,6 +142,7 @@ FAMILY = family(
         ),
         heads=HEADS,
         defaults=DEFAULTS,
+        hub={f"gemma3-{size}": f"google/gemma-3-{size}-it" for size in ("270m", "1b", "4b", "12b", "27b")},
         released={
             "gemma3-270m": _released(18, 640, 2048, 4, 1, 256, window=512, rows=262144, linear=None),
             "gemma3-1b": _released(26, 1152, 6912, 4, 1, 256, window=512, rows=262144, linear=None),

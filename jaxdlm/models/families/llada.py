@@ -126,6 +126,7 @@ FAMILY = family(
         heads=(NAMES["lm_head"],),
         tie_key="weight_tying",
         defaults=DEFAULTS,
+        hub={"llada-8b": "GSAI-ML/LLaDA-8B-Instruct", "llada-1.5-8b": "GSAI-ML/LLaDA-1.5"},
         released={"llada-8b": _8B, "llada-1.5-8b": _8B},
         lead_bos=True,  # base model included (arXiv 2502.09992)
     )

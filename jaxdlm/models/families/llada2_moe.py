@@ -155,6 +155,7 @@ FAMILY = family(
         read_config,
         tensors,
         defaults=DEFAULTS,
+        hub={f"llada2-{size}": f"inclusionAI/LLaDA2.0-{size}" for size in ("mini", "flash")},
         released={
             "llada2-mini": shape(
                 "LLaDA2MoeModelLM", 20, 2048, 5120, 16, 4, 128, moe_intermediate_size=512, **_RELEASED

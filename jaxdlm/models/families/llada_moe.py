@@ -76,6 +76,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=DEFAULTS,
+        hub={"llada-moe-7b": "inclusionAI/LLaDA-MoE-7B-A1B-Instruct"},
         released={"llada-moe-7b": shape("LLaDAMoEModelLM", 16, 2048, 8192, 16, 16, 128, **_7B)},
     )
 )

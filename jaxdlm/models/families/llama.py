@@ -64,6 +64,12 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=DEFAULTS,
+        hub={
+            "llama3.2-1b": "meta-llama/Llama-3.2-1B-Instruct",
+            "llama3.2-3b": "meta-llama/Llama-3.2-3B-Instruct",
+            "llama3.1-8b": "meta-llama/Llama-3.1-8B-Instruct",
+            "llama3-8b": "meta-llama/Meta-Llama-3-8B-Instruct",
+        },
         released={
             "llama3.2-1b": _released(16, 2048, 8192, 32, 8, 64, scaling=_llama3(32.0), tied=True),
             "llama3.2-3b": _released(28, 3072, 8192, 24, 8, 128, scaling=_llama3(32.0), tied=True),

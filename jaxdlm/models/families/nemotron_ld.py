@@ -76,6 +76,7 @@ FAMILY = family(
         tensors,
         heads=HEADS,
         defaults=DEFAULTS,
+        hub={f"nemotron-ld-{size}b": f"nvidia/Nemotron-Labs-Diffusion-{size}B" for size in (3, 8, 14)},
         released={
             "nemotron-ld-3b": _released(26, 3072, 9216, 1e6),
             "nemotron-ld-8b": _released(34, 4096, 14336, 1e6),

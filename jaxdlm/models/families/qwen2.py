@@ -29,6 +29,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=DEFAULTS,
+        hub={f"qwen2.5-{size}b": f"Qwen/Qwen2.5-{size}B-Instruct" for size in ("0.5", "1.5", "3", "7")},
         released={
             "qwen2.5-0.5b": qwen_shape("Qwen2ForCausalLM", 24, 896, 4864, 14, 2, 64, tie_word_embeddings=True),
             "qwen2.5-1.5b": qwen_shape("Qwen2ForCausalLM", 28, 1536, 8960, 12, 2, 128, tie_word_embeddings=True),

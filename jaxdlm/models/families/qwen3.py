@@ -42,6 +42,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=DEFAULTS,
+        hub={f"qwen3-{size}b": f"Qwen/Qwen3-{size}B" for size in ("0.6", "1.7", "4", "8")},
         released={
             "qwen3-0.6b": qwen_shape("Qwen3ForCausalLM", 28, 1024, 3072, 16, 8, 128, tie_word_embeddings=True),
             "qwen3-1.7b": qwen_shape("Qwen3ForCausalLM", 28, 2048, 6144, 16, 8, 128, tie_word_embeddings=True),
@@ -58,6 +59,7 @@ MOE = family(
         read_moe_config,
         decoder_tensors,
         defaults=DEFAULTS_MOE,
+        hub={"qwen3-30b-a3b": "Qwen/Qwen3-30B-A3B"},
         released={"qwen3-30b-a3b": qwen_shape("Qwen3MoeForCausalLM", 48, 2048, 6144, 32, 4, 128, **A3B)},
     )
 )

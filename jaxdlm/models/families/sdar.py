@@ -57,6 +57,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=qwen3.DEFAULTS,
+        hub={f"sdar-{size}b": f"JetLM/SDAR-{size}B-Chat" for size in ("1.7", "4", "8")},
         released={
             "sdar-1.7b": qwen_shape("SDARForCausalLM", 28, 2048, 6144, 16, 8, 128, block_size=4),
             "sdar-4b": qwen_shape("SDARForCausalLM", 36, 2560, 9728, 32, 8, 128, block_size=4),
@@ -72,6 +73,7 @@ MOE = family(
         read_moe_config,
         decoder_tensors,
         defaults=qwen3.DEFAULTS_MOE,
+        hub={"sdar-30b-a3b": "JetLM/SDAR-30B-A3B-Chat"},
         released={"sdar-30b-a3b": qwen_shape("SDARMoeForCausalLM", 48, 2048, 6144, 32, 4, 128, block_size=4, **A3B)},
     )
 )

@@ -37,6 +37,7 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=llama.DEFAULTS,
+        hub={"stable-diffcoder-8b": "ByteDance-Seed/Stable-DiffCoder-8B-Instruct"},
         released={
             "stable-diffcoder-8b": shape(
                 _ARCHITECTURE, 32, 4096, 14336, 32, 8, 128, vocab_size=155136, rope_theta=5e5, rms_norm_eps=1e-6,
