@@ -28,7 +28,7 @@ COMMANDS = {  # name -> where it is, imported when it is needed; its line in the
     "eval": ("jaxdlm.eval.cli:evaluate", "Measure accuracy against speed of policies."),
     "serve": ("jaxdlm.serve.cli:serve", "Answer requests of OpenAI's clients."),
     "models": ("jaxdlm.plan.models_cli:models", "List models, their size and what holds them."),
-    "pull": ("jaxdlm.plan.models_cli:pull", "Fetch a released model."),
+    "pull": ("jaxdlm.plan.pull_cli:pull", "Fetch a released model."),
     "plan": ("jaxdlm.plan.cli:plan", "Fit and time on a TPU slice that is not here."),
 }
 
