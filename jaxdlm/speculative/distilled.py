@@ -24,7 +24,7 @@ from jaxdlm.models.params import fingerprint, map_specs, path_name
 from jaxdlm.quant import QuantizedLeaf, input_axes, quantize
 from jaxdlm.speculative import flow, guiding, loop
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.ahead import guided, read_last
+from jaxdlm.speculative.ahead import grown, guided
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
@@ -82,6 +82,7 @@ class Trajectories:
     codes: Float32[Array, "V C"]
     steps: int = struct.field(pytree_node=False, default=flow.STEPS)
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def returning(self, n: int) -> "Trajectories":
         return dataclasses.replace(self)  # one answer, which is why its width is 1
@@ -92,8 +93,8 @@ class Trajectories:
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
         """(the carry with one token more, the model's logits behind the text)."""
         rows, policy = carry.rows, decoding.policy
-        logits, fresh = read_last(carry, decoding)
-        carry = carry._replace(kv=store.put(carry.kv, fresh, rows.length[:, None] - 1))
+        logits, kv = grown(carry, decoding)
+        carry = carry._replace(kv=kv)
         bent, live, nodes = guided(logits, rows, policy.guide)
         logp = policy.warp.log_prob(bent)
         noise = flow.noise_of(rows.key, rows.length, 1, self.codes.shape[1])[:, 0]
@@ -123,6 +124,7 @@ class Distilled:
     bounds: tuple[int, ...] = struct.field(pytree_node=False, default=())
     redraw: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def check(self, lm: Any) -> None:
         """Raises InputError for another model than the student's teacher."""
