@@ -94,7 +94,7 @@ def batch_at(seed: int, step: int, rows: int = 128) -> Batch:
     return {"tokens": tokens, "target": target, "weight": weight / weight.sum()}
 
 
-def base(steps: int, minutes: float, seed: int = 0) -> LM:
+def base(folder: Path, steps: int, minutes: float, seed: int = 0) -> LM:
     config = ModelConfig(
         family="llama", vocab_size=SIZE, num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=4, head_dim=16,
         intermediate_size=128, max_position=64, norm_eps=1e-6, rope=RopeConfig(theta=10000.0), attention="causal",
@@ -108,7 +108,7 @@ def base(steps: int, minutes: float, seed: int = 0) -> LM:
     recipe = Recipe(
         "corpus", model, init, answer_loss, batch_at, muon(jax.eval_shape(lambda: init(seed))), steps, warmup=30, seed=seed
     )  # fmt: skip
-    state = train(recipe, Path(mkdtemp()), Budget(steps, minutes))
+    state = train(recipe, folder, Budget(steps, minutes), resume=True)
     return LM(model, state.params, None, "translator")
 
 
@@ -134,9 +134,11 @@ def scored(given: np.ndarray, answers: list[list[list[int]]]) -> list[Any]:
     ]
 
 
-def tuned(lm: LM, groups: calibrated.Groups, steps: int, rate: float, minutes: float, **weights: Any) -> LM:
+def tuned(
+    folder: Path, lm: LM, groups: calibrated.Groups, steps: int, rate: float, minutes: float, **weights: Any
+) -> LM:
     recipe = calibrated.recipe_of(lm, groups, rank=8, count=16, steps=steps, rate=rate, seed=0, **weights)
-    state = train(recipe, Path(mkdtemp()), Budget(steps, minutes))
+    state = train(recipe, folder, Budget(steps, minutes), resume=True)
     return LM(lm.model, lora.merge(state.params["base"], state.params["lora"], calibrated.ALPHA / 8), None, lm.name)
 
 
@@ -159,15 +161,17 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--sources", type=int, default=1024)
     parser.add_argument("--test", type=int, default=256)
+    parser.add_argument("--output", type=Path, help="keeps the trained models; the same command goes on there")
     args = parser.parse_args()
     begun, rng = time.time(), np.random.default_rng(1)
-    lm = base(600, args.minutes)
+    folder = args.output or Path(mkdtemp())
+    lm = base(folder / "base", 600, args.minutes)
     given, asked = sources(rng, args.sources), sources(rng, args.test)
     groups = calibrated.groups_of(lm, scored(given, sampled(lm, given, 0)))
     models = {
         "untuned": lm,
-        "nll only": tuned(lm, groups, args.steps, args.rate, args.minutes, beta=0.0),
-        "calibrated": tuned(lm, groups, args.steps, args.rate, args.minutes),
+        "nll only": tuned(folder / "nll", lm, groups, args.steps, args.rate, args.minutes, beta=0.0),
+        "calibrated": tuned(folder / "calibrated", lm, groups, args.steps, args.rate, args.minutes),
     }
     answers = sampled(lm, asked, 10_000)
     known = calibrated.groups_of(lm, scored(asked, answers))

@@ -58,7 +58,7 @@ def batch_at(seed: int, step: int, *, side: int, rows: int = 64) -> Batch:
     return {"tokens": tokens, "target": target, "weight": weight}
 
 
-def teacher(side: int, budget: Budget, seed: int = 0) -> LM:
+def teacher(folder: Path, side: int, budget: Budget, seed: int = 0) -> LM:
     config = ModelConfig(
         family="llama", vocab_size=COLOURS + KINDS, num_layers=2, hidden_size=64, num_heads=4, num_kv_heads=4, head_dim=16,
         intermediate_size=128, max_position=side * side + 16, norm_eps=1e-6, rope=RopeConfig(theta=10000.0),
@@ -71,7 +71,7 @@ def teacher(side: int, budget: Budget, seed: int = 0) -> LM:
         "images", model, init, answer_loss, partial(batch_at, side=side), muon(jax.eval_shape(partial(init, seed))),
         budget.steps, peak_lr=1e-2, warmup=30, seed=seed,
     )  # fmt: skip
-    state = train(recipe, Path(mkdtemp()), budget)
+    state = train(recipe, folder, budget, resume=True)
     return LM(model, state.params, None, "images")
 
 
@@ -149,16 +149,19 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=3.0, help="of the student's training")
     parser.add_argument("--pairs", type=int, default=8192)
     parser.add_argument("--draws", type=int, default=8192)
+    parser.add_argument("--output", type=Path, help="keeps pairs and models; the same command goes on there")
     args = parser.parse_args()
-    begun, cells = time.time(), args.side**2
-    lm = teacher(args.side, Budget(400, args.minutes / 3))
+    begun, cells, folder = time.time(), args.side**2, args.output or Path(mkdtemp())
+    lm = teacher(folder / "teacher", args.side, Budget(400, args.minutes / 3))
     codes = flow.codes_of(lm.params["embed"], CODE)
     prompts = [[COLOURS + each % KINDS] for each in range(args.pairs)]
-    known = distilled.write(lm, prompts, codes, length=cells, batch=ROWS)
+    file = folder / "pairs.npz"
+    if not file.exists():
+        np.savez(file, **distilled.write(lm, prompts, codes, length=cells, batch=ROWS)._asdict())
+    known = distilled.Pairs(**np.load(file))
     held, mine = (distilled.Pairs(*(side[part] for side in known)) for part in (slice(256), slice(256, None)))
-    model, state = distilled.fit(
-        lm, mine, Path(mkdtemp()), layers=2, steps=20_000, rows=64, minutes=args.minutes, rate=1e-2
-    )
+    settings = {"layers": 2, "steps": 20_000, "rows": 64, "rate": 1e-2, "minutes": args.minutes, "resume": True}
+    model, state = distilled.fit(lm, mine, folder / "student", **settings)
     student = distilled.student_of(state.params, model, cells)
     facts = {"side": args.side, "pairs": len(mine.tokens), "steps": int(state.step), "draws": args.draws}
     facts |= {"agrees": distilled.agreement(student, held), "minutes": round((time.time() - begun) / 60, 1)}
