@@ -1,6 +1,7 @@
 """Distilled decoding against its rule, each round from forwards over everything; the laws of trajectories; its file."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -42,9 +43,14 @@ def said(pupil, prompt, written, noise):
     text = [*prompt, *written, *(config.vocab_size + place for place in range(len(written), LENGTH))]
     tokens = np.zeros((1, 32), np.int32)
     tokens[0, : len(text)] = text
-    position = jnp.arange(32, dtype=jnp.int32)[None]
-    hidden = wide.apply(longer, jnp.asarray(tokens), position, jnp.ones((1, 32), bool)).hidden
+    hidden = _hidden(wide, longer, jnp.asarray(tokens))
     return np.asarray(pupil.model.head(pupil.params, hidden))[0, len(prompt) : len(prompt) + LENGTH]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _hidden(wide, params, tokens):
+    position = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    return wide.apply(params, tokens, position, jnp.ones_like(position, bool)).hidden
 
 
 def rows_of(lm, prompts, seed=0, ids=None):

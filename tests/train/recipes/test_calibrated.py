@@ -31,13 +31,21 @@ def oracle(u, q):
     return np.array([-np.mean(z(a) * z(b)) for a, b in zip(u, q, strict=True)])
 
 
+@jax.jit
+def _both(u, q, valid):
+    value = lambda u: losses.correlation_loss(u, q, valid)  # noqa: E731
+    return value(u), jax.grad(lambda u: jnp.sum(value(u)))(u)
+
+
 def loss_of(u, q, valid=None):
-    return np.asarray(losses.correlation_loss(jnp.asarray(u, jnp.float32), jnp.asarray(q, jnp.float32), valid))
+    valid = np.ones(u.shape, bool) if valid is None else valid
+    return np.asarray(_both(np.asarray(u, np.float32), np.asarray(q, np.float32), valid)[0])
 
 
 def gradient(u, q):
-    value = lambda u: jnp.sum(losses.correlation_loss(u, jnp.asarray(q, jnp.float32)))  # noqa: E731
-    return np.asarray(jax.grad(value)(jnp.asarray(u, jnp.float32)), np.float64)
+    return np.asarray(
+        _both(np.asarray(u, np.float32), np.asarray(q, np.float32), np.ones(u.shape, bool))[1], np.float64
+    )
 
 
 def test_the_loss_is_minus_the_correlation():
@@ -72,7 +80,7 @@ def test_groups_that_say_nothing_are_harmless():
     for same, other in ((u, np.full_like(q, 0.25)), (np.full_like(u, -3.0), q)):
         assert not loss_of(same, other).any() and not gradient(same, other).any()
     some = np.array([[True] * 3 + [False] * 2] * 2)
-    np.testing.assert_allclose(loss_of(u, q, jnp.asarray(some)), oracle(u[:, :3], q[:, :3]), atol=1e-6)
+    np.testing.assert_allclose(loss_of(u, q, some), oracle(u[:, :3], q[:, :3]), atol=1e-6)
     assert calibrated.pearson(u, np.full_like(q, 0.25)) == 0
 
 
@@ -142,13 +150,17 @@ def test_likelihoods_and_losses_are_their_definitions():
     batch = {name: jnp.asarray(part) for name, part in (groups._asdict() | {"tokens": padded}).items()}
     mean = l / np.array([len(answer) + 1 for answer in ANSWERS])
     best, worst = int(q.argmax()), int(q.argmin())
-    value = lambda **weights: float(losses.calibration(lm.model, lm.params, batch, **weights))  # noqa: E731
-    assert value(beta=0.0) == pytest.approx(-mean[0, best], rel=1e-5), "plain tuning on the best"
-    assert value(alpha=0.0) == pytest.approx(oracle(l, q)[0], abs=1e-4)
-    assert value(alpha=0.0, normalize=True) == pytest.approx(oracle(mean, q)[0], abs=1e-4)
     cpo = np.log1p(np.exp(-0.1 * (l[0, best] - l[0, worst])))
-    assert value(alpha=0.0, beta=0.0, gamma=2.0) == pytest.approx(2 * cpo, rel=1e-4)
-    assert value(gamma=2.0) == pytest.approx(-mean[0, best] + oracle(l, q)[0] + 2 * cpo, rel=1e-4)
+    for weights, wanted in [
+        ({"beta": 0.0}, -mean[0, best]),  # plain tuning on the best
+        ({"alpha": 0.0}, oracle(l, q)[0]),
+        ({"alpha": 0.0, "normalize": True}, oracle(mean, q)[0]),
+        ({"alpha": 0.0, "beta": 0.0, "gamma": 2.0}, 2 * cpo),
+        ({"gamma": 2.0}, -mean[0, best] + oracle(l, q)[0] + 2 * cpo),
+    ]:
+        assert float(losses.calibration(lm.model, lm.params, batch, **weights)) == pytest.approx(
+            wanted, rel=1e-4, abs=1e-4
+        )
 
 
 @pytest.mark.exhaustive

@@ -29,15 +29,20 @@ def known(count=5, temperature=1.0):
     )
 
 
+@jax.jit
+def written(logits, noise, codes):
+    logp = jax.nn.log_softmax(logits[None] / 0.7)
+    return flow.token_of(flow.carried(noise[None], logp, codes), logp, codes)[0]
+
+
 @pytest.mark.slow
 def test_pairs_are_trajectories_of_the_teacher():
     pairs, prompts, codes = known(2, 0.7)
     for row, prompt in enumerate(prompts):
         text = list(prompt)
         while len(text) < len(prompt) + pairs.length[row]:
-            logp = jax.nn.log_softmax(jnp.asarray(next_logits(model(0), text))[None] / 0.7)
-            noise = jnp.asarray(pairs.noise[row, len(text) - len(prompt)])[None]
-            text.append(int(flow.token_of(flow.carried(noise, logp, codes), logp, codes)[0]))
+            noise = pairs.noise[row, len(text) - len(prompt)]
+            text.append(int(written(next_logits(model(0), text), noise, codes)))
         assert pairs.start[row] == len(prompt)
         assert pairs.tokens[row, : len(text)].tolist() == text
         answer = text[len(prompt) :]
