@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from jaxdlm import caches, grammar, guides, methods, policies, rewards, rules, speculative, steppers, viz
     from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
+    from jaxdlm._planned import Planned, planned
     from jaxdlm.aligned.sample import AsapOutput, asap
     from jaxdlm.aligned.trie import AsapTrie
     from jaxdlm.core.carry import Row, Status, Update
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
     from jaxdlm.decisions.render import Template
     from jaxdlm.output import Output
-    from jaxdlm.planned import Planned, planned
     from jaxdlm.speculative import drafters
 
 __version__ = distribution.VERSION
@@ -32,7 +32,7 @@ _HOMES = {
     "LM": "_load", "load": "_load",
     "Output": "output", "decode": "_decode", "stream": "_decode",
     "asap": "aligned.sample", "AsapOutput": "aligned.sample", "AsapTrie": "aligned.trie",
-    "planned": "planned", "Planned": "planned",
+    "planned": "_planned", "Planned": "_planned",
     "decide": "decisions.ask", "choose": "decisions.choosing", "Answers": "decisions.output", "Decision": "decisions.output",
     "Choice": "decisions.questions", "Predicate": "decisions.questions", "Score": "decisions.questions",
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",

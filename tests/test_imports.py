@@ -31,7 +31,7 @@ LAYERS = [
     {"resolve", "output"},
     {"_decode", "decisions"},
     # applications: they use decode and load, and never each other's
-    {"train", "eval", "batch", "plan", "viz", "aligned", "planned"},
+    {"train", "eval", "batch", "plan", "viz", "aligned", "_planned"},
     {"serve"},
     {"cli"},
     {"__main__"},

@@ -97,7 +97,8 @@ OTHER = {
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
     "budget": 12, "rollouts": 2, "nodes": 20, "keep": 3, "redraw": 2,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
-    "initial": 8, "candidates": 12, "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
+    "initial": 8, "candidates": 12, "leaves": 2, "generations": 5, "c": 2.0,
+    "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
 OWN = {
     ("s2d", "thresholds"): 0.3,
@@ -123,6 +124,7 @@ TRAINED = {
     ("ppd", "weights"), ("eagle2", "weights"), ("eagle3", "weights"), ("dflash", "weights"), ("gad", "draft"),
     ("distilled", "weights"),
     *(("transfer_q", name) for name in ("reward", "baseline", "baseline_reward", "beta", "official")),
+    ("pg_td", "reward"),
     *(("superposed", name) for name in ("table", "alpha", "mixture", "penalty", "smooth_first")),
 }  # fmt: skip
 REFUSED = {("origin", "alg_temp")}  # whatever it is

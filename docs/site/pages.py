@@ -15,7 +15,7 @@ PAGES = {
     "jaxdlm._load": "decode",
     "jaxdlm.aligned": "grammars",
     "jaxdlm.output": "decode",
-    "jaxdlm.planned": "guides",
+    "jaxdlm._planned": "guides",
     "jaxdlm.core.carry.Status": "decode",
     "jaxdlm.decisions": "decisions",
     "jaxdlm.errors": "decode",
