@@ -9,7 +9,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,17 +17,20 @@ from jaxdlm.batch.decisions import URLS
 from jaxdlm.serve.calls import Call
 from jaxdlm.serve.keys import LOOPBACK, Keys
 from jaxdlm.serve.metrics import TYPE
+from jaxdlm.serve.page import offered, page
 from jaxdlm.serve.reading import CHAT, COMPLETION
 from jaxdlm.serve.refusals import Refused
 from jaxdlm.serve.service import Service
 
-OPEN = ("/health",)  # paths for which nobody needs a key
+OPEN = ("/", "/health")  # paths for which nobody needs a key
 GONE = 499  # status that is counted where the client has gone; nobody reads it
 CODES = {404: "unknown_url", 405: "method_not_allowed"}
 
 
 def create_app(service: Service, keys: Keys, *, local: bool = False) -> ASGIApp:
     """The application. local: whether it listens on this machine alone, so that pages of other sites are turned away."""
+
+    offers = offered(service)
 
     async def endpoint(request: Request) -> Response:
         return await _answered(service, request)
@@ -50,6 +53,13 @@ def create_app(service: Service, keys: Keys, *, local: bool = False) -> ASGIApp:
     async def metrics(request: Request) -> Response:
         return Response(service.metrics.text(), media_type=TYPE)
 
+    async def playground(request: Request) -> Response:
+        text, headers = page()
+        return HTMLResponse(text, headers=headers)
+
+    async def choices(request: Request) -> Response:
+        return JSONResponse(offers)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service.start()
@@ -61,6 +71,7 @@ def create_app(service: Service, keys: Keys, *, local: bool = False) -> ASGIApp:
     posts = [Route(path, endpoint, methods=["POST"]) for path in (CHAT, COMPLETION)]
     posts += [Route(path, decisions, methods=["POST"]) for path in URLS]
     gets = {"/v1/models": models, "/v1/models/{name:path}": model, "/health": health, "/metrics": metrics}
+    gets |= {"/": playground, "/playground.json": choices}
     routes = posts + [Route(path, each, methods=["GET"]) for path, each in gets.items()]
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
         Refused: _refused, HTTPException: _wrong, ClientDisconnect: _gone, Exception: _broken,

@@ -36,8 +36,8 @@ class Call:
         self.messages: asyncio.Queue[tuple[Row, Any]] = asyncio.Queue()
         self.places: dict[Row, tuple[int, int]] = {}  # (prompt, answer)
         for prompt, request in enumerate(asked.requests):
-            for each in answers_of(scheduler.engine, request):
-                row = Row(each, self._hear, asked.stream, asked.denoising)
+            for each in answers_of(asked.engine, request):
+                row = Row(each, asked.engine, self._hear, asked.stream, asked.denoising)
                 self.places[row] = (prompt, each.sample)
         self.open = set(self.places)
         self.results: list[dict[int, Result]] = [{} for _ in asked.requests]
@@ -60,11 +60,11 @@ class Call:
         self.open.discard(row)
         if told is None:
             raise ending()
-        if isinstance(told, Unserved) and told.reason is not None:
-            raise Refused(400, f"{PLACE}: {told.reason}")
-        result = None if isinstance(told, Unserved) else told.outcome
+        if isinstance(told, Unserved):
+            raise unserved(told)
+        result = told.outcome
         if result is None:
-            raise Refused(400, "the request needs more memory than the device has: ask for less", "too_large")
+            raise unserved(Unserved(None))
         if not isinstance(result, Result):
             raise Refused(400, result.message)
         if any(each.status == str(Status.NONFINITE) for each in result.every):
@@ -183,6 +183,15 @@ def submit(scheduler: Scheduler, rows: Any) -> None:
         raise Refused(429, str(full), "queue_full", headers={"Retry-After": str(full.seconds)}) from None
     except Closed:
         raise ending() from None
+
+
+def unserved(told: Unserved) -> Refused:
+    """What is told of a row without a program."""
+    if told.broken:
+        return Refused(500, str(told.reason))
+    if told.reason is None:
+        return Refused(400, "the request needs more memory than the device has: ask for less", "too_large")
+    return Refused(400, f"{PLACE}: {told.reason}")
 
 
 def event(fields: Mapping[str, Any]) -> bytes:

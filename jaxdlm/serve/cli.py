@@ -38,6 +38,7 @@ HOST = "127.0.0.1"
     option("--slots", type=ROWS, default=16, metavar="N", help="answers on each replica of the model at a time"),
     option("--mesh", metavar="AXIS=N,...", show_default="one replica", help="devices, as data=2,tensor=2"),
     option("--seed", type=command.SEED, metavar="S", show_default="a fresh one", help="of requests that state none"),
+    flag("--choose", help="requests may name a policy of their own: field policy, and the page at /"),
     command.stop,
     command.no_stop,
     command.raw,
@@ -118,4 +119,5 @@ def _service(
     return Service(
         lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=rest["slots"], name=rest["name"],
         seed=rest["seed"], raw=rest["raw"], stop=stop, chat=chat, limits=limits,
+        choose=rest["choose"],
     )  # fmt: skip

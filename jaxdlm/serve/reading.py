@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxdlm import argument
-from jaxdlm.batch import decisions, openai
+from jaxdlm.batch import decisions
 from jaxdlm.batch.openai import CHAT, COMPLETION
 from jaxdlm.batch.rows import LARGEST, Defaults, Raw, Refusal, Request, parse, read
 from jaxdlm.errors import InputError
+from jaxdlm.serve.methods import Methods, Variant
 from jaxdlm.serve.refusals import Refused
 
 PLACE = "the body"  # what messages call it
 STREAMING = {"include_usage": "usage", "include_obfuscation": "", "denoising": "denoising"}  # of stream_options
 TOKENS = "return_token_ids"  # of vLLM's bodies
+SERVED = ("stream", "stream_options", "policy", TOKENS)  # which files do not have
 LONGER = "has more tokens than"
 
 
@@ -32,9 +34,10 @@ class Limits:
 
 
 class Asked(NamedTuple):
-    """A request that can be decoded. requests: of each prompt."""
+    """A request that can be decoded. requests: of each prompt; engine: what decodes them."""
 
     requests: list[Request]
+    engine: Any
     chat: bool
     stream: bool = False
     usage: bool = False
@@ -47,9 +50,9 @@ class Reading:
     """Reads bodies for a model. seed: None, a fresh one for each request that states none."""
 
     def __init__(
-        self, lm: Any, name: str, defaults: Defaults, seed: int | None, limits: Limits, readers: decisions.Readers
+        self, lm: Any, name: str, methods: Methods, seed: int | None, limits: Limits, readers: decisions.Readers
     ) -> None:
-        self.lm, self.name, self.defaults, self.seed = lm, name, defaults, seed
+        self.lm, self.name, self.methods, self.seed = lm, name, methods, seed
         self.limits, self.readers = limits, readers
 
     def generation(self, data: bytes, url: str) -> Asked:
@@ -60,13 +63,21 @@ class Reading:
         tokens = self._flag(body, TOKENS)
         prompts = _prompts(body) if url == COMPLETION else [{}]
         seed = (secrets.randbelow(LARGEST) if self.seed is None else self.seed) if body.get("seed") is None else None
-        rest = {key: value for key, value in body.items() if key not in ("stream", "stream_options", TOKENS)}
-        defaults = self.defaults if seed is None else dataclasses.replace(self.defaults, seed=seed)
+        rest = {key: value for key, value in body.items() if key not in SERVED}
+        engine, defaults = self._variant(body.get("policy"))
+        defaults = defaults if seed is None else dataclasses.replace(defaults, seed=seed)
         requests = [self._request({**rest, **own}, url, at, defaults) for at, own in enumerate(prompts)]
         most = self.limits.answers
         if sum(request.wants.n for request in requests) > most:
             raise Refused(400, f"{PLACE} asks for more than {most} answers: send several requests", param="n")
-        return Asked(requests, url == CHAT, stream, *told, tokens, requests[0].seed)
+        return Asked(requests, engine, url == CHAT, stream, *told, tokens, requests[0].seed)
+
+    def _variant(self, words: Any) -> Variant:
+        """The method of a request."""
+        try:
+            return self.methods.of(None if words is None else argument.text(words, "policy"))
+        except InputError as error:
+            raise Refused(400, f"{PLACE}: {error}", param="policy") from None
 
     def questions(self, data: bytes, url: str) -> decisions.Row:
         """The row of a body of typed questions. Raises Refused."""
@@ -133,6 +144,3 @@ def _prompts(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     if isinstance(prompt, list) and prompt and all(isinstance(each, str | list) for each in prompt):
         return [{"prompt": each} for each in prompt]
     return [{"prompt": prompt}]
-
-
-__all__ = ["CHAT", "COMPLETION", "Asked", "Limits", "Reading", "openai"]

@@ -32,9 +32,10 @@ class Ended(NamedTuple):
 
 
 class Unserved(NamedTuple):
-    """Why there is no program for a row; None: it does not fit the device."""
+    """Why there is no program for a row; None: it does not fit the device. broken: by a mistake of ours."""
 
     reason: str | None
+    broken: bool = False
 
 
 Told = Block | Canvas | Ended | Unserved | None  # None: the server ended, or failed
@@ -42,9 +43,11 @@ Told = Block | Canvas | Ended | Unserved | None  # None: the server ended, or fa
 
 @dataclasses.dataclass(eq=False)
 class Row:
-    """An answer to be. listener: is called in the thread of the server. gone: nobody waits for it any more."""
+    """An answer to be. engine: what decodes it. listener: is called in the thread of the server. gone: nobody waits for it
+    any more."""
 
     request: Request
+    engine: Any
     listener: Callable[["Row", Any], None]
     blocks: bool = False  # whether it is told of blocks as they close
     canvas: bool = False  # and of the canvas after each forward

@@ -1,6 +1,7 @@
 """The thread that owns the device: takes rows in, lets lanes have their turns, and tells what comes out."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -9,9 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxdlm.batch.chunks import Chunks
 from jaxdlm.batch.decisions import decided
-from jaxdlm.batch.engine import SlotEngine
 from jaxdlm.errors import InputError, exhausted
 from jaxdlm.serve.lanes import BatchLane, Lane, group_of, lane_of
 from jaxdlm.serve.rows import Ended, Message, Questions, Row, Unserved
@@ -35,11 +34,11 @@ class Closed(Exception):
 class Scheduler:
     """Rows in, messages out.
 
-    engine: makes the slots. post: hands messages to the thread of the server. most: rows that may wait.
+    post: hands messages to the thread of the server. most: rows that may wait.
     """
 
-    def __init__(self, engine: SlotEngine | Chunks, post: Callable[[Sequence[Message]], None], most: int) -> None:
-        self.engine, self.post, self.most = engine, post, most
+    def __init__(self, post: Callable[[Sequence[Message]], None], most: int) -> None:
+        self.post, self.most = post, most
         self.lanes: OrderedDict[Any, Lane | BatchLane] = OrderedDict()
         self.parked: OrderedDict[Any, deque[Row]] = OrderedDict()  # rows without a lane
         self.questions: deque[Questions] = deque()
@@ -148,7 +147,7 @@ class Scheduler:
             self._tell(told)
             told = []
             return lane.receive(under_way)
-        except (InputError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:
             del self.lanes[key]
             return told + _refused(list(lane.rows), error)
 
@@ -156,9 +155,12 @@ class Scheduler:
         """New rows into the lanes of their programs; where all places are taken the oldest lane makes way."""
         with self._wake:
             new, self._new = self._new, []
-        for row in new:
-            if not row.gone:
-                self.parked.setdefault(group_of(self.engine, row.request), deque()).append(row)
+        for row in [row for row in new if not row.gone]:
+            try:
+                key = row.engine, group_of(row.engine, row.request)
+                self.parked.setdefault(key, deque()).append(row)
+            except Exception as error:
+                self._tell(_refused([row], error))
         for key in list(self.parked):
             if key in self.lanes:
                 self.lanes[key].waiting.extend(self.parked.pop(key))
@@ -166,9 +168,9 @@ class Scheduler:
         while self.parked and len(self.lanes) < LANES:
             key, rows = self.parked.popitem(last=False)
             try:
-                self.lanes[key] = lane_of(self.engine, key)
+                self.lanes[key] = lane_of(*key)
                 self.lanes[key].waiting.extend(rows)
-            except (InputError, jax.errors.JaxRuntimeError) as error:
+            except Exception as error:
                 self._tell(_refused(list(rows), error))
 
     def _make_room(self) -> None:
@@ -188,7 +190,7 @@ class Scheduler:
         try:
             answers = {id(row): outcome for row, outcome in decided([each.row for each in batch])}
             return [(each, answers[id(each.row)]) for each in batch]
-        except (InputError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:
             return _refused(batch, error)
 
     def _tell(self, messages: Sequence[Message]) -> None:
@@ -202,8 +204,12 @@ class Scheduler:
 
 
 def _refused(rows: Sequence[Row | Questions], error: Exception) -> list[Message]:
-    """The answer of rows whose program cannot be built, or does not fit; raises any other error of a device."""
-    if not (isinstance(error, InputError) or exhausted(error)):
+    """The answer of rows whose program cannot be built, does not fit, or is broken; raises an error of the device itself."""
+    if isinstance(error, InputError):
+        return [(row, Unserved(str(error))) for row in rows]
+    if exhausted(error):
+        return [(row, Unserved(None)) for row in rows]
+    if isinstance(error, jax.errors.JaxRuntimeError):
         raise error
-    reason = str(error) if isinstance(error, InputError) else None
-    return [(row, Unserved(reason)) for row in rows]
+    logging.getLogger("uvicorn.error").exception("a program is broken", exc_info=error)
+    return [(row, Unserved("the server made a mistake, which its log has", broken=True)) for row in rows]

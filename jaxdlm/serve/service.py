@@ -9,16 +9,13 @@ from typing import Any
 from jaxdlm.batch import decisions
 from jaxdlm.batch.engine import Policies
 from jaxdlm.batch.lines import Lines
-from jaxdlm.batch.rows import Defaults
-from jaxdlm.batch.run import make_engine
-from jaxdlm.batch.sampling import heat_of, refusals
-from jaxdlm.serve.calls import Call, submit
+from jaxdlm.serve.calls import Call, submit, unserved
+from jaxdlm.serve.methods import Methods
 from jaxdlm.serve.metrics import Metrics
 from jaxdlm.serve.reading import Limits, Reading
 from jaxdlm.serve.refusals import Refused, ending
 from jaxdlm.serve.rows import Questions, Unserved
 from jaxdlm.serve.scheduler import Scheduler
-from jaxdlm.stops import ends_wanted, read_stops
 
 
 class Service:
@@ -27,19 +24,16 @@ class Service:
     def __init__(
         self, lm: Any, policies: Policies, cache: Any, *, max_new: int, block: int | None, mesh: Any, slots: int,
         name: str | None = None, seed: int | None = None, raw: bool = False, stop: Any = True,
-        chat: Mapping[str, Any] | None = None, limits: Limits | None = None,
+        chat: Mapping[str, Any] | None = None, limits: Limits | None = None, choose: bool = False,
     ) -> None:  # fmt: skip
         self.lm, self.name, self.limits = lm, name or lm.name, limits or Limits()
         self.created = int(time.time())
-        engine = make_engine(lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=slots)
-        defaults = Defaults(
-            max_new, 0, raw, policies.heated is not None, read_stops(lm, ends_wanted(policies.plain, stop)), chat=chat or {},
-            heat=heat_of(policies.plain), refused=refusals(policies, lm.name),
-        )  # fmt: skip
-        self.reading = Reading(lm, self.name, defaults, seed, self.limits, decisions.Readers(lm, {}))
+        shape = {"max_new": max_new, "block": block, "mesh": mesh, "slots": slots}
+        self.slots, self.methods = slots, Methods(lm, policies, cache, shape, raw, stop, chat or {}, choose)
+        self.reading = Reading(lm, self.name, self.methods, seed, self.limits, decisions.Readers(lm, {}))
         self.lines, self.metrics = Lines(lm, "", "openai"), Metrics()
         self.metrics.slots.set(slots)
-        self.scheduler = Scheduler(engine, self._post, self.limits.queue)
+        self.scheduler = Scheduler(self._post, self.limits.queue)
         self.metrics.waiting.set_function(lambda: self.scheduler.waiting)
         self.metrics.busy.set_function(lambda: self.scheduler.busy)
         self._reader = ThreadPoolExecutor(1, "reader")  # templates and grammars are read one after the other
@@ -96,7 +90,7 @@ class Service:
         if told is None:
             raise ending()
         if isinstance(told, Unserved):
-            raise Refused(400, told.reason or "the questions need more memory than the device has: ask fewer")
+            raise unserved(told)
         if told.answers.status == "nonfinite":
             raise Refused(500, "an answer is not finite: check the weights", "nonfinite")
         return decisions.body_of(row, told)
@@ -107,7 +101,7 @@ class Service:
         failed = self.scheduler.failure is not None
         return {
             "status": "failed" if failed else "ending" if self.scheduler.closing else "ok", "model": self.name,
-            "slots": self.scheduler.engine.slots, "busy": self.scheduler.busy, "waiting": self.scheduler.waiting,
+            "slots": self.slots, "busy": self.scheduler.busy, "waiting": self.scheduler.waiting,
         }  # fmt: skip
 
 

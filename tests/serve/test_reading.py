@@ -6,17 +6,22 @@ import pytest
 
 import jaxdlm as jd
 from jaxdlm.batch import decisions
+from jaxdlm.batch.cli import make_mesh, read_policies
 from jaxdlm.batch.openai import CHAT, COMPLETION
-from jaxdlm.batch.rows import Defaults
+from jaxdlm.resolve import resolve_cache
+from jaxdlm.rules.per_row import number_of
+from jaxdlm.serve.methods import MOST, Methods
 from jaxdlm.serve.reading import Limits, Reading
 from jaxdlm.serve.refusals import Refused
 
 LM = jd.load("tiny")
+SHAPE = {"max_new": 8, "block": 8, "slots": 2, "mesh": make_mesh("data=1")}
+METHODS = Methods(LM, read_policies("threshold"), resolve_cache("none"), SHAPE, False, True, {}, True)
 WORDS = "reverse : [ Alan , Kate ]"
 
 
 def reading(seed=None, **limits) -> Reading:
-    return Reading(LM, "tiny", Defaults(8, 0), seed, Limits(**limits), decisions.Readers(LM, {}))
+    return Reading(LM, "tiny", METHODS, seed, Limits(**limits), decisions.Readers(LM, {}))
 
 
 def body(**fields) -> bytes:
@@ -57,3 +62,38 @@ def test_an_error_is_one_of_openai():
     assert caught.value.status == 400 and error["code"] == "context_length_exceeded" and error["param"] == "prompt"
     assert Refused(503, "a").body["error"]["type"] == "server_error"
     assert Refused(401, "a").body["error"]["type"] == "authentication_error"
+
+
+def test_a_request_names_a_method_where_it_may():
+    """Its numbers compile nothing, none of it opens a file, and only so many are kept ready."""
+    read = reading()
+    own = read.generation(body(prompt=WORDS), COMPLETION).engine
+    other = read.generation(body(prompt=WORDS, policy="threshold,tau=0.5"), COMPLETION).engine
+    assert own is METHODS.own.engine and other is not own and float(number_of(other.policies.plain, "tau")) == 0.5
+    assert read.generation(body(prompt=WORDS, policy="threshold,tau=0.5"), COMPLETION).engine is other
+    for words in (
+        "learn2pd",
+        "speculative,draft=smollm2",
+        "threshold,tau=(a/b)",
+        "threshold,tau=../x",
+        "nothing",
+        "threshold,tau=7",
+        "",
+    ):
+        with pytest.raises(Refused) as caught:
+            read.generation(body(prompt=WORDS, policy=words), COMPLETION)
+        assert caught.value.status == 400 and caught.value.param == "policy", words
+    for tau in range(MOST + 3):
+        METHODS.of(f"threshold,tau={tau / 100}")
+    assert len(METHODS._made) == MOST
+    listed = {each["name"]: each for each in METHODS.listed()}
+    assert {"name": "tau", "default": 0.9, "whole": False} in listed["threshold"]["numbers"]
+    assert "learn2pd" not in listed and "speculative" not in listed and len(listed) > 10
+
+
+def test_a_server_with_one_policy_refuses_another():
+    one = Methods(LM, read_policies("threshold"), resolve_cache("none"), SHAPE, False, True, {}, False)
+    read = Reading(LM, "tiny", one, None, Limits(), decisions.Readers(LM, {}))
+    with pytest.raises(Refused, match="start it with --choose"):
+        read.generation(body(prompt=WORDS, policy="random"), COMPLETION)
+    assert one.listed() == []
