@@ -92,6 +92,7 @@ def serve(
         service = _service(lm, policies, resolved, devices, ends, chat, connections, patience, rest)
         app = create_app(service, keys, local=host in LOOPBACK)
         server = make_server(app, patience=patience, connections=connections, grace=grace, quiet=quiet)
+        service.on_failure = lambda: setattr(server, "should_exit", True)
         if not quiet:
             click.echo(f"# {service.name} at http://{host}:{sock.getsockname()[1]}/v1", err=True)
         server.run([sock])

@@ -44,7 +44,8 @@ class Lane:
         self.owner = np.full((engine.replicas, engine.slots), slots.FREE, np.int32)
         self.pool = slots.start(self.decoding, slots=engine.slots, mesh=engine.mesh, sides=group.sides)
         self.nobody = engine._queue({}, group)
-        self.seconds = 0.0  # of a forward of all slots; 0: not known yet
+        self.seconds = 0.0  # of a forward of all slots; 0: not known yet, and a turn is one forward
+        self.compiled = False
         rule = self.decoding.policy
         whole = compose.rewrites(rule) and rule.traits.view == "canvas"
         self.final = not whole and not compose.moves(rule)  # whether closed blocks stay as they are
@@ -100,10 +101,10 @@ class Lane:
             standing = standing._replace(tokens=None, pending=None, block=None, forwards=None)
         harvest, standing = jax.device_get((harvest, standing))
         trips = int(harvest.trips.max())
-        if trips and self.seconds:
-            self.seconds = 0.7 * self.seconds + 0.3 * (time.monotonic() - turn.sent) / trips
-        elif trips:  # the first one was compiled, too
-            self.seconds = 1e-3
+        if trips and self.compiled:
+            now = (time.monotonic() - turn.sent) / trips
+            self.seconds = 0.7 * self.seconds + 0.3 * now if self.seconds else now
+        self.compiled = self.compiled or trips > 0
         self.engine.counts.trips += int(harvest.trips.sum())
         self.engine.counts.busy += int(harvest.busy.sum())
         self._seat(turn.handed, standing)

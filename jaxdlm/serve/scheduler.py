@@ -34,11 +34,13 @@ class Closed(Exception):
 class Scheduler:
     """Rows in, messages out.
 
-    post: hands messages to the thread of the server. most: rows that may wait.
+    post: hands messages to the thread of the server. most: rows that may wait. failed: is called where the device has.
     """
 
-    def __init__(self, post: Callable[[Sequence[Message]], None], most: int) -> None:
-        self.post, self.most = post, most
+    def __init__(
+        self, post: Callable[[Sequence[Message]], None], most: int, failed: Callable[[], None] = lambda: None
+    ) -> None:
+        self.post, self.most, self.failed = post, most, failed
         self.lanes: OrderedDict[Any, Lane | BatchLane] = OrderedDict()
         self.parked: OrderedDict[Any, deque[Row]] = OrderedDict()  # rows without a lane
         self.questions: deque[Questions] = deque()
@@ -108,6 +110,8 @@ class Scheduler:
         finally:
             with contextlib.suppress(RuntimeError):  # the server's loop may be over
                 self.post([(row, None) for row in self._rest()])
+            if self.failure is not None:
+                self.failed()
 
     def _rest(self) -> list[Row | Questions]:
         """All that will have no answer."""

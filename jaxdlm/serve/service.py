@@ -33,7 +33,8 @@ class Service:
         self.reading = Reading(lm, self.name, self.methods, seed, self.limits, decisions.Readers(lm, {}))
         self.lines, self.metrics = Lines(lm, "", "openai"), Metrics()
         self.metrics.slots.set(slots)
-        self.scheduler = Scheduler(self._post, self.limits.queue)
+        self.on_failure: Callable[[], None] = lambda: None
+        self.scheduler = Scheduler(self._post, self.limits.queue, lambda: self.on_failure())
         self.metrics.waiting.set_function(lambda: self.scheduler.waiting)
         self.metrics.busy.set_function(lambda: self.scheduler.busy)
         self._reader = ThreadPoolExecutor(1, "reader")  # templates and grammars are read one after the other

@@ -1,0 +1,47 @@
+"""What happens to clients when a program, or the device, breaks. Nothing is compiled here."""
+
+import jax
+import pytest
+from starlette.testclient import TestClient
+
+from jaxdlm.batch import slots
+from jaxdlm.errors import InputError
+from jaxdlm.serve.app import create_app
+from jaxdlm.serve.keys import Keys
+from tests.serve.test_page import service
+
+BODY = {"prompt": [5, 6, 7], "max_tokens": 8}
+
+
+class Broken(jax.errors.JaxRuntimeError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words", "lives"),
+    [
+        (InputError("no such block"), 400, "the body: no such block", True),
+        (Broken("RESOURCE_EXHAUSTED: out of memory"), 400, "more memory than the device has", True),
+        (ZeroDivisionError("a mistake"), 500, "its log has", True),
+        (Broken("INTERNAL: the device is gone"), 503, "its device has failed", False),
+    ],
+)
+def test_a_client_is_told_what_broke(monkeypatch, error, status, words, lives):
+    """Others are answered as long as the device is there; without it the server says so and asks to be ended."""
+
+    def broken(*args, **where):
+        raise error
+
+    made, ended = service("tiny", "threshold", False), []
+    monkeypatch.setattr(slots, "start", broken)
+    made.on_failure = lambda: ended.append(True)
+    with TestClient(create_app(made, Keys([]))) as client:
+        for _ in range(2):
+            answer = client.post("/v1/completions", json=BODY)
+            assert (answer.status_code, words in answer.json()["error"]["message"]) == (status, True), answer.text
+        stream = client.post("/v1/completions", json=BODY | {"stream": True})
+        if lives:
+            assert words in stream.text and "[DONE]" not in stream.text
+        assert (client.get("/health").status_code == 200) == lives
+    assert ended == [True] * (not lives)
+    assert (str(error) in str(made.scheduler.failure)) == (not lives)
