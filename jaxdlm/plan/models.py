@@ -49,12 +49,12 @@ def entries() -> list[Entry]:
 def entry(name: str, config: ModelConfig) -> Entry:
     """What is known of a model by its configuration."""
     policy, cache = policies.default(config), exact_cache(name, config)
-    kept = "" if cache in ("none", "") else f" --cache {cache}"
+    with_cache = "" if cache in ("none", "") else f" --cache {cache}"
     released = name in RELEASED
     chips = {each.generation: fewest(config, each.hbm) for each in CHIPS.values()}
-    plan = f"jaxdlm plan --model {name} --topology {slice_of(chips)}{kept}" if released else None
+    plan = f"jaxdlm plan --model {name} --topology {slice_of(chips)}{with_cache}" if released else None
     tasks = " --tasks prompts" if released else ""
-    measure = f"jaxdlm eval --model {name} --policies {policy}{kept}{tasks} --output results"
+    measure = f"jaxdlm eval --model {name} --policies {policy}{with_cache}{tasks} --output results"
     weights = sum(functools.reduce(int.__mul__, spec.shape, 1) for _, spec in named_specs(config))
     sizes = {dtype: per_device(leaves_of(config, dtype)) for dtype in DTYPES}
     return Entry(name, config.family, weights, sizes, chips, policy, cache, HUB.get(name), plan, measure)

@@ -19,7 +19,7 @@ from jaxdlm.resolve import check, has_blocks, resolve_method
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.stops import ends_wanted, read_stops
 
-MOST = 32  # methods, with their numbers, that are kept ready
+MOST = 32  # methods, with their numbers, that stay ready
 PLAIN = int | float | bool | None
 
 
