@@ -157,12 +157,9 @@ class Backbone:
     ) -> Float32[Array, "... V"]:
         """Logits in float32: hidden · lm_head (or embedᵀ when tied) · logit_scale, then cap · tanh(· / cap)."""
         config = self.config
-        name, form = ("embed", "...d,vd->...v") if config.tie_embeddings else ("lm_head", "...d,dv->...v")
-        weight = (
-            params[name]
-            if first is None
-            else columns(params[name], 0 if config.tie_embeddings else 1, first, self.tiling)
-        )
+        tied = "lm_head" not in params
+        name, form = ("embed", "...d,vd->...v") if tied else ("lm_head", "...d,dv->...v")
+        weight = params[name] if first is None else columns(params[name], 0 if tied else 1, first, self.tiling)
         logits = wide_product(form, hidden, read(weight, hidden.dtype))
         if config.logit_scale is not None:
             logits = logits * config.logit_scale

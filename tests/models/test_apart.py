@@ -1,5 +1,7 @@
 """A layer's weights are read where they lie in the stack: no copy, no other result."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +111,15 @@ def test_a_model_reads_both_alike():
     split = apart.apart(params)
     assert len(jax.tree.leaves(split)) > len(jax.tree.leaves(params))
     np.testing.assert_allclose(run(split), run(params), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tied_head_is_turned_over_once():
+    model = Backbone(CONFIGS["causal"])
+    params = loud_params(model.config, 0)
+    parted = apart.apart(params)
+    np.testing.assert_array_equal(parted["lm_head"], params["embed"].T)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 3, model.config.hidden_size)), jnp.float32)
+    np.testing.assert_allclose(model.head(parted, x), model.head(params, x), rtol=1e-5, atol=1e-5)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    assert "lm_head" not in apart.apart(half), "its bits are those of the table"
+    assert "lm_head" not in params and apart.apart({"wte": 1}) == {"wte": 1}
