@@ -107,6 +107,7 @@ def times(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny-ar")
+    parser.add_argument("--parts", nargs="+", default=["perplexity", "time"], choices=["perplexity", "time"])
     parser.add_argument("--k", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=96)
     parser.add_argument("--max-new", type=int, default=10)
@@ -118,7 +119,7 @@ def main() -> None:
     prompts, corpus = (of_tasks if args.model == "tiny-ar" else of_pages)(lm, args.prompts)
     table = jd.speculative.count_ngrams(lm, corpus, ends=args.model == "tiny-ar")
     chosen, rows = methods(table, args.k, args.temperature), {}
-    for name, (policy, each) in chosen.items():
+    for name, (policy, each) in chosen.items() if "perplexity" in args.parts else ():
         out = jd.decode(lm, prompts, policy, max_new=args.max_new, n=each, rows_per_program=8 * each, raw=True)
         score = likelihoods(lm, prompts, out, each)
         ppl = lambda values: round(float(np.exp(-np.mean(values))), 3)  # noqa: E731
@@ -129,8 +130,8 @@ def main() -> None:
             "streams": policy.streams if policy.search is not None else each,
         }  # fmt: skip
         print(name, rows[name], flush=True)
-    print(json.dumps({"prompts": len(prompts), "n-grams": int(table.grams.token.shape[0]), "methods": rows,
-                      "time": times(lm, prompts, chosen, args)}))  # fmt: skip
+    seconds = times(lm, prompts, chosen, args) if "time" in args.parts else {}
+    print(json.dumps({"prompts": len(prompts), "n-grams": len(table.grams.token), "methods": rows, "time": seconds}))
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ def words_of(lm: Any, prompts: Iterable[np.ndarray]) -> Words | None:
 
 def drafting(policy: Speculation, grammars: Sequence[Any], lm: Any, prompts: Iterable[np.ndarray]) -> Speculation:
     """The policy, which drafts what some grammar leaves no choice of, and what the prompt goes on with, if it has no draft."""
-    if not isinstance(policy.drafter, Nothing) or not any(grammar.drafts for grammar in grammars):
+    drafts = policy.search is None and isinstance(policy.drafter, Nothing)  # a search reads no proposals
+    if not drafts or not any(grammar.drafts for grammar in grammars):
         return policy
     return dataclasses.replace(policy, drafter=Forced(policy.warp, words_of(lm, prompts)))

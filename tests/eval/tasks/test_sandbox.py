@@ -35,6 +35,14 @@ def test_failures_are_none():
     assert sandbox.run("def f(x):\n while True: print('a' * 10**6)", "f", [1], seconds=0.5) is None
 
 
+def test_the_share_of_cases_that_pass():
+    """One that raises is wrong, and takes no other with it; a program that does not run passes none."""
+    cases = [(1, 2), (3, 6), (0, 0), ("a", 5)]
+    assert sandbox.passed("f = lambda x: x + x", "f", cases) == 0.75
+    assert sandbox.passed("f = lambda x: 2 // x * 2 if x < 3 else 6", "f", cases[:3]) == pytest.approx(1 / 3)
+    assert sandbox.passed("f = (", "f", cases) == sandbox.passed("f = 1", "f", []) == 0.0
+
+
 def test_lists_only():
     source = "import posix\ndef f(x):\n posix.write(1, (2).to_bytes(8, 'big') + b'{}')\n return x"
     assert sandbox.run(source, "f", [1]) is None

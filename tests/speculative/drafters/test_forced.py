@@ -83,3 +83,17 @@ def test_drafts_change_no_token_and_save_forwards():
     for prompt, row, forwards in zip(prompts, out.tokens, out.forwards, strict=True):
         text = greedy(lm, prompt, 40, allowed, lm.config.tokens.eos)
         assert row.tolist()[: len(text)] == text and made.accepts(row) and forwards < len(text)
+
+
+@pytest.mark.parametrize("name", ["beam", "contrastive", "adadec", "transfer_q", "superposed", "pg_td"])
+def test_a_search_is_given_no_drafts(name):
+    """It would not read them; and its rounds ask the drafter for nothing but an empty proposal."""
+    from jaxdlm._decode import prepare
+    from jaxdlm.speculative.drafters.nothing import Nothing
+
+    lm = jd.load("tiny-ar")
+    words = {"regex": "\\[ (Alan|Kate) \\]", "max_new": 8}
+    drafts = prepare(lm, ["copy : [ Kate ]"], "autoregressive", **words).parts[0].decoding.policy.drafter
+    assert isinstance(drafts, forced.Forced)
+    policy = prepare(lm, ["copy : [ Kate ]"], name, **words).parts[0].decoding.policy
+    assert policy.search is not None and isinstance(policy.drafter, Nothing) and policy.guide is not None
