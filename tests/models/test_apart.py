@@ -1,6 +1,5 @@
 """A layer's weights are read where they lie in the stack: no copy, no other result."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
