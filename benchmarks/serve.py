@@ -3,6 +3,7 @@
     python benchmarks/serve.py load --requests 10000   # 300 clients, slow readers, aborts: none lost, none mixed
     python benchmarks/serve.py rate                    # rows per second at 64 clients / those of the batch engine
     python benchmarks/serve.py first                   # first block at 1 client / that of the loop
+    python benchmarks/serve.py crowd --clients 10000   # as many connections that ask for nothing, and one that does
 
 The server runs in this process, its clients in another. Every answer that a client waits for is compared with
 `jaxdlm.decode` of the same prompt and seed; a client that leaves does so at a random moment, a slow one reads a few bytes at a
@@ -16,8 +17,10 @@ import collections
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -88,8 +91,27 @@ async def clients(tasks: list[Any], port: int, number: int) -> dict[str, Any]:
     return {**told, "seconds": round(time.perf_counter() - begun, 2), "firsts": firsts}
 
 
+async def silent(port: int, told: collections.Counter) -> None:
+    """A connection that asks for nothing until it is closed."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        data = await reader.read(12)
+        told[data.decode() or "closed"] += 1
+        writer.close()
+    except OSError as error:
+        told[type(error).__name__] += 1
+
+
+async def crowd_of(port: int, number: int) -> dict[str, Any]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, number + 100), hard))
+    told, begun = collections.Counter(), time.perf_counter()
+    await asyncio.gather(*(silent(port, told) for _ in range(number)))
+    return {**told, "seconds": round(time.perf_counter() - begun, 2)}
+
+
 def in_another_process(tasks: list[Any], port: int, number: int) -> dict[str, Any]:
-    """What the clients tell in the end."""
+    """What the clients tell in the end; without tasks they ask for nothing."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(tasks, file)
         file.flush()
@@ -137,7 +159,7 @@ class Bench:
         return made
 
     @contextlib.contextmanager
-    def server(self, slots: int, queue: int = 1000, connections: int = 500) -> Any:
+    def server(self, slots: int, queue: int = 1000, connections: int = 500, patience: float = 60) -> Any:
         from jaxdlm.serve.app import create_app
         from jaxdlm.serve.keys import Keys
         from jaxdlm.serve.reading import Limits
@@ -146,11 +168,11 @@ class Bench:
 
         service = Service(
             self.lm, self.policies, self.cache, max_new=self.new, block=BLOCK, mesh=self.mesh, slots=slots, stop=False,
-            limits=Limits(queue=queue, connections=connections),
+            limits=Limits(queue=queue, connections=connections, patience=patience),
         )  # fmt: skip
         app = create_app(service, Keys([]), local=True)
-        server = make_server(app, patience=60, connections=connections, grace=30, quiet=True)
-        with Running(server, listening("127.0.0.1", 0, 60)) as running:
+        server = make_server(app, patience=patience, connections=connections, grace=30, quiet=True)
+        with Running(server, listening("127.0.0.1", 0, patience)) as running:
             yield service, int(running.url.rpartition(":")[2])
 
 
@@ -248,9 +270,22 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def crowd(args: argparse.Namespace) -> dict[str, Any]:
+    bench = Bench(args.new)
+    asked = bench.tasks(bench.rows(), 1)
+    with bench.server(1, patience=5) as (_, port):
+        in_another_process(asked, port, 1)
+        before = len(os.listdir("/proc/self/fd"))
+        told = in_another_process([], port, args.clients)
+        told["right afterwards"] = in_another_process(asked, port, 1)["right"]
+        time.sleep(1)
+        told["open files more than before"] = len(os.listdir("/proc/self/fd")) - before
+    return {"connections": args.clients, "allowed": 500, "patience": 5} | told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="A server under load.")
-    parser.add_argument("what", choices=("load", "rate", "first", "clients"))
+    parser.add_argument("what", choices=("load", "rate", "first", "crowd", "clients"))
     parser.add_argument("tasks", nargs="?", help="of clients: a file")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int)
@@ -262,12 +297,13 @@ def main() -> None:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
-    args.clients = args.clients or {"load": 300, "rate": 64}.get(args.what, 1)
+    args.clients = args.clients or {"load": 300, "rate": 64, "crowd": 10_000}.get(args.what, 1)
     if args.what == "clients":
         tasks = json.loads(pathlib.Path(args.tasks).read_text())
-        print(json.dumps(asyncio.run(clients(tasks, args.port, args.clients))))
+        work = clients(tasks, args.port, args.clients) if tasks else crowd_of(args.port, args.clients)
+        print(json.dumps(asyncio.run(work)))
         return
-    print(json.dumps({"load": load, "rate": rate, "first": first}[args.what](args), indent=1))
+    print(json.dumps({"load": load, "rate": rate, "first": first, "crowd": crowd}[args.what](args), indent=1))
 
 
 if __name__ == "__main__":
