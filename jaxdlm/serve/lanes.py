@@ -166,6 +166,7 @@ class BatchLane:
     @property
     def rows(self) -> Iterator[Row]:
         """All that are here."""
+        yield from self.live.values()
         yield from self.waiting
 
     def send(self, *, admit: bool = True) -> UnderWay:

@@ -46,6 +46,7 @@ class Scheduler:
         self.questions: deque[Questions] = deque()
         self.failure: BaseException | None = None
         self._new: list[Row] = []
+        self._told: list[Message] = []  # what turns have brought, and nobody was told yet
         self._wake = threading.Condition()
         self.closing = self._stopping = False
         self._rate = 1.0  # rows per second, lately
@@ -109,7 +110,7 @@ class Scheduler:
             self.failure = error
         finally:
             with contextlib.suppress(RuntimeError):  # the server's loop may be over
-                self.post([(row, None) for row in self._rest()])
+                self.post([*self._told, *((row, None) for row in self._rest())])
             if self.failure is not None:
                 self.failed()
 
@@ -121,18 +122,15 @@ class Scheduler:
             return [*rows, *self.questions]
 
     def _work(self) -> None:
-        told: list[Message] = []
         while not self._stopping:
             self._sort()
             for key, lane in list(self.lanes.items()):
                 if lane.busy:
-                    told = self._turn(key, lane, told)
-            told += self._answered()
+                    self._turn(key, lane)
+            self._told += self._answered()
             if not self._busy:
-                self._tell(told)
-                told = []
+                self._pass_on()
                 self._sleep()
-        self._tell(told)
 
     @property
     def _busy(self) -> bool:
@@ -143,17 +141,21 @@ class Scheduler:
             while not (self._busy or self._stopping):
                 self._wake.wait()
 
-    def _turn(self, key: Any, lane: Lane | BatchLane, told: list[Message]) -> list[Message]:
-        """What a turn of a lane brings. told: what is passed on while the device works on it."""
+    def _pass_on(self) -> None:
+        """Tells what turns have brought."""
+        told, self._told = self._told, []
+        self._tell(told)
+
+    def _turn(self, key: Any, lane: Lane | BatchLane) -> None:
+        """A turn of a lane; what the one before it brought is passed on while the device works."""
         try:
             leaving = bool(self.parked) and key == next(iter(self.lanes))
             under_way = lane.send(admit=not leaving)
-            self._tell(told)
-            told = []
-            return lane.receive(under_way)
+            self._pass_on()
+            self._told += lane.receive(under_way)
         except Exception as error:
             del self.lanes[key]
-            return told + _refused(list(lane.rows), error)
+            self._refuse(list(lane.rows), error)
 
     def _sort(self) -> None:
         """New rows into the lanes of their programs; where all places are taken the oldest lane makes way."""
@@ -164,7 +166,7 @@ class Scheduler:
                 key = row.engine, group_of(row.engine, row.request)
                 self.parked.setdefault(key, deque()).append(row)
             except Exception as error:
-                self._tell(_refused([row], error))
+                self._refuse([row], error)
         for key in list(self.parked):
             if key in self.lanes:
                 self.lanes[key].waiting.extend(self.parked.pop(key))
@@ -175,7 +177,7 @@ class Scheduler:
                 self.lanes[key] = lane_of(*key)
                 self.lanes[key].waiting.extend(rows)
             except Exception as error:
-                self._tell(_refused(list(rows), error))
+                self._refuse(list(rows), error)
 
     def _make_room(self) -> None:
         for key, lane in list(self.lanes.items()):
@@ -195,7 +197,8 @@ class Scheduler:
             answers = {id(row): outcome for row, outcome in decided([each.row for each in batch])}
             return [(each, answers[id(each.row)]) for each in batch]
         except Exception as error:
-            return _refused(batch, error)
+            self._refuse(batch, error)
+            return []
 
     def _tell(self, messages: Sequence[Message]) -> None:
         if not messages:
@@ -206,14 +209,16 @@ class Scheduler:
             self._rate = len(self._ends) / max(1e-3, now - self._ends[0])
         self.post(messages)
 
-
-def _refused(rows: Sequence[Row | Questions], error: Exception) -> list[Message]:
-    """The answer of rows whose program cannot be built, does not fit, or is broken; raises an error of the device itself."""
-    if isinstance(error, InputError):
-        return [(row, Unserved(str(error))) for row in rows]
-    if exhausted(error):
-        return [(row, Unserved(None)) for row in rows]
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        raise error
-    logging.getLogger("uvicorn.error").exception("a program is broken", exc_info=error)
-    return [(row, Unserved("the server made a mistake, which its log has", broken=True)) for row in rows]
+    def _refuse(self, rows: Sequence[Row | Questions], error: Exception) -> None:
+        """Tells rows that their program cannot be built, does not fit, or is broken; raises an error of the device itself."""
+        if isinstance(error, InputError):
+            self._tell([(row, Unserved(str(error))) for row in rows])
+        elif exhausted(error):
+            self._tell([(row, Unserved(None)) for row in rows])
+        elif isinstance(error, jax.errors.JaxRuntimeError):
+            self.failure = error  # first: who asks again is told so
+            self._tell([(row, None) for row in rows])
+            raise error
+        else:
+            logging.getLogger("uvicorn.error").exception("a program is broken", exc_info=error)
+            self._tell([(row, Unserved("the server made a mistake, which its log has", broken=True)) for row in rows])

@@ -1,5 +1,7 @@
 """What happens to clients when a program, or the device, breaks. Nothing is compiled here."""
 
+import concurrent.futures
+
 import jax
 import pytest
 from starlette.testclient import TestClient
@@ -45,3 +47,21 @@ def test_a_client_is_told_what_broke(monkeypatch, error, status, words, lives):
         assert (client.get("/health").status_code == 200) == lives
     assert ended == [True] * (not lives)
     assert (str(error) in str(made.scheduler.failure)) == (not lives)
+
+
+@pytest.mark.parametrize(("kind", "policy"), [("tiny", "threshold"), ("tiny-ar", "autoregressive")])
+def test_a_device_that_breaks_in_the_middle_leaves_nobody_waiting(monkeypatch, kind, policy):
+    """Rows in slots, rows that wait, and questions: all are told, once."""
+    made = service(kind, policy, False)
+
+    def broken(*args, **where):
+        raise Broken("INTERNAL: the device is gone")
+
+    monkeypatch.setattr(slots, "start", lambda *args, **where: None)
+    monkeypatch.setattr(slots, "take_turn", broken)
+    if kind == "tiny-ar":
+        monkeypatch.setattr(made.methods.own.engine, "_chunk", broken)
+    with TestClient(create_app(made, Keys([]))) as client:
+        with concurrent.futures.ThreadPoolExecutor(5) as pool:
+            answers = list(pool.map(lambda _: client.post("/v1/completions", json=BODY), range(5)))
+    assert [answer.status_code for answer in answers] == [503] * 5
