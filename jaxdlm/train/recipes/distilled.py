@@ -185,11 +185,12 @@ def run(
     model, state = fit(
         lm, mine, folder, layers=count, steps=steps, rows=batch, seed=seed, minutes=minutes, resume=resume
     )
-    mark = fingerprint(lm.params)
+    mark, clock = fingerprint(lm.params), "" if minutes is None else f" --minutes {minutes:g}"
     student = student_of(state.params, model, canvas, temperature, mark)
     write_student(folder / FILE, student, target=str(lm.name))
     record = {
-        "recipe": "distilled", "command": f"python scripts/train.py --recipe distilled --model {lm.name} --output DIR",
+        "recipe": "distilled",
+        "command": f"python scripts/train.py --recipe distilled --model {lm.name}{clock} --output DIR",
         "target": str(lm.name), "target_fingerprint": mark, "pairs": len(mine.tokens), "steps": int(state.step),
         "layers": count, "length": canvas, "temperature": temperature, "seed": seed,
         "agrees_of_noise": agreement(student, held), "agrees_behind_half": agreement(student, held, canvas // 2),
