@@ -27,11 +27,13 @@ from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, re
 from jaxdlm.rules.grammar import constrained
 from jaxdlm.rules.per_row import number_of
 from jaxdlm.sharding import beside, striped, widens
+from jaxdlm.speculative import prefix
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.speculative.copies import expanded, prompts_of, several
 from jaxdlm.speculative.decode import ahead, begin, generate
 from jaxdlm.speculative.drafters.forced import drafting
 from jaxdlm.speculative.pair import check as check_pair
+from jaxdlm.speculative.pair import tuned
 from jaxdlm.speculative.policy import Decoding as PairDecoding
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.pool import generate_pool
@@ -65,13 +67,9 @@ def decode(
     rows_per_program: int | None = None,
     n: int = 1,
     top_logprobs: int = 0,
-    grammar: Any = None,
-    choices: Any = None,
-    regex: Any = None,
-    json_schema: Any = None,
-    json: Any = None,
-    lark: Any = None,
-) -> Output:
+    grammar: Any = None, choices: Any = None, regex: Any = None, json_schema: Any = None, json: Any = None, lark: Any = None,
+    prefix_embeddings: Any = None,
+) -> Output:  # fmt: skip
     """The answers to all prompts, one row each; prompts that stand in the same columns are decoded as one batch.
 
     Args:
@@ -112,6 +110,8 @@ def decode(
         n: answers per prompt, drawn one by one: rows n b to n b + n - 1 are those of prompt b, and row n b is what n=1 gives.
             Autoregressive models read each prompt once; diffusion models decode each row by itself.
         top_logprobs: of autoregressive models, so many of the likeliest tokens (to 20) beside each column's own.
+        prefix_embeddings: of autoregressive models: per prompt an array [P, D] that the first layer reads in front of the
+            prompt's tokens, such as an image's (or None: nothing); P may differ. What drafts from a text sees pads there.
         choices, regex, json_schema, json, lark, grammar: at most one of them; the answer belongs to that language, whatever the
             policy, and ends within max_new. `choices` without a policy are not written: the likeliest of them by the model's
             own law is read (docs/structured.md). One for all rows, or a list with one per row (None: a free row). choices: a
@@ -141,7 +141,7 @@ def decode(
         lm, prompts, policy, cache, max_new, block, seed, ids, save, raw=raw, system=system, tools=tools,
         chat_template_kwargs=chat_template_kwargs, continue_final_message=continue_final_message, canvas=canvas,
         infill=infill, stop=stop, rows_per_program=rows_per_program, n=n, top_logprobs=top_logprobs, grammar=grammar,
-        choices=choices, regex=regex, json_schema=json_schema, json=json, lark=lark,
+        choices=choices, regex=regex, json_schema=json_schema, json=json, lark=lark, prefix_embeddings=prefix_embeddings,
     ).run()  # fmt: skip
 
 
@@ -189,7 +189,8 @@ def prepare(
     chat_template_kwargs: Mapping[str, Any] | None = None, continue_final_message: bool | str | None = None,
     canvas: Sequence[Sequence[int]] | None = None, infill: bool = False, stop: Any = True,
     rows_per_program: int | None = None, n: int = 1, top_logprobs: int = 0, grammar: Any = None, choices: Any = None,
-    regex: Any = None, json_schema: Any = None, json: Any = None, lark: Any = None, own: Sequence[Own] | None = None,
+    regex: Any = None, json_schema: Any = None, json: Any = None, lark: Any = None, prefix_embeddings: Any = None,
+    own: Sequence[Own] | None = None,
 ) -> Programs:  # fmt: skip
     """A decode that is checked and laid out, before the first forward; arguments as in `decode`. own: of each prompt."""
     argument.model(lm)
@@ -205,6 +206,7 @@ def prepare(
     answers, n = n, n if choose is None else 1
     if not isinstance(policy, Speculation):
         argument.unused("to a diffusion model, see Output.score", top_logprobs=(top, 0))
+        argument.unused(f"to {lm.name}, a diffusion model", prefix_embeddings=(prefix_embeddings, None))
     elif infill or canvas is not None:
         raise InputError("an autoregressive model writes behind its prompt: leave infill and canvas out")
     else:
@@ -223,7 +225,8 @@ def prepare(
     stops = read_stops(lm, ends_wanted(policy, stop))
     grammars = grammars_of(lm, len(prompts), columns, stops, **language)
     if choose is not None and grammars is not None:
-        plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None)}
+        plain = {"cache": (asked_cache, "none"), "infill": (infill, False), "canvas": (canvas, None),
+                 "prefix_embeddings": (prefix_embeddings, None)}  # fmt: skip
         argument.unused("beside choices of which the likeliest is wanted", n=(1 if choose.temperature else answers, 1))
         argument.unused(choosing.READ, **plain, top_logprobs=(top, 0), save=(save, {"steps": "commit"}.get(save, save)))
         numbers = layout.row_numbers(ids, len(prompts))
@@ -246,10 +249,12 @@ def prepare(
     work = layout.lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
         aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
+        prefix=None if prefix_embeddings is None else prefix.checked(lm, prefix_embeddings, len(prompts), policy),
     )  # fmt: skip
     check_uniforms(number_of(policy, "uniforms"), n, max_new)
     if isinstance(policy, Speculation):
         check_pair(lm, policy, max_new, max(len(text) for part in work for text in part.texts))
+        lm, policy = tuned(lm, policy)
     else:
         check(lm, policy, cache)
     fixed = {"cache": cache, "seed": seed, "save": save, "stop": stops}
@@ -286,11 +291,11 @@ def one_program(
         policy = policy if part.grammars is None else drafting(policy, part.grammars, lm, part.texts)
         behind, prompt = layout.arrange_rows(
             lm, part.texts, max_new=part.max_new, seed=seed, ids=part.ids, stops=[stops.sequences] * len(idle),
-            guides=guides, numbers=[own.numbers for own in part.own or ()],
+            guides=guides, numbers=[own.numbers for own in part.own or ()], prefix=part.prefix,
         )  # fmt: skip
         behind = behind._replace(done=jax.device_put(idle)) if idle.any() else behind
         behind, policy = beside(lm.params, behind, policy)
-        shared = 0 if policy.placed or policy.cfg is not None else layout.shared_columns(part.texts)
+        shared = 0 if policy.placed or policy.cfg is not None or part.prefix else layout.shared_columns(part.texts)
         prompt = min(prompt, shared + layout.bucket_of(max(map(len, part.texts)) - shared))
         pair = PairDecoding(lm.model, lm.parted, policy)
         return Continuation(lm, pair, behind, prompt, part.max_new, save, stops, shared)

@@ -14,6 +14,7 @@ from jaxdlm.core.keys import row_keys
 from jaxdlm.errors import InputError
 from jaxdlm.messages import Form
 from jaxdlm.own import Own, columns_of, stacked
+from jaxdlm.speculative import prefix as prefixes
 from jaxdlm.speculative import state as draft_state
 from jaxdlm.typing import Array, PyTree
 
@@ -85,18 +86,19 @@ class Part(NamedTuple):
     columns: list[int] | None
     grammars: list[Any] | None = None
     own: list[Own] | None = None
+    prefix: list[np.ndarray] | None = None
 
 
 def lay_apart(
     lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
     size: int | None, aligned: bool, grammars: Sequence[Any] | None = None, form: Form | None = None,
-    own: Sequence[Own] | None = None,
+    own: Sequence[Own] | None = None, prefix: Sequence[np.ndarray] | None = None,
 ) -> list[Part]:  # fmt: skip
     """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
 
     infill: rows have canvases of their own length, rounded up as prompts are. aligned: prompts stand in the columns that
     `geometry_of` says; else only their own length counts. grammars: of each prompt, or None; those of one program are of
-    one shape. Raises InputError for what no program could read.
+    one shape. prefix: embeddings that each prompt begins with. Raises InputError for what no program could read.
     """
     max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
     numbers = row_numbers(ids, len(prompts))
@@ -104,6 +106,11 @@ def lay_apart(
         prefilled(lm, canvas, len(prompts), max_new)
     room = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
     texts = [encode(lm, prompt, index, room[index], raw, form) for index, prompt in enumerate(prompts)]
+    if prefix is not None:
+        texts = [
+            prefixes.behind(text, each, index, max_new, lm)
+            for index, (text, each) in enumerate(zip(texts, prefix, strict=True))
+        ]
     groups: dict[Any, list[int]] = {}
     for index, text in enumerate(texts):
         columns = bucket_of(room[index]) if infill else max_new
@@ -126,6 +133,7 @@ def lay_apart(
                     _picked(room, rows) if infill else None,
                     None if grammars is None or shape is None else _picked(grammars, rows),
                     None if own is None else _picked(own, rows),
+                    None if prefix is None or not any(len(prefix[row]) for row in rows) else _picked(prefix, rows),
                 )
             )
     return parts
@@ -352,10 +360,11 @@ def lay_out_rows(
 def arrange_rows(
     lm: Any, texts: Sequence[np.ndarray], *, max_new: int, seed: int, ids: Any,
     stops: Sequence[Sequence[Sequence[int]]] | None = None, guides: Sequence[PyTree] | None = None,
-    numbers: Sequence[Mapping[str, Any]] = (),
+    numbers: Sequence[Mapping[str, Any]] = (), prefix: Sequence[np.ndarray] | None = None,
 ) -> tuple[draft_state.Rows, int]:  # fmt: skip
     """`lay_out_rows` of token ids. guides: what each row brings for the policy's guide (`Context.own`), all of one
-    shape: `Tables` of one bucket, say. numbers: of each row's own distribution, by the same names."""
+    shape: `Tables` of one bucket, say. numbers: of each row's own distribution, by the same names. prefix: embeddings of the
+    columns whose token is -1."""
     bucket = bucket_of(max(len(text) for text in texts))
     tokens = np.full((len(texts), bucket + max_new), lm.config.tokens.pad, np.int32)
     for row, text in enumerate(texts):
@@ -366,5 +375,6 @@ def arrange_rows(
         tokens=tokens, length=start, start=start, stop=start + np.int32(max_new), key=_keys(seed, ids, len(texts)),
         done=np.zeros(len(texts), bool), status=zero, step=zero, draft_step=zero, drafted=zero, accepted=zero,
         ends=packed(stops), guide=stacked(guides), sampling=columns_of(numbers),
+        prefix=None if prefix is None else prefixes.stacked(prefix, bucket_of(max(map(len, prefix)))),
     )  # fmt: skip
     return jax.device_put(rows), bucket

@@ -4,7 +4,7 @@
     python scripts/train.py --recipe learn2pd --output DIR
     python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
-    python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3, dflash likewise)
+    python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3, dflash, lud, spec_vlm likewise)
     python scripts/train.py --recipe adadec --model tiny-ar --output DIR
     python scripts/train.py --recipe distilled --model tiny-ar --output DIR [--minutes M] [--resume]
     python scripts/train.py --recipe dparallel --output DIR [--model FOLDER --prompts FILE --mesh data=2,tensor=4]
@@ -13,7 +13,7 @@
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
 `jaxdlm.load` reads, and so do `dparallel` and `calibrated`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3`,
-`dflash` and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its
+`dflash`, `lud`, `spec_vlm` (a head for eagle2) and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its
 --prompts have an "answer" beside each "prompt", those of `calibrated` "candidates" and their "scores". `smollm2-block` adapts
 an autoregressive chat model to block diffusion (docs/training.md): the same command goes on where it was cut.
 """
@@ -40,8 +40,10 @@ from jaxdlm.train.recipes import (
     dparallel,
     eagle,
     learn2pd,
+    lud,
     ppd,
     s2d,
+    spec_vlm,
     specdec_pp,
 )
 from jaxdlm.train.recipes.tiny import RECIPES, recipe
@@ -57,7 +59,9 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "ppd": (ppd.run, ("rows", "canvas", "steps")),
     "eagle2": (eagle.eagle2, ("rows", "canvas", "steps")),
     "eagle3": (eagle.eagle3, ("rows", "canvas", "steps")),
+    "spec_vlm": (spec_vlm.run, ("rows", "canvas", "steps")),
     "dflash": (dflash.run, ("rows", "canvas", "steps")),
+    "lud": (lud.run, ("rows", "canvas", "steps", "rank")),
     "adadec": (adadec.run, ("rows", "canvas")),
     "calibrated": (calibrated.run, ("steps", "minutes", "rank", "resume")),
     "distilled": (distilled.run, ("rows", "canvas", "steps", "minutes", "temperature", "resume")),

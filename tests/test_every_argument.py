@@ -110,6 +110,7 @@ DECODE = {
     "json_schema": ({"type": "null"}, "json_schema is about text and toy-same has no tokenizer", {}),
     "json": (True, "json is about text and toy-same has no tokenizer", {}),
     "lark": ('start: "a"', "lark is about text and toy-same has no tokenizer", {}),
+    "prefix_embeddings": ([None] * 3, "means nothing to toy-same, a diffusion model", {}),
 }
 REFUSED = [  # beside what it means nothing to
     ("infill", True, "max_new=8 means nothing with infill=True", {"prompts": MASKED}),
@@ -162,6 +163,7 @@ AUTOREGRESSIVE = {
     "json_schema": ({"type": "null"}, "json_schema is about text"),
     "json": (True, "json is about text"),
     "lark": ('start: "a"', "lark is about text"),
+    "prefix_embeddings": ([np.ones((2, 24)), None, None], None),
 }
 
 

@@ -97,6 +97,7 @@ OTHER = {
     "window": 4, "first": "repeat", "high": 9, "line": 4, "coupled": True, "null": 3,
     "budget": 12, "rollouts": 2, "nodes": 20, "keep": 3, "redraw": 2,
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
+    "verify": True, "halt": False, "compressor": "pool",
     "initial": 8, "candidates": 12, "leaves": 2, "generations": 5, "c": 2.0,
     "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
@@ -115,6 +116,7 @@ BESIDE = {
     ("sdar", "gamma"): {"strategy": "entropy_bounded"}, ("fast_dllm_v2", "top_p"): {"temperature": 0.5},
     ("best", "answer_start"): {"thresholds": (3.0, 2.0, 1.0)}, ("best", "answer_length"): {"thresholds": (3.0, 2.0, 1.0)},
     ("spectr", "width"): {"temperature": 0.5}, ("sjd", "line"): {"first": "repeat"}, ("sjd", "null"): {"cfg_scale": 1.0},
+    **{("lud", name): {"verify": True} for name in ("temperature", "top_k", "top_p")},
     ("autoregressive", "null"): {"cfg_scale": 1.0}, ("gad", "tau"): {"beta": 5},
     ("distilled", "redraw"): {"keep": 3},
 }  # fmt: skip
@@ -122,7 +124,7 @@ BESIDE = {
 TRAINED = {
     ("specdec_pp", "head"), ("specdec_pp", "draft"), ("s2d", "weights"), ("s2d", "draft"), ("aded", "table"),
     ("ppd", "weights"), ("eagle2", "weights"), ("eagle3", "weights"), ("dflash", "weights"), ("gad", "draft"),
-    ("distilled", "weights"),
+    ("distilled", "weights"), ("lud", "weights"),
     *(("transfer_q", name) for name in ("reward", "baseline", "baseline_reward", "beta", "official")),
     ("pg_td", "reward"),
     *(("superposed", name) for name in ("table", "alpha", "mixture", "penalty", "smooth_first")),

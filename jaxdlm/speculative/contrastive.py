@@ -5,7 +5,7 @@ the logits of the next step, so a token costs one forward of K tokens, and no ca
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class Behind(NamedTuple):
 @struct.dataclass
 class ContrastiveSearch:
     """See `methods.contrastive`."""
+
+    rereads: ClassVar[str] = "contrastive"
 
     alpha: Any
     k: int = struct.field(pytree_node=False)

@@ -24,6 +24,7 @@ def begin(guide: Guide | None, rows: Rows, vocab: int) -> Rows:
         return rows
 
     def one(tokens: Array, length: Array, room: Array, own: PyTree) -> PyTree:
+        tokens = jnp.where(tokens < 0, vocab, tokens)  # an embedding is no word
         return guide.init(Context(tokens, length, room, own, vocab))
 
     return rows._replace(guide=jax.vmap(one)(rows.tokens, rows.length, rows.stop - rows.length, rows.guide))

@@ -13,6 +13,7 @@ from jaxdlm.core.model import Embeds
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import fingerprint
+from jaxdlm.speculative.visual import BRANCHES, QUERIES, STRIDE
 from jaxdlm.typing import Array
 
 HEADS = ("wq", "wk", "wv")
@@ -24,6 +25,11 @@ ATTENTION = {
 FEED = {
     "mlp_norm": "post_attention_layernorm.weight", "gate": "mlp.gate_proj.weight", "up": "mlp.up_proj.weight",
     "down": "mlp.down_proj.weight",
+}  # fmt: skip
+COMPRESSOR = {
+    "conv": "compressor.conv.weight", "conv_bias": "compressor.conv.bias", "queries": "compressor.queries",
+    "seek": "compressor.q_proj.weight", "keys": "compressor.k_proj.weight", "values": "compressor.v_proj.weight",
+    "out": "compressor.o_proj.weight", "choice": "compressor.gate.weight", "choice_bias": "compressor.gate.bias",
 }  # fmt: skip
 QK_NORM = {"q_norm": "self_attn.q_norm.weight", "k_norm": "self_attn.k_norm.weight"}
 
@@ -51,8 +57,8 @@ class Format(NamedTuple):
 
 FORMATS = {
     "eagle2": Format(
-        {"fc": "fc.weight", "fc_bias": "fc.bias"}, {"attn_norm": "input_layernorm.weight"} | ATTENTION | FEED, "layers.0.",
-        ("fc_bias", "attn_norm"),
+        {"fc": "fc.weight", "fc_bias": "fc.bias"} | COMPRESSOR,
+        {"attn_norm": "input_layernorm.weight"} | ATTENTION | FEED, "layers.0.", ("fc_bias", "attn_norm", *COMPRESSOR),
     ),
     "eagle3": Format(
         {"fc": "fc.weight", "norm": "norm.weight", "lm_head": "lm_head.weight", "d2t": "d2t", "t2d": "t2d"},
@@ -111,7 +117,8 @@ def released(leaf: str, value: np.ndarray) -> np.ndarray:
     """Inverse of `arranged`."""
     if leaf == "wo":
         value = value.reshape(-1, value.shape[-1])
-    return value if value.ndim < 2 else np.ascontiguousarray(value.reshape(value.shape[0], -1).T)
+    value = value.reshape(value.shape[0], -1) if leaf in HEADS else value
+    return value if value.ndim < 2 else np.ascontiguousarray(value.T)
 
 
 def shipped(
@@ -217,8 +224,11 @@ def vocabulary(
     return ids.astype(np.int32)
 
 
-def shapes(kind: str, config: ModelConfig, taps: int, target: int, words: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(leaf, its shape in one layer) of a head for a target of this width. words: ids that it drafts (eagle3)."""
+def shapes(
+    kind: str, config: ModelConfig, taps: int, target: int, words: int, visual: bool = False
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(leaf, its shape in one layer) of a head for a target of this width. words: ids that it drafts (eagle3). visual: of a
+    compressor, too (eagle2)."""
     d, f, h = config.hidden_size, config.intermediate_size, config.head_dim
     wide = 2 * d if kind == "eagle3" else d
     norms = {
@@ -231,6 +241,10 @@ def shapes(kind: str, config: ModelConfig, taps: int, target: int, words: int) -
         yield from (("lm_head", (d, words)), ("ids", (words,)))
     if kind == "dflash":
         yield from ((name, (h,)) for name in ("q_norm", "k_norm"))
+    if visual:
+        yield from (("conv", (STRIDE, d, d)), ("conv_bias", (d,)), ("queries", (d, QUERIES)))
+        yield from ((name, (d, d)) for name in ("seek", "keys", "values", "out"))
+        yield from (("choice", (d, len(BRANCHES))), ("choice_bias", (len(BRANCHES),)))
     yield "wq", (wide, config.num_heads, h)
     yield from ((name, (wide, config.num_kv_heads, h)) for name in ("wk", "wv"))
     yield "wo", (config.num_heads, h, d)
@@ -242,7 +256,10 @@ def _check_shapes(
 ) -> None:
     words = made["lm_head", 0].shape[-1] if kind == "eagle3" else 0
     target = config.hidden_size if kind == "eagle2" else max(1, made["fc", 0].shape[0] // taps)
-    wanted, names = dict(shapes(kind, config, taps, target, words)), FORMATS[kind].tensors(config.num_layers)
+    wanted, names = (
+        dict(shapes(kind, config, taps, target, words, kind == "eagle2")),
+        FORMATS[kind].tensors(config.num_layers),
+    )
     tensor_of = {place: name for name, place in names.items()}
     for place, value in made.items():
         name = tensor_of.get(place, place[0])
@@ -260,17 +277,19 @@ def blank(
     taps: tuple[int, ...],
     words: Any = None,
     seed: int = 0,
+    visual: bool = False,
     **sizes: int,
 ) -> Trained:
-    """A head that knows nothing: normal weights of variance 1 / inputs, the norms 1. words: ids that it drafts (eagle3)."""
+    """A head that knows nothing: normal weights of variance 1 / inputs, the norms 1. words: ids that it drafts (eagle3). visual:
+    with a compressor."""
     ids = np.arange(config.vocab_size) if words is None else words
     rng, leaves = np.random.default_rng(seed), {}
-    for leaf, shape in shapes(kind, config, len(taps), target, len(ids)):
+    for leaf, shape in shapes(kind, config, len(taps), target, len(ids), visual):
         shape = (config.num_layers, *shape) if FORMATS[kind].stacked and leaf in FORMATS[kind].layer else shape
         if leaf == "ids":
             leaves[leaf] = jnp.asarray(ids, jnp.int32)
-        elif leaf.endswith("norm") or leaf == "fc_bias":
-            leaves[leaf] = jnp.full(shape, 0.0 if leaf == "fc_bias" else 1.0, jnp.float32)
+        elif leaf.endswith(("norm", "bias")):
+            leaves[leaf] = jnp.full(shape, 1.0 if leaf.endswith("norm") else 0.0, jnp.float32)
         else:
             inputs = (
                 shape[-3] * shape[-2] if leaf == "wo" else 1 if leaf == "mask" else shape[-3 if leaf in HEADS else -2]

@@ -19,7 +19,7 @@ from jaxdlm.core.kv import take
 from jaxdlm.core.model import KV, Model
 from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
-from jaxdlm.speculative import copies, guiding, verify
+from jaxdlm.speculative import copies, guiding, prefix, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import taps as tapping
 from jaxdlm.speculative.guided import guided
@@ -47,19 +47,22 @@ def init(rows: Rows, decoding: Decoding, prompt: int, max_new: int, save: str, s
     save: see `engine.blank_trace`. shared: columns that all rows have alike, which the target reads once.
     """
     policy, drafter = decoding.policy, decoding.policy.drafter
-    model, params = target_of(decoding)
+    model, params = target_of(prefix.reading(decoding, rows))
     rows = guiding.begin(policy.guide, rows, model.config.vocab_size)
+    given, visual = rows.tokens[:, :prompt], prefix.visual_of(rows)
+    rows = prefix.words(rows, model.config)
     batch, columns = rows.tokens.shape
     state = drafter.init(rows, prompt)
     if shared and not isinstance(drafter, Watches):  # who watches sees whole prompts
         kv = store.prefill(model, params, rows.tokens, prompt, shared=shared)
     else:
         places = store.places(batch, prompt)
-        out, taps = tapping.apply(model, params, rows.tokens[:, :prompt], *places, taps=tapping.taps_of(drafter))
+        out, taps = tapping.apply(model, params, given, *places, taps=tapping.taps_of(drafter))
         kv = store.room(out.kv, columns)
     drafter = drafter_of(decoding, kv)
     if isinstance(drafter, Watches):
-        state = drafter.begin(state, rows, Seen(jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32), taps))
+        nothing = jnp.zeros((batch, 0, model.config.vocab_size), jnp.float32)
+        state = drafter.begin(state, rows, Seen(nothing, taps, visual))
     trace = engine.blank_trace(save, batch, max_new, policy.top)
     carry = Carry(rows, kv, state, trace, jnp.int32(0))
     carry = copies.spread(carry, policy.samples, policy.streams)

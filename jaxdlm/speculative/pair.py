@@ -1,5 +1,6 @@
 """What a draft and a target need of each other, and what the methods that pair them share."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative import taps, verify
 from jaxdlm.speculative.policy import Bounded, DraftInfo, Speculation, Unloaded
-from jaxdlm.speculative.state import Checks, Extends
+from jaxdlm.speculative.state import Checks, Extends, Tunes
 from jaxdlm.speculative.warp import Warp
 from jaxdlm.vocabulary import differ, vocabulary_hash
 
@@ -67,6 +68,15 @@ def draft_info(lm: Any) -> DraftInfo:
     """The facts of a draft that `check` compares with the target's."""
     config = lm.config
     return DraftInfo(lm.name, config.vocab_size, config.max_position, vocabulary_hash(lm))
+
+
+def tuned(lm: Any, policy: Speculation) -> tuple[Any, Speculation]:
+    """(the target with the weights that the policy brings for it, the policy on it)."""
+    drafter = policy.drafter
+    if not isinstance(drafter, Tunes):
+        return lm, policy
+    lm, drafter = drafter.tuned(lm)
+    return lm, dataclasses.replace(policy, drafter=drafter)
 
 
 def check(lm: Any, policy: Speculation, max_new: int, longest: int) -> None:

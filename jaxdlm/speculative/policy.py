@@ -55,6 +55,14 @@ class Bounded(Protocol):
     def check_length(self, max_new: int) -> None: ...
 
 
+@runtime_checkable
+class Rereads(Protocol):
+    """A search that reads the prompts' tokens again, which are pads where prompts begin with embeddings: `rereads` names it."""
+
+    @property
+    def rereads(self) -> str: ...
+
+
 @struct.dataclass
 class Speculation:
     """The policy of an autoregressive target, as `decode` takes it; made by the factories of `jaxdlm.speculative`.

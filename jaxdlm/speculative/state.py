@@ -7,6 +7,7 @@ from jaxdlm.core.carry import Trace
 from jaxdlm.core.keys import Group
 from jaxdlm.core.model import KV, Model
 from jaxdlm.speculative.tree import Grown, Tree
+from jaxdlm.speculative.visual import Visual
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -28,6 +29,7 @@ class Rows(NamedTuple):
     guide: PyTree = ()  # what a row brings for the policy's guide; from `loop.init` on the guide's state
     sampling: PyTree = ()  # {name: [B]}: numbers of `Warp` that each row has of its own; (): the policy's
     group: Group | None = None  # which sample of its prompt each row is; None: the only one
+    prefix: Float[Array, "B P D"] | None = None  # read in the columns whose token is -1; from `loop.init` on None
 
 
 @struct.dataclass
@@ -95,6 +97,7 @@ class Seen(NamedTuple):
     taps: (
         Float[Array, "B T K D"] | None
     )  # residual stream behind each layer of `Watches.taps`; of the prompt all columns
+    visual: Visual | None = None  # what prompts begin with that is no token
 
 
 @runtime_checkable
@@ -134,6 +137,13 @@ class Extends(Protocol):
     """A drafter that gives the target words of its own: `target` is the model as the loop runs it, with its weights."""
 
     def target(self, model: Model, params: PyTree) -> tuple[Model, PyTree]: ...
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """A drafter for a target of other weights than were loaded: `tuned` is the target with these, and the drafter on it."""
+
+    def tuned(self, lm: Any) -> tuple[Any, Drafter]: ...
 
 
 @runtime_checkable

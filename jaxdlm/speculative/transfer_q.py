@@ -4,7 +4,7 @@ Copies of all rows and of their caches go ahead, a rollout each; what they wrote
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,6 +56,8 @@ class Indirect:
 @struct.dataclass
 class ValueSearch:
     """See `methods.transfer_q`."""
+
+    rereads: ClassVar[str] = "transfer_q"
 
     reward: Any  # None: the target's own likelihood
     weight: Any

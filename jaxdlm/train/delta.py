@@ -24,6 +24,7 @@ import numpy as np
 from jaxdlm._load import PACKAGED, load, packaged
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.low_rank import merge
 from jaxdlm.models.params import fingerprint, named_specs
 from jaxdlm.quant import QuantizedLeaf, quantize
 from jaxdlm.train import lora
@@ -142,7 +143,7 @@ def export(model: str, path: Path, folder: Path) -> None:
 
 @jax.jit
 def _add(base: PyTree, factors: dict[str, dict[str, Array]], ids: Array, rows: Array) -> PyTree:
-    return lora.with_rows(lora.merge(base, factors, 1.0), ids, rows)
+    return lora.with_rows(merge(base, factors, 1.0), ids, rows)
 
 
 def _config(path: Path, metadata: Mapping[str, Any]) -> ModelConfig:

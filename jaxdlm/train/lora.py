@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.params import ParamSpec, init_leaf, named_specs, path_name
+from jaxdlm.models.low_rank import merge
+from jaxdlm.models.params import ParamSpec, init_leaf, named_specs
 from jaxdlm.sharding import partition
 from jaxdlm.typing import Array, PyTree
 
@@ -42,21 +43,6 @@ def init(config: ModelConfig, rank: int, key: Array, mesh: Mesh | None = None) -
             made[name] = jax.jit(make, out_shardings=sharding)(key)
         tree[path.replace("/", ".")] = made
     return tree
-
-
-def merge(params: PyTree, deltas: dict[str, dict[str, Array]], scale: float) -> PyTree:
-    """W + scale · A B for every projection that has a pair; scale is alpha / rank."""
-
-    def one(path: tuple[Any, ...], leaf: Array) -> Array:
-        pair = deltas.get(path_name(path).replace("/", "."))
-        if pair is None:
-            return leaf
-        layers, rank = pair["b"].shape[:2]
-        a, b = pair["a"].reshape(layers, -1, rank), pair["b"].reshape(layers, rank, -1)
-        delta = jnp.einsum("lir,lro->lio", a, b).reshape(leaf.shape)
-        return leaf + (scale * delta).astype(leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def tuned(params: PyTree, scale: float = 1.0, rows: tuple[int, ...] = (), dtype: Any = None) -> PyTree:

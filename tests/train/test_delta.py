@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxdlm.errors import InputError
+from jaxdlm.models.low_rank import merge
 from jaxdlm.models.params import init_params
 from jaxdlm.train import delta, lora
 from tests.train.recipes.test_block import block, config_of
@@ -37,7 +38,7 @@ def test_a_round_trip_gives_the_model_to_8_bits(parts):
     path, base, factors, rows = parts
     config, params = delta.apply(path, base, CONFIG)
     assert config == NEW and delta.record_of(path) == {"recipe": "test"}
-    wanted = lora.with_rows(lora.merge(base, factors, 1.0), (3,), rows)
+    wanted = lora.with_rows(merge(base, factors, 1.0), (3,), rows)
     moved = 0
     for (where, start), end, want in zip(
         jax.tree_util.tree_leaves_with_path(base), jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True

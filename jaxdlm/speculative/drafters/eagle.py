@@ -1,6 +1,6 @@
 """Trees that one layer on the target's own hidden states grows by its confidence (EAGLE-2, EAGLE-3)."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,39 +16,13 @@ from jaxdlm.registry import drafter
 from jaxdlm.speculative import heads, verify
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.drafters._borrowing import Borrowing
+from jaxdlm.speculative.drafters._levels import EagleState, Level, Slots
 from jaxdlm.speculative.heads import Trained, check_target, layer_config
 from jaxdlm.speculative.state import Lent, Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Grown
+from jaxdlm.speculative.visual import Compressor, Gap, Visual
+from jaxdlm.speculative.warp import DRAFT, stage_key
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
-
-
-class EagleState(NamedTuple):
-    """kv: of pairs (feature p, token p + 1), by p, then scratch columns for the nodes of the round, level by level.
-
-    feature: of the columns from `first` on that the target's last forward read, as many as it committed.
-    """
-
-    kv: KV
-    feature: Float[Array, "B W D"]
-    first: Int32[Array, "B"]
-
-
-class Level(NamedTuple):
-    """The K nodes that are read next. slot: their place among all slots; sees: scratch columns of what stands above."""
-
-    token: Int32[Array, "B K"]
-    score: Float32[Array, "B K"]
-    feature: Float[Array, "B K D"]
-    slot: Int32[Array, "B K"]
-    sees: Bool[Array, "B K S"]
-
-
-class Slots(NamedTuple):
-    """Nodes that a tree may take: tokens, log-probabilities of all above together, parents (slots, -1: the root)."""
-
-    token: Int32[Array, "B M"]
-    score: Float32[Array, "B M"]
-    parent: Int32[Array, "B M"]
 
 
 @struct.dataclass
@@ -71,6 +45,7 @@ class Eagle(Borrowing):
     depth: int = struct.field(pytree_node=False, default=8)
     nodes: int = struct.field(pytree_node=False, default=59)
     lent: Lent | None = None
+    compressor: Compressor | None = None
 
     recipe: ClassVar[str]
 
@@ -104,6 +79,13 @@ class Eagle(Borrowing):
         """(what the layer adds to, what its attention reads) of pairs."""
         raise NotImplementedError
 
+    def shortened(
+        self, x: Float[Array, "B T D"], feature: Float[Array, "B T D"], rows: Rows, visual: Visual,
+        noise: Float32[Array, "B N"] | None,
+    ) -> tuple[tuple[Array, Array], Gap]:  # fmt: skip
+        """(pairs with fewer of an image, from column 0 on, what is left out)."""
+        raise NotImplementedError
+
     def logits(self, hidden: Float[Array, "B T D"]) -> Float32[Array, "B T U"]:
         """Of the ids that it drafts."""
         raise NotImplementedError
@@ -123,8 +105,16 @@ class Eagle(Borrowing):
         allow: Bool[Array, "B T S_T"], past: KV | None = None,
     ) -> tuple[Float[Array, "B T D"], KV]:  # fmt: skip
         """(its output for each pair: the feature that it expects next, the pairs' keys and values)."""
-        lent, config = self.host, self.config
-        x, u = self.enter(feature, lent.model.embed(lent.params, token).astype(feature.dtype))
+        lent = self.host
+        word = lent.model.embed(lent.params, token).astype(feature.dtype)
+        return self.over(*self.enter(feature, word), position, allow, past)
+
+    def over(
+        self, x: Float[Array, "B T D"], u: Float[Array, "B T E"], position: Int32[Array, "B T"],
+        allow: Bool[Array, "B T S_T"], past: KV | None = None,
+    ) -> tuple[Float[Array, "B T D"], KV]:  # fmt: skip
+        """`layer` of pairs that have entered."""
+        config = self.config
         turn = rotation(config.rope, config.head_dim, position)
         q, k, v = project(self.leaves, u, turn, config)
         keys, values = (k, v) if past is None else (after(past.k[0][0][0], k), after(past.v[0][0][0], v))
@@ -146,15 +136,33 @@ class Eagle(Borrowing):
     def begin(self, state: PyTree, rows: Rows, seen: Seen) -> EagleState:
         """The pairs of the prompts read; the last of them is read again when it is drafted from."""
         assert seen.taps is not None
-        feature, (batch, columns) = self.feature_of(seen.taps), seen.taps.shape[:2]
-        position, _ = store.places(batch, columns)
-        following = store.take(rows.tokens, position + 1)
-        causal = position[:, None, :] <= position[:, :, None]
-        _, kv = self.layer(feature, following, position, causal)
+        feature, columns = self.feature_of(seen.taps), seen.taps.shape[1]
+        following = jnp.minimum(jnp.arange(1, columns + 1, dtype=jnp.int32), rows.tokens.shape[1] - 1)
+        _, kv, gap = self.read(feature, rows, rows.tokens[:, following], seen.visual)
         first = rows.length - 2
         last = jnp.take_along_axis(feature, jnp.maximum(first, 0)[:, None, None], axis=1)
         room = jnp.pad(last, [(0, 0), (0, self.depth), (0, 0)])
-        return EagleState(store.room(kv, rows.tokens.shape[1] + self.scratch), room, first)
+        return EagleState(store.room(kv, rows.tokens.shape[1] + self.scratch), room, first, gap)
+
+    def read(
+        self, feature: Float[Array, "B T D"], rows: Rows, following: Int32[Array, "B T"], visual: Visual | None,
+        noise: Float32[Array, "B N"] | None = None,
+    ) -> tuple[Float[Array, "B T D"], KV, Gap | None]:  # fmt: skip
+        """(the layer's output for the pairs of prompts, their keys, what is left out of an image). following: of each column the
+        next one's token. noise: on the gate, in training."""
+        lent, (batch, columns) = self.host, feature.shape[:2]
+        word = lent.model.embed(lent.params, following).astype(feature.dtype)
+        position, _ = store.places(batch, columns)
+        if visual is not None:
+            own = jnp.pad(visual.embeddings[:, 1:], [(0, 0), (0, columns), (0, 0)])[:, :columns].astype(word.dtype)
+            word = jnp.where((position + 1 < visual.count[:, None])[:, :, None], own, word)
+        entered, gap = self.enter(feature, word), None
+        allow = position[:, None, :] <= position[:, :, None]
+        if visual is not None and self.compressor is not None:
+            entered, gap = self.shortened(entered[0], feature, rows, visual, noise)
+            allow = allow & (~gap.hides(position)[:, None, :] | jnp.eye(columns, dtype=bool)[None])
+            position = gap.nearer(position)
+        return *self.over(*entered, position, allow), gap
 
     def watch(self, state: EagleState, rows: Rows, proposal: Proposal, verdict: Verdict, seen: Seen) -> EagleState:
         """The features of the root and of the path; what lies behind the accepted ones is not read."""
@@ -162,7 +170,7 @@ class Eagle(Borrowing):
         path = jnp.asarray(verify.read_row(proposal.tree))[1 + verdict.path]
         row = jnp.concatenate([jnp.zeros_like(path[:, :1]), path], axis=1)
         taps = jnp.take_along_axis(seen.taps, row[:, :, None, None], axis=1)
-        return EagleState(state.kv, self.feature_of(taps), rows.length - 1)
+        return state._replace(feature=self.feature_of(taps), first=rows.length - 1)
 
     def observe(self, state: EagleState, rows: Rows, proposal: Proposal, verdict: Verdict) -> EagleState:
         return state
@@ -173,7 +181,7 @@ class Eagle(Borrowing):
 
         def deeper(carry: tuple[KV, Level], number: Array) -> tuple[tuple[KV, Level], Slots]:
             kv, level = carry
-            hidden, kv = self.extend(kv, level, rows, number)
+            hidden, kv = self.extend(state._replace(kv=kv), level, rows, number)
             level, slots = self.grow(level, hidden, number)
             return (kv, level), slots
 
@@ -189,28 +197,30 @@ class Eagle(Borrowing):
         count = jnp.clip(rows.length - 1 - state.first, 1, place.shape[1])[:, None]
         position = state.first[:, None] + place
         token = store.take(rows.tokens, position + 1)
-        past = store.seen(state.kv, state.first)
+        past = state.sees(state.first)
         own = (place[:, None, :] <= place[:, :, None]) & (place < count)[:, None, :]
         own = own | jnp.eye(place.shape[1], dtype=bool)[None]  # what is no pair sees itself alone
-        before = jnp.broadcast_to(past.valid[:, None, :], (*position.shape, past.valid.shape[1]))
+        before = jnp.broadcast_to(past[:, None, :], (*position.shape, past.shape[1]))
         allow = jnp.concatenate([before, jnp.broadcast_to(own, (*position.shape, place.shape[1]))], axis=2)
-        hidden, fresh = self.layer(state.feature, token, jnp.maximum(position, 0), allow, past.kv)
+        hidden, fresh = self.layer(state.feature, token, state.place(jnp.maximum(position, 0)), allow, state.kv)
         kv = store.put(state.kv, fresh, position, place < count)
         return jnp.take_along_axis(hidden, count[:, :, None] - 1, axis=1), kv
 
-    def extend(self, kv: KV, level: Level, rows: Rows, number: Int32[Array, ""]) -> tuple[Float[Array, "B K D"], KV]:
+    def extend(
+        self, state: EagleState, level: Level, rows: Rows, number: Int32[Array, ""]
+    ) -> tuple[Float[Array, "B K D"], KV]:
         """(the layer's output for the nodes of a level (1, 2, ...), the keys with theirs)."""
         (batch, width), base = level.token.shape, rows.tokens.shape[1]
-        committed = store.seen(kv, rows.length - 1).valid[:, :base]
+        committed = state.sees(rows.length - 1)[:, :base]
         before = jnp.broadcast_to(committed[:, None, :], (batch, width, base))
         own = jnp.broadcast_to(jnp.eye(width, dtype=bool)[None], (batch, width, width))
-        position = jnp.broadcast_to((rows.length - 2 + number)[:, None], level.token.shape)
+        position = state.place(jnp.broadcast_to((rows.length - 2 + number)[:, None], level.token.shape))
         hidden, fresh = self.layer(
-            level.feature, level.token, position, jnp.concatenate([before, level.sees, own], axis=2), kv
+            level.feature, level.token, position, jnp.concatenate([before, level.sees, own], axis=2), state.kv
         )
         column = base + (number - 1) * width
         write = lambda old, new: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, 2)  # noqa: E731
-        return hidden, jax.tree.map(write, kv, fresh)
+        return hidden, jax.tree.map(write, state.kv, fresh)
 
     def start(self, hidden: Float[Array, "B 1 D"]) -> tuple[Level, Slots]:
         """The first level: the likeliest tokens behind the root."""
@@ -268,7 +278,27 @@ class Eagle2(Eagle):
         both = jnp.concatenate([word, feature], axis=2)
         x = product("btd,de->bte", both, read(self.leaves["fc"], both.dtype))
         x = x + self.leaves["fc_bias"].astype(x.dtype)[None, None] if "fc_bias" in self.leaves else x
-        return x, rms_norm(x, self.leaves["attn_norm"], self.config) if "attn_norm" in self.leaves else x
+        return x, self.normal(x)
+
+    def normal(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """What the layer's attention reads of x."""
+        return rms_norm(x, self.leaves["attn_norm"], self.config) if "attn_norm" in self.leaves else x
+
+    def shortened(
+        self, x: Float[Array, "B T D"], feature: Float[Array, "B T D"], rows: Rows, visual: Visual,
+        noise: Float32[Array, "B N"] | None,
+    ) -> tuple[tuple[Array, Array], Gap]:  # fmt: skip
+        assert self.compressor is not None
+        column, count = jnp.arange(x.shape[1], dtype=jnp.int32)[None, :], visual.count
+        asks = ((column >= count[:, None]) & (column < rows.length[:, None])).astype(jnp.float32)
+        share = asks / jnp.maximum(jnp.sum(asks, axis=1, keepdims=True), 1)
+        question = jnp.einsum("bt,btd->bd", share.astype(feature.dtype), feature)
+        key = jax.vmap(lambda key: stage_key(key, jnp.int32(0), DRAFT))(rows.key)
+        size = min(visual.embeddings.shape[1], x.shape[1])
+        short = self.compressor.of(self.leaves, x[:, :size], count, key, question, noise)
+        left = jnp.pad(short.x, [(0, 0), (0, x.shape[1] - short.x.shape[1]), (0, 0)])
+        x = jnp.where((column < short.count[:, None])[:, :, None], left, x)
+        return (x, self.normal(x)), Gap(short.count, count)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float32[Array, "B T U"]:
         lent = self.host
@@ -314,7 +344,7 @@ class Eagle3(Eagle):
 KINDS = {"eagle2": Eagle2, "eagle3": Eagle3}
 
 
-def drafting(kind: type[Any], trained: Trained, **size: int) -> Any:
+def drafting(kind: type[Any], trained: Trained, **size: Any) -> Any:
     """The drafter of a trained head."""
     return kind(*trained[:5], **size)
 
@@ -326,15 +356,17 @@ def layers_of(kind: type[Any], count: int) -> tuple[int, ...]:
     return tuple(sorted({min(1, count - 1), max(count // 2 - 1, 0), max(count - 4, 0)}))
 
 
-def blank(kind: type[Any], target: Any, *, feed: int, words: np.ndarray | None = None, seed: int = 0) -> Trained:
-    """A head that knows nothing, for this target. words: ids that it drafts (EAGLE-3)."""
+def blank(
+    kind: type[Any], target: Any, *, feed: int, words: np.ndarray | None = None, seed: int = 0, visual: bool = False
+) -> Trained:
+    """A head that knows nothing, for this target. words: ids that it drafts (EAGLE-3). visual: with ways to read images."""
     own = target.config
     config = layer_config(
         hidden=own.hidden_size, heads=own.num_heads, kv_heads=own.num_kv_heads, head_dim=own.head_dim, feed=feed,
         vocab=own.vocab_size,
     )  # fmt: skip
     taps = layers_of(kind, own.num_layers)
-    return heads.blank(kind.recipe, config, target=own.hidden_size, taps=taps, words=words, seed=seed)
+    return heads.blank(kind.recipe, config, target=own.hidden_size, taps=taps, words=words, seed=seed, visual=visual)
 
 
 def untrained(kind: type[Any], target: Any, width: int = 3, depth: int = 3, nodes: int = 8) -> Any:

@@ -21,6 +21,7 @@ from jaxdlm.train import prompts as sources
 from jaxdlm.typing import Array, Float32, Int32
 
 Weights = TypeVar("Weights")
+Sample = TypeVar("Sample")  # of texts: a tree of arrays [N, ...]
 
 
 class Texts(NamedTuple):
@@ -65,7 +66,7 @@ def apart(known: Texts) -> tuple[Texts, Texts]:
 
 
 def fitted(
-    value: Callable[[Weights, Texts, Array], Float32[Array, ""]], weights: Weights, texts: Texts, held: Texts, *,
+    value: Callable[[Weights, Sample, Array], Float32[Array, ""]], weights: Weights, texts: Sample, held: Sample, *,
     steps: int, batch: int, seed: int, rate: float, clip: float | None = None,
 ) -> tuple[Weights, list[dict[str, Any]]]:  # fmt: skip
     """(weights of low value, curve): AdamW at `rate` with a cosine to zero, `batch` texts a step.
@@ -113,12 +114,13 @@ def stored(leaves: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def finish(
-    lm: Any, folder: Path, kind: str, trained: Trained, curve: list[dict[str, Any]], **figures: Any
-) -> dict[str, Any]:
-    """Writes folder/{KIND.safetensors, KIND.json, KIND.jsonl}; returns the record."""
+    lm: Any, folder: Path, kind: str, trained: Trained, curve: list[dict[str, Any]], *, method: str | None = None,
+    **figures: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Writes folder/{KIND.safetensors, KIND.json, KIND.jsonl}; returns the record. method: whose file it is, where not KIND's."""
     mark = fingerprint(lm.params)
     file = folder / f"{kind}.safetensors"
-    write_trained(file, kind, trained._replace(made_for=mark), ml_dtypes.bfloat16, target=str(lm.name))
+    write_trained(file, method or kind, trained._replace(made_for=mark), ml_dtypes.bfloat16, target=str(lm.name))
     (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     record = {
         "recipe": kind, "command": f"python scripts/train.py --recipe {kind} --model {lm.name} --output DIR",

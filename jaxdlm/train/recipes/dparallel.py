@@ -19,6 +19,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.core.rule import chain
 from jaxdlm.errors import InputError
 from jaxdlm.eval.task import TASKS
+from jaxdlm.models.low_rank import merge
 from jaxdlm.rules.sample import sample
 from jaxdlm.rules.threshold import select_above
 from jaxdlm.train import lora
@@ -227,7 +228,7 @@ def run(
     recipe = distillation(lm, batch_at, steps=steps, seed=seed, rank=rank, mesh=mesh)
     state = train(recipe, folder, Budget(steps, minutes), every=min(20, steps))
     if rank:
-        params = lora.merge(state.params["base"], state.params["lora"], 1.0)
+        params = merge(state.params["base"], state.params["lora"], 1.0)
     else:
         params = jax.tree.map(lambda start, end: start + STRENGTH * (end - start), lm.params, state.params)
     record = {

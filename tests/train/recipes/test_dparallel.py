@@ -11,6 +11,7 @@ import pytest
 from jaxdlm import decode, load
 from jaxdlm._load import ASSETS, LM
 from jaxdlm.eval.task import TASKS, make
+from jaxdlm.models.low_rank import merge
 from jaxdlm.models.params import init_params
 from jaxdlm.sharding import make_mesh, param_shardings
 from jaxdlm.train import lora
@@ -121,10 +122,10 @@ def test_batches_are_a_function_of_seed_and_step(pool):
 def test_low_rank_update_against_numpy():
     deltas = lora.init(MODEL.config, 3, jax.random.key(1))
     params = init_params(MODEL.config, jax.random.key(0))
-    merged = lora.merge(params, deltas, 2.0)
+    merged = merge(params, deltas, 2.0)
     assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (params, merged)), strict=True))
     filled = jax.tree.map(lambda leaf: leaf + 0.1, deltas)
-    got = lora.merge(params, filled, 2.0)["segments"][0][0]
+    got = merge(params, filled, 2.0)["segments"][0][0]
     for name, form in (("wq", "lir,lrnh->linh"), ("wo", "lnhr,lro->lnho"), ("down", "lir,lro->lio")):
         pair = filled[f"segments.0.0.{name}"]
         want = np.asarray(params["segments"][0][0][name]) + 2 * np.einsum(form, pair["a"], pair["b"])
