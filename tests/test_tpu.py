@@ -55,7 +55,8 @@ def test_the_programs_are_all():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", ["cover", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("masked", "cached", "pairs"))]
+    "kind",
+    ["cover", *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in ("masked", "cached", "pairs", "further"))],
 )
 def test_every_recipe_and_every_cache_compiles(kind):
     """A recipe of each kind in one program, with a cache or without; exhaustive: every recipe, and each cache under its own."""

@@ -51,6 +51,10 @@ ALIKE = toys.ALIKE | {
 }  # fmt: skip
 
 
+# Left-to-right methods that are another program by an argument.
+FURTHER = ("self_speculation,mode=quadratic",)
+
+
 class Tiled(Job):
     """A job whose decoder reads the head in two parts."""
 
@@ -77,7 +81,10 @@ def trace(recipe: str, cache: str, mesh: Mesh) -> Any:
 
 def trace_pair(recipe: str, mesh: Mesh) -> Any:
     """The whole generation of an autoregressive recipe with the embedded models; the draft's weights lie on every chip."""
-    lm, policy = two_modes(3) if recipe == "self_speculation" else load("tiny-ar"), resolve.resolve_method(recipe)
+    lm, policy = (
+        two_modes(3) if recipe.startswith("self_speculation") else load("tiny-ar"),
+        resolve.resolve_method(recipe),
+    )
     rows, bucket = layout.lay_out_rows(lm, [[1] * PROMPT] * ROWS, max_new=MAX_NEW, seed=0, ids=None, raw=False)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), rows)
     params = jax.tree.map(placed, lm.params, param_shardings(lm.config, mesh))
@@ -95,6 +102,7 @@ def programs() -> dict[str, list[tuple[str, str]]]:
         "cover": [(recipe, cache) for recipe, cache in cover if recipe not in ALIKE],  # every cache, and kind of recipe
         "masked": [(name, "none") for name in masked if masked[name]],
         "pairs": pairs,
+        "further": [(words, "") for words in FURTHER],
         "cached": [(recipe, cache) for cache, recipe in CACHED.items()],
     }
 
