@@ -52,7 +52,7 @@ ALIKE = toys.ALIKE | {
 
 
 # Left-to-right methods that are another program by an argument.
-FURTHER = ("self_speculation,mode=quadratic",)
+FURTHER = ("self_speculation,mode=quadratic", "lud,verify=true")
 
 
 class Tiled(Job):
