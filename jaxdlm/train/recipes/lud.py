@@ -170,7 +170,8 @@ def run(
     write(folder / FILE, made, lm, k)
     (folder / "lud.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     record = {
-        "recipe": "lud", "command": f"python scripts/train.py --recipe lud --model {lm.name} --output DIR",
+        "recipe": "lud",
+        "command": f"python scripts/train.py --recipe lud --model {lm.name} --rows {count} --steps {steps} --output DIR",
         "target": str(lm.name), "target_fingerprint": fingerprint(lm.params), "texts": count, "steps": steps, "seed": seed,
         "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(made))), "rank": rank, "pads": k, "alpha": alpha,
         "held_out_loss": curve[-1]["held"], "accuracy": accuracy(made, held, lm.model, lm.params, k),
