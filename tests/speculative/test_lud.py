@@ -152,7 +152,8 @@ def test_a_unit_goes_on_while_its_tokens_are_sure_and_new():
     chances = np.array([0.9, 0.6, 0.95])
     logits = jnp.log(jnp.asarray(np.stack([np.array([p, *[(1 - p) / 4] * 4]) for p in chances]), jnp.float32))[None]
     goes, live = jnp.array([[7, 0, 1, 2]]), jnp.ones((1, 3), bool)
-    more = lambda beta, token=goes, halt=True, live=live: int(leading(logits, token, beta, halt, live)[0])  # noqa: E731
+    cut = jax.jit(leading)
+    more = lambda beta, token=goes, halt=True, live=live: int(cut(logits, token, beta, halt, live)[0])  # noqa: E731
     assert [more(beta) for beta in (0.0, 0.59, 0.61, 0.89, 0.91, 1.1)] == [3, 3, 1, 1, 0, 0]
     again = jnp.array([[7, 0, 0, 2]])
     assert (more(0.0, again), more(0.0, again, False)) == (1, 3)

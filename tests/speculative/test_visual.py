@@ -37,10 +37,11 @@ def eagle(way: str | None = None, temperature: float = 0.0) -> Speculation:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_embeddings_of_tokens_are_these_tokens(temperature):
+@pytest.mark.parametrize("method", ["autoregressive", pytest.param("eagle2", marks=pytest.mark.exhaustive)])
+def test_embeddings_of_tokens_are_these_tokens(method):
     """Rows with embeddings of several numbers, and one without; drafts are the same bit for bit."""
-    for policy in (jd.autoregressive(jnp.float32(temperature)), eagle(temperature=temperature)):
+    for temperature in (0.0, 1.0):
+        policy = eagle(None, temperature) if method == "eagle2" else jd.autoregressive(jnp.float32(temperature))
         whole = decode(TARGET, PROMPTS, policy, **RUN)
         out = decode(TARGET, TEXTS, policy, prefix_embeddings=IMAGES, **RUN)
         for field in FIELDS:
@@ -103,6 +104,7 @@ def pairs() -> np.ndarray:
     return np.random.default_rng(1).normal(size=(5, 45, 24)).astype(np.float32)
 
 
+by_way = jax.jit(visual.made, static_argnums=0)
 LEAVES = blank(KINDS["eagle2"], TARGET, feed=16, visual=True).leaves
 
 
@@ -130,7 +132,7 @@ def short(name: str, x: np.ndarray) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", ["pool", "conv", "resample", "text"])
 def test_what_is_left_is_what_loops_leave(name):
     keys = jax.random.split(jax.random.key(0), 5)
-    made = visual.made(name, LEAVES, jnp.asarray(pairs()), jnp.asarray(COUNT, jnp.int32), keys)
+    made = by_way(name, LEAVES, jnp.asarray(pairs()), jnp.asarray(COUNT, jnp.int32), keys)
     for row, wanted in enumerate(short(name, pairs())):
         assert int(made.count[row]) == len(wanted)
         np.testing.assert_allclose(made.x[row, : len(wanted)], wanted, rtol=2e-4, atol=2e-5)
@@ -138,12 +140,12 @@ def test_what_is_left_is_what_loops_leave(name):
 
 def test_one_in_twenty_is_left_in_order():
     keys, x = jax.random.split(jax.random.key(0), 5), jnp.asarray(pairs())
-    made = visual.prune(x, jnp.asarray(COUNT, jnp.int32), keys)
+    made = by_way("prune", LEAVES, x, jnp.asarray(COUNT, jnp.int32), keys)
     assert made.count.tolist() == [3, 0, 1, 1, 2]
     for row, count in enumerate(made.count.tolist()):
         where = [np.flatnonzero((pairs()[row] == np.asarray(made.x)[row, i]).all(1)).item() for i in range(count)]
         assert where == sorted(set(where)) and all(place < COUNT[row] for place in where)
-    again = visual.prune(x[::-1], jnp.asarray(COUNT[::-1].copy(), jnp.int32), keys[::-1])
+    again = by_way("prune", LEAVES, x[::-1], jnp.asarray(COUNT[::-1].copy(), jnp.int32), keys[::-1])
     np.testing.assert_array_equal(again.x[::-1], made.x)
 
 
@@ -153,14 +155,15 @@ def test_the_gate_chooses_by_the_question():
     x, count, keys = jnp.asarray(pairs()), jnp.asarray(COUNT, jnp.int32), jax.random.split(jax.random.key(0), 5)
     choice = np.argmax(np.asarray(visual.gate(LEAVES, question)), axis=1)
     assert len(set(choice.tolist())) > 1
-    made = Compressor().of(LEAVES, x, count, keys, question)
+    of = jax.jit(lambda way, leaves: way.of(leaves, x, count, keys, question))
+    made = of(Compressor(jnp.int32(len(BRANCHES))), LEAVES)
     for row, number in enumerate(choice):
-        own = visual.made(BRANCHES[number], LEAVES, x, count, keys)
+        own = by_way(BRANCHES[number], LEAVES, x, count, keys)
         assert int(made.count[row]) == int(own.count[row])
         np.testing.assert_allclose(made.x[row, : own.x.shape[1]], own.x[row], atol=1e-6)
     for name in ("prune", "pool", "text"):
-        alone = Compressor(jnp.int32(BRANCHES.index(name))).of({}, x, count, keys, question)
-        assert alone.count.tolist() == visual.made(name, {}, x, count, keys).count.tolist()
+        alone = of(Compressor(jnp.int32(BRANCHES.index(name))), {})
+        assert alone.count.tolist() == by_way(name, LEAVES, x, count, keys).count.tolist()
 
 
 @pytest.mark.slow
