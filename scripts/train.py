@@ -13,9 +13,10 @@
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
 `jaxdlm.load` reads, and so do `dparallel` and `calibrated`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3`,
-`dflash`, `lud`, `spec_vlm` (a head for eagle2) and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec` writes DIR/adadec.json, and its
---prompts have an "answer" beside each "prompt", those of `calibrated` "candidates" and their "scores". `smollm2-block` adapts
-an autoregressive chat model to block diffusion (docs/training.md): the same command goes on where it was cut.
+`dflash`, `lud`, `spec_vlm` (a head for eagle2) and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec`
+writes DIR/adadec.json, and its --prompts have an "answer" beside each "prompt", those of `calibrated` "candidates" and their
+"scores". `smollm2-block` adapts an autoregressive chat model to block diffusion (docs/training.md): the same command goes on
+where it was cut.
 """
 
 import argparse

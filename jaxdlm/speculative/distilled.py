@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,8 @@ class Written(NamedTuple):
 class Distilled:
     """See `methods.distilled`. bounds: places behind which the student looks again; redraw: places that the model itself
     writes in its place, from the first to before the second."""
+
+    rereads: ClassVar[str] = "distilled"
 
     student: Student
     bounds: tuple[int, ...] = struct.field(pytree_node=False, default=())

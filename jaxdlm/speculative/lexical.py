@@ -37,6 +37,7 @@ class Units:
     halt: Any
     k: int = struct.field(pytree_node=False)
     width: int = struct.field(pytree_node=False, default=1)
+    streams: int = struct.field(pytree_node=False, default=1)
 
     def returning(self, n: int) -> "Units":
         return dataclasses.replace(self)  # one answer, which is why its width is 1

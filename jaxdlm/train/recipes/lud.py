@@ -144,6 +144,20 @@ def accuracy(tuning: Tuning, texts: UnitTexts, model: Model, params: PyTree, k: 
     return [round(float(a) / max(1, int(b)), 4) for a, b in zip(right, every, strict=True)]
 
 
+def cut(update: Mapping[str, Mapping[str, Array]], keep: int) -> dict[str, dict[str, Array]]:
+    """The nearest updates of rank `keep`, in every layer."""
+    made = {}
+    for name, pair in update.items():
+        a, b = np.asarray(pair["a"], np.float64), np.asarray(pair["b"], np.float64)
+        (layers, *_, rank), wide = a.shape, b.reshape(*b.shape[:2], -1)
+        left, size, right = np.linalg.svd(a.reshape(layers, -1, rank) @ wide, full_matrices=False)
+        root = np.sqrt(size[:, :keep])
+        sides = {"a": left[:, :, :keep] * root[:, None, :], "b": root[:, :, None] * right[:, :keep]}
+        shapes = {"a": (*a.shape[:-1], -1), "b": (layers, -1, *b.shape[2:])}
+        made[name] = {side: jnp.asarray(value.reshape(shapes[side]), jnp.float32) for side, value in sides.items()}
+    return made
+
+
 def untuned(lm: Any, rank: int, seed: int) -> Tuning:
     """The target as it is, with the mean of its embeddings for the pad."""
     pad = jnp.mean(jnp.asarray(lm.params["embed"], jnp.float32), axis=0, keepdims=True)
@@ -152,13 +166,15 @@ def untuned(lm: Any, rank: int, seed: int) -> Tuning:
 
 def run(
     lm: Any, folder: Path, *, texts: Sequence[Any] | None = None, rows: int = 1920, canvas: int = 24, steps: int = 1200,
-    batch: int = 8, k: int = 3, alpha: float = 0.9, weight: float = 1.0, rank: int = 16, seed: int = 0,
+    batch: int = 8, k: int = 3, alpha: float = 0.9, weight: float = 1.0, rank: int = 16, keep: int = 5,
+    seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Writes folder/{lud.safetensors, lud.json, lud.jsonl}; returns the record.
 
     lm: the target. texts: None: the benchmark's training split, `rows` of it. k: pads. alpha: probability from which a token
-    goes on a unit. weight: of the loss at pads. rank: of the updates (the paper tunes all weights). A tenth of the prompts is
-    held out.
+    goes on a unit. weight: of the loss at pads. rank: of the updates (the paper tunes all weights). keep: ranks that are stored,
+    the largest of each projection. A tenth of the prompts is held out, by which the record says what was learned before that
+    cut.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count, sides = texts_of(lm, texts, rows=rows, canvas=canvas, seed=seed)
@@ -166,14 +182,14 @@ def run(
     value = functools.partial(loss, model=lm.model, params=lm.params, weight=weight)
     begin = untuned(lm, rank, seed)
     made, curve = fitted(value, begin, mine, held, steps=steps, batch=batch, seed=seed, rate=2e-3, clip=1.0)
-    made = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), made)  # as it is stored
-    write(folder / FILE, made, lm, k)
+    write(folder / FILE, stored := Tuning(made.pad, cut(made.update, keep)), lm, k)
     (folder / "lud.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
     record = {
         "recipe": "lud",
         "command": f"python scripts/train.py --recipe lud --model {lm.name} --rows {count} --steps {steps} --output DIR",
         "target": str(lm.name), "target_fingerprint": fingerprint(lm.params), "texts": count, "steps": steps, "seed": seed,
-        "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(made))), "rank": rank, "pads": k, "alpha": alpha,
+        "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(stored))), "rank": rank, "kept": keep,
+        "pads": k, "alpha": alpha,
         "held_out_loss": curve[-1]["held"], "accuracy": accuracy(made, held, lm.model, lm.params, k),
         "tokens_per_unit": [round(tokens_per_unit(side), 3) for side in (mine, held)],
     }  # fmt: skip
