@@ -1,6 +1,8 @@
 """Lower layers run for changed columns only between key steps (the schedule of Faster Diffusion)."""
 
 import functools
+import json
+import pathlib
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,6 +19,22 @@ from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 KEY_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)  # the released code's, of 50
+MOST = 1024  # key steps of a schedule
+
+
+def ends(first: int, last: int, steps: int) -> tuple[int, ...]:
+    """All steps of the beginning and the end, and every fifth between."""
+    return tuple(step for step in range(steps) if step < first or step > last or step % 5 == 0)
+
+
+# the released schedules by their released names; a whole number is every so many-th step, as there
+SCHEDULES: dict[str, tuple[int, ...]] = {
+    "50ls": KEY_STEPS, "50ls2": (0, 10, 11, 12, 15, 20, 25, 30, 35, 45), "50ls3": (0, 20, 25, 30, 35, *range(45, 50)),
+    "50ls4": (0, 9, 13, 14, 15, 28, 29, 32, 36), "75ls": ends(10, 65, 75), "75ls2": (*KEY_STEPS, 45, 55, 65),
+    "100ls": ends(10, 85, 100), "pro": tuple(k * (k + 3) // 2 for k in range(64)),  # 9 + 8 step is a square: 0, 2, 5, 9
+}  # fmt: skip
+ASSETS = pathlib.Path(__file__).parents[1] / "assets"
+FILE = "layer_reuse.json"
 
 
 class Lower(NamedTuple):
@@ -35,7 +53,8 @@ class LayerReuseCache(Refreshing):
     A step costs L tokens in the upper layers and W in the lower `depth`. State: keys and values of L columns, the
     hidden rows and the tokens of L.
 
-    keys: key steps, in forwards since the row's block began; 0 always is one. depth 0 is no cache.
+    keys: key steps, in forwards since the row's block began; 0 always is one. every: each so many-th forward, too. depth 0 is
+    no cache.
     """
 
     recomputes_all: ClassVar[bool] = False
@@ -43,6 +62,7 @@ class LayerReuseCache(Refreshing):
     versions: ClassVar[bool] = False
     keys: Any = KEY_STEPS
     depth: int = struct.field(pytree_node=False, default=1)
+    every: Any = None
 
     def init(self, context: Context, rows: Rows) -> Lower:
         layers = stored.layered(context).config.num_layers
@@ -53,7 +73,8 @@ class LayerReuseCache(Refreshing):
 
     def due(self, rows: Rows) -> Bool[Array, "B"]:
         keys = jnp.stack([jnp.asarray(key, jnp.int32) for key in self.keys])
-        return jnp.any(rows.tick[:, None] == keys[None, :], axis=1)
+        own = jnp.any(rows.tick[:, None] == keys[None, :], axis=1)
+        return own if self.every is None else own | (rows.tick % jnp.asarray(self.every, jnp.int32) == 0)
 
     def refresh(self, context: Context, rows: Rows, start: Int32[Array, "B"], state: Lower) -> Window:
         def run(layer: Layer, x: Array, side: Array, memory: PyTree) -> tuple[Array, Array, PyTree]:
@@ -98,10 +119,40 @@ def whole(layer: Layer, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"]
     return x + layer.feed(x), (k, v)
 
 
+def read_schedule(name: str) -> tuple[int, ...]:
+    """The key steps in a file of scripts/train.py --recipe layer_reuse, or those of an embedded model. Raises InputError."""
+    for file in (pathlib.Path(name), ASSETS / name / FILE):
+        if file.is_file():
+            break
+    else:
+        known = ", ".join(SCHEDULES)
+        argument.refuse(
+            name,
+            "keys",
+            f"key steps, a number, one of {known}, a file of scripts/train.py --recipe layer_reuse, or tiny",
+        )
+    try:
+        keys = json.loads(file.read_text())["keys"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"keys={name!r}: {file.name} holds no key steps: write one by --recipe layer_reuse") from None
+    return argument.items(keys, "keys", argument.whole(0, 2**30), most=MOST)
+
+
 @cache("layer_reuse", serves=("block", "canvas"), order=100)
 def layer_reuse(depth: int = 1, keys: Any = KEY_STEPS) -> LayerReuseCache:
-    """See `LayerReuseCache`. Raises InputError for a negative depth, and for keys without 0."""
-    keys = argument.items(keys, "keys", functools.partial(interval, low=0), most=1024)
+    """See `LayerReuseCache`.
+
+    depth: layers that are reused, 1. keys: key steps of a block, with 0 among them; a number, every so many-th; a released
+    schedule by its name (50ls, the default's; 50ls2, 50ls3, 50ls4, 75ls, 75ls2, 100ls, pro, which skips more and more: 0, 2,
+    5, 9, 14, ...); the name of an embedded model, or a file: the steps that --recipe layer_reuse learned for it.
+    Raises InputError for a negative depth, and for keys without 0.
+    """
+    every = None
+    if isinstance(keys, str):
+        keys = SCHEDULES[keys] if keys in SCHEDULES else read_schedule(keys)
+    elif not isinstance(keys, list | tuple):
+        every, keys = interval(keys, "keys"), (0,)
+    keys = argument.items(keys, "keys", functools.partial(interval, low=0), most=MOST)
     if not any(isinstance(key, int) and key == 0 for key in keys):
         raise InputError("keys must hold 0: the first forward of a block reads everything")
-    return LayerReuseCache(keys, count(depth, "depth"))
+    return LayerReuseCache(keys, count(depth, "depth"), every)
