@@ -7,7 +7,7 @@ from jaxdlm import distribution, registry
 from jaxdlm.errors import InputError, Moved, Unfinished
 
 if TYPE_CHECKING:
-    from jaxdlm import caches, grammar, guides, methods, policies, rewards, rules, speculative, steppers, viz
+    from jaxdlm import caches, grammar, guides, methods, policies, rewards, rules, speculative, steppers, streams, viz
     from jaxdlm._decode import decode, stream
     from jaxdlm._load import LM, load
     from jaxdlm._planned import Planned, planned
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jaxdlm.decisions.output import Answers, Decision
     from jaxdlm.decisions.questions import Choice, Number, Option, Predicate, Score
     from jaxdlm.decisions.render import Template
+    from jaxdlm.lengths import length_prior
     from jaxdlm.output import Output
     from jaxdlm.speculative import drafters
 
@@ -38,13 +39,13 @@ _HOMES = {
     "Number": "decisions.questions", "Option": "decisions.questions", "Template": "decisions.render",
     "Update": "core.carry", "Row": "core.carry", "Status": "core.carry",
     "Traits": "core.compose",
-    "low_discrepancy": "core.low_discrepancy",
+    "length_prior": "lengths", "low_discrepancy": "core.low_discrepancy",
     "Chain": "core.rule", "Rule": "core.rule", "Stage": "core.rule", "chain": "core.rule", "need": "core.rule",
 }  # fmt: skip
 _PACKAGES = {
     "caches": "caches", "drafters": "speculative.drafters", "grammar": "grammar", "guides": "guides", "methods": "methods",
     "policies": "policies", "rewards": "rewards", "rules": "rules", "speculative": "speculative",
-    "steppers": "steppers", "viz": "viz",
+    "steppers": "steppers", "streams": "streams", "viz": "viz",
 }  # fmt: skip
 # Parts of policies that were here before `rules` had them
 _MOVED = {

@@ -15,17 +15,15 @@ from jaxdlm.core.carry import Carry, Rows, Status, Trace
 from jaxdlm.core.compiled import compiled
 from jaxdlm.core.guide import OfRow
 from jaxdlm.core.keys import sampled
-from jaxdlm.core.low_discrepancy import check_uniforms
 from jaxdlm.core.rule import Decoding
 from jaxdlm.decisions import choosing
 from jaxdlm.errors import InputError
 from jaxdlm.grammar.checked import Checked
 from jaxdlm.messages import read_form
 from jaxdlm.output import Output, Programs, finish, finish_rows
-from jaxdlm.own import Own, own_guides
-from jaxdlm.resolve import blocked, check, check_continuation, resolve_cache, resolve_method
+from jaxdlm.own import Own, own_guides, rooms_of
+from jaxdlm.resolve import blocked, check, check_continuation, check_uniforms, resolve_cache, resolve_method
 from jaxdlm.rules.grammar import constrained
-from jaxdlm.rules.per_row import number_of
 from jaxdlm.sharding import beside, striped, widens
 from jaxdlm.speculative import prefix
 from jaxdlm.speculative import state as draft_state
@@ -50,7 +48,7 @@ def decode(
     prompts: Sequence[Any],
     policy: Any = None,
     cache: Any = "none",
-    max_new: int = 128,
+    max_new: int | Sequence[int] = 128,
     block: int | None = None,
     seed: int = 0,
     ids: Sequence[int] | None = None,
@@ -73,7 +71,7 @@ def decode(
             `block` are refused there). Default: "threshold"; "autoregressive" for a model that only continues a text,
             "entropy_bound" for one with uniform noise; rows with `choices`: none, but for uniform noise.
         cache: a name in `policies.CACHES`, with arguments likewise, or a cache.
-        max_new: generated columns.
+        max_new: generated columns; or one number per prompt, as `length_prior` makes them: shorter rows then end in pads.
         block: block length, default 32 (block-causal models: what they were trained with);
             the last block may be shorter; larger than max_new: one block.
             Block-causal models count blocks from position 0, so the prompt's tail shares its block with the answer, and
@@ -176,7 +174,7 @@ def stream(lm: Any, prompts: Sequence[Any], *args: Any, every: int = 1, **settin
 
 
 def prepare(
-    lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: int = 128,
+    lm: Any, prompts: Sequence[Any], policy: Any = None, cache: Any = "none", max_new: Any = 128,
     block: int | None = None, seed: int = 0, ids: Sequence[int] | None = None, save: str = "commit", *,
     raw: bool = False, system: str | None = None, tools: Sequence[Mapping[str, Any]] | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None, continue_final_message: bool | str | None = None,
@@ -191,6 +189,7 @@ def prepare(
     choose = None if own is not None else choosing.asked(policy, choices, lm)
     policy = resolve_method(policies.default(lm.config) if policy is None or choose is not None else policy)
     asked_cache, cache, prompts = cache, resolve_cache(cache), layout.listed(prompts)
+    max_new, rooms = rooms_of(max_new, len(prompts), infill=infill, canvas=canvas, choices=choose)
     argument.flag(raw, "raw")
     form = read_form(system, tools, chat_template_kwargs, continue_final_message)
     argument.check_choice(save, "save", SAVES)
@@ -212,7 +211,7 @@ def prepare(
             argument.unused("with infill=True, where the prompts say it", max_new=(asked, 128))
     if not isinstance(policy, Speculation) and not infill:
         grammar, canvas, max_new = on_skeletons(grammar, canvas, max_new, len(prompts))
-    columns = [len(row) for row in canvas] if infill and canvas is not None else [max_new] * len(prompts)
+    columns = [len(row) for row in canvas] if infill and canvas is not None else rooms or [max_new] * len(prompts)
     language = {"grammar": grammar, "choices": choices, "regex": regex, "json_schema": json_schema, "json": json,
                 "lark": lark}  # fmt: skip
     stops = read_stops(lm, ends_wanted(policy, stop))
@@ -239,12 +238,13 @@ def prepare(
         ids, prompts = _times(layout.row_numbers(ids, len(prompts)), n), _times(prompts, n)
         canvas = None if canvas is None else _times(canvas, n)
         grammars = None if grammars is None else _times(grammars, n)
+        rooms = None if rooms is None else _times(rooms, n)
     work = layout.lay_apart(
         lm, prompts, max_new=max_new, block=block, ids=ids, raw=raw, canvas=canvas, infill=infill, size=size,
-        aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own,
+        aligned=not isinstance(policy, Speculation), grammars=grammars, form=form, own=own, rooms=rooms,
         prefix=None if prefix_embeddings is None else prefix.checked(lm, prefix_embeddings, len(prompts), policy),
     )  # fmt: skip
-    check_uniforms(number_of(policy, "uniforms"), n, max_new)
+    check_uniforms(policy, n, max_new)
     if isinstance(policy, Speculation):
         check_pair(lm, policy, max_new, max(len(text) for part in work for text in part.texts))
         lm, policy = tuned(lm, policy)

@@ -92,19 +92,20 @@ class Part(NamedTuple):
 def lay_apart(
     lm: Any, prompts: Sequence[Any], *, max_new: int, block: int | None, ids: Any, raw: bool, canvas: Any, infill: bool,
     size: int | None, aligned: bool, grammars: Sequence[Any] | None = None, form: Form | None = None,
-    own: Sequence[Own] | None = None, prefix: Sequence[np.ndarray] | None = None,
+    own: Sequence[Own] | None = None, rooms: Sequence[int] | None = None, prefix: Sequence[np.ndarray] | None = None,
 ) -> list[Part]:  # fmt: skip
     """The prompts by programs: of equal columns, which follow from each row alone, and of `size` rows (None: any number).
 
-    infill: rows have canvases of their own length, rounded up as prompts are. aligned: prompts stand in the columns that
-    `geometry_of` says; else only their own length counts. grammars: of each prompt, or None; those of one program are of
-    one shape. prefix: embeddings that each prompt begins with. Raises InputError for what no program could read.
+    infill: rows have canvases of their own length, rounded up as prompts are. rooms: of each its columns. aligned: prompts
+    stand in the columns that `geometry_of` says; else only their own length counts. grammars: of each prompt, or None; those
+    of one program are of one shape. prefix: embeddings that each prompt begins with. Raises InputError for what no program
+    could read.
     """
     max_new, block = COUNT(max_new, "max_new"), argument.whole(1, none=True)(block, "block")
     numbers = row_numbers(ids, len(prompts))
     if canvas is not None:
         prefilled(lm, canvas, len(prompts), max_new)
-    room = [len(row) for row in canvas] if infill else [max_new] * len(prompts)
+    room = [len(row) for row in canvas] if infill else rooms or [max_new] * len(prompts)
     texts = [encode(lm, prompt, index, room[index], raw, form) for index, prompt in enumerate(prompts)]
     if prefix is not None:
         texts = [
@@ -113,7 +114,7 @@ def lay_apart(
         ]
     groups: dict[Any, list[int]] = {}
     for index, text in enumerate(texts):
-        columns = bucket_of(room[index]) if infill else max_new
+        columns = bucket_of(room[index]) if infill else room[index]
         place = geometry_of(lm.config, np.array([len(text)]), columns, block) if aligned else bucket_of(len(text))
         shape = None if grammars is None else languages.shape_of(grammars[index])
         groups.setdefault((place, columns, shape), []).append(index)

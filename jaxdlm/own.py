@@ -1,4 +1,4 @@
-"""What rows bring in the place of their policy's: numbers of the distribution, guides, and arrays of both."""
+"""What rows bring in the place of their policy's: numbers of the distribution, guides, arrays of both, and columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdlm import argument
 from jaxdlm.core import automaton
 from jaxdlm.core.guide import Guide, joined
 from jaxdlm.errors import InputError
@@ -53,3 +54,17 @@ def stacked(guides: Sequence[PyTree] | None) -> PyTree:
     if len(shapes) > 1:
         raise InputError(f"rows bring guides of {len(shapes)} shapes to one program: fill them up to one of them")
     return jax.tree.map(lambda *each: np.stack(each), *guides)
+
+
+def rooms_of(max_new: Any, rows: int, **beside: Any) -> tuple[Any, list[int] | None]:
+    """(the columns of the longest, those of each prompt); None where `max_new` is one number for all. beside: arguments that
+    say themselves how many columns a prompt has. Raises InputError for numbers that are none, too few, or beside these."""
+    if not isinstance(max_new, list | tuple | np.ndarray):
+        return max_new, None
+    if len(max_new) != rows:
+        raise InputError(f"max_new has {len(max_new)} numbers for {rows} prompts: give one per prompt, or one for all")
+    for name, value in beside.items():
+        if value is not None and value is not False:
+            raise InputError(f"max_new is one number for all beside {name}: leave one of the two out")
+    rooms = [argument.whole(1)(each, "max_new") for each in max_new]
+    return max(rooms), rooms

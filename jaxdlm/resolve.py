@@ -13,6 +13,7 @@ from jaxdlm.core.rule import MOST, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.rules.guided import Agree
+from jaxdlm.rules.per_row import number_of
 from jaxdlm.rules.sample import Sample
 from jaxdlm.speculative.policy import Speculation, Unloaded
 
@@ -101,6 +102,19 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
+        )
+
+
+def check_uniforms(policy: Any, n: int, max_new: int) -> None:
+    """Refuses more samples, or more columns, than the policy has uniforms for."""
+    uniforms = number_of(policy, "uniforms")
+    if uniforms is None:
+        return
+    samples, columns = uniforms.shape
+    if n > samples or max_new > columns:
+        raise InputError(
+            f"uniforms are for {samples} samples of {columns} columns, this is n={n} of max_new={max_new}: make more, "
+            f"jd.low_discrepancy({1 << (max(n, samples) - 1).bit_length()}, {max(max_new, columns)})"
         )
 
 

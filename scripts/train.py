@@ -1,7 +1,7 @@
 """Trains an embedded model, or a part that speeds one up.
 
     python scripts/train.py --recipe tiny --output DIR [--minutes M | --steps N] [--resume]
-    python scripts/train.py --recipe learn2pd --output DIR
+    python scripts/train.py --recipe learn2pd --output DIR    (length_prior likewise)
     python scripts/train.py --recipe specdec_pp --model tiny-ar --draft tiny-draft --output DIR
     python scripts/train.py --recipe s2d --model tiny-draft --output DIR
     python scripts/train.py --recipe ppd --model tiny-ar --output DIR    (eagle2, eagle3, dflash, lud, spec_vlm likewise)
@@ -13,10 +13,10 @@
 
 A model recipe writes DIR/curve.jsonl (loss), DIR/checkpoint (resumes) and, at the end, DIR/model: a folder that
 `jaxdlm.load` reads, and so do `dparallel` and `calibrated`. `learn2pd`, `specdec_pp`, `s2d`, `ppd`, `eagle2`, `eagle3`,
-`dflash`, `lud`, `spec_vlm` (a head for eagle2) and `distilled` write DIR/NAME.safetensors, its record and its curve; `adadec`
-writes DIR/adadec.json, and its --prompts have an "answer" beside each "prompt", those of `calibrated` "candidates" and their
-"scores". `smollm2-block` adapts an autoregressive chat model to block diffusion (docs/training.md): the same command goes on
-where it was cut.
+`dflash`, `lud`, `spec_vlm` (a head for eagle2), `distilled` and `length_prior` write DIR/NAME.safetensors, its record and its
+curve; `adadec` and `layer_reuse` write DIR/NAME.json, and the --prompts of `adadec` have an "answer" beside each "prompt", those
+of `calibrated` "candidates" and their "scores". `smollm2-block` adapts an autoregressive chat model to block diffusion
+(docs/training.md): the same command goes on where it was cut.
 """
 
 import argparse
@@ -40,7 +40,9 @@ from jaxdlm.train.recipes import (
     distilled,
     dparallel,
     eagle,
+    layer_reuse,
     learn2pd,
+    length_prior,
     lud,
     ppd,
     s2d,
@@ -64,6 +66,8 @@ PARTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
     "dflash": (dflash.run, ("rows", "canvas", "steps")),
     "lud": (lud.run, ("rows", "canvas", "steps", "rank")),
     "adadec": (adadec.run, ("rows", "canvas")),
+    "layer_reuse": (layer_reuse.run, ("rows", "canvas", "steps")),
+    "length_prior": (length_prior.run, ("rows", "canvas", "steps")),
     "calibrated": (calibrated.run, ("steps", "minutes", "rank", "resume")),
     "distilled": (distilled.run, ("rows", "canvas", "steps", "minutes", "temperature", "resume")),
 }

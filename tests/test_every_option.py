@@ -23,6 +23,8 @@ BATCH = {
     "shard_rows": (["--shard-rows", "7"], None, []),
     "flush": (["--flush", "1"], None, []),
     "grace": (["--grace", "1"], None, []),
+    "gate": (["--gate", "0.5"], None, []),
+    "patience": (["--patience", "2"], "--patience 2 means nothing without --gate", []),
     "new_run": (["--new-run"], None, []),
     "quiet": (["--quiet"], None, []),
     "model": (["--model", "tiny-ar"], None, []),
@@ -59,6 +61,8 @@ BATCH = {
 TOGETHER = [
     (["--worker", "--distributed"], "exclude each other"),
     (["--worker", "--new-run"], "--new-run would remove"),
+    (["--gate", "0.5", "--schema", "openai"], "leave one out"),
+    (["--gate", "-1"], "--gate=-1"),
     (["--regex", "a", "--any-json"], "regex and json exclude each other"),
     (["--chat-template-kwargs", "{a"], "--chat-template-kwargs is no JSON"),
     (["--chat-template-kwargs", '{"messages": 1}'], "'messages' cannot be given there"),

@@ -20,7 +20,7 @@ LAYERS = [
     {"policy_words", "controls", "messages", "tokenizer_spec"},
     {"confined", "tokenizer_checks"},
     {"core"},
-    {"levels"},
+    {"levels", "streams"},
     {"quant", "grammar"},
     {"rules", "caches", "guides", "rewards", "steppers", "models"},
     {"sharding", "own", "languages"},
@@ -28,7 +28,7 @@ LAYERS = [
     {"methods"},
     {"policies"},
     {"chat", "text", "checkpoint", "_load", "io", "command"},
-    {"resolve", "output"},
+    {"resolve", "output", "lengths"},
     {"_decode", "decisions"},
     # applications: they use decode and load, and never each other's
     {"train", "eval", "batch", "plan", "viz", "aligned", "_planned"},

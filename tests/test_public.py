@@ -56,6 +56,7 @@ def test_no_module_hides_a_public_name():
         "rules",
         "speculative",
         "steppers",
+        "streams",
         "viz",
     }
     assert modules & set(jd.__all__) == packages

@@ -16,6 +16,8 @@ PAGES = {
     "jaxdlm.aligned": "grammars",
     "jaxdlm.output": "decode",
     "jaxdlm._planned": "guides",
+    "jaxdlm.lengths": "decode",
+    "jaxdlm.streams": "decode",
     "jaxdlm.core.carry.Status": "decode",
     "jaxdlm.decisions": "decisions",
     "jaxdlm.errors": "decode",

@@ -21,6 +21,19 @@ from jaxdlm.errors import InputError
     option("--shard-rows", type=COUNT, metavar="N", show_default="1000", help="rows per output object"),
     option("--flush", type=SECONDS, default=30.0, metavar="SECONDS", help="how often finished rows are saved"),
     option("--grace", type=SECONDS, default=15.0, metavar="SECONDS", help="how long a stop by SIGTERM may take"),
+    option(
+        "--gate",
+        type=click.FLOAT,
+        metavar="TAU",
+        help="of rows with an embedding, decode those with which their stream moves",
+    ),
+    option(
+        "--patience",
+        type=COUNT,
+        metavar="N",
+        show_default="1",
+        help="with --gate: rows that must agree before it moves",
+    ),
     flag("--new-run", help="remove what another job has left in DIR and start over"),
     flag("--quiet", help="no progress on stderr"),
 )
@@ -55,6 +68,7 @@ def batch(
     mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
     hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
     choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None, depth: Any,
+    gate: float | None, patience: int | None,
     system: str | None, tools: str | None, chat_template_kwargs: str | None, **rest: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
@@ -66,6 +80,7 @@ def batch(
     from jaxdlm import resolve
     from jaxdlm._load import describe
     from jaxdlm.batch import run
+    from jaxdlm.batch.gating import Gate
     from jaxdlm.batch.source import scan
     from jaxdlm.batch.store import store
     from jaxdlm.batch.threads import STOPPED
@@ -77,6 +92,13 @@ def batch(
     ends = command.stopping(stop, no_stop)
     language = one_language(command.language(choices, regex, json_schema, any_json, lark, depth))
     chat = command.chat(system, tools, chat_template_kwargs)
+    if gate is None and patience is not None:
+        raise InputError(f"--patience {patience} means nothing without --gate: leave it out, or add that")
+    if gate is not None and rest["schema"] == "openai":
+        raise InputError(
+            "--gate writes rows without an answer of their own, which OpenAI's schema has none for: leave one out"
+        )
+    gated = None if gate is None else Gate(argument.real(low=0)(gate, "--gate"), patience or 1)
     if slots is not None and rows_per_program is not None and slots != rows_per_program:
         raise InputError(
             f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
@@ -91,13 +113,13 @@ def batch(
     policy = methods.default(describe(model).config) if policy is None else policy
     policies, resolved = read_policies(policy), resolve.resolve_cache(cache)
     store(output)  # what needs no model is checked before loading one
-    rows = scan(input)
+    rows = scan(input, gated)
     shape = {"max_new": max_new, "block": block}
     devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, chat=chat, **rest)
     lm = jd.load(model, mesh=devices)
     options = run.Options(
         input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language,
-        depth=depth, chat=chat, **rest,
+        depth=depth, chat=chat, gate=gated, **rest,
         **_shape(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, resolved, devices, rows).run()

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxdlm.batch import answers, openai
 from jaxdlm.batch.engine import Result
+from jaxdlm.batch.gating import Repeat
 from jaxdlm.batch.rows import Refusal, Request
 from jaxdlm.batch.shards import BROKEN, REFUSED, Line
 from jaxdlm.command import NONFINITE
@@ -65,6 +66,14 @@ class Lines:
             choices.append(openai.choice(first + index, text, reason, logprobs, request.chat))
             written += len(content)
         return choices, written
+
+    def repeat(self, row: Repeat) -> Line:
+        """The row of one whose stream has not moved: `same_as` is the id of the row with its answer."""
+        fields = {
+            "id": row.id, "text": None, "tokens": None, "status": "gated", "forwards": 0, "policy": self.label,
+            "same_as": row.same,
+        }  # fmt: skip
+        return Line(encoded(fields), 0)
 
     def refusal(self, refused: Refusal) -> Line:
         """The row of a request that cannot be decoded."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from jaxdlm.batch.gating import Gate
 from jaxdlm.structured import Depth
 
 
@@ -32,6 +33,7 @@ class Options:
     flush: float = 30.0
     lease: float = 60.0
     grace: float = 15.0
+    gate: Gate | None = None
     worker: bool = False
     new_run: bool = False
     quiet: bool = False

@@ -9,9 +9,10 @@ from jaxdlm.batch import claims, fingerprint
 from jaxdlm.batch.assignment import Assignment, Claimed, Static
 from jaxdlm.batch.chunks import Chunks
 from jaxdlm.batch.engine import Policies, SlotEngine
+from jaxdlm.batch.gating import Repeat
 from jaxdlm.batch.lines import Lines
 from jaxdlm.batch.options import Options
-from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, read
+from jaxdlm.batch.rows import Defaults, Raw, Refusal, Request, identity, parse, read
 from jaxdlm.batch.sampling import heat_of, refusals
 from jaxdlm.batch.shards import JOB, Shards, wipe
 from jaxdlm.batch.source import Index, scan
@@ -64,6 +65,7 @@ class Job:
             **({} if options.language is None else {"language": list(unnested(options.language))}),
             **({} if options.depth == "usual" else {"depth": options.depth}),
             **({"chat": options.chat} if options.chat else {}),
+            **({} if options.gate is None else {"gate": list(options.gate)}),
         }  # fmt: skip
 
     def agree(self, names: set[str]) -> dict[str, Any]:
@@ -121,8 +123,12 @@ class Job:
                 leave(options.host, options.hosts, threads.deadline)
             return status
 
-    def understand(self, raw: Raw) -> Request | Refusal:
+    def understand(self, raw: Raw) -> Request | Refusal | Repeat:
         """A row of the input as this job reads it."""
+        if raw.row in self.index.refused:
+            return Refusal(raw.row, raw.line, identity(parse(raw), raw), self.index.refused[raw.row])
+        if raw.row in self.index.same:
+            return Repeat(raw.row, raw.line, identity(parse(raw), raw), self.index.same[raw.row])
         return read(raw, self.lm, self.defaults, self.index.duplicates)
 
     def _prepare(self) -> None:
@@ -158,7 +164,7 @@ def leave(host: int, hosts: int, deadline: float) -> None:
 
 def job(options: Options, lm: Any, policies: Policies, cache: Any, mesh: Any, index: Index | None = None) -> Job:
     """A job, ready to run. Raises InputError for anything about it that cannot be done."""
-    index = scan(options.input) if index is None else index
+    index = scan(options.input, options.gate) if index is None else index
     engine = make_engine(
         lm, policies, cache, max_new=options.max_new, block=options.block, mesh=mesh, slots=options.slots,
         asked=index.asked,

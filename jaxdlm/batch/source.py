@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxdlm import distribution
+from jaxdlm.batch.gating import Gate, Gates
 from jaxdlm.batch.rows import Raw, identity, parse
 from jaxdlm.batch.sampling import asked_by
 from jaxdlm.errors import InputError
@@ -35,6 +36,8 @@ class Index:
     duplicates: dict[int, int] = field(default_factory=dict)  # row -> line that had its id first
     longest: Raw | None = None
     asked: frozenset[str] = frozenset()  # fields of sampling that any row asks for (`sampling.asked_by`)
+    same: dict[int, Any] = field(default_factory=dict)  # row that is not decoded -> id of the row with its answer
+    refused: dict[int, str] = field(default_factory=dict)  # row whose embedding does not read -> why
 
 
 @contextlib.contextmanager
@@ -136,8 +139,10 @@ def source(path: str) -> JsonLines | Parquet:
     return Parquet(path) if path.endswith(".parquet") else JsonLines(path)
 
 
-def scan(path: str) -> Index:
-    """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has."""
+def scan(path: str, gate: Gate | None = None) -> Index:
+    """One pass: how many rows, SHA-256 of the (unzipped) bytes, and the rows whose id an earlier row has; with a gate also those
+    whose answer an earlier row has."""
+    gates = None if gate is None else Gates(gate)
     digest, rows, longest = hashlib.sha256(), 0, None
     first: dict[bytes, int] = {}
     asked: frozenset[str] = frozenset()
@@ -155,9 +160,12 @@ def scan(path: str) -> Index:
             duplicates[raw.row] = first[name]
         else:
             first[name] = raw.line
+            if gates is not None:
+                gates.see(raw, value)
     if not rows:
         raise InputError(f"input {path} has no rows: write one JSON object per line")
-    return Index(rows, digest.hexdigest(), duplicates, longest, asked)
+    more = {} if gates is None else {"same": gates.same, "refused": gates.refused}
+    return Index(rows, digest.hexdigest(), duplicates, longest, asked, **more)
 
 
 def size(raw: Raw) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxdlm.batch.assignment import Assignment
 from jaxdlm.batch.engine import Outcome
+from jaxdlm.batch.gating import Repeat
 from jaxdlm.batch.lines import Lines
 from jaxdlm.batch.options import Options
 from jaxdlm.batch.progress import Progress, counted
@@ -32,8 +33,8 @@ class Threads:
     """Reader -> feed -> device -> finished -> writer. `understand` makes a request of a row, or says why not."""
 
     def __init__(
-        self, options: Options, engine: Any, understand: Callable[[Raw], Request | Refusal], lines: Lines, shards: Shards,
-        owned: Assignment,
+        self, options: Options, engine: Any, understand: Callable[[Raw], Request | Refusal | Repeat], lines: Lines,
+        shards: Shards, owned: Assignment,
     ) -> None:  # fmt: skip
         self.options, self.engine, self.understand, self.lines = options, engine, understand, lines
         self.shards, self.owned = shards, owned
@@ -152,7 +153,7 @@ class Threads:
     def _sort(self, raw: Raw, window: list[Request]) -> None:
         """A row into the window, or straight to the writer."""
         request = self.understand(raw)
-        if isinstance(request, Refusal):
+        if isinstance(request, Refusal | Repeat):
             self.finished.put((request, None))
         else:
             window.append(request)
@@ -211,6 +212,8 @@ class Threads:
     def _take(self, what: Any, value: Any) -> None:
         if what == "whole":  # every row was in parts
             self.shards.complete([value])
+        elif isinstance(what, Repeat):
+            self.shards.add(what.row, self.lines.repeat(what))
         elif isinstance(what, Refusal):
             self.shards.add(what.row, self.lines.refusal(what))
             self.progress.refuse()

@@ -79,18 +79,6 @@ def read_uniforms(uniforms: Any, name: str = "uniforms") -> Any:
     return jnp.asarray(np.minimum(uniforms, BELOW_ONE), jnp.float32)
 
 
-def check_uniforms(uniforms: Any, n: int, max_new: int) -> None:
-    """Raises InputError where there are more samples, or more columns, than numbers for them."""
-    if uniforms is None:
-        return
-    samples, columns = uniforms.shape
-    if n > samples or max_new > columns:
-        raise InputError(
-            f"uniforms are for {samples} samples of {columns} columns, this is n={n} of max_new={max_new}: make more, "
-            f"jd.low_discrepancy({1 << (max(n, samples) - 1).bit_length()}, {max(max_new, columns)})"
-        )
-
-
 def uniform_at(
     uniforms: Float32[Array, "N C"],
     group: Group,

@@ -6,6 +6,7 @@ Here lie the parts that more than one policy may want; each module has what its 
 from jaxdlm.rules.backtrack import select_and_backtrack
 from jaxdlm.rules.block_diffusion import select_scheduled, select_within_entropy, stop_after_block
 from jaxdlm.rules.ccd import select_coherent, select_stable
+from jaxdlm.rules.count_bonus import count_bonus
 from jaxdlm.rules.credit import add_credit, select_above_or_tied
 from jaxdlm.rules.daedal import fill_and_expand
 from jaxdlm.rules.dilated import select_dilated
@@ -36,7 +37,7 @@ from jaxdlm.rules.threshold import select_above, select_within_factor
 from jaxdlm.rules.wino import select_and_verify
 
 __all__ = [
-    "FilterWeights", "add_credit", "anneal", "best_columns", "constrain", "edit", "end_at_text", "fill_and_expand",
+    "FilterWeights", "add_credit", "anneal", "best_columns", "constrain", "count_bonus", "edit", "end_at_text", "fill_and_expand",
     "finish_when_clear",
     "guidance", "guided", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
     "per_row", "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_and_backtrack",

@@ -11,7 +11,8 @@ from scipy.stats import chisquare
 import jaxdlm as jd
 from jaxdlm import InputError, chain, decode
 from jaxdlm.core.keys import Group, row_keys
-from jaxdlm.core.low_discrepancy import check_uniforms, invert, uniform_at
+from jaxdlm.core.low_discrepancy import invert, uniform_at
+from jaxdlm.resolve import check_uniforms
 from jaxdlm.rules import sample, select_top_k, uniform
 from tests.conformance.toy_models import model as diffusion
 from tests.speculative.toys import PROMPTS, distribution_of, fit, model, near
@@ -89,7 +90,7 @@ def test_what_does_not_go_together_is_refused():
         with pytest.raises(
             InputError, match=r"uniforms are for 8 samples of 12 columns.*low_discrepancy\((8|16), (12|13)\)"
         ):
-            check_uniforms(U, n, max_new)
+            check_uniforms(even(), n, max_new)
     with pytest.raises(InputError, match="uniforms are for 8 samples"):
         decode(model(0), PROMPTS, jd.speculative(near(model(0), 0.02), 2, HOT, noise=U), n=9, max_new=4)
     twice = chain(sample(HOT, draw="inverse_cdf", uniforms=U, measure=uniform), Twice())
