@@ -33,6 +33,7 @@ def begin(width: int) -> Stream:
 
     Examples:
         >>> import jaxdlm as jd
+        >>> import numpy as np
         >>> state = jd.streams.begin(2)
         >>> for frame in ([1.0, 0.0], [0.9, 0.0], [0.0, 1.0]):
         ...     state, opens = jd.streams.step(state, np.float32(frame), 0.5)
@@ -99,6 +100,7 @@ def gate(embeddings: Any, threshold: Any, patience: int = 1) -> Bool[np.ndarray,
 
     Examples:
         >>> import jaxdlm as jd
+        >>> import numpy as np
         >>> jd.streams.gate(np.float32([[1, 0], [0.9, 0], [0, 1], [0.1, 1]]), 0.5).tolist()
         [True, False, True, False]
     """
@@ -133,6 +135,7 @@ def segments(embeddings: Any, threshold: Any = None, count: int | None = None) -
 
     Examples:
         >>> import jaxdlm as jd
+        >>> import numpy as np
         >>> jd.streams.segments(np.float32([[1, 0], [0.9, 0], [0, 1], [0.1, 1]]), count=2).tolist()
         [0, 0, 1, 1]
     """

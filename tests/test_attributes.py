@@ -14,7 +14,7 @@ FOREIGN = {
     "an OSError, or another error": {"errno", "strerror"},
     "the platform": {
         "EDQUOT", "O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK", "getloadavg", "register_at_fork",
-        "sched_getaffinity",
+        "TCP_USER_TIMEOUT", "sched_getaffinity",
     },
     "a stream that a test or a notebook has put in place": {"buffer", "reconfigure"},
     "a step of a path in a pytree": {"idx", "key", "name"},

@@ -57,7 +57,8 @@ def choose(temperature: float = 1.0) -> Choose:
         >>> import jaxdlm as jd
         >>> lm = jd.load("tiny-ar")
         >>> texts = ["[ Omar , Kate ]", "[ Kate , Omar ]"]
-        >>> jd.decode(lm, ["reverse : [ Kate , Omar ]"], jd.choose(), choices=texts, n=2, max_new=16).text
+        >>> out = jd.decode(lm, ["reverse : [ Kate , Omar ]"], jd.choose(0.1), choices=texts, n=2, max_new=16)
+        >>> out.text
         ['[ Omar , Kate ]', '[ Omar , Kate ]']
     """
     return Choose(float(argument.temperature(temperature)))

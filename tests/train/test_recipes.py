@@ -38,7 +38,7 @@ def test_shipped_files_stay_small():
     """What is trained for a model by itself, and all together."""
     sizes = {file: file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()}
     assert all(size < 6 * 10**6 for file, size in sizes.items() if file.name != "model.safetensors")
-    assert sum(sizes.values()) < 18 * 10**6
+    assert sum(sizes.values()) < 19 * 10**6
 
 
 @pytest.mark.slow
