@@ -3,7 +3,6 @@
 Rows pause one by one. While any does, copies of all rows and of their caches go ahead; what they wrote is thrown away.
 """
 
-import dataclasses
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -14,15 +13,13 @@ import numpy as np
 
 from jaxdlm import struct
 from jaxdlm.core.model import KV
-from jaxdlm.core.readout import proposable
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
-from jaxdlm.speculative import loop
-from jaxdlm.speculative.ahead import appended, grown, guided
+from jaxdlm.speculative.ahead import OneAnswer, appended, committed, grown, guided
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
-from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
+from jaxdlm.typing import Array, Bool, Float32, Int32
 
 FILE = "adadec.json"
 
@@ -39,7 +36,7 @@ class Ahead(NamedTuple):
 
 
 @struct.dataclass
-class Lookahead:
+class Lookahead(OneAnswer):
     """See `methods.adadec`."""
 
     threshold: Any
@@ -47,11 +44,6 @@ class Lookahead:
     length: int = struct.field(pytree_node=False)
     official: bool = struct.field(pytree_node=False, default=False)
     made_for: str = struct.field(pytree_node=False, default="")  # fingerprint of the model of a fitted threshold
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
-
-    def returning(self, n: int) -> "Lookahead":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
 
     def check(self, lm: Any) -> None:
         if self.made_for and self.made_for != fingerprint(lm.params):
@@ -59,9 +51,6 @@ class Lookahead:
                 f"the threshold was fitted for another model than {lm.name}: fit one with scripts/train.py --recipe adadec "
                 f"--model {lm.name}, or give it in nats"
             )
-
-    def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
-        return ()
 
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
         """(the carry with one token more, the model's logits behind the text)."""
@@ -77,9 +66,7 @@ class Lookahead:
         )
         best = jnp.take_along_axis(token, pick[:, None], axis=1)[:, 0]
         rows = rows._replace(step=rows.step + looked, drafted=rows.drafted + drafted)
-        bad = ~proposable(jnp.max(logits, axis=2)) | ~live
-        state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), best[:, None]))
-        return loop.commit_token(carry._replace(rows=rows), decoding, best, bad, state, logits), logits
+        return committed(carry._replace(rows=rows), decoding, best, logits, live, nodes), logits
 
     def compared(
         self, carry: Carry, decoding: Decoding, own: Float32[Array, "B K"], token: Int32[Array, "B K"], pause: Array
@@ -109,9 +96,6 @@ class Lookahead:
         score = (own + grouped(end.total)) / (grouped(end.count) + 1).astype(jnp.float32)
         pick = jnp.where(pause, jnp.argmax(score, axis=1).astype(jnp.int32), 0)
         return pick, jnp.max(grouped(end.count), axis=1), jnp.sum(grouped(end.count), axis=1, dtype=jnp.int32)
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
 
 
 def entropy(logp: Float32[Array, "B V"]) -> Float32[Array, "B"]:

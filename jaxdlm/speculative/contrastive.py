@@ -4,7 +4,6 @@ A step reads all K candidates behind the text in one forward, each seeing the te
 the logits of the next step, so a token costs one forward of K tokens, and no cache is copied.
 """
 
-import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -12,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm import struct
-from jaxdlm.core.readout import mask_invalid, proposable
+from jaxdlm.core.readout import mask_invalid
 from jaxdlm.core.select import select_rows
-from jaxdlm.speculative import guiding, loop
+from jaxdlm.speculative import guiding
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.ahead import OneAnswer, committed
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
 from jaxdlm.typing import Array, Bool, Float32, Int32
@@ -31,18 +31,13 @@ class Behind(NamedTuple):
 
 
 @struct.dataclass
-class ContrastiveSearch:
+class ContrastiveSearch(OneAnswer):
     """See `methods.contrastive`."""
 
     rereads: ClassVar[str] = "contrastive"
 
     alpha: Any
     k: int = struct.field(pytree_node=False)
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
-
-    def returning(self, n: int) -> "ContrastiveSearch":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
 
     def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> Behind:
         """The prompt's own rows, of the forward that filled the cache."""
@@ -71,9 +66,8 @@ class ContrastiveSearch:
         row = jnp.arange(bonus.shape[0])
         seen = behind.hidden.at[row, rows.length].set(own(hidden)[:, 0], mode="drop")
         behind = select_rows(~rows.done, Behind(own(read)[:, 0], seen), behind)
-        bad = ~proposable(jnp.max(logits, axis=2)) | ~live[:, 0]
-        state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), bonus[:, None]))
-        return loop.commit_token(carry, decoding, bonus, bad, state, logits)._replace(kv=kv, drafter=behind), logits
+        carry = committed(carry, decoding, bonus, logits, live[:, 0], nodes)
+        return carry._replace(kv=kv, drafter=behind), logits
 
     def read(
         self, carry: Carry, token: Int32[Array, "B K"], decoding: Decoding
@@ -99,9 +93,6 @@ class ContrastiveSearch:
         written: Bool[Array, "B L"] = jnp.arange(before.shape[1])[None, :] < rows.length[:, None]
         alike = jnp.max(jnp.where(written[:, None, :], alike, -1.0), axis=2)
         return jnp.argmax((1 - self.alpha) * chance - self.alpha * alike, axis=1).astype(jnp.int32)
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
 
 
 def unit(hidden: Array) -> Float32[Array, "... D"]:

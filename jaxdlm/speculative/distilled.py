@@ -4,7 +4,6 @@
 the student's: it reads the text and the noise of what is not written, and says at each noise the token that it becomes.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
@@ -24,7 +23,7 @@ from jaxdlm.models.params import fingerprint, map_specs, path_name
 from jaxdlm.quant import QuantizedLeaf, input_axes, quantize
 from jaxdlm.speculative import flow, guiding, loop
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.ahead import grown, guided
+from jaxdlm.speculative.ahead import OneAnswer, committed, grown, guided
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
@@ -76,19 +75,11 @@ class Student:
 
 
 @struct.dataclass
-class Trajectories:
+class Trajectories(OneAnswer):
     """The model's own text as a function of the noise of its positions, by `steps` of the flow per token."""
 
     codes: Float32[Array, "V C"]
     steps: int = struct.field(pytree_node=False, default=flow.STEPS)
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
-
-    def returning(self, n: int) -> "Trajectories":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
-
-    def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
-        return ()
 
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B 1 V"]]:
         """(the carry with one token more, the model's logits behind the text)."""
@@ -99,12 +90,7 @@ class Trajectories:
         logp = policy.warp.log_prob(bent)
         noise = flow.noise_of(rows.key, rows.length, 1, self.codes.shape[1])[:, 0]
         token = flow.token_of(flow.carried(noise, logp, self.codes, self.steps), logp, self.codes)
-        bad = ~proposable(jnp.max(logits, axis=2)) | ~live
-        state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), token[:, None]))
-        return loop.commit_token(carry, decoding, token, bad, state, logits), logits
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
+        return committed(carry, decoding, token, logits, live, nodes), logits
 
 
 class Written(NamedTuple):
@@ -116,7 +102,7 @@ class Written(NamedTuple):
 
 
 @struct.dataclass
-class Distilled:
+class Distilled(OneAnswer):
     """See `methods.distilled`. bounds: places behind which the student looks again; redraw: places that the model itself
     writes in its place, from the first to before the second."""
 
@@ -125,8 +111,6 @@ class Distilled:
     student: Student
     bounds: tuple[int, ...] = struct.field(pytree_node=False, default=())
     redraw: tuple[int, int] = struct.field(pytree_node=False, default=(0, 0))
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
 
     def check(self, lm: Any) -> None:
         """Raises InputError for another model than the student's teacher."""
@@ -144,12 +128,6 @@ class Distilled:
                 f"max_new={max_new}: the student writes answers of up to {self.student.length} tokens, lower max_new or "
                 "distil one for longer answers"
             )
-
-    def returning(self, n: int) -> "Distilled":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
-
-    def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
-        return ()
 
     def step(self, carry: Carry, decoding: Decoding) -> tuple[Carry, Float32[Array, "B T V"]]:
         """(the carry with the tokens up to each row's next bound, the logits of its next places)."""
@@ -255,13 +233,8 @@ class Distilled:
         proposal = Proposal(token[:, :-1], nothing, None, chains(1, token.shape[1] - 1))
         path = jnp.broadcast_to(jnp.arange(token.shape[1] - 1, dtype=jnp.int32)[None, :], nothing.shape)
         verdict = Verdict(path, last, token[row, last], jnp.ones(last.shape, bool))
-        new, tokens, count = loop.commit(rows, proposal, verdict, bad, decoding.policy, guide)
-        new = new._replace(accepted=rows.accepted)
-        trace = loop.record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
-        return Carry(new, carry.kv, carry.drafter, trace, carry.loops + 1)
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
+        carry = loop.closed(carry, decoding.policy, proposal, verdict, bad, guide, logits)
+        return carry._replace(rows=carry.rows._replace(accepted=rows.accepted))
 
 
 def write_student(path: pathlib.Path, student: Student, **notes: str) -> None:

@@ -3,7 +3,6 @@
 The tokens of a unit have no keys of their own yet: they are read again, in front of the next pads.
 """
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ from jaxdlm.core.readout import mask_invalid, proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.speculative import guiding, loop
 from jaxdlm.speculative import kv as store
+from jaxdlm.speculative.ahead import OneAnswer
 from jaxdlm.speculative.drafters.lexical import leading
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Proposal, Verdict
@@ -30,17 +30,12 @@ class Last(NamedTuple):
 
 
 @struct.dataclass
-class Units:
+class Units(OneAnswer):
     """See `methods.lud`; the drafter of the policy has the pads. One row of a prompt."""
 
     beta: Any
     halt: Any
     k: int = struct.field(pytree_node=False)
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
-
-    def returning(self, n: int) -> "Units":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
 
     def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> Last:
         rows = carry.rows
@@ -63,10 +58,9 @@ class Units:
         bonus = store.take(token, more[:, None])[:, 0]
         path = jnp.broadcast_to(place[:, : self.k], (token.shape[0], self.k))
         verdict = Verdict(path, more, bonus, jnp.ones_like(live))
-        new, tokens, count = loop.commit(rows, proposal, verdict, bad, policy, nodes.row(at) if policy.guide else ())
-        trace = loop.record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
-        unit = select_rows(~rows.done, Last(token, more), last)
-        return Carry(new, kv, unit, trace, carry.loops + 1), logits
+        carry = carry._replace(kv=kv, drafter=select_rows(~rows.done, Last(token, more), last))
+        guide = nodes.row(at) if policy.guide else ()
+        return loop.closed(carry, policy, proposal, verdict, bad, guide, logits), logits
 
     def read(self, carry: Carry, decoding: Decoding) -> tuple[Float32[Array, "B 1_K V"], KV]:
         """(logits at the last token and at the pads, keys of the unit's tokens and of the pads)."""
@@ -100,6 +94,3 @@ class Units:
         more = leading(jnp.concatenate(bent, axis=1)[:, 1:], token, self.beta, self.halt, alive[:, 1:])
         every = tuple(jnp.concatenate(leaves, axis=1) for leaves in zip(*states, strict=True))
         return token, more, every, alive[:, 0]
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace

@@ -188,9 +188,7 @@ def verify_and_commit(
     bad = ~proposable(jnp.max(logits, axis=2))
     bad = bad if policy.guide is None else bad | judged.stuck
     kv = keep(carry.kv, fresh, rows, verdict, tree)
-    new, tokens, count = commit(rows, proposal, verdict, bad, policy, judged.guide)
-    trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
-    return Carry(new, kv, carry.drafter, trace, carry.loops + 1), judged
+    return closed(carry._replace(kv=kv), policy, proposal, verdict, bad, judged.guide, logits), judged
 
 
 def judge(rows: Rows, logits: Float32[Array, "B 1_R V"], proposal: Proposal, policy: Speculation) -> Verdict:
@@ -295,16 +293,12 @@ def commit(
     return select_rows(~rows.done, new, rows), tokens, count
 
 
-def commit_token(
-    carry: Carry, decoding: Decoding, token: Int32[Array, "B"], bad: Bool[Array, "B"], guide: PyTree,
-    logits: Float32[Array, "B 1 V"],
+def closed(
+    carry: Carry, policy: Speculation, proposal: Proposal, verdict: Verdict, bad: Bool[Array, "B"], guide: PyTree,
+    logits: Float32[Array, "B 1_R V"],
 ) -> Carry:  # fmt: skip
-    """The carry with this token behind each row, as if it were the bonus of a round without a draft. guide: the state behind
-    it."""
-    rows, policy = carry.rows, decoding.policy
-    proposal, _ = policy.drafter.propose((), rows, stage_keys(rows, DRAFT))
-    zero = jnp.zeros_like(token)
-    verdict = Verdict(zero[:, None][:, :0], zero, token, jnp.ones(token.shape, bool))
+    """The carry behind a round: its verdict committed and recorded. guide: the state behind what was accepted."""
+    rows = carry.rows
     new, tokens, count = commit(rows, proposal, verdict, bad, policy, guide)
     trace = record(carry.trace, rows, new, tokens, count, verdict, proposal, logits)
     return Carry(new, carry.kv, carry.drafter, trace, carry.loops + 1)

@@ -4,7 +4,6 @@ The two halves of a round, `asked` and `backed`, are functions of arrays: with a
 reward on the host (`speculative.planned`) two.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.rewards import Likelihood
 from jaxdlm.speculative import guiding, loop
 from jaxdlm.speculative import kv as store
-from jaxdlm.speculative.ahead import appended, grown, guided
+from jaxdlm.speculative.ahead import OneAnswer, appended, grown, guided
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.planned_tree import Completed, Law, Leaf, Tree, descended, planted, returned
 from jaxdlm.speculative.policy import Decoding
@@ -56,7 +55,7 @@ class Completing(NamedTuple):
 
 
 @struct.dataclass
-class PlanSearch:
+class PlanSearch(OneAnswer):
     """See `methods.pg_td`."""
 
     reward: Any  # None: the target's own likelihood
@@ -64,14 +63,9 @@ class PlanSearch:
     nodes: int = struct.field(pytree_node=False)
     k: int = struct.field(pytree_node=False)
     leaves: int = struct.field(pytree_node=False, default=1)
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
 
     def check(self, lm: Any) -> None:
         rewards.check(self.reward, lm)
-
-    def returning(self, n: int) -> "PlanSearch":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
 
     def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> Tree:
         if carry.trace.top_token is not None:
@@ -159,9 +153,6 @@ class PlanSearch:
         new = select_rows(over, closed(rows, text, length, bad), rows)
         new, trace, tree = select_rows(~rows.done, (new, trace, tree), (carry.rows, carry.trace, carry.drafter))
         return Carry(new, carry.kv, tree, trace, carry.loops + 1)
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
 
 
 def behind(

@@ -3,7 +3,6 @@
 Copies of all rows and of their caches go ahead, a rollout each; what they wrote is thrown away.
 """
 
-import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,13 +12,12 @@ import numpy as np
 from jaxdlm import rewards, struct
 from jaxdlm.core.keys import column_gumbel, sample_keys
 from jaxdlm.core.model import KV, Model
-from jaxdlm.core.readout import proposable
 from jaxdlm.core.select import select_rows
 from jaxdlm.core.temperature import divisor_of, is_cold, scale_logits
 from jaxdlm.rewards import Likelihood, Reward
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative import loop
-from jaxdlm.speculative.ahead import appended, grown, guided
+from jaxdlm.speculative.ahead import OneAnswer, appended, committed, grown, guided
 from jaxdlm.speculative.copies import rows_of
 from jaxdlm.speculative.policy import Decoding
 from jaxdlm.speculative.state import Carry, Rows
@@ -54,7 +52,7 @@ class Indirect:
 
 
 @struct.dataclass
-class ValueSearch:
+class ValueSearch(OneAnswer):
     """See `methods.transfer_q`."""
 
     rereads: ClassVar[str] = "transfer_q"
@@ -67,16 +65,11 @@ class ValueSearch:
     rollouts: int = struct.field(pytree_node=False, default=1)
     baseline: Baseline | None = None
     indirect: Indirect | None = None
-    width: int = struct.field(pytree_node=False, default=1)
-    streams: int = struct.field(pytree_node=False, default=1)
 
     def check(self, lm: Any) -> None:
         rewards.check(self.reward, lm)
         if self.indirect is not None:
             rewards.check(self.indirect.reward, lm)
-
-    def returning(self, n: int) -> "ValueSearch":
-        return dataclasses.replace(self)  # one answer, which is why its width is 1
 
     def init(self, carry: Carry, decoding: Decoding, prompt: int, columns: int) -> PyTree:
         """The baseline's keys and values; () where the target's serve."""
@@ -107,9 +100,8 @@ class ValueSearch:
         else:  # which also read the last token
             rows = rows._replace(draft_step=rows.draft_step + jnp.where(rows.done, 0, forwards + 1))
         rows = rows._replace(drafted=rows.drafted + read)
-        bad = ~proposable(jnp.max(logits, axis=2)) | ~live | ~jnp.isfinite(jnp.max(score, axis=1))
-        state = () if nodes.guide is None else nodes.row(nodes.advance(nodes.root(), best[:, None]))
-        return loop.commit_token(carry._replace(rows=rows), decoding, best, bad, state, logits), logits
+        live &= jnp.isfinite(jnp.max(score, axis=1))
+        return committed(carry._replace(rows=rows), decoding, best, logits, live, nodes), logits
 
     def values(
         self, carry: Carry, decoding: Decoding, token: Int32[Array, "B K"], earns: Reward
@@ -151,9 +143,6 @@ class ValueSearch:
         if self.indirect.official:
             return jnp.mean(jnp.exp(lead) * own, axis=2)
         return jnp.sum(jax.nn.softmax(lead, axis=2) * own, axis=2)
-
-    def answers(self, rows: Any, trace: Any) -> tuple[Any, Any]:
-        return rows, trace
 
 
 def noise(keys: Key[Array, "R"], size: int) -> Float32[Array, "R N"]:
