@@ -14,7 +14,7 @@ from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of, encode, listed
 from jaxdlm.models.params import fingerprint
-from jaxdlm.speculative.heads import shipped
+from jaxdlm.trained import once, shipped
 from jaxdlm.typing import Array, Float32, Int32, PyTree
 
 KIND, BATCH, LEAST = "length_prior", 64, 8
@@ -81,8 +81,9 @@ def quantile_columns(logits: Float32[np.ndarray, "N C"], quantile: float) -> Int
     return np.where(reached.any(1), reached.argmax(1) + 1, logits.shape[1]).astype(np.int32)
 
 
-@functools.lru_cache(maxsize=8)
-def _read(path: pathlib.Path, changed: int) -> tuple[CountingHead, str]:
+@once
+def _read(path: pathlib.Path) -> tuple[CountingHead, str]:
+    """(the head in a file, its model's fingerprint)."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
     stored, notes = read_safetensors(path)
@@ -98,8 +99,7 @@ def read_head(weights: Any, lm: Any) -> CountingHead:
     if isinstance(weights, CountingHead):
         head, made_for = weights, ""
     else:
-        path = shipped(weights, KIND)
-        head, made_for = _read(path, path.stat().st_mtime_ns)
+        head, made_for = _read(shipped(weights, KIND))
     if head.w1.shape[0] != 2 * lm.config.hidden_size or (made_for and made_for != fingerprint(lm.params)):
         raise InputError(
             f"this counting head was trained for another model than {lm.name}: train one with scripts/train.py --recipe {KIND}"

@@ -17,7 +17,7 @@ FILES = sorted((ROOT / "jaxdlm").rglob("*.py"))
 LAYERS = [
     {"_start", "distribution", "errors", "struct", "typing", "whole"},
     {"argument", "registry", "vocabulary"},
-    {"policy_words", "controls", "messages", "tokenizer_spec"},
+    {"policy_words", "controls", "messages", "tokenizer_spec", "trained"},
     {"confined", "tokenizer_checks"},
     {"core"},
     {"levels", "streams"},

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import pathlib
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import Layer, LayerHook, gather
 from jaxdlm.errors import InputError
 from jaxdlm.registry import cache
+from jaxdlm.trained import shipped
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 KEY_STEPS = (0, 1, 2, 3, 5, 10, 15, 25, 35)  # the released code's, of 50
@@ -33,7 +33,6 @@ SCHEDULES: dict[str, tuple[int, ...]] = {
     "50ls4": (0, 9, 13, 14, 15, 28, 29, 32, 36), "75ls": ends(10, 65, 75), "75ls2": (*KEY_STEPS, 45, 55, 65),
     "100ls": ends(10, 85, 100), "pro": tuple(k * (k + 3) // 2 for k in range(64)),  # 9 + 8 step is a square: 0, 2, 5, 9
 }  # fmt: skip
-ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 FILE = "layer_reuse.json"
 
 
@@ -121,16 +120,8 @@ def whole(layer: Layer, x: Float[Array, "B L D"]) -> tuple[Float[Array, "B L D"]
 
 def read_schedule(name: str) -> tuple[int, ...]:
     """The key steps in a file of scripts/train.py --recipe layer_reuse, or those of an embedded model. Raises InputError."""
-    for file in (pathlib.Path(name), ASSETS / name / FILE):
-        if file.is_file():
-            break
-    else:
-        known = ", ".join(SCHEDULES)
-        argument.refuse(
-            name,
-            "keys",
-            f"key steps, a number, one of {known}, a file of scripts/train.py --recipe layer_reuse, or tiny",
-        )
+    wanted = f"key steps, a number, one of {', '.join(SCHEDULES)}, "
+    file = shipped(name, "layer_reuse", "keys", "json", wanted)
     try:
         keys = json.loads(file.read_text())["keys"]
     except (ValueError, KeyError, TypeError):

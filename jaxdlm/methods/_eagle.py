@@ -7,11 +7,12 @@ import numpy as np
 from jaxdlm import argument
 from jaxdlm.errors import InputError
 from jaxdlm.speculative.drafters.eagle import drafting
-from jaxdlm.speculative.heads import Trained, read_trained, shipped
+from jaxdlm.speculative.heads import Trained, read_trained
 from jaxdlm.speculative.pair import acceptance, count
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.visual import BRANCHES, LEAVES, NEEDS, Compressor
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 WHOLE, GATED = "none", "gate"
 size = argument.whole(1, 16)

@@ -7,9 +7,9 @@ from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative.adadec import Lookahead, read_threshold
 from jaxdlm.speculative.drafters.nothing import Nothing
-from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 MOST = 64
 

@@ -5,10 +5,11 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative.drafters.dflash import drafting
-from jaxdlm.speculative.heads import read_trained, shipped
+from jaxdlm.speculative.heads import read_trained
 from jaxdlm.speculative.pair import MOST, acceptance
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 
 @method(

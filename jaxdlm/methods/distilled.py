@@ -6,9 +6,9 @@ from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative.distilled import Distilled, Student, read_student
 from jaxdlm.speculative.drafters.nothing import Nothing
-from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 
 @method(

@@ -5,11 +5,11 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative.drafters.lexical import Lexical, Pads, read_tuned
-from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.lexical import Units
 from jaxdlm.speculative.pair import acceptance
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 MOST = 16
 

@@ -5,11 +5,11 @@ from typing import Any
 from jaxdlm import argument
 from jaxdlm.registry import method
 from jaxdlm.speculative.drafters.ppd import PromptTokens, read_prompts
-from jaxdlm.speculative.heads import shipped
 from jaxdlm.speculative.pair import MOST, acceptance
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.sparse_trees import plan
 from jaxdlm.speculative.warp import warp
+from jaxdlm.trained import shipped
 
 
 @method(

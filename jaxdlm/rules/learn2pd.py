@@ -13,9 +13,8 @@ from jaxdlm.core.compose import LOG_PROB, Traits
 from jaxdlm.core.rule import Stage, need
 from jaxdlm.errors import InputError
 from jaxdlm.rules.rank import best_columns
+from jaxdlm.trained import ASSETS
 from jaxdlm.typing import Array, Bool, Float32, Key
-
-ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 
 
 class FilterWeights(NamedTuple):

@@ -4,7 +4,6 @@
 the student's: it reads the text and the noise of what is not written, and says at each noise the token that it becomes.
 """
 
-import functools
 import json
 import pathlib
 from typing import Any, ClassVar, NamedTuple
@@ -29,6 +28,7 @@ from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.speculative.state import Carry, Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import chains
 from jaxdlm.speculative.warp import position_noise
+from jaxdlm.trained import once
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 FILE, KIND = "distilled.safetensors", "distilled"
@@ -258,14 +258,9 @@ def _leaves(student: Student) -> dict[str, Array]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(student.params)}
 
 
+@once
 def read_student(path: pathlib.Path) -> Student:
     """The student in a file of scripts/train.py --recipe distilled. Raises InputError for what is no such file."""
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _read(path: pathlib.Path, changed: int) -> Student:
-    """Once per state of the file: two policies of one file are equal, and share their weights."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
     stored, notes = read_safetensors(path)

@@ -1,6 +1,5 @@
 """Files of trained drafters that read the target's hidden states: tensors under their released names, sizes as metadata."""
 
-import functools
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,16 +7,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import argument
 from jaxdlm.core.model import Embeds
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig, RopeConfig, TokenIds
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.visual import BRANCHES, QUERIES, STRIDE
+from jaxdlm.trained import once
 from jaxdlm.typing import Array
 
 HEADS = ("wq", "wk", "wv")
-ASSETS = pathlib.Path(__file__).parents[1] / "assets"
 ATTENTION = {
     "wq": "self_attn.q_proj.weight", "wk": "self_attn.k_proj.weight", "wv": "self_attn.v_proj.weight",
     "wo": "self_attn.o_proj.weight",
@@ -121,30 +119,9 @@ def released(leaf: str, value: np.ndarray) -> np.ndarray:
     return value if value.ndim < 2 else np.ascontiguousarray(value.T)
 
 
-def shipped(
-    weights: Any, kind: str, name: str = "weights", ending: str = "safetensors", wanted: str = ""
-) -> pathlib.Path:
-    """The file that an argument names: itself, or that of an embedded target. Raises InputError where there is none.
-
-    wanted: what else the argument may be, for the message.
-    """
-    path = argument.path(weights, name)
-    for file in (path, ASSETS / str(weights) / f"{kind}.{ending}"):
-        if file.is_file():
-            return file
-    argument.refuse(
-        weights, name, f"{wanted}a file of scripts/train.py --recipe {kind}, or an embedded target, tiny-ar"
-    )
-
-
+@once
 def read_trained(path: pathlib.Path, kind: str) -> Trained:
     """The drafter in a file of scripts/train.py --recipe KIND. Raises InputError for what is no such file."""
-    return _read(path, kind, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _read(path: pathlib.Path, kind: str, changed: int) -> Trained:
-    """Once per state of the file: two policies of one file are equal, and share their weights."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
     stored, notes = read_safetensors(path)

@@ -15,10 +15,10 @@ from jaxdlm.core.model import KV, ModelOutput, Tiling
 from jaxdlm.models import Backbone
 from jaxdlm.speculative import distilled, flow
 from jaxdlm.speculative.drafters.nothing import Nothing
-from jaxdlm.speculative.heads import ASSETS
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import position_noise, warp
 from jaxdlm.train.recipes import distilled as recipe
+from jaxdlm.trained import ASSETS
 from tests.guides import oracles
 from tests.speculative.toys import END, PROMPTS, VOCAB, model, next_logits
 

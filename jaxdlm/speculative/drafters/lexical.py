@@ -1,7 +1,6 @@
 """Units that the target, tuned for it, says at pads behind its text (LUD): as drafts, which it then reads as its own words."""
 
 import dataclasses
-import functools
 import pathlib
 import weakref
 from typing import Any, ClassVar, NamedTuple, Self, cast
@@ -20,6 +19,7 @@ from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.speculative.state import Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Grown
+from jaxdlm.trained import once
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key, PyTree
 
 
@@ -156,14 +156,9 @@ def untrained(target: Any, k: int = 3) -> Lexical:
     return Lexical(pad, {}, target.config.vocab_size, beta=jnp.float32(0), k=k)
 
 
+@once
 def read_tuned(path: pathlib.Path) -> Tuned:
     """What a file of scripts/train.py --recipe lud holds. Raises InputError for what is no such file."""
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _read(path: pathlib.Path, changed: int) -> Tuned:
-    """Once per state of the file: two policies of one file are equal, and share their weights."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
     stored, notes = read_safetensors(path)

@@ -1,6 +1,5 @@
 """Drafts that the target makes itself, where trained prompt tokens stand in for what is not written yet (PPD)."""
 
-import functools
 import pathlib
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.speculative.sparse_trees import Accuracy, Forest, plan
 from jaxdlm.speculative.state import Proposal, Rows, Seen, Verdict
 from jaxdlm.speculative.tree import Grown
+from jaxdlm.trained import once
 from jaxdlm.typing import Array, Float, Int32, Key, PyTree
 
 FILE = "ppd.safetensors"
@@ -110,14 +110,9 @@ def untrained(target: Any, budget: int = 12) -> PromptTokens:
     return PromptTokens(rows, plan(even, budget), config.vocab_size, ranks=3)
 
 
+@once
 def read_prompts(path: pathlib.Path) -> tuple[Float[Array, "M D"], Accuracy, int, str]:
     """(rows, how often guesses come true, the target's ids, its fingerprint) of a file of scripts/train.py --recipe ppd."""
-    return _read(path, path.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=8)
-def _read(path: pathlib.Path, changed: int) -> tuple[Float[Array, "M D"], Accuracy, int, str]:
-    """Once per state of the file: two policies of one file are equal, and share their rows."""
     from jaxdlm.checkpoint.safetensors import read_safetensors
 
     stored, notes = read_safetensors(path)

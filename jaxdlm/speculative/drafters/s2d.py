@@ -18,9 +18,9 @@ from jaxdlm.speculative.guiding import Nodes, States, nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree, chains
 from jaxdlm.speculative.warp import Warp, draft
+from jaxdlm.trained import ASSETS
 from jaxdlm.typing import Array, Float, Float32, Int32, Key, PyTree
 
-ASSETS = pathlib.Path(__file__).parents[2] / "assets"
 FILE = "s2d.safetensors"
 
 

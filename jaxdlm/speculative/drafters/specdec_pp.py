@@ -17,9 +17,9 @@ from jaxdlm.speculative.guiding import nodes_of
 from jaxdlm.speculative.state import Proposal, Rows, Verdict
 from jaxdlm.speculative.tree import Tree
 from jaxdlm.speculative.warp import Warp
+from jaxdlm.trained import ASSETS
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, Key
 
-ASSETS = pathlib.Path(__file__).parents[2] / "assets"
 FILE = "specdec_pp.safetensors"
 
 

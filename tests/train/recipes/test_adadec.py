@@ -8,9 +8,9 @@ from scipy.optimize import minimize
 
 import jaxdlm as jd
 from jaxdlm import InputError
-from jaxdlm.speculative.heads import ASSETS
 from jaxdlm.train import prompts
 from jaxdlm.train.recipes import adadec
+from jaxdlm.trained import ASSETS
 from tests.speculative.toys import PROMPTS, model, next_logits
 
 

@@ -11,8 +11,8 @@ import jaxdlm as jd
 from jaxdlm import InputError
 from jaxdlm.models import Backbone
 from jaxdlm.speculative import flow
-from jaxdlm.speculative.heads import ASSETS
 from jaxdlm.train.recipes import distilled
+from jaxdlm.trained import ASSETS
 from tests.speculative.toys import END, PROMPTS, model, next_logits
 
 LENGTH, SIZE = 8, 4
