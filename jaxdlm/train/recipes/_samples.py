@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.train.batches import order
 from jaxdlm.train.losses import block_losses
 from jaxdlm.typing import PyTree
 
@@ -95,14 +96,14 @@ def bits_per_token(
     """
     block, count = model.config.block_size, len(samples.tokens)
     losses = jax.jit(functools.partial(block_losses, model))
-    order = np.resize(np.arange(count), -(-count // batch) * batch)  # one compiled shape: the last batch is filled up
+    places = order(count, batch).reshape(-1)
     totals = np.zeros(draws)
     for draw in range(draws):
-        hidden = hide(samples.open[order], block, np.random.default_rng([seed, draw]))
+        hidden = hide(samples.open[places], block, np.random.default_rng([seed, draw]))
         weight = hidden.hidden * (hidden.among / hidden.number)
-        for first in range(0, len(order), batch):
+        for first in range(0, len(places), batch):
             part = slice(first, first + batch)
-            rows = np.asarray(losses(params, batch_of(samples, order[part], hidden.hidden[part], weight[part])))
+            rows = np.asarray(losses(params, batch_of(samples, places[part], hidden.hidden[part], weight[part])))
             totals[draw] += rows[: max(0, count - first)].astype(np.float64).sum()
     bits = totals / (math.log(2) * samples.length.sum())
     error = float(bits.std(ddof=1) / math.sqrt(draws)) if draws > 1 else math.nan

@@ -1,7 +1,6 @@
 """Texts that a target writes itself, and weights of a drafter that learn from them while the target rests."""
 
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +17,8 @@ from jaxdlm.methods.autoregressive import autoregressive
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.heads import Trained, write_trained
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.batches import filled
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Float32, Int32
 
 Weights = TypeVar("Weights")
@@ -41,21 +42,30 @@ def check_autoregressive(lm: Any, recipe: str) -> None:
         )
 
 
+def answered(
+    lm: Any, texts: Sequence[Any], policy: Any, *, canvas: int, batch: int, seed: int = 0,
+    more: Callable[[Any], tuple[Any, ...]] = lambda rows: (),
+) -> list[np.ndarray]:  # fmt: skip
+    """Prompts with the target's answers, padded on the right [N, L]; where each answer begins; its forwards; and of the rows
+    before their first forward whatever `more` makes [N, ...]."""
+    parts = []
+    for first, count, chunk in filled(texts, batch):
+        fixed: dict[str, Any] = {"max_new": canvas, "seed": seed, "ids": range(first, first + batch)}
+        out = _decode.decode(lm, chunk, policy, **fixed)
+        rows, _ = layout.lay_out_rows(lm, chunk, raw=False, **fixed)
+        tokens, start = np.array(rows.tokens), np.asarray(rows.start)
+        for row, answer in enumerate(out.tokens):
+            tokens[row, start[row] : start[row] + canvas] = answer
+        parts.append([np.asarray(x)[:count] for x in (tokens, start, out.forwards, *more(rows))])
+    wide = max(tokens.shape[1] for tokens, *_ in parts)
+    padded = [np.pad(tokens, [(0, 0), (0, wide - tokens.shape[1])]) for tokens, *_ in parts]
+    return [np.concatenate(padded), *(np.concatenate(side) for side in list(zip(*parts, strict=True))[1:])]
+
+
 def write(lm: Any, texts: Sequence[Any], *, canvas: int, batch: int = 64) -> Texts:
     """The target's answers to all prompts."""
-    parts = []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, autoregressive(), max_new=canvas)
-        rows, _ = layout.lay_out_rows(lm, filled, max_new=canvas, seed=0, ids=None, raw=False)
-        tokens, first = np.array(rows.tokens), np.asarray(rows.start)
-        for row, answer in enumerate(out.tokens):
-            tokens[row, first[row] : first[row] + canvas] = answer
-        parts.append([x[: len(chunk)] for x in (tokens, first, first + np.asarray(out.forwards))])
-    wide = max(tokens.shape[1] for tokens, *_ in parts)
-    tokens = np.concatenate([np.pad(tokens, [(0, 0), (0, wide - tokens.shape[1])]) for tokens, *_ in parts])
-    return Texts(*map(jnp.asarray, (tokens, *(np.concatenate([part[i] for part in parts]) for i in (1, 2)))))
+    tokens, first, forwards = answered(lm, texts, autoregressive(), canvas=canvas, batch=batch)
+    return Texts(*map(jnp.asarray, (tokens, first, first + forwards)))
 
 
 def apart(known: Texts) -> tuple[Texts, Texts]:
@@ -121,12 +131,12 @@ def finish(
     mark = fingerprint(lm.params)
     file = folder / f"{kind}.safetensors"
     write_trained(file, method or kind, trained._replace(made_for=mark), ml_dtypes.bfloat16, target=str(lm.name))
-    (folder / f"{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / f"{kind}.jsonl", curve)
     record = {
         "recipe": kind, "command": f"python scripts/train.py --recipe {kind} --model {lm.name} --output DIR",
         "target": str(lm.name), "target_fingerprint": mark,
         "parameters": int(sum(value.size for leaf, value in trained.leaves.items() if leaf != "ids")),
         "held_out_loss": curve[-1]["held"], **figures,
     }  # fmt: skip
-    (folder / f"{kind}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / f"{kind}.json", record)
     return record

@@ -5,7 +5,6 @@ right tokens as wrong ones; p* is the bar on it that tells most of a fifth that 
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from jaxdlm.layout import bucket_of
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.adadec import FILE, entropy
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.records import write_record
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 HELD, SEED = 0.2, 42  # as released
@@ -140,5 +140,5 @@ def run(
         "wrong": int((~best).sum()), "seed": seed, **fitted._asdict(),
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / FILE, record)
     return record

@@ -5,7 +5,6 @@ order their log-likelihoods as their qualities (`losses.calibration`), with the 
 likeliest answer (`beam`, `autoregressive`) is a good one, and log p(answer) an estimate of quality without a reference.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +18,11 @@ from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.layout import bucket_of
 from jaxdlm.train import lora
+from jaxdlm.train.batches import order
 from jaxdlm.train.export import export_params
 from jaxdlm.train.losses import calibration, log_likelihood
 from jaxdlm.train.recipes._written import check_autoregressive
+from jaxdlm.train.records import write_record
 from jaxdlm.train.step import Batch, Budget, Recipe, adamw, train
 from jaxdlm.typing import Array, Float32, PyTree
 
@@ -109,9 +110,7 @@ def recipe_of(
 def likelihoods(model: Model, params: PyTree, groups: Groups, count: int = 8) -> np.ndarray:
     """float32[G, N]: log p of each candidate."""
     read, parts = jax.jit(partial(log_likelihood, model)), []
-    order = np.resize(np.arange(len(groups.tokens)), -(-len(groups.tokens) // count) * count)  # one compiled shape
-    for first in range(0, len(order), count):
-        part = order[first : first + count]
+    for part in order(len(groups.tokens), count):
         flat = {name: getattr(groups, name)[part].reshape(-1, groups.tokens.shape[2]) for name in ("tokens", "scored")}
         parts.append(np.asarray(read(params, flat)).reshape(len(part), -1))
     return np.concatenate(parts)[: len(groups.tokens)]
@@ -158,5 +157,5 @@ def run(
         "pearson_before": correlations[0], "pearson_after": correlations[1],
     }  # fmt: skip
     export_params(lm.config, params, folder / "model", source)
-    (folder / "model" / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "model" / "recipe.json", record)
     return record

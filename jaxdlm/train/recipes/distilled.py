@@ -6,7 +6,6 @@ sees the text up to there, or the noise that became it. Loss: cross-entropy of w
 behind t written tokens: t = 0 in half of the rows, else anything.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdlm import _decode, layout
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
 from jaxdlm.models.backbone import Backbone
@@ -29,7 +27,8 @@ from jaxdlm.speculative.drafters.nothing import Nothing
 from jaxdlm.speculative.policy import Speculation
 from jaxdlm.speculative.warp import warp
 from jaxdlm.train import prompts as sources
-from jaxdlm.train.recipes._written import check_autoregressive
+from jaxdlm.train.recipes._written import answered, check_autoregressive
+from jaxdlm.train.records import write_record
 from jaxdlm.train.step import Batch, Budget, Recipe, State, muon, train
 from jaxdlm.typing import Array, Float32, PyTree
 
@@ -57,20 +56,8 @@ def write(
 ) -> Pairs:  # fmt: skip
     """The teacher's trajectory of each prompt, from noise of its own."""
     policy = Speculation(Nothing(), warp(temperature), search=Trajectories(codes))
-    parts = []
-    for first in range(0, len(texts), batch):
-        chunk = list(texts[first : first + batch])
-        filled, ids = chunk + [chunk[-1]] * (batch - len(chunk)), range(first, first + batch)  # one compiled shape
-        out = _decode.decode(lm, filled, policy, max_new=length, seed=seed, ids=ids)
-        rows, _ = layout.lay_out_rows(lm, filled, max_new=length, seed=seed, ids=ids, raw=False)
-        tokens, start = np.array(rows.tokens), np.asarray(rows.start)
-        noise = np.asarray(flow.noise_of(rows.key, rows.start, length, codes.shape[1]))
-        for row, answer in enumerate(out.tokens):
-            tokens[row, start[row] : start[row] + length] = answer
-        parts.append([part[: len(chunk)] for part in (tokens, start, np.asarray(out.forwards), noise)])
-    wide = max(tokens.shape[1] for tokens, *_ in parts)
-    padded = [np.pad(tokens, [(0, 0), (0, wide - tokens.shape[1])]) for tokens, *_ in parts]
-    return Pairs(np.concatenate(padded), *(np.concatenate([part[i] for part in parts]) for i in (1, 2, 3)))
+    noise = lambda rows: (flow.noise_of(rows.key, rows.start, length, codes.shape[1]),)  # noqa: E731
+    return Pairs(*answered(lm, texts, policy, canvas=length, batch=batch, seed=seed, more=noise))
 
 
 def beginning(lm: Any, layers: int, size: int = SIZE) -> tuple[ModelConfig, PyTree]:
@@ -196,5 +183,5 @@ def run(
         "agrees_of_noise": agreement(student, held), "agrees_behind_half": agreement(student, held, canvas // 2),
         "teacher_forwards": round(float(known.length.mean()), 2),
     }  # fmt: skip
-    (folder / "distilled.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "distilled.json", record)
     return record

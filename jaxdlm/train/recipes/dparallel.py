@@ -4,7 +4,6 @@ Every sample gives two views: a block of the answer with a random half of its co
 what comes before the block is clean, what comes after it is masked and carries no loss. End-of-text fill is answer.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,10 @@ from jaxdlm.rules.sample import sample
 from jaxdlm.rules.threshold import select_above
 from jaxdlm.train import lora
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.batches import filled
 from jaxdlm.train.export import export_params
 from jaxdlm.train.losses import certainty_forcing
+from jaxdlm.train.records import write_record
 from jaxdlm.train.step import Budget, Recipe, adamw, train
 from jaxdlm.typing import Array, PyTree
 
@@ -64,14 +65,12 @@ def teach(
 ) -> Pool:  # fmt: skip
     """The model's own answers, greedy in blocks; one token per forward unless another policy is asked for."""
     prompts, pads, answers = [], [], []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, policy, max_new=canvas, block=block, save="none", stop=False)
-        laid = layout.lay_out(lm, filled, max_new=canvas, block=block, seed=0, ids=None)
-        prompts.append(np.asarray(laid.rows.tokens)[: len(chunk), : laid.geometry.prompt])
-        pads.append(np.asarray(laid.rows.pads)[: len(chunk)])
-        answers.append(out.tokens[: len(chunk)])
+    for _, count, part in filled(texts, batch):
+        out = _decode.decode(lm, part, policy, max_new=canvas, block=block, save="none", stop=False)
+        laid = layout.lay_out(lm, part, max_new=canvas, block=block, seed=0, ids=None)
+        prompts.append(np.asarray(laid.rows.tokens)[:count, : laid.geometry.prompt])
+        pads.append(np.asarray(laid.rows.pads)[:count])
+        answers.append(out.tokens[:count])
     width = max(part.shape[1] for part in prompts)  # chunks may have different buckets: the widest fits all
     shift = [width - part.shape[1] for part in prompts]
     fill = lm.config.tokens.pad
@@ -243,5 +242,5 @@ def run(
         "strength": 1.0 if rank else STRENGTH,
     }
     export_params(lm.config, params, folder / "model", source)
-    (folder / "model" / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "model" / "recipe.json", record)
     return record

@@ -4,7 +4,6 @@ The paper chooses steps by looking at how fast an encoder's features change. Her
 with step 0, the step that brings most columns back to what is written without a cache is added, until enough agree.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jaxdlm.caches.layer_reuse import FILE, layer_reuse
 from jaxdlm.errors import InputError
 from jaxdlm.models.params import fingerprint
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.records import write_curve, write_record
 
 ENOUGH = 0.99  # of the columns
 
@@ -69,11 +69,11 @@ def run(
         else list(texts)[:rows]
     )
     keys, curve = learn(lm, texts, canvas=canvas, block=canvas, depth=depth, most=steps)
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "curve.jsonl", curve)
     record = {
         "recipe": "layer_reuse", "command": "python scripts/train.py --recipe layer_reuse --output DIR", "model": lm.name,
         "fingerprint": fingerprint(lm.params), "prompts": len(texts), "canvas": canvas, "seed": seed, "depth": depth,
         "keys": keys, "agree": curve[-1]["agree"], "without": curve[0]["agree"],
     }  # fmt: skip
-    (folder / FILE).write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / FILE, record)
     return record

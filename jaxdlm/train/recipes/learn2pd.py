@@ -4,7 +4,6 @@ The label of a column is whether this forward's proposal equals the token that o
 Trajectories come from the greedy oracle of the paper: every forward commits exactly the columns that are right.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -25,6 +24,8 @@ from jaxdlm.models.params import fingerprint
 from jaxdlm.rules.learn2pd import FilterWeights, answers_of
 from jaxdlm.rules.sample import sample
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.batches import filled
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Bool, Float32, Int32, Key, PyTree
 
 
@@ -106,19 +107,17 @@ def collect(lm: Any, texts: Sequence[Any], *, canvas: int, block: int, batch: in
     """Records of the prompts, a canvas of `canvas` columns each; columns past a shorter block are zero."""
     steps_kept, width = 2 * canvas, min(block, canvas)
     parts: list[Records] = []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
-        out = _decode.decode(lm, filled, "low_confidence", max_new=canvas, block=width, save="none", stop=False)
-        laid = layout.lay_out(lm, filled, max_new=canvas, block=width, seed=0, ids=None)
-        answer = np.zeros((len(filled), laid.geometry.canvas), np.int32)
+    for start, count, chunk in filled(texts, batch):
+        out = _decode.decode(lm, chunk, "low_confidence", max_new=canvas, block=width, save="none", stop=False)
+        laid = layout.lay_out(lm, chunk, max_new=canvas, block=width, seed=0, ids=None)
+        answer = np.zeros((batch, laid.geometry.canvas), np.int32)
         answer[:, :canvas] = out.tokens
         got, steps = jax.device_get(
             _trajectories(laid.rows, jnp.asarray(answer), lm.model, lm.params, laid.geometry, steps_kept)
         )
-        taken = np.arange(steps_kept)[None, :] < steps[: len(chunk), None]
-        index = np.broadcast_to(first + start + np.arange(len(chunk), dtype=np.int32)[:, None], taken.shape)
-        fields = [getattr(got, name)[: len(chunk)][taken] for name in ("c", "right", "exists", "open")]
+        taken = np.arange(steps_kept)[None, :] < steps[:count, None]
+        index = np.broadcast_to(first + start + np.arange(count, dtype=np.int32)[:, None], taken.shape)
+        fields = [getattr(got, name)[:count][taken] for name in ("c", "right", "exists", "open")]
         padded = [np.pad(field, ((0, 0), (0, block - width))) for field in fields]
         parts.append(Records(*[*padded, index[taken]]))
     return Records(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -234,7 +233,7 @@ def run(
     sides = split(records, seed)
     weights, curve = fit(sides, block=block, epochs=steps, seed=seed)
     save(weights, folder / "learn2pd.safetensors", lm)
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "curve.jsonl", curve)
     record = {
         "recipe": "learn2pd",
         "command": "python scripts/train.py --recipe learn2pd --output DIR",
@@ -249,5 +248,5 @@ def run(
         "validation": min(curve, key=lambda row: row["validation"]),
         "test": {str(tau): errors(weights, sides["test"], tau) for tau in (0.9, 0.96)},
     }
-    (folder / "learn2pd.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "learn2pd.json", record)
     return record

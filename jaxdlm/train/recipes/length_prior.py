@@ -3,7 +3,6 @@
 Labels are the lengths of the answers that the model itself writes, so that any prompts do. Cross-entropy over lengths.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jaxdlm.layout import encode
 from jaxdlm.lengths import KIND, CountingHead, canvas_of, features, length_logits, quantile_columns
 from jaxdlm.models.params import fingerprint
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Float32, Int32
 
 WIDTH, RATE, DECAY, EVERY = 64, 3e-3, 1e-2, 50
@@ -115,12 +115,12 @@ def run(
     test, held, train = np.split(order, [tenth, 2 * tenth])
     head, curve = fit(x[train], label[train], (x[held], label[held]), classes=canvas + 1, steps=steps, seed=seed)
     save(head, folder / f"{KIND}.safetensors", lm)
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "curve.jsonl", curve)
     record = {
         "recipe": KIND, "command": f"python scripts/train.py --recipe {KIND} --output DIR", "model": lm.name,
         "fingerprint": fingerprint(lm.params), "prompts": len(texts), "canvas": canvas, "steps": steps, "seed": seed,
         "parameters": int(sum(leaf.size for leaf in head)), "validation": min(curve, key=lambda row: row["validation"]),
         "test": {str(q): figures(head, x[test], label[test], q) for q in (0.9, 0.99, 0.999)},
     }  # fmt: skip
-    (folder / f"{KIND}.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / f"{KIND}.json", record)
     return record

@@ -7,7 +7,6 @@ first, behind the whole text, of which it sees what stands before its unit and t
 """
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,9 @@ from jaxdlm.models.low_rank import merge
 from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.train import lora
+from jaxdlm.train.batches import order
 from jaxdlm.train.recipes._written import Texts, fitted, texts_of
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 FILE = "lud.safetensors"
@@ -70,8 +71,7 @@ def probabilities(model: Model, params: PyTree, texts: Texts, batch: int = 64) -
         return jnp.pad(picked, [(0, 0), (1, 0)])
 
     tokens = np.asarray(texts.tokens)
-    order = np.resize(np.arange(len(tokens)), -(-len(tokens) // batch) * batch)  # one compiled shape
-    parts = [some(jnp.asarray(tokens[order[at : at + batch]])) for at in range(0, len(order), batch)]
+    parts = [some(jnp.asarray(tokens[part])) for part in order(len(tokens), batch)]
     return np.concatenate([np.asarray(part) for part in parts])[: len(tokens)]
 
 
@@ -183,7 +183,7 @@ def run(
     begin = untuned(lm, rank, seed)
     made, curve = fitted(value, begin, mine, held, steps=steps, batch=batch, seed=seed, rate=2e-3, clip=1.0)
     write(folder / FILE, stored := Tuning(made.pad, cut(made.update, keep)), lm, k)
-    (folder / "lud.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "lud.jsonl", curve)
     record = {
         "recipe": "lud",
         "command": f"python scripts/train.py --recipe lud --model {lm.name} --rows {count} --steps {steps} --output DIR",
@@ -193,7 +193,7 @@ def run(
         "held_out_loss": curve[-1]["held"], "accuracy": accuracy(made, held, lm.model, lm.params, k),
         "tokens_per_unit": [round(tokens_per_unit(side), 3) for side in (mine, held)],
     }  # fmt: skip
-    (folder / "lud.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "lud.json", record)
     return record
 
 

@@ -6,7 +6,6 @@ the m rows of embeddings is trained. Several cuts of a row share one forward; no
 """
 
 import functools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.ppd import FILE, RANKS
 from jaxdlm.speculative.prompted import Prompted, Weights
 from jaxdlm.train.recipes._written import Texts, fitted, texts_of
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32, PyTree
 
 DECAY = 0.8
@@ -115,12 +115,12 @@ def run(
     notes = {"format": "jaxdlm", "method": "ppd", "target": str(lm.name), "vocab_size": str(lm.config.vocab_size)}
     arrays = {"prompts": np.asarray(made, np.float32), "accuracy": table}
     write_safetensors(folder / FILE, arrays, notes | {"fingerprint": fingerprint(lm.params)})
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "curve.jsonl", curve)
     record = {
         "recipe": "ppd", "command": f"python scripts/train.py --recipe ppd --model {lm.name} --output DIR", "target": lm.name,
         "target_fingerprint": fingerprint(lm.params), "texts": written, "steps": steps, "seed": seed,
         "parameters": int(made.size), "held_out_loss": curve[-1]["held"],
         "accuracy": [[round(float(chance), 4) for chance in each[:3]] for each in table],
     }  # fmt: skip
-    (folder / "ppd.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "ppd.json", record)
     return record

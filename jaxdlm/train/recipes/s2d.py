@@ -3,7 +3,6 @@
 loss = mean over exits e of CE(head(norm(h_e)), next token); all weights learn, starting from the draft as it is.
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxdlm.speculative.drafters.s2d import FILE
 from jaxdlm.train.data import causal_batch
 from jaxdlm.train.export import flat
 from jaxdlm.train.recipes.tiny import DRAFT_BUCKETS, pick
+from jaxdlm.train.records import write_record
 from jaxdlm.train.step import Budget, Recipe, muon, train
 from jaxdlm.typing import Array, Float32, PyTree
 
@@ -101,7 +101,7 @@ def run(
         "seed": seed,
         "loss_of_each_exit": measured,
     }
-    (folder / "s2d.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "s2d.json", record)
     return record
 
 

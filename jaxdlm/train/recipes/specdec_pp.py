@@ -6,7 +6,6 @@ are the ones of inference (released code: always temperature 1); at temperature 
 agree.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +26,8 @@ from jaxdlm.models.params import fingerprint
 from jaxdlm.speculative.drafters.specdec_pp import FILE, Head, acceptance
 from jaxdlm.speculative.warp import Warp, draw, warp
 from jaxdlm.train import prompts as sources
+from jaxdlm.train.batches import filled
+from jaxdlm.train.records import write_curve, write_record
 from jaxdlm.typing import Array, Float32, Int32, PyTree
 
 
@@ -77,12 +78,10 @@ def collect(
 ) -> Seen:  # fmt: skip
     """Labels of all prompts; the prompt's own columns and those behind the target's end of text are left out."""
     sampling, parts = warp(temperature), []
-    for start in range(0, len(texts), batch):
-        chunk = list(texts[start : start + batch])
-        filled = chunk + [chunk[-1]] * (batch - len(chunk))  # one compiled shape
+    for start, count, chunk in filled(texts, batch):
         policy = autoregressive(temperature)
-        out = _decode.decode(target, filled, policy, max_new=canvas, seed=seed, ids=range(start, start + batch))
-        rows, _ = layout.lay_out_rows(target, filled, max_new=canvas, seed=seed, ids=None, raw=False)
+        out = _decode.decode(target, chunk, policy, max_new=canvas, seed=seed, ids=range(start, start + batch))
+        rows, _ = layout.lay_out_rows(target, chunk, max_new=canvas, seed=seed, ids=None, raw=False)
         tokens, first = np.asarray(rows.tokens), np.asarray(rows.start)
         column = np.arange(tokens.shape[1])[None, :] - first[:, None]
         answer = np.take_along_axis(out.tokens, np.clip(column, 0, canvas - 1), axis=1)
@@ -98,7 +97,7 @@ def collect(
             )
         )  # fmt: skip
         chosen = counted & drafted
-        chosen[len(chunk) :] = False
+        chosen[count:] = False
         number = np.broadcast_to(start + np.arange(batch, dtype=np.int32)[:, None], chosen.shape)
         parts.append(Seen(hidden[chosen], p[chosen], number[chosen]))
     return Seen(*(np.concatenate(field) for field in zip(*parts, strict=True)))
@@ -190,7 +189,7 @@ def run(
     sides = [Seen(*(field[mask] for field in seen)) for mask in (~held, held)]
     head, curve = fit(*sides, blocks=blocks, rejection=rejection, steps=steps, seed=seed)
     save(head, folder / FILE, draft, lm)
-    (folder / "curve.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve))
+    write_curve(folder / "curve.jsonl", curve)
     rate = float(np.mean(sides[0].p))
     record = {
         "recipe": "specdec_pp",
@@ -210,7 +209,7 @@ def run(
         "held_out_loss_of_the_best_constant": round(_constant_loss(sides[1], rejection), 5),
         "held_out_kl": divergence(head, sides[1]),
     }
-    (folder / "specdec_pp.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_record(folder / "specdec_pp.json", record)
     return record
 
 
