@@ -20,6 +20,7 @@ from jaxdlm.models.apart import apart
 from jaxdlm.models.config import BLOCK, DTYPES
 from jaxdlm.models.hub_config import special_ids
 from jaxdlm.text import Tokenizer
+from jaxdlm.trained import ASSETS
 from jaxdlm.typing import Array, Bool, Float32, Int32, PyTree
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from jaxdlm.checkpoint.source import Checkpoint
 
-ASSETS = pathlib.Path(__file__).parent / "assets"
 EMBEDDED = ("tiny", "tiny-ar", "tiny-draft", "tiny-dparallel")
 # name -> (package, file in it, its pinned distribution): a model that another package carries. Its own dependencies are
 # another runtime and a compiler for it; nothing of the package is imported.

@@ -26,11 +26,9 @@ class Nested:
 def nested(asked: tuple[str, Any], depth: Depth) -> tuple[str, Any]:
     """What is asked for, to a depth where it nests and states none of its own."""
     form, value = asked
-    return (
-        (form, value)
-        if depth == "usual" or form not in NESTING or isinstance(value, Nested)
-        else (form, Nested(value, depth))
-    )
+    if depth == "usual" or form not in NESTING or isinstance(value, Nested):
+        return asked
+    return form, Nested(value, depth)
 
 
 def unnested(asked: tuple[str, Any]) -> tuple[str, Any]:

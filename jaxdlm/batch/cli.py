@@ -120,7 +120,7 @@ def batch(
     options = run.Options(
         input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language,
         depth=depth, chat=chat, gate=gated, **rest,
-        **_shape(shape, lm.defaults, policies.plain),
+        **shape_of(shape, lm.defaults, policies.plain),
     )  # fmt: skip
     status = run.job(options, lm, policies, resolved, devices, rows).run()
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
@@ -175,7 +175,7 @@ def make_mesh(words: str | None) -> Any:
     return sharding.make_mesh(axes, devices=devices)
 
 
-def _shape(stated: dict[str, int | None], defaults: Mapping[str, Any], policy: Any) -> dict[str, Any]:
+def shape_of(stated: dict[str, int | None], defaults: Mapping[str, Any], policy: Any) -> dict[str, Any]:
     """Columns to generate and the block, as stated or as the model's own configuration says."""
     from jaxdlm.resolve import has_blocks
 
@@ -222,7 +222,7 @@ def planned(
     from jaxdlm.plan.aot import Job
 
     lm = describe(model)
-    shape = _shape(stated, lm.defaults, policy)
+    shape = shape_of(stated, lm.defaults, policy)
     row = read(index.longest, lm, Defaults(shape["max_new"], seed, raw, chat=chat), {})
     long = row if isinstance(row, Request) else None  # a row that is refused is decoded by nobody
     return Job(

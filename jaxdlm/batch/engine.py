@@ -171,7 +171,7 @@ class SlotEngine:
     def _program(self, group: Group) -> Decoding:
         """What a group's program is compiled of."""
         rule = getattr(self.policies, group.form)
-        if group.sides.grammar == languages.CHECKED and slots.manual(self.mesh) != set(self.mesh.axis_names):
+        if group.sides.grammar == languages.CHECKED and not slots.undivided(self.mesh):
             raise InputError(
                 "a language without a bound (depth=None) is checked on the host between forwards, of whole rows: give --mesh "
                 "data=N alone, or a depth"

@@ -28,18 +28,26 @@ FORMAT, VERSION = "jaxdlm-batch", 1
 SHARD_ROWS = 1000
 
 
+def defaults_of(lm: Any, policies: Policies, *, stop: Any, **stated: Any) -> Defaults:
+    """What rows have that state none of their own, and what none of them can have. stop: as in `decode`; stated: the other
+    fields of `Defaults`. Raises InputError."""
+    return Defaults(
+        temperature=policies.heated is not None, stop=read_stops(lm, ends_wanted(policies.plain, stop)),
+        heat=heat_of(policies.plain), refused=refusals(policies, lm.name), **stated,
+    )  # fmt: skip
+
+
 class Job:
     """One process's share of a job. engine: decodes its rows, such as one that `make_engine` made."""
 
     def __init__(self, options: Options, lm: Any, policies: Policies, cache: Any, index: Index, engine: Any) -> None:
         self.options, self.lm, self.index, self.engine = options, lm, index, engine
-        stop = read_stops(lm, ends_wanted(policies.plain, options.stop))
-        self.defaults = Defaults(
-            options.max_new, options.seed, options.raw, policies.heated is not None, stop, options.language, options.depth,
-            options.chat, heat_of(policies.plain), refusals(policies, lm.name),
+        self.defaults = defaults_of(
+            lm, policies, max_new=options.max_new, seed=options.seed, raw=options.raw, stop=options.stop,
+            language=options.language, depth=options.depth, chat=options.chat,
         )  # fmt: skip
         if options.language is not None:  # a job whose every row would be refused is refused
-            fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, stop)
+            fitting(lm, grammar_of(lm, *options.language), options.language[0], options.max_new, self.defaults.stop)
         self.policy = fingerprint.describe(policies.plain)
         label = f"{options.policy.partition(',')[0]}:{fingerprint.digest(self.policy)}"
         self.lines = Lines(lm, label, options.schema)

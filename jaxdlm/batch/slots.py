@@ -236,8 +236,8 @@ def empty(decoding: Decoding, slots: int, sides: Sides = NO_SIDES) -> Pool:
 def lie(pool: Pool, model: Model, mesh: Mesh) -> Pool:
     """The pool with stored keys and values split by heads over the devices that share them, and all else whole: a pool
     that lay otherwise before a queue than after it would be moved, and its program compiled twice."""
-    if manual(mesh) == set(mesh.axis_names):
-        return pool  # nothing is split
+    if undivided(mesh):
+        return pool
     axis = RULES["kv_heads"]
     heads = {model.config.attention_shape(kind)[0] for kind in model.config.kinds}
 
@@ -258,15 +258,15 @@ def _per_replica(function: Any, mesh: Mesh, inputs: int, whole: int) -> Any:
 
     split, same = PartitionSpec("data"), PartitionSpec()
     return jax.shard_map(
-        one, mesh=mesh, in_specs=(*[split] * inputs, *[same] * whole), out_specs=split, axis_names=manual(mesh),
-        check_vma=False,
+        one, mesh=mesh, in_specs=(*[split] * inputs, *[same] * whole), out_specs=split,
+        axis_names=set(mesh.axis_names) if undivided(mesh) else {"data"}, check_vma=False,
     )  # fmt: skip
 
 
-def manual(mesh: Mesh) -> set[str]:
-    """Axes that replicas are told apart by: all where no other axis splits anything, since what asks its host in between (a
-    checked language) cannot be left to the compiler to split."""
-    return set(mesh.axis_names) if mesh.shape["data"] == mesh.size else {"data"}
+def undivided(mesh: Mesh) -> bool:
+    """Whether nothing is split but rows. Then no axis is left to the compiler, which could not split what asks its host in
+    between (a checked language)."""
+    return bool(mesh.shape["data"] == mesh.size)
 
 
 @compiled(static_argnames=("slots", "mesh", "sides"))

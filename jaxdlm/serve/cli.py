@@ -107,18 +107,17 @@ def _service(
     lm: Any, policies: Any, cache: Any, mesh: Any, stop: Any, chat: Any, connections: int, patience: float, rest: dict[str, Any]
 ) -> Any:  # fmt: skip
     """The service that the options describe."""
-    from jaxdlm.resolve import has_blocks
+    from jaxdlm.batch.cli import shape_of
     from jaxdlm.serve.reading import Limits
     from jaxdlm.serve.service import Service
 
-    max_new = rest["max_new"] or lm.defaults.get("max_new_tokens") or command.MAX_NEW
-    block = rest["block"] or (lm.defaults.get("block_length") if has_blocks(policies.plain) else None)
+    shape = shape_of(rest, lm.defaults, policies.plain)
     limits = Limits(
-        body=rest["body"], prompt=rest["most_prompt"] or lm.config.max_position, new=rest["most_new"] or 8 * max_new,
+        body=rest["body"], prompt=rest["most_prompt"] or lm.config.max_position, new=rest["most_new"] or 8 * shape["max_new"],
         answers=rest["most_answers"], queue=rest["queue"], connections=connections, patience=patience,
     )  # fmt: skip
     return Service(
-        lm, policies, cache, max_new=max_new, block=block, mesh=mesh, slots=rest["slots"], name=rest["name"],
+        lm, policies, cache, **shape, mesh=mesh, slots=rest["slots"], name=rest["name"],
         seed=rest["seed"], raw=rest["raw"], stop=stop, chat=chat, limits=limits,
         choose=rest["choose"],
     )  # fmt: skip

@@ -32,14 +32,32 @@ class UnderWay(NamedTuple):
     told: Any
 
 
-class Lane:
+class Rows:
+    """What lanes hold: rows that wait, in their order, and those that are decoded, by ticket or place."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Row] = deque()
+        self.live: dict[int, Row] = {}
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """All that are here."""
+        yield from self.live.values()
+        yield from self.waiting
+
+    def taken(self, most: int) -> list[Row]:
+        """The next that wait, up to so many; those that nobody waits for are dropped."""
+        self.waiting = deque(row for row in self.waiting if not row.gone)
+        return [self.waiting.popleft() for _ in range(min(most, len(self.waiting)))]
+
+
+class Lane(Rows):
     """Slots for the rows of one group. Rows come in between any two forwards, and leave when they are done or nobody waits
     for them; none notices another."""
 
     def __init__(self, engine: SlotEngine, group: Group) -> None:
+        super().__init__()
         self.engine, self.group = engine, group
-        self.waiting: deque[Row] = deque()
-        self.live: dict[int, Row] = {}  # by ticket
         self.decoding = engine._program(group)
         self.owner = np.full((engine.replicas, engine.slots), slots.FREE, np.int32)
         self.pool = slots.start(self.decoding, slots=engine.slots, mesh=engine.mesh, sides=group.sides)
@@ -54,17 +72,9 @@ class Lane:
     def busy(self) -> bool:
         return bool(self.live or self.waiting)
 
-    @property
-    def rows(self) -> Iterator[Row]:
-        """All that are here."""
-        yield from self.live.values()
-        yield from self.waiting
-
     def send(self, *, admit: bool = True) -> UnderWay:
         """Starts a turn on the device and returns at once. admit: whether waiting rows may come in."""
-        self.waiting = deque(row for row in self.waiting if not row.gone)
-        room = self.engine.slots * self.engine.replicas if admit else 0
-        rows = [self.waiting.popleft() for _ in range(min(room, len(self.waiting)))]
+        rows = self.taken(self.engine.slots * self.engine.replicas if admit else 0)
         handed = [(next(self.engine._tickets), row) for row in rows]
         self.live |= handed
         queue, count = self.nobody
@@ -151,29 +161,20 @@ class Lane:
                 yield row, Block(tokens[:closed], forwards)
 
 
-class BatchLane:
+class BatchLane(Rows):
     """Rows that an autoregressive model goes on with, in whole batches: one of them at a time, nobody comes in between."""
 
     def __init__(self, engine: Chunks, group: Any) -> None:
+        super().__init__()
         self.engine, self.group = engine, group
-        self.waiting: deque[Row] = deque()
-        self.live: dict[int, Row] = {}
 
     @property
     def busy(self) -> bool:
         return bool(self.waiting)
 
-    @property
-    def rows(self) -> Iterator[Row]:
-        """All that are here."""
-        yield from self.live.values()
-        yield from self.waiting
-
     def send(self, *, admit: bool = True) -> UnderWay:
         """The rows of the next batch; the device begins once they are waited for."""
-        self.waiting = deque(row for row in self.waiting if not row.gone)
-        size = self.engine._size(self.group) if admit else 0
-        rows = [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
+        rows = self.taken(self.engine._size(self.group) if admit else 0)
         for row in rows:
             row.begun = True
         self.live = dict(enumerate(rows))

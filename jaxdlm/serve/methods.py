@@ -11,13 +11,11 @@ from jaxdlm.batch.chunks import Chunks
 from jaxdlm.batch.cli import read_policies
 from jaxdlm.batch.engine import Policies, SlotEngine
 from jaxdlm.batch.rows import Defaults
-from jaxdlm.batch.run import make_engine
-from jaxdlm.batch.sampling import heat_of, refusals
+from jaxdlm.batch.run import defaults_of, make_engine
 from jaxdlm.errors import InputError
 from jaxdlm.policy_words import parse_policy, read
 from jaxdlm.resolve import check, has_blocks, resolve_method
 from jaxdlm.speculative.policy import Speculation
-from jaxdlm.stops import ends_wanted, read_stops
 
 MOST = 32  # methods, with their numbers, that stay ready
 PLAIN = int | float | bool | None
@@ -45,11 +43,9 @@ class Methods:
     def _variant(self, policies: Policies) -> Variant:
         shape = {**self.shape, "block": self.shape["block"] if has_blocks(policies.plain) else None}
         engine = make_engine(self.lm, policies, self.cache, **shape)
-        defaults = Defaults(
-            shape["max_new"], 0, self.raw, policies.heated is not None,
-            read_stops(self.lm, ends_wanted(policies.plain, self.stop)), chat=self.chat, heat=heat_of(policies.plain),
-            refused=refusals(policies, self.lm.name),
-        )  # fmt: skip
+        defaults = defaults_of(
+            self.lm, policies, max_new=shape["max_new"], seed=0, raw=self.raw, stop=self.stop, chat=self.chat
+        )
         return Variant(engine, defaults)
 
     def of(self, words: str | None) -> Variant:

@@ -23,9 +23,8 @@ from jaxdlm.models.params import ParamSpec, init_params, map_specs, param_specs
 from jaxdlm.train.data import Bucket, causal_batch, masked_batch
 from jaxdlm.train.losses import answer_loss
 from jaxdlm.train.step import Recipe, muon
+from jaxdlm.trained import ASSETS
 from jaxdlm.typing import Array, PyTree
-
-ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def _mix(lists: float, weights: dict[str, float], **others: float) -> dict[str, float]:
