@@ -18,10 +18,12 @@ import json
 import random
 import re
 import statistics
+import sys
 import time
 from typing import Any
 
 import jaxdlm as jd
+from jaxdlm.layout import bucket_of
 
 LIST = r"\[ [A-Z][a-z]+( , [A-Z][a-z]+)* \]"
 SHORT = r"\[ [A-Z][a-z]+ , [A-Z][a-z]+ \]"
@@ -204,20 +206,25 @@ def extract(count: int, size: int, max_new: int, rounds: int, wanted: list[str])
     ways = {name: ways[name] for name in wanted}
     texts: dict[str, list[str]] = {name: [""] * count for name in ways}
     spent: dict[str, list[float]] = {name: [] for name in ways}
-    for rows in groups:
-        for way in ways.values():
-            way(rows)  # compiled before
+    compiled: set[int] = set()
+    for number, rows in enumerate(groups, 1):
+        if (columns := bucket_of(max(len(asked[i]) for i in rows))) not in compiled:
+            compiled.add(columns)
+            for way in ways.values():
+                way(rows)  # compiled before
         for _ in range(rounds):
             for name, way in ways.items():
                 begin = time.process_time()
                 for i, text in zip(rows, way(rows), strict=True):
                     texts[name][i] = text
                 spent[name].append(time.process_time() - begin)
+        seconds = {name: round(own[-1], 1) for name, own in spent.items()}
+        print(f"{number} of {len(groups)} batches: {seconds}", file=sys.stderr, flush=True)
     kept = [i for rows in groups for i in rows]
     facts = [made[i][1] for i in kept]
     result = {
         name: judged([texts[name][i] for i in kept], facts)
-        | {"rows per second": round(size / statistics.median(spent[name]), 3)}
+        | {"rows per second": round(size * len(spent[name]) / sum(spent[name]), 3)}
         | ({"forwards per row": round(statistics.mean(forwards[name]), 1)} if name in forwards else {})
         for name in ways
     }

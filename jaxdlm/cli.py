@@ -25,6 +25,7 @@ COMMANDS = {  # name -> where it is, imported when it is needed; its line in the
     "policies": ("jaxdlm.cli:policies", "List the ways to decode."),
     "decide": ("jaxdlm.batch.decide_cli:decide", "Answer typed questions with probabilities."),
     "batch": ("jaxdlm.batch.cli:batch", "Answer a file of prompts, resumably."),
+    "warmup": ("jaxdlm.batch.cli:warmup", "Compile a batch job's programs beforehand."),
     "eval": ("jaxdlm.eval.cli:evaluate", "Measure accuracy against speed of policies."),
     "serve": ("jaxdlm.serve.cli:serve", "Answer requests of OpenAI's clients."),
     "models": ("jaxdlm.plan.models_cli:models", "List models, their size and what holds them."),

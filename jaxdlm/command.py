@@ -47,6 +47,11 @@ def run(command: click.Command, prog: str, argv: Sequence[str] | None = None) ->
         return _run(command, prog, argv)
 
 
+def note(line: str) -> None:
+    """Says on stderr how the work goes; stdout is for results."""
+    print(f"# {line}", file=sys.stderr, flush=True)
+
+
 def _run(command: click.Command, prog: str, argv: Sequence[str] | None) -> int:
     traceback = False
     _escape(sys.stdout)

@@ -57,7 +57,7 @@ class Chunks:
         while (window := feed.get()) is not None:
             groups: dict[Program, list[Request]] = {}
             for request in window:
-                groups.setdefault(self.program(request), []).append(request)
+                groups.setdefault(self.group(request), []).append(request)
             for program, requests in groups.items():
                 size = self._size(program)
                 for begin in range(0, len(requests), size):
@@ -65,8 +65,8 @@ class Chunks:
                         return
                     self._chunk(requests[begin : begin + size], program, sink)
 
-    def program(self, request: Request) -> Program:
-        """The program of a row, by what is its own and what the job's rows ask for."""
+    def group(self, request: Request) -> Program:
+        """What a row shares with others, by what is its own and what the job's rows ask for."""
         asked = self.asked | request.asks
         fields = sampling.places(asked, self.policies, left_to_right=True)
         top = MOST_TOP if TOP in asked else 0 if LOGPROBS in asked else None
@@ -77,6 +77,12 @@ class Chunks:
             languages.shape_of(request.grammar), fields,
             request.wants.n, top,
         )  # fmt: skip
+
+    def ready(self, request: Request) -> None:
+        """Has the program of a row compiled, by running it on rows that have no column to write: their prompts are read."""
+        whole = self._prepared([request], self.group(request))
+        rows = whole.rows._replace(stop=np.full_like(whole.rows.stop, len(request.tokens)))
+        whole._replace(rows=rows).run()
 
     def _chunk(self, requests: Sequence[Request], program: Program, sink: Sink) -> None:
         try:

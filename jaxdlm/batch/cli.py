@@ -11,6 +11,20 @@ from jaxdlm import argument, command
 from jaxdlm.command import COUNT, PLACE, ROWS, SECONDS, Command, flag, option, section
 from jaxdlm.errors import InputError
 
+SLOTS = (
+    option("--slots", type=ROWS, metavar="N", show_default="16", help="rows on each replica of the model at a time"),
+    option(
+        "--rows-per-program",
+        type=ROWS,
+        metavar="R",
+        show_default="any number",
+        help="so many slots, and a job that goes on keeps them: its results follow from them where products round by shape",
+    ),
+)
+MESH = option(
+    "--mesh", metavar="AXIS=N,...", show_default="one that fits", help="devices of this host, as data=2,tensor=2"
+)
+
 
 @click.command(cls=Command)
 @click.argument("input", metavar="INPUT")
@@ -40,19 +54,10 @@ from jaxdlm.errors import InputError
 @command.decoding(COUNT)
 @section(
     "Speed",
-    option("--slots", type=ROWS, metavar="N", show_default="16", help="rows on each replica of the model at a time"),
-    option(
-        "--rows-per-program",
-        type=ROWS,
-        metavar="R",
-        show_default="any number",
-        help="so many slots, and a job that goes on keeps them: its results follow from them where products round by shape",
-    ),
+    *SLOTS,
     option("--order", type=click.Choice(("longest", "input")), default="longest", help="which rows go first"),
     option("--window", type=COUNT, default=8192, metavar="N", help="rows that are read ahead and sorted"),
-    option(
-        "--mesh", metavar="AXIS=N,...", show_default="one that fits", help="devices of this host, as data=2,tensor=2"
-    ),
+    MESH,
 )
 @section(
     "Several workers or hosts",
@@ -64,70 +69,106 @@ from jaxdlm.errors import InputError
     option("--host", type=PLACE, metavar="I", help="with --coordinator: which of them this is, from 0"),
 )
 def batch(
-    input: str, output: str, model: str, policy: str | None, cache: str, max_new: int | None, block: int | None,
-    mesh: str | None, stop: tuple[str, ...], no_stop: bool, distributed: bool, coordinator: str | None,
-    hosts: int | None, host: int | None, slots: int | None, rows_per_program: int | None,
-    choices: str | None, regex: str | None, json_schema: str | None, any_json: bool, lark: str | None, depth: Any,
-    gate: float | None, patience: int | None,
-    system: str | None, tools: str | None, chat_template_kwargs: str | None, **rest: Any,
+    input: str, output: str, distributed: bool, coordinator: str | None, hosts: int | None, host: int | None,
+    gate: float | None, patience: int | None, **stated: Any,
 ) -> int:  # fmt: skip
     """Answer a file of prompts: JSON lines (also .gz) or .parquet, a path or a URL such as gs://bucket/in.jsonl.
 
     Run the same command again after any interruption: it goes on. Exit status 143: stopped by SIGTERM.
     """
-    import jaxdlm as jd
-    from jaxdlm import policies as methods
-    from jaxdlm import resolve
-    from jaxdlm._load import describe
-    from jaxdlm.batch import run
     from jaxdlm.batch.gating import Gate
-    from jaxdlm.batch.source import scan
-    from jaxdlm.batch.store import store
     from jaxdlm.batch.threads import STOPPED
 
-    if rest["worker"] and distributed:
+    if stated["worker"] and distributed:
         raise InputError("--worker and --distributed exclude each other: workers need no coordinator")
-    if rest["worker"] and rest["new_run"]:
+    if stated["worker"] and stated["new_run"]:
         raise InputError("--new-run would remove what other workers write: run it once without --worker")
-    ends = command.stopping(stop, no_stop)
-    language = one_language(command.language(choices, regex, json_schema, any_json, lark, depth))
-    chat = command.chat(system, tools, chat_template_kwargs)
+    options = together(stated)
     if gate is None and patience is not None:
         raise InputError(f"--patience {patience} means nothing without --gate: leave it out, or add that")
-    if gate is not None and rest["schema"] == "openai":
+    if gate is not None and options["schema"] == "openai":
         raise InputError(
             "--gate writes rows without an answer of their own, which OpenAI's schema has none for: leave one out"
         )
     gated = None if gate is None else Gate(argument.real(low=0)(gate, "--gate"), patience or 1)
-    if slots is not None and rows_per_program is not None and slots != rows_per_program:
-        raise InputError(
-            f"--slots {slots} with --rows-per-program {rows_per_program}: a program's rows are its slots, leave --slots out"
-        )
-    rest |= {"slots": slots or rows_per_program or run.Options.slots, "rows_per_program": rows_per_program}
     if not distributed:
         unused = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
         for name, value in unused.items():
             if value is not None:
                 raise InputError(f"{name} {value} means nothing without --distributed: leave it out, or add that")
     index, count = join(coordinator, hosts, host) if distributed else (0, 1)
-    policy = methods.default(describe(model).config) if policy is None else policy
-    policies, resolved = read_policies(policy), resolve.resolve_cache(cache)
-    store(output)  # what needs no model is checked before loading one
-    rows = scan(input, gated)
-    shape = {"max_new": max_new, "block": block}
-    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, chat=chat, **rest)
-    lm = jd.load(model, mesh=devices)
-    options = run.Options(
-        input=input, output=output, policy=policy, cache=cache, host=index, hosts=count, stop=ends, language=language,
-        depth=depth, chat=chat, gate=gated, **rest,
-        **shape_of(shape, lm.defaults, policies.plain),
-    )  # fmt: skip
-    status = run.job(options, lm, policies, resolved, devices, rows).run()
+    status = made(input, output, gate=gated, host=index, hosts=count, **options).run()
     if status > STOPPED:  # the device may be in the middle of a queue that nobody waits for
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(status)
     return status
+
+
+@click.command(cls=Command)
+@click.argument("input", metavar="INPUT")
+@command.decoding(COUNT)
+@section("Speed", *SLOTS, MESH, flag("--quiet", help="no progress on stderr"))
+def warmup(input: str, **stated: Any) -> None:
+    """Compile what `jaxdlm batch` runs for these rows with the same options, and keep it on disk.
+
+    Nothing is decoded, and nothing written but the folder of compiled programs (--compile-cache): a job then begins with its
+    first forward, as does one that goes on after a kill.
+    """
+    import tempfile
+
+    from jaxdlm.batch.warm import warm
+
+    options = together(stated)
+    with tempfile.TemporaryDirectory() as nowhere:
+        warm(made(input, nowhere, **options), say=(lambda line: None) if options["quiet"] else command.note)
+
+
+def together(stated: dict[str, Any]) -> dict[str, Any]:
+    """Options of the shell as a job has them: what several of them say about one thing is one value."""
+    from jaxdlm.batch.options import Options
+
+    rest = dict(stated)
+    take = rest.pop
+    named = {name: take(name) for name in ("choices", "regex", "json_schema", "any_json", "lark")}
+    words = command.language(**named, depth=rest["depth"])
+    slots, tiled = take("slots"), rest["rows_per_program"]
+    if None not in (slots, tiled) and slots != tiled:
+        raise InputError(
+            f"--slots {slots} with --rows-per-program {tiled}: a program's rows are its slots, leave --slots out"
+        )
+    return rest | {
+        "stop": command.stopping(rest["stop"], take("no_stop")), "language": one_language(words),
+        "chat": command.chat(**{name: take(name) for name in ("system", "tools", "chat_template_kwargs")}),
+        "slots": slots or tiled or Options.slots,
+    }  # fmt: skip
+
+
+def made(
+    input: str, output: str, *, model: str, policy: str | None, cache: str, mesh: str | None, max_new: int | None,
+    block: int | None, gate: Any = None, **stated: Any,
+) -> Any:  # fmt: skip
+    """The job that the options ask for, ready to run."""
+    import jaxdlm as jd
+    from jaxdlm import policies as methods
+    from jaxdlm import resolve
+    from jaxdlm._load import describe
+    from jaxdlm.batch import run
+    from jaxdlm.batch.options import Options
+    from jaxdlm.batch.source import scan
+    from jaxdlm.batch.store import store
+
+    policy = methods.default(describe(model).config) if policy is None else policy
+    policies, resolved = read_policies(policy), resolve.resolve_cache(cache)
+    store(output)  # what needs no model is checked before loading one
+    rows, shape = scan(input, gate), {"max_new": max_new, "block": block}
+    devices = make_mesh(mesh) if mesh else fitting_mesh(model, policies.plain, resolved, rows, shape, **stated)
+    lm = jd.load(model, mesh=devices)
+    options = Options(
+        input=input, output=output, policy=policy, cache=cache, gate=gate, **stated,
+        **shape_of(shape, lm.defaults, policies.plain),
+    )  # fmt: skip
+    return run.job(options, lm, policies, resolved, devices, rows)
 
 
 def one_language(stated: dict[str, Any]) -> tuple[str, Any] | None:
@@ -197,7 +238,7 @@ def fitting_mesh(
 
     def say(line: str) -> None:
         if not quiet:
-            print(f"# {line}", file=sys.stderr, flush=True)
+            command.note(line)
 
     devices = jax.local_devices()
     mesh = make_mesh(None)

@@ -183,6 +183,14 @@ class SlotEngine:
         model = striped(blocked(self.lm.model, group.geometry.block), self.lm.params, columns)
         return Decoding(model, self.lm.params, rule, self.cache, group.geometry)
 
+    def ready(self, request: Request) -> None:
+        """Has the program of a row compiled, by running it on slots without a row: no forward is made."""
+        group = self.group(request)
+        decoding = self._program(group)
+        pool = slots.start(decoding, slots=self.slots, mesh=self.mesh, sides=group.sides)
+        none = self._queue({}, group)
+        jax.block_until_ready(slots.advance(pool, *none, jnp.asarray(False), decoding, mesh=self.mesh))
+
     # -------------------------------------------------------------------------------------------------- queues
 
     def _queue(self, requests: Mapping[int, Request], group: Group) -> tuple[Any, Any]:

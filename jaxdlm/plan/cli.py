@@ -73,17 +73,14 @@ def plan(
     axes = read_mesh(mesh, topology) if mesh else None
     prepare()
 
-    def report(line: str) -> None:
-        print(f"# {line}", file=sys.stderr, flush=True)
-
     if axes is None:
-        best = choose(job, meshes(topology, batch), batch, chip.hbm, report)
+        best = choose(job, meshes(topology, batch), batch, chip.hbm, command.note)
     else:
-        best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, report)
-    report(verdict(best, chip.hbm))
+        best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, command.note)
+    command.note(verdict(best, chip.hbm))
     if not no_search:
-        report(f"searching the largest batch: at most {PROBES} more compilations; --no-search leaves it out")
-    largest = None if no_search else largest_batch(best, chip.hbm, report)
+        command.note(f"searching the largest batch: at most {PROBES} more compilations; --no-search leaves it out")
+    largest = None if no_search else largest_batch(best, chip.hbm, command.note)
     rates = {"tokens_per_forward": tokens_per_forward, "tokens": tokens, "price": price}
     result = summary(topology, policy, best, largest, rates)
     if hlo and isinstance(best.outcome, Compiled):

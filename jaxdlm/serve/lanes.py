@@ -195,11 +195,6 @@ class BatchLane(Rows):
         return messages
 
 
-def group_of(engine: SlotEngine | Chunks, request: Request) -> Any:
-    """What rows of a lane share."""
-    return engine.group(request) if isinstance(engine, SlotEngine) else engine.program(request)
-
-
 def lane_of(engine: SlotEngine | Chunks, group: Any) -> Lane | BatchLane:
     """A lane for the rows of a group. Raises InputError where they have no program."""
     return Lane(engine, group) if isinstance(engine, SlotEngine) else BatchLane(engine, group)

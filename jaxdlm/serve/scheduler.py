@@ -12,7 +12,7 @@ import jax
 
 from jaxdlm.batch.decisions import decided
 from jaxdlm.errors import InputError, exhausted
-from jaxdlm.serve.lanes import BatchLane, Lane, group_of, lane_of
+from jaxdlm.serve.lanes import BatchLane, Lane, lane_of
 from jaxdlm.serve.rows import Ended, Message, Questions, Row, Unserved
 
 LANES = 4  # programs that have slots at the same time
@@ -163,7 +163,7 @@ class Scheduler:
             new, self._new = self._new, []
         for row in [row for row in new if not row.gone]:
             try:
-                key = row.engine, group_of(row.engine, row.request)
+                key = row.engine, row.engine.group(row.request)
                 self.parked.setdefault(key, deque()).append(row)
             except Exception as error:
                 self._refuse([row], error)
