@@ -37,7 +37,7 @@ GIB, MIB = 2**30, 2**20
 )
 @section(
     "Slice",
-    option("--topology", required=True, metavar="T", help="as v5e:2x4, v5p:2x2x1, v6e:16x16"),
+    option("--topology", required=True, metavar="T", help="as v5e:2x4, v5p:2x2x1, v6e:16x16, tpu7x:2x2x1"),
     option("--mesh", metavar="data=D,tensor=T", show_default="as few chips per copy as fit", help="how it is divided"),
     flag("--no-search", help="do not look for the largest batch"),
 )
@@ -137,7 +137,7 @@ def summary(
     result: dict[str, Any] = {
         "model": job.lm.name,
         "topology": topology,
-        "chips": best.mesh.size,
+        "chips": best.mesh.size // chip.devices,
         "mesh": dict(best.mesh.shape),
         "batch": job.batch,
         "prompt": prompt,
@@ -169,12 +169,12 @@ def command_line(topology: str, policy: str, best: "Trial") -> str | None:
 
     from jaxdlm._load import SHAPE
     from jaxdlm.models.registry import RELEASED
-    from jaxdlm.plan.chips import host_chips
+    from jaxdlm.plan.chips import host_devices
     from jaxdlm.plan.search import groups
     from jaxdlm.policy_words import split
 
     job, sizes = best.job, dict(best.mesh.shape)
-    copy, chips = best.mesh.size // sizes["data"], host_chips(topology)
+    copy, chips = best.mesh.size // sizes["data"], host_devices(topology)
     if chips % copy:
         return None
 
@@ -209,7 +209,7 @@ def speed(topology: str, rates: dict[str, Any], best: "Trial", text: str) -> dic
     def average(part: str) -> float:
         return cost.mean({kind: getattr(times[kind], part) for kind in kinds}, kinds)
 
-    bill = cost.bill(average("predicted"), batch=job.batch, chips=best.mesh.size, **rates)
+    bill = cost.bill(average("predicted"), batch=job.batch, chips=best.mesh.size // chip.devices, **rates)
     return {
         "forwards": {
             kind: {"share": kinds[kind]}

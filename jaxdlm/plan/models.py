@@ -13,14 +13,14 @@ from jaxdlm.errors import InputError
 from jaxdlm.models.config import DTYPES, ModelConfig
 from jaxdlm.models.params import named_specs
 from jaxdlm.models.registry import HUB, RELEASED, released_config
-from jaxdlm.plan.chips import CHIPS, TOPOLOGIES, chip_count
+from jaxdlm.plan.chips import CHIPS, TOPOLOGIES, device_count
 from jaxdlm.plan.search import ROOM
 from jaxdlm.registry import caches
 from jaxdlm.resolve import check, resolve_cache, resolve_method
 from jaxdlm.sharding import partition
 from jaxdlm.speculative.policy import Speculation
 
-HOST = (1, 2, 4, 8)  # chips that hold one copy of the weights
+HOST = (1, 2, 4, 8)  # devices that hold one copy of the weights
 
 
 class Entry(NamedTuple):
@@ -51,7 +51,8 @@ def entry(name: str, config: ModelConfig) -> Entry:
     policy, cache = policies.default(config), exact_cache(name, config)
     with_cache = "" if cache in ("none", "") else f" --cache {cache}"
     released = name in RELEASED
-    chips = {each.generation: fewest(config, each.hbm) for each in CHIPS.values()}
+    devices = {each: fewest(config, each.hbm) for each in CHIPS.values()}
+    chips = {each.generation: count and -(-count // each.devices) for each, count in devices.items()}
     plan = f"jaxdlm plan --model {name} --topology {slice_of(chips)}{with_cache}" if released else None
     tasks = " --tasks prompts" if released else ""
     measure = f"jaxdlm eval --model {name} --policies {policy}{with_cache}{tasks} --output results"
@@ -82,7 +83,7 @@ def exact_cache(name: str, config: ModelConfig) -> str:
 
 
 def fewest(config: ModelConfig, hbm: int, dtype: str = "bfloat16") -> int | None:
-    """Chips of one host, a power of two, that hold a copy of the weights with room beside them; None: it takes more."""
+    """Devices of one host, a power of two, that hold a copy of the weights with room beside them; None: it takes more."""
     for count in HOST:
         mesh = AbstractMesh((count,), ("tensor",))
         if held(config, mesh, dtype) <= ROOM * hbm:
@@ -94,13 +95,13 @@ def slice_of(chips: dict[str, int | None]) -> str:
     """The smallest slice that holds a copy, of the first generation that has one on a host; else the largest."""
     for generation, count in chips.items():
         for topology in TOPOLOGIES:
-            if count and topology.startswith(generation) and chip_count(topology) == count:
+            if count and topology.startswith(generation) and device_count(topology) == count * CHIPS[generation].devices:
                 return topology
     return TOPOLOGIES[-1]
 
 
 def held(config: ModelConfig, mesh: Any, dtype: str) -> int:
-    """Bytes of the weights on one chip of a mesh."""
+    """Bytes of the weights on one device of a mesh."""
     places = {path: _Split(partition(spec, mesh), mesh) for path, spec in named_specs(config)}
     return per_device(leaves_of(config, dtype), places)
 

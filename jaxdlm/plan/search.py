@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxdlm.errors import InputError
 from jaxdlm.plan.aot import Compiled, DoesNotFit, Job, compile_decode, slice_mesh, weights_per_chip
-from jaxdlm.plan.chips import chip_count
+from jaxdlm.plan.chips import device_count
 from jaxdlm.sharding import make_mesh
 
 ROWS = 8  # per group of chips that share the weights, where the user names no batch
@@ -50,7 +50,7 @@ def read_mesh(words: str, topology: str) -> dict[str, int]:
     wrong = [name for name in axes if name not in AXES]
     if wrong:
         raise InputError(f"--mesh {words!r}: unknown axis {wrong[0]!r}, one of {', '.join(AXES)}")
-    chips, fixed = chip_count(topology), math.prod(size for size in axes.values() if size != -1)
+    chips, fixed = device_count(topology), math.prod(size for size in axes.values() if size != -1)
     whole = fixed > 0 and chips % fixed == 0 and (list(axes.values()).count(-1) == 1 or fixed == chips)
     if not whole or list(axes.values()).count(-1) > 1:
         raise InputError(f"--mesh {words!r} does not divide the {chips} chips of {topology} without rest")
@@ -102,7 +102,7 @@ def choose(job: Job, meshes: Iterable[Mesh], rows: int | None, limit: int, repor
 def meshes(topology: str, rows: int | None) -> Iterator[Mesh]:
     """Ways to divide a slice, the fewest chips per copy of the weights first (fewer chips mean fewer collectives), all
     others along the rows, as far as the rows divide."""
-    chips = chip_count(topology)
+    chips = device_count(topology)
     for tensor in _divisors(chips):
         if rows is None or rows % (chips // tensor) == 0:
             yield slice_mesh(topology, {"data": chips // tensor, "tensor": tensor})

@@ -9,7 +9,7 @@ from jaxdlm.models.params import count_params
 from jaxdlm.models.registry import released_config
 from jaxdlm.plan import cost
 from jaxdlm.plan.aot import Job
-from jaxdlm.plan.chips import CHIPS, chip_count
+from jaxdlm.plan.chips import CHIPS, device_count
 from jaxdlm.plan.collectives import Collective
 from jaxdlm.policies import CACHES, read
 from jaxdlm.sharding import make_mesh
@@ -194,5 +194,5 @@ def test_bill():
     assert cost.bill(0.1, batch=1, chips=1, tokens_per_forward=1, tokens=1, price=None).price is None
 
 
-def test_chip_count():
-    assert [chip_count(name) for name in ("v5e:1x1", "v5e:16x16", "v5p:2x2x4")] == [1, 256, 16]
+def test_device_count():
+    assert [device_count(name) for name in ("v5e:1x1", "v5e:16x16", "v5p:2x2x4", "tpu7x:2x2x1")] == [1, 256, 16, 8]

@@ -32,7 +32,7 @@ def test_sizes_are_those_of_the_arrays():
 
 
 def test_chips_hold_a_copy_and_fewer_do_not():
-    assert ROWS["llada-8b"].chips == {"v5e": 1, "v5p": 1, "v6e": 1}
+    assert ROWS["llada-8b"].chips == {"v5e": 1, "v5p": 1, "v6e": 1, "tpu7x": 1}
     assert ROWS["qwen3-8b"].chips["v5e"] == 2  # 15.26 GiB, and a chip has 15.75
     assert ROWS["llada2-flash"].chips["v5e"] is None and "v5p:2x2x1" in ROWS["llada2-flash"].plan
     config = released_config("dream-7b")
