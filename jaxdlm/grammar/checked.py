@@ -23,6 +23,7 @@ PLACES = 4096  # texts whose place is remembered
 LEVEL, ALIKE = 96, 6  # places of a level of the search for an end; of these, with the same tokens behind them
 MOST_PLACES = 20_000  # of a search
 LONGEST = 512  # tokens of the shortest text that is looked for
+CONTEXTS, NONE = 512, np.iinfo(np.int32).max  # places whose tokens are remembered; no end was found
 FEW = 64  # tokens that may follow, up to which each is tried for an end
 SPARE = 16  # tokens beyond what an end needs, from which on many tokens are not tried
 
@@ -121,15 +122,10 @@ class Checked:
             return mask | own
         mask[end[:1]] = True
         if tokens.size <= FEW:
-            mask[[token for token in tokens.tolist() if self._closes(place, token, room - 1)]] = True
+            mask[tokens[self.closer.lengths(place, tokens, end, room) < room]] = True
         elif room > len(end):
-            behind = [*end, self.ends[0]]
-            mask[[token for token in tokens.tolist() if place.validate_tokens([token, *behind]) > len(behind)]] = True
+            mask[self.closer.before(place, tokens, (*end, self.ends[0]))] = True
         return mask
-
-    def _closes(self, place: Matcher, token: int, room: int) -> bool:
-        after = place.deep_copy()
-        return after.try_consume_tokens([token]) == 1 and self.closing(after, room) is not None
 
 
 class Closer:
@@ -141,6 +137,7 @@ class Closer:
         self._places: collections.OrderedDict[tuple[int, ...], Matcher] = collections.OrderedDict({(): start})
         self._start, self._lock = start, threading.RLock()
         self._hints: dict[bytes, int] = {}
+        self._known: collections.OrderedDict[Any, np.ndarray] = collections.OrderedDict()
         pieces = spelling.contexts[0]
         tokens = np.flatnonzero(spelling.live & (pieces.lengths > 0))
         tokens = tokens[np.argsort(pieces.lengths[tokens], kind="stable")]
@@ -174,6 +171,40 @@ class Closer:
         bits = np.unpackbits(self._words(place).view(np.uint8), bitorder="little")[: self._live.size].astype(bool)
         bits[self._ends] = False
         return bits & self._live
+
+    def lengths(self, place: Matcher, tokens: np.ndarray, end: Sequence[int], room: int) -> np.ndarray:
+        """int[N]: of each of the tokens that may follow, those of an end behind it; NONE where none was found."""
+        most = max(room, LONGEST)
+
+        def length(token: int) -> int:
+            after = place.deep_copy()
+            text = self.closing(after, most) if after.try_consume_tokens([token]) == 1 else None
+            return NONE if text is None else len(text)
+
+        return self._once(
+            (self.name(place), tuple(end), most), lambda: np.array([length(each) for each in tokens.tolist()])
+        )
+
+    def before(self, place: Matcher, tokens: np.ndarray, end: tuple[int, ...]) -> np.ndarray:
+        """Those of the tokens that may follow behind which the end still is one."""
+
+        def stays(token: int) -> bool:
+            return place.validate_tokens([token, *end]) > len(end)
+
+        return self._once(
+            (self.name(place), end), lambda: np.array([each for each in tokens.tolist() if stays(each)], int)
+        )
+
+    def _once(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is made by trying every token, kept: places with the same tokens behind them and the same end are alike (the
+        letters of a string are many such places, and to try all tokens at each takes half a second)."""
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = make()
+            self._known.move_to_end(key)
+            while len(self._known) > CONTEXTS:
+                self._known.popitem(last=False)
+            return self._known[key]
 
     def closing(self, place: Matcher, room: int) -> list[int] | None:
         """By what has led to an end before, else by search."""

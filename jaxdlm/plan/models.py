@@ -95,7 +95,11 @@ def slice_of(chips: dict[str, int | None]) -> str:
     """The smallest slice that holds a copy, of the first generation that has one on a host; else the largest."""
     for generation, count in chips.items():
         for topology in TOPOLOGIES:
-            if count and topology.startswith(generation) and device_count(topology) == count * CHIPS[generation].devices:
+            if (
+                count
+                and topology.startswith(generation)
+                and device_count(topology) == count * CHIPS[generation].devices
+            ):
                 return topology
     return TOPOLOGIES[-1]
 
