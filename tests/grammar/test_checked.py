@@ -97,6 +97,45 @@ def test_whatever_is_allowed_ends_in_time_and_belongs(name):
             assert judge(lm.tokenizer.decode(text))
 
 
+BOUNDED = {
+    "type": "object", "required": ["s", "l"], "additionalProperties": False,
+    "properties": {
+        "s": {"type": "string", "minLength": 2, "maxLength": 5},
+        "l": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 3},
+    },
+}  # fmt: skip
+
+
+@needed
+@pytest.mark.slow
+@pytest.mark.parametrize("few", [4, 64])
+def test_what_was_tried_at_one_place_is_what_a_place_like_it_allows(few, monkeypatch):
+    """Of random walks through strings and lists with bounds: tokens that were tried before at places with the same tokens
+    behind them and the same end are those that a new trial finds."""
+    monkeypatch.setattr(checked, "FEW", few)
+    lm, rng = toys.byte_level(), np.random.default_rng(3)
+    made = [*(make(lm) for make, _ in LANGUAGES.values()), grammar.json_schema(BOUNDED, lm, depth=None)]
+    once, again = checked.Closer._once, []
+
+    def counted(self, key, make):
+        again.extend([key] * (key in self._known))
+        return once(self, key, make)
+
+    monkeypatch.setattr(checked.Closer, "_once", counted)
+    for language in made:
+        for room in (language.min_tokens + 4, 30):
+            text = []
+            while len(text) < room:
+                allowed = language.allowed(tuple(text), room - len(text))
+                known, language.closer._known = language.closer._known, type(language.closer._known)()
+                assert np.array_equal(allowed, language.allowed(tuple(text), room - len(text))), text
+                language.closer._known = known
+                if (token := int(rng.choice(np.flatnonzero(allowed)))) in language.ends:
+                    break
+                text.append(token)
+    assert len(again) > 10
+
+
 @needed
 def test_the_known_text_is_as_short_as_can_be():
     lm = toys.byte_level()
