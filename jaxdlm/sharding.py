@@ -133,4 +133,10 @@ def widens(params: PyTree) -> bool:
     """Whether the weights are of 16 bits and lie on a CPU, where a row's bits are kept by default."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)]
     narrow = any(jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize == 2 for leaf in leaves)
-    return narrow and all(device.platform == "cpu" for device in leaves[0].devices())
+    return narrow and on_cpu(params)
+
+
+def on_cpu(params: PyTree) -> bool:
+    """Whether the weights lie on a CPU."""
+    leaf = next((leaf for leaf in jax.tree.leaves(params) if isinstance(leaf, jax.Array)), None)
+    return leaf is not None and all(device.platform == "cpu" for device in leaf.devices())

@@ -12,6 +12,7 @@ import numpy as np
 from jaxdlm import struct
 from jaxdlm.grammar.spelling import spelling_of
 from jaxdlm.registry import drafter
+from jaxdlm.sharding import on_cpu
 from jaxdlm.speculative import kv as store
 from jaxdlm.speculative.drafters._free import Free
 from jaxdlm.speculative.drafters.nothing import Nothing
@@ -22,6 +23,7 @@ from jaxdlm.speculative.warp import Warp
 from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
 
 PIECES, MOST = 4, 2  # of a word; of all words of a prompt, on average
+ON_CPU = 2  # tokens of a draft there: its time is that of the columns, of which some rows use few; elsewhere of the forwards
 
 
 class Words(NamedTuple):
@@ -130,4 +132,5 @@ def drafting(policy: Speculation, grammars: Sequence[Any], lm: Any, prompts: Ite
     drafts = policy.search is None and isinstance(policy.drafter, Nothing)  # a search reads no proposals
     if not drafts or not any(grammar.drafts for grammar in grammars):
         return policy
-    return dataclasses.replace(policy, drafter=Forced(policy.warp, words_of(lm, prompts)))
+    depth = ON_CPU if on_cpu(lm.params) else Forced.depth
+    return dataclasses.replace(policy, drafter=Forced(policy.warp, words_of(lm, prompts), depth))
