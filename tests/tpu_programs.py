@@ -47,7 +47,8 @@ ALIKE = toys.ALIKE | {
     "gad": "speculative",
     "pearl": "speculative", "specdec_pp": "speculative", "transfer_q": "adadec", "dparallel": "threshold", "best": "threshold",
     "credit": "threshold", "learn2pd": "threshold", "ccd_ds": "ccd", "maskgit_plus": "threshold", "low_confidence": "threshold",
-    "sdar": "llada2", "llada21": "llada22",
+    "sdar": "llada2", "llada21": "llada22", "entropy": "topk_margin", "spectr": "speculative", "s2d": "speculative",
+    "lud": "autoregressive",
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ def test_rows_are_those_of_decode(done):
                 assert tokens == out.top_tokens[row, :written, :beside].tolist()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_neighbours_order_and_slots_do_not_matter(done, tmp_path):
     source, folder = done

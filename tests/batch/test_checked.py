@@ -13,6 +13,7 @@ from jaxdlm.structured import Nested, asked_by, nested
 from tests.batch.jobs import job, read, write
 from tests.conformance.spelling import spelling_model
 from tests.grammar.test_checked import BRACKETS
+from tests.marks import exhaustive
 
 needs = pytest.mark.skipif(not importlib.util.find_spec("llguidance"), reason="needs llguidance")
 PROMPT = "reverse : [ Alan , Kate , Omar ]"
@@ -21,7 +22,8 @@ PROMPT = "reverse : [ Alan , Kate , Omar ]"
 @needs
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "policy", "block"), [("same", "threshold,tau=0.05", {"block": 8}), ("causal", "lookup,k=3", {})]
+    ("kind", "policy", "block"),
+    [("same", "threshold,tau=0.05", {"block": 8}), exhaustive(("causal", "lookup,k=3", {}))],
 )
 def test_rows_are_those_of_decode(kind, policy, block, tmp_path):
     lm = spelling_model(kind)

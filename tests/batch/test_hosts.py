@@ -213,6 +213,7 @@ def start(source: str, output: pathlib.Path, hosts: int) -> list[subprocess.Pope
     return [spawn(*command(source, output, *flags, "--host", str(host))) for host in range(hosts)]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.exhaustive)])
 def test_hosts_of_which_one_is_killed(alone, tmp_path, before, after):

@@ -10,6 +10,7 @@ from jaxdlm.batch.rows import randomness_key
 from jaxdlm.errors import InputError
 from jaxdlm.structured import asked_by
 from tests.batch.jobs import job, read, write
+from tests.marks import exhaustive
 
 WORDS = r"\[ [A-Z][a-z]+( , [A-Z][a-z]+)* \]"
 PROMPT = "reverse : [ Alan , Kate , Omar ]"
@@ -133,7 +134,7 @@ def test_the_command_line(capsys, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["autoregressive", "lookup"])
+@pytest.mark.parametrize("policy", ["autoregressive", exhaustive("lookup")])
 def test_autoregressive_rows_belong_to_their_languages(policy, tmp_path):
     lm = jd.load("tiny-ar")
     languages = [{"regex": WORDS}, {"choices": ["[ Omar ]", "[ Kate , Omar ]"]}, {}, {"regex": r"\[ [A-Z][a-z]+ \]"}]

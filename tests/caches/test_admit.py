@@ -30,6 +30,9 @@ CASES += [("prefix", "same", "full", "guided")]  # reads the text of the row tha
 # what each of these has apart, a case above has, too
 OTHERS = [("dual", "same", "full", 0.0), ("delayed", "same", "full", 0.0), ("dual", "same", "full", 1.5)]
 OTHERS += [("block_exact", "same", "block_causal", 0.0)]
+FURTHER = ("recap", "refresh", "interval")  # which keep what others keep, at other times
+OTHERS += [case for case in CASES if case[0] in FURTHER]
+CASES = [case for case in CASES if case[0] not in FURTHER]
 CASES += [pytest.param(*case, marks=pytest.mark.exhaustive) for case in OTHERS]
 OPTIONS = REUSING | {"sub_block": {"size": 2}}
 

@@ -13,7 +13,7 @@ from tests.conformance.toys import MASK, PROMPTS
 @pytest.mark.parametrize(
     ("recipe", "prediction"),
     [
-        ("llada2", "same"),
+        pytest.param("llada2", "same", marks=pytest.mark.exhaustive),
         ("threshold", "next"),
         pytest.param("llada2", "next", marks=pytest.mark.exhaustive),
         pytest.param("threshold", "same", marks=pytest.mark.exhaustive),

@@ -9,6 +9,7 @@ from tests.caches.toys import GRID, NEXT, same, toy
 from tests.conformance.toys import PROMPTS
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @NEXT
 def test_without_surroundings_it_is_the_dual_cache(prediction):

@@ -12,6 +12,7 @@ from jaxdlm.core.model import Past
 from jaxdlm.resolve import blocked
 from tests.caches.toys import same, toy
 from tests.conformance.toys import END, MASK, PROMPTS
+from tests.marks import exhaustive
 
 BLOCK, SIZE, NEW, LENGTH = 8, 4, 14, 48
 GRID = {"max_new": NEW, "block": BLOCK}
@@ -109,7 +110,7 @@ def released(lm, prompt, tau, dual):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["none", "block_exact", "sub_block"])
+@pytest.mark.parametrize("cache", [exhaustive("none"), "block_exact", "sub_block"])
 @pytest.mark.parametrize("tau", [1.0, 0.3])
 def test_decodes_like_the_released_loop(cache, tau):
     lm = toy(2, "next", "block_causal")
@@ -131,6 +132,7 @@ def test_a_lossy_cache_is_lossy_and_neighbours_do_not_matter():
         np.testing.assert_array_equal(getattr(alone, name)[0], getattr(batch, name)[1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_nothing_is_stale_in_one_layer():
     lm = toy(1, "next", "block_causal")

@@ -221,6 +221,7 @@ def test_nothing_is_traced_again(recipe, cache):
     nothing_is_traced_again(recipe, cache, _decode._run._cache_size, PROMPTS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_eager_steps_are_the_compiled_loop():
     """Operation by operation, without jit around the step, into the second block."""

@@ -25,6 +25,7 @@ from jaxdlm.models import Backbone
 from jaxdlm.speculative import autoregressive, eqspec, lookup, speculative
 from tests.batch.jobs import job, read, write
 from tests.conformance.toy_models import BASE, KINDS
+from tests.marks import exhaustive, usual
 from tests.models.weights import loud_params
 
 SIZES = {
@@ -123,7 +124,7 @@ FIVES = pytest.mark.parametrize(
 
 @pytest.mark.slow
 @FIVES
-@pytest.mark.parametrize("kind", [kind for kind in CASES if kind != "uniform"])
+@pytest.mark.parametrize("kind", usual((kind for kind in CASES if kind != "uniform"), "same", "sdar", "left to right"))
 def test_a_rows_bits_are_its_own(kind, fives):
     check(kind, fives)
 
@@ -168,7 +169,9 @@ def alone(size: int | None) -> dict[str, int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "policy"), [("same", "threshold,tau=0.1"), ("left to right", "autoregressive")])
+@pytest.mark.parametrize(
+    ("kind", "policy"), [("same", "threshold,tau=0.1"), exhaustive(("left to right", "autoregressive"))]
+)
 def test_a_slot_of_a_job_gives_the_bits_of_decode(kind, policy, tmp_path):
     lm, asked = model(kind), prompts()
     source = write(tmp_path / "in.jsonl", [{"id": row, "tokens": tokens} for row, tokens in enumerate(asked)])

@@ -94,7 +94,9 @@ CASES += [("llada2", "llada2", "block_exact")]
 
 
 # Recipes whose whole programs hold no part that another one's have not: by default test_families runs them, in halves.
-PLAIN = {"low_confidence", "credit", "dparallel", "ccd", "ccd_ds", "learn2pd", "llada21", "saber"}
+PLAIN = {
+    "low_confidence", "random", "topk_margin", "entropy", "credit", "dparallel", "ccd", "ccd_ds", "learn2pd", "llada21", "saber",
+}  # fmt: skip
 
 
 def covering(cases: list[tuple[str, str, str]], wanted: Callable[[str], bool] = lambda recipe: True) -> list:

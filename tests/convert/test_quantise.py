@@ -88,6 +88,7 @@ def test_the_folder_holds_what_the_library_makes(recipe, tmp_path, monkeypatch):
     holds(tmp_path / "out", source, recipe)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_so_it_does_layer_by_layer(small):
     source, out = small

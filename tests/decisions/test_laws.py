@@ -14,6 +14,7 @@ from jaxdlm.decisions.pool import pool
 from jaxdlm.decisions.read import drive
 from jaxdlm.decisions.render import Slot
 from tests.decisions.toys import CANVASES, END, MASK, PROMPT, WEIGHTS, exact, log_softmax, net, shares, spelled
+from tests.marks import exhaustive
 
 TEXTS = ([4], [5, 4], [5, 4, 3])
 WORDS = ([3, 4], [3, 9], [7], [7, 2, 5], [11, 4], [3, 9, 8])
@@ -82,7 +83,7 @@ def oracle(lm, text, width):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["same", "next", "sdar", "v2", "llada2", "ar"])
+@pytest.mark.parametrize("kind", ["same", "next", "sdar", *map(exhaustive, ("v2", "llada2")), "ar"])
 def test_chain_is_a_loop_of_single_forwards(kind):
     """Also of choices that cross the end of a block: it is 4 columns long, and two of the second are the prompt's."""
     lm = net(kind)

@@ -7,10 +7,11 @@ import pytest
 import jaxdlm as jd
 from jaxdlm.decisions import read, render
 from tests.decisions.toys import net, spelled
+from tests.marks import exhaustive
 
 SIZES = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96, "max_position": 256}
-CASES = [("same", "bfloat16"), ("sdar", "bfloat16"), ("ar", "bfloat16"), ("uniform", "bfloat16")]
-CASES.append(pytest.param("same", "float32", marks=pytest.mark.exhaustive))
+CASES = [("same", "bfloat16"), ("ar", "bfloat16")]
+CASES += [exhaustive(case) for case in (("sdar", "bfloat16"), ("uniform", "bfloat16"), ("same", "float32"))]
 
 
 def rows(count: int):

@@ -82,6 +82,7 @@ def test_lists_are_reversed(model, tmp_path, no_bar):
     assert model.tokens_per_forward > 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_right_list_is_the_likeliest(model, tmp_path, no_bar):

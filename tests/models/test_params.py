@@ -7,6 +7,7 @@ from jaxdlm.errors import InputError
 from jaxdlm.models import abstract_params, count_params, init_params, param_specs
 from jaxdlm.models.params import is_spec, named_specs
 from jaxdlm.models.registry import released_config
+from tests.marks import exhaustive
 from tests.models.configs import CONFIGS, change
 
 # as published, or counted from the index of the release
@@ -81,7 +82,7 @@ def test_a_leaf_depends_on_key_and_path_only() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["grouped_moe", "local_global", "prefix_canvas"])
+@pytest.mark.parametrize("name", ["local_global", *map(exhaustive, ("grouped_moe", "prefix_canvas"))])
 def test_loud_leaves_are_far_from_neutral(name: str) -> None:
     params = init_params(CONFIGS[name], jax.random.key(0), loud=True)
     for leaf in map(np.asarray, jax.tree.leaves(params)):

@@ -59,6 +59,7 @@ def test_it_is_the_rule(threshold):
         assert out.drafted.tolist() == [ahead for *_, ahead in wanted]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_as_released_what_follows_an_end_counts():
     """A model whose candidates end soon, so that it makes a difference."""

@@ -9,6 +9,7 @@ import pytest
 import jaxdlm as jd
 from jaxdlm import InputError, Status, decode
 from tests.guides import oracles
+from tests.marks import exhaustive
 from tests.speculative.toys import END, PROMPTS, VOCAB, model, next_logits
 
 RUN = {"max_new": 6}
@@ -47,8 +48,8 @@ def padded(text, columns=6):
 
 
 CASES = [
-    {"width": 3}, {"width": 3, "penalty": 0.0}, {"width": 3, "penalty": 2.5}, {"width": 3, "penalty": -1.0},
-    {"width": 3, "early": True}, {"width": 3, "early": "never"}, {"width": 1},
+    {"width": 3}, exhaustive({"width": 3, "penalty": 0.0}), {"width": 3, "penalty": 2.5}, {"width": 3, "penalty": -1.0},
+    {"width": 3, "early": True}, {"width": 3, "early": "never"}, exhaustive({"width": 1}),
 ]  # fmt: skip
 
 
@@ -93,6 +94,7 @@ def test_a_beam_as_wide_as_all_texts_knows_the_likeliest():
         assert [tuple(t) for t in out.tokens[5 * row : 5 * row + 5].tolist()] == [(*t, END)[:2] for t in best]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rows_do_not_depend_on_each_other():
     whole = decode(model(3), PROMPTS, policy(3), n=2, top_logprobs=3, **RUN)

@@ -67,6 +67,7 @@ def test_the_prompt_is_read_once_for_all(monkeypatch):
     np.testing.assert_array_equal(out.tokens, decode(model(0), PROMPTS[:2], jd.autoregressive(HOT), n=4, **RUN).tokens)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_pool_of_slots_and_programs_of_a_size():
     policy = dataclasses.replace(jd.autoregressive(HOT), slots=4)
@@ -126,6 +127,7 @@ def test_more_than_the_vocabulary_has():
     assert jax.tree.leaves(dataclasses.replace(jd.autoregressive(), samples=3, top=2)) == [0.0], "static"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_numbers_of_rows_follow_them_into_slots():
     """Rows with temperatures, filters and penalties of their own, admitted as others end, write what they write together."""

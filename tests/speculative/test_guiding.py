@@ -201,6 +201,7 @@ def p_value(policy, bend=bend_small) -> float:
     return fit(out.tokens, distribution)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("method", usual(SAMPLED, "speculative"))
 def test_sampled_texts_have_the_law_of_the_guided_target(method):
@@ -232,7 +233,7 @@ def test_a_grammar_that_allows_everything_changes_no_bit(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("temperature", [exhaustive(0.0), 1.0])
 def test_a_row_depends_on_neither_its_neighbours_nor_their_grammars(temperature):
     """Alone, permuted, in a pool of two slots: bit for bit."""
     policy = S.speculative(DRAFT, k=3, temperature=jnp.float32(temperature), guide=guides("all"))
@@ -286,6 +287,7 @@ def test_pearl_on_two_devices_is_pearl_on_one_under_a_guide():
     equal(apart, generate(rows, Decoding(TARGET.model, TARGET.params, policy), **sizes))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [exhaustive("s2d"), "specdec_pp"])
 def test_drafts_with_trained_parts_are_guided_too(method):

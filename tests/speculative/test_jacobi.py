@@ -125,6 +125,7 @@ def test_three_sampled_tokens_have_the_targets_law(name):
     assert p_value(S.sjd(**{"window": 5} | LAWS[name], temperature=HOT)) > 1e-3
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_sampler_without_its_residual_fails_that_test():
     policy = S.sjd(window=4, coupled=True, temperature=HOT)
@@ -165,6 +166,7 @@ def test_guidance_is_that_of_two_whole_forwards():
     np.testing.assert_allclose(out.score, plain.score, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_sampled_tokens_have_the_guided_law():
     policy = S.sjd(4, coupled=True, temperature=HOT, cfg_scale=SCALE, null=NULL)

@@ -86,6 +86,7 @@ def test_an_answer_shorter_than_the_draft():
     assert (out.forwards <= K - 1).all() and (out.drafted < K - 1).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_row_does_not_depend_on_its_batch(temperature):

@@ -143,6 +143,7 @@ def test_it_is_the_search_over_dictionaries():
     np.testing.assert_array_equal(again.forwards, out.forwards[order])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_on_the_host_it_is_the_same_search():
     """Tree for tree, with leaves together; an answer is asked for once, and a row alone is that of the batch."""

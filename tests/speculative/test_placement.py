@@ -37,6 +37,7 @@ def prepare(policy):
     return rows, decoding, {"prompt": bucket, "max_new": MAX_NEW, "save": "commit"}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", usual(POLICIES, "pearl"))  # a draft that stays ahead
 def test_pmap_and_shard_map_over_four_devices(name):
@@ -57,6 +58,7 @@ def test_pmap_and_shard_map_over_four_devices(name):
     jax.tree.map(np.testing.assert_array_equal, plain(sharded), whole)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rounds_called_one_by_one_are_the_compiled_loop():
     """A program for a round, in a loop of Python; drawn numbers included."""

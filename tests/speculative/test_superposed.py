@@ -118,6 +118,7 @@ def test_it_is_the_search_over_lists():
     assert set(out.status) <= {Status.EOS, Status.FINISHED}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_with_n_grams_it_is_the_search_over_lists():
     """And the row alone is that of the batch."""

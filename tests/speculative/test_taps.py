@@ -13,6 +13,7 @@ from jaxdlm.speculative import loop, taps, verify
 from jaxdlm.speculative.drafters import Aded, Lookup
 from jaxdlm.speculative.policy import Decoding, Speculation
 from jaxdlm.speculative.warp import warp
+from tests.marks import exhaustive
 from tests.speculative.test_loop import TARGET
 from tests.speculative.toys import MAX_NEW, PROMPTS, expected
 
@@ -63,7 +64,7 @@ def policy(inner, **more) -> Speculation:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inner", [Lookup(3, 2), Aded(None, paths=3, search="best")], ids=["chain", "tree"])
+@pytest.mark.parametrize("inner", [exhaustive(Lookup(3, 2)), Aded(None, paths=3, search="best")], ids=["chain", "tree"])
 def test_taps_are_the_layers_outputs_of_a_fresh_forward(inner):
     """In the order that was asked for, in every committed column, the last one left out, which was not read yet."""
     rows, prompt = lay_out_rows(TARGET, PROMPTS, max_new=MAX_NEW, seed=5, ids=None, raw=False)

@@ -12,6 +12,7 @@ from tests.tpu_child import python
 pytest.importorskip("libtpu")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_draft_and_target_compile_and_fit():
     """What jaxdlm batch runs on a host of eight chips: the target over two, the draft whole on each."""

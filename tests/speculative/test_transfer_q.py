@@ -68,6 +68,7 @@ def test_it_is_the_rule(length):
         assert out.drafted.tolist() == [read for *_, read in wanted]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_another_model_writes_the_rollouts():
     baseline = near(model(0), 0.3)

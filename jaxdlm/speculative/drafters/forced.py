@@ -23,7 +23,9 @@ from jaxdlm.speculative.warp import Warp
 from jaxdlm.typing import Array, Bool, Int32, Key, PyTree
 
 PIECES, MOST = 4, 2  # of a word; of all words of a prompt, on average
-ON_CPU = 2  # tokens of a draft there: its time is that of the columns, of which some rows use few; elsewhere of the forwards
+ON_CPU = (
+    2  # tokens of a draft there: its time is that of the columns, of which some rows use few; elsewhere of the forwards
+)
 
 
 class Words(NamedTuple):

@@ -70,6 +70,7 @@ def slow(prompt: list[int], answer: list[int], thresholds) -> list[int]:
     return rounds
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_one_draft_serves_several_targets():
     """A target of its own layers, and one that the draft hardly ever foresees: each writes its own greedy tokens."""

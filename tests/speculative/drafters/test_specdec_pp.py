@@ -59,6 +59,7 @@ def test_tokens_are_those_of_plain_decoding_and_drafts_grow_with_the_threshold()
     assert (drafted[0] < drafted[-1]).all(), "this head must stop some drafts"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_limits_are_those_of_a_fixed_length():
     whole = run(always(0.5), 1.0)  # 1 - P never exceeds 1

@@ -149,6 +149,7 @@ def two_steps(pool, mesh):
     return state, losses
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_sharded_step_is_that_of_one_device_and_moves_the_update_alone(pool):
     mesh = make_mesh({"data": 2, "tensor": 2})
