@@ -13,9 +13,11 @@ import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from head_bytes import tiles
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxdlm.models.apart import within
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import mlp
 from jaxdlm.models.registry import released_config
@@ -40,8 +42,12 @@ def compiled(config: ModelConfig, target: str, columns: int, leaves: Any) -> Any
     whole = NamedSharding(slice_mesh(target, {"data": 1}), PartitionSpec())
     x = jax.ShapeDtypeStruct((1, columns, config.hidden_size), config.param_dtype)
     x, leaves = jax.tree.map(lambda leaf: placed(leaf, whole), (x, leaves))
-    layer = lambda x, leaves: (mlp(leaves, x, config), None)  # noqa: E731
-    return jax.jit(lambda x, leaves: jax.lax.scan(layer, x, leaves)[0]).lower(x, leaves).compile()
+
+    def run(x: Any, leaves: Any) -> Any:
+        layer = lambda x, one: (mlp(within(one[0], leaves, one[1], "tpu"), x, config), None)  # noqa: E731
+        return jax.lax.scan(layer, x, (leaves, jnp.arange(LAYERS, dtype=jnp.int32)))[0]
+
+    return jax.jit(run).lower(x, leaves).compile()
 
 
 def measure(config: ModelConfig, target: str, columns: int, bits: int, kind: str, group: int | None) -> dict[str, Any]:
@@ -67,7 +73,7 @@ def main() -> None:
     parser.add_argument("--group", type=int, help="rows that share a scale; default: one scale per output")
     args = parser.parse_args()
     config = dataclasses.replace(released_config(args.model), param_dtype="bfloat16")
-    kinds = [(16, "plain"), *((bits, kind) for bits in (8, 4) for kind in KINDS)]
+    kinds = [(16, "plain")] * (args.group is None) + [(bits, kind) for bits in (8, 4) for kind in KINDS]
     prepare()
     found = [measure(config, args.target, args.columns, *kind, args.group) for kind in kinds]
     print(json.dumps({"model": args.model, "target": args.target, "columns": args.columns, "weights": found}))

@@ -22,7 +22,7 @@ from jaxdlm import struct
 from jaxdlm.core.model import Tiling, take_tile
 from jaxdlm.errors import InputError
 from jaxdlm.levels import encode_columns, exponent_of, look_up, table_of, top_of
-from jaxdlm.typing import Array, PyTree
+from jaxdlm.typing import Array, Float32, PyTree
 
 KINDS = ("power", "uniform")
 
@@ -240,14 +240,19 @@ def _levels(codes: Array, root: Array | None, top: int) -> Array:
         return jax.vmap(lambda codes, root: _levels(codes, root, top))(codes, root)
 
     def power(codes: Array) -> Array:
-        level = codes.astype(jnp.float32) * (1 / top)
-        return jnp.sign(level) * jnp.exp(root * jnp.log(jnp.abs(level)))
+        return power_of(codes.astype(jnp.float32) * (1 / top), root)
 
     def look_up(codes: Array) -> Array:
         return power(jnp.arange(-top, top + 1)).at[codes.astype(jnp.int32) + top].get(mode="promise_in_bounds")
 
     # a product on a TPU takes the power in with its operand; a gather would go through memory. CPUs look up faster
     return jax.lax.platform_dependent(codes, cpu=look_up, default=power)
+
+
+def power_of(level: Float32[Array, "..."], root: Float32[Array, ""]) -> Float32[Array, "..."]:
+    """sign(level) · |level|^root."""
+    size = jnp.exp(root * jnp.log(jnp.abs(level)))
+    return jnp.where(level < 0, -size, size)  # no `sign`: compiled for a TPU that is not there, a kernel cannot hold it
 
 
 def shape_of(shape: tuple[int, ...], axes: tuple[int, ...]) -> Shape:

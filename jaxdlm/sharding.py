@@ -92,7 +92,8 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     """The model as its weights lie. No `Backbone`: as it is.
 
     The head's vocabulary is in as many stripes as devices share it, so that each reads its own part of every tile
-    (`core.model.Tiling`); `alone` where all lies on one device; `spread` says which rows and heads each of several has.
+    (`core.model.Tiling`); `alone` where all lies on one device, of that `platform`; `spread` says which rows and heads each
+    of several has.
     columns: those whose logits a forward computes, all rows together. On a GPU, where a tile is copied out of the
     head before its product, it is read whole if their logits take at most `WHOLE` bytes; 0: not known, in tiles.
     """
@@ -103,18 +104,19 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     quantised = isinstance(leaf, QuantizedLeaf)
     placed = getattr(leaf.codes if quantised else leaf, "sharding", None)
     alone = placed is not None and len(placed.device_set) == 1
+    platform = "" if placed is None or not alone else next(iter(placed.device_set)).platform
     gpu = placed is not None and all(device.platform == "gpu" for device in placed.device_set)
     if gpu and 0 < 4 * columns * model.config.vocab_size <= WHOLE:
         model = dataclasses.replace(model, tile=model.config.vocab_size)
     if not isinstance(placed, NamedSharding):
-        return dataclasses.replace(model, alone=alone)
+        return dataclasses.replace(model, alone=alone, platform=platform)
     # the vocabulary is the first axis of an embedding, the last of a head and of its codes
     axis = 0 if tied and not quantised else 1
     names = placed.spec[axis] if axis < len(placed.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
     stripes = math.prod(placed.mesh.shape[name] for name in names)
     return dataclasses.replace(
-        model, stripes=stripes, alone=alone, spread=None if alone else spread(model.config, placed.mesh)
+        model, stripes=stripes, alone=alone, platform=platform, spread=None if alone else spread(model.config, placed.mesh)
     )
 
 

@@ -15,6 +15,7 @@ from tests.tpu_child import python, report
 
 pytest.importorskip("libtpu")
 
+OTHERS = ("v5p:1x1x1", "v6e:1x1")
 GIB = 2**30
 VOCAB, ROWS, COLUMNS, BLOCK, LAYERS = 126464, 8, 512, 32, 32
 
@@ -164,10 +165,23 @@ def test_the_kernel_of_long_rows_on_several_chips():
 
 
 @pytest.mark.slow
-def test_quantised_weights_are_read_as_codes():
+@pytest.mark.parametrize("group", [(), ("--group", "64")], ids=["per channel", "in groups"])
+def test_quantised_weights_are_read_as_codes(group):
     """A feed-forward layer of LLaDA-8B moves its codes and scales once; no dequantised weight is written to memory."""
-    for one in report("weight_bytes")["weights"]:
+    for one in report("weight_bytes", *group)["weights"]:
         assert one["counted"] < 1.1 * one["held"] and one["whole_in_hbm"] == 0, one
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["v5e:1x1", *(pytest.param(each, marks=pytest.mark.exhaustive) for each in OTHERS)])
+def test_experts_are_read_once_where_they_lie(target):
+    """A layer of LLaDA2-mini, 8 rows of a block: the weights of the experts that are chosen and the shared ones, no layer
+    of them copied; the rows of a tile that are nobody's cost operations, which are far from being what limits."""
+    (one,) = report("expert_bytes", "--target", target, "--rows", "8")["layers"]
+    assert one["operations_ratio"] < 2, one
+    if target == "v5e:1x1":
+        assert one["ratio"] < 1.15 and one["whole_in_hbm"] == 0, one
+    assert one["temporaries"] < 2**26, "a layer's experts are 1.6 GB"
 
 
 @pytest.mark.slow

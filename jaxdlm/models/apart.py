@@ -1,8 +1,9 @@
-"""A stack of layers' weights that is read where it lies, one layer at a time (CPU).
+"""A stack of layers' weights that is read where it lies, one layer at a time.
 
 A loop over layers takes each one's weights out of the stack by a dynamic slice, and XLA for CPUs writes that slice before
-it multiplies by it: SmolLM2 spent two fifths of a token so. An array per layer needs no slice. It costs no memory: it is
-a view of the stack's own.
+it multiplies by it: SmolLM2 spent two fifths of a token so. An array per layer needs no slice (`Apart`). It costs no
+memory: it is a view of the stack's own. XLA for TPUs and GPUs reads a slice where it lies, but writes it for a kernel that is
+not its own; such a kernel gets the stack and the layer's number (`Within`).
 """
 
 import functools
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 
 from jaxdlm import struct
+from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import Array, Float, Int32, PyTree
 
 NAMES = ("wq", "wk", "wv", "wo", "gate", "up", "down")  # weights that nothing but `layers.product` reads
+EXPERTS = ("e_gate", "e_up", "e_down")
 # bytes of a layer, by bytes of a number: smaller ones stay in a core's cache on their way from the slice to the product, and a
 # product for each layer takes as long to compile as a large one's; of 16 bits a product of what was sliced takes longer
 LARGE = {2: 128 << 10, 4: 2 << 20}
@@ -43,6 +46,34 @@ class Chosen(NamedTuple):
         """`product(form, x, weight)`. The product is chosen, one for each layer: choosing the weight would copy it."""
         each = [functools.partial(_with, product, form, at) for at in range(len(self.apart.layers))]
         return jax.lax.switch(self.layer, each, x, self.apart.layers)
+
+
+@struct.dataclass
+class Within:
+    """One layer's weight for who reads it as an array (`own`), and the whole stack, on one device, for who does not."""
+
+    own: Any
+    stack: Any
+    layer: Int32[Array, ""]
+    platform: str = struct.field(pytree_node=False)
+
+    @property
+    def dtype(self) -> Any:
+        return self.own.dtype
+
+
+def within(own: Mapping[str, Any], stacks: Mapping[str, Any], layer: Int32[Array, ""], platform: str) -> dict[str, Any]:
+    """A layer's leaves; those that a kernel of the platform reads with the stack that they lie in."""
+    named = EXPERTS if platform in ("tpu", "gpu") else ()
+    wrapped = {name for name in own if name in named or (platform == "tpu" and _grouped(own[name]))}
+    return {
+        name: Within(leaf, stacks[name], layer, platform) if name in wrapped else leaf for name, leaf in own.items()
+    }
+
+
+def _grouped(leaf: Any) -> bool:
+    """Codes whose rows share scales in groups."""
+    return isinstance(leaf, QuantizedLeaf) and leaf.scale.shape[-2] > 1
 
 
 def _with(product: Callable[..., Array], form: str, at: int, x: Array, layers: tuple[Array, ...]) -> Array:

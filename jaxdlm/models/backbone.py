@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Features, LayerHook, LooksUp, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
-from jaxdlm.models.apart import chosen, scanned, stacked
+from jaxdlm.models.apart import chosen, scanned, stacked, within
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
 from jaxdlm.models.config import ModelConfig
@@ -39,6 +39,7 @@ class Backbone:
     more are a rough form of it over the same weights, for drafting (see `jaxdlm.models.parallel`).
     attention: "auto", "xla", "cudnn" or "flash" (`attention.choose`); alone: all weights lie on one device; spread: how
     several share the heads (both from `sharding.striped`). "auto" asks for one of them before it takes its kernel.
+    platform: of the one device that holds all weights; kernels then read layers where they lie.
     """
 
     config: ModelConfig
@@ -48,6 +49,7 @@ class Backbone:
     attention: str = "auto"
     alone: bool = False
     spread: Spread | None = None
+    platform: str = ""
 
     def apply(
         self,
@@ -122,7 +124,17 @@ class Backbone:
             one = LayerHook(hook.run, side, hook.memory[number], hook.last if segment is runs[-1] else None)
             scalars = params["layer_scalar_prefix"] if config.layer_scalar else None
             x, side, remembered = _run(
-                config, segment, params["segments"][number], x, turns, allow, one, scalars, self._attend, blocks
+                config,
+                segment,
+                params["segments"][number],
+                x,
+                turns,
+                allow,
+                one,
+                scalars,
+                self._attend,
+                blocks,
+                self.platform,
             )
             memory.append(remembered)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
@@ -218,7 +230,16 @@ class Backbone:
         (segment,) = segments(config)
         hook = LayerHook(layer, (), stored)
         x, _, ((k, v),) = _run(
-            config, segment, leaves, x, _rotations(config, position), allow, hook, None, self._attend
+            config,
+            segment,
+            leaves,
+            x,
+            _rotations(config, position),
+            allow,
+            hook,
+            None,
+            self._attend,
+            platform=self.platform,
         )
         return x, KV(((k,),), ((v,),))
 
@@ -244,7 +265,9 @@ class Backbone:
                 placed = None if past is None else past.place
                 run = layer if placed is None else functools.partial(layer_in_place, placed)
                 hook = LayerHook(run, (), stored)
-                x, _, pairs = _run(config, segment, leaves, x, turns, allow, hook, scalars, self._attend, blocks)
+                x, _, pairs = _run(
+                    config, segment, leaves, x, turns, allow, hook, scalars, self._attend, blocks, self.platform
+                )
                 k, v = zip(*pairs, strict=True)
             keys.append(k)
             values.append(v)
@@ -271,6 +294,7 @@ def _run(
     scalars: Array | None,
     attend: Attend,
     blocks: Blocks | None = None,
+    platform: str = "",
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period.
 
@@ -288,7 +312,7 @@ def _run(
         memories = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
-            own = sliced[p] | chosen(leaves[p], number)
+            own = within(sliced[p] | chosen(leaves[p], number), leaves[p], number, platform)
             one = parts(config, shape, own, numbers[p], turn, seen, attend, blocks)
             run = last if p == segment.period - 1 else hook.run
             x, side, remembered = run(one, x, side, memory[p])

@@ -9,7 +9,7 @@ from jaxdlm.core.model import Layer, gather
 from jaxdlm.models.attention import Attend
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import after, attention, combine, mlp, project, rms_norm
-from jaxdlm.models.moe import Blocks, experts
+from jaxdlm.models.moe import Blocks, mixture
 from jaxdlm.models.rope import Rotation
 from jaxdlm.models.segments import LayerShape
 from jaxdlm.typing import Array
@@ -87,9 +87,9 @@ def fed(
     if shape.ffn == "dense":
         y = mlp(leaves, h, config)
     elif shape.ffn == "moe":
-        y = experts(leaves, h, h, config, blocks)
+        y = mixture(leaves, h, h, config, blocks)
     else:
         dense = rms_norm(mlp(leaves, h, config), leaves["dense_out_norm"], config)
-        sparse = experts(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)
+        sparse = mixture(leaves, rms_norm(x, leaves["moe_in_norm"], config), x, config)
         y = dense + rms_norm(sparse, leaves["moe_out_norm"], config)
     return rms_norm(y, leaves["post_mlp_norm"], config) if config.sandwich_norm else y

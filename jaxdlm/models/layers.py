@@ -1,6 +1,7 @@
 """The parts of a decoder layer as functions of arrays. Axes: B rows, T queries, S keys, D hidden, N query heads,
 K key/value heads, G = N / K, H head size, F feed-forward width."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdlm.core.model import Tiling, take_tile
-from jaxdlm.models.apart import Chosen, contracted
+from jaxdlm.models import codes_kernel
+from jaxdlm.models.apart import Chosen, Within, contracted
 from jaxdlm.models.attention import Attend, attend
 from jaxdlm.models.config import ModelConfig
+from jaxdlm.models.explain import Way, first
 from jaxdlm.models.rope import Rotation, rotate
 from jaxdlm.quant import QuantizedLeaf
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32
@@ -25,14 +28,14 @@ ACTIVATE = {
 
 def read(leaf: Any, dtype: Any) -> Any:
     """A weight in the activation dtype; one of several layers' stays so, for `product`."""
-    if isinstance(leaf, Chosen):
+    if isinstance(leaf, Chosen | Within):
         return leaf
     if isinstance(leaf, QuantizedLeaf):
         return leaf.dequantize(dtype)
     return leaf.astype(dtype)
 
 
-def product(form: str, x: Float[Array, "..."], weight: Array | Chosen) -> Float[Array, "..."]:
+def product(form: str, x: Float[Array, "..."], weight: Array | Chosen | Within) -> Float[Array, "..."]:
     """`einsum(form, x, weight)`, summed in float32 and rounded once, by an order of sums that knows no other row.
 
     form: its first operand's last letters are what is summed over. 16 bits: XLA's CPU product with a result of 16 bits
@@ -41,9 +44,27 @@ def product(form: str, x: Float[Array, "..."], weight: Array | Chosen) -> Float[
     """
     if isinstance(weight, Chosen):
         return weight.product(product, form, x)
+    if isinstance(weight, Within):
+        size = " × ".join(map(str, weight.own.codes.shape))
+        return first(f"product with {size} codes in groups", CODES, weight).run(form, x, weight)
     if x.dtype.itemsize > 2:
         return jnp.einsum(form, x, weight)
     return wide_product(form, x, weight).astype(x.dtype)
+
+
+def _of_codes(form: str, x: Array, weight: Within) -> Array:
+    """`product` by a kernel that reads codes where they lie."""
+    summed = contracted(form)
+    flat = x.reshape(-1, weight.stack.codes.shape[-2])
+    interpreted = functools.partial(codes_kernel.product, interpret=True)
+    out = jax.lax.platform_dependent(flat, weight.stack, weight.layer, tpu=codes_kernel.product, default=interpreted)
+    return out.reshape(*x.shape[: x.ndim - summed], *weight.own.tail[summed:])
+
+
+CODES = (
+    Way("kernel", lambda weight: codes_kernel.refuses(weight.stack), _of_codes),
+    Way("dequantised", lambda weight: None, lambda form, x, weight: product(form, x, read(weight.own, x.dtype))),
+)
 
 
 def wide_product(form: str, x: Float[Array, "..."], weight: Array) -> Float32[Array, "..."]:

@@ -1,8 +1,4 @@
-"""Mixture of experts without capacity and without dropped tokens: sort by expert, three ragged matmuls, unsort.
-
-On a CUDA GPU, where XLA writes a ragged matmul as masked copies of all rows for every expert, each expert runs on each
-token instead and the chosen outputs are picked.
-"""
+"""Mixture of experts without capacity and without dropped tokens: the router, the experts that it chose, their mean."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,10 +9,10 @@ from einops import rearrange
 
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.layers import ACTIVATE, mlp, product, read, rms_norm
+from jaxdlm.models.expert_ways import experts
+from jaxdlm.models.layers import mlp, product, read, rms_norm
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32
 
-CHUNK = 256  # tokens that all experts of a GPU read at once
 ROWS = 64  # from which on XLA's CPU products of float32 keep one order of sums
 
 
@@ -40,14 +36,15 @@ def routing_blocks(config: ModelConfig, position: Int32[Array, "B T"], valid: Bo
     return Blocks((inside + columns * jnp.arange(rows, dtype=jnp.int32)[:, None]).reshape(-1), valid.reshape(-1))
 
 
-def experts(
+def mixture(
     leaves: Mapping[str, Any], x: Float[Array, "B T D"], routed_on: Float[Array, "B T D"], config: ModelConfig,
     blocks: Blocks | None = None,
 ) -> Float[Array, "B T D"]:  # fmt: skip
     """Σ_j w_j · expert_{i_j}(x), plus the shared expert; `routed_on` is what the router sees."""
     flat = rearrange(x, "B T D -> (B T) D")
     weights, chosen = route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config, blocks)
-    y = _combine(_expert_outputs(leaves, flat, chosen, config), weights, config).astype(x.dtype)
+    outputs = experts(flat, chosen, (leaves["e_gate"], leaves["e_up"], leaves["e_down"]), config)
+    y = _combine(outputs, weights, config).astype(x.dtype)
     if config.shared_size:
         y = y + mlp(leaves, flat, config, "s_")
     return y.reshape(x.shape)
@@ -112,56 +109,6 @@ def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[
     keep = jnp.any(jax.nn.one_hot(groups, config.n_group, dtype=bool), axis=1)
     # -inf, not 0: a bias can make every kept selection score negative
     return rearrange(jnp.where(keep[:, :, None], grouped, -jnp.inf), "M G e -> M (G e)")
-
-
-def _expert_outputs(
-    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig
-) -> Float[Array, "M k D"]:
-    """Output of each chosen expert."""
-    ragged = lambda x, chosen: _ragged(leaves, x, chosen, config)  # noqa: E731
-    if jax.default_backend() != "gpu":
-        return ragged(x, chosen)
-    every = lambda x, chosen: _every(leaves, x, chosen, config)  # noqa: E731
-    return jax.lax.platform_dependent(x, chosen, cuda=every, default=ragged)
-
-
-def _every(
-    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig,
-    chunk: int = CHUNK,
-) -> Float[Array, "M k D"]:  # fmt: skip
-    """All experts on all tokens, a chunk of tokens at a time; the chosen outputs are picked."""
-    tokens = x.shape[0]
-    if tokens > chunk:
-        padded = -(-tokens // chunk) * chunk - tokens
-        x, chosen = (jnp.pad(a, ((0, padded), (0, 0))).reshape(-1, chunk, a.shape[1]) for a in (x, chosen))
-        out = jax.lax.map(lambda piece: _every(leaves, piece[0], piece[1], config, chunk), (x, chosen))
-        return rearrange(out, "n M k D -> (n M) k D")[:tokens]
-    # a copy of the tokens per expert: otherwise the products may become one, and the weights be transposed for it
-    rows = jax.lax.optimization_barrier(jnp.broadcast_to(x[None], (config.num_experts, *x.shape)))
-    times = lambda rows, name: jnp.einsum("emi,eio->emo", rows, read(leaves[name], x.dtype))  # noqa: E731
-    wide = ACTIVATE[config.activation](times(rows, "e_gate")) * times(rows, "e_up")
-    return times(wide, "e_down")[chosen, jnp.arange(tokens)[:, None]]
-
-
-def _ragged(
-    leaves: Mapping[str, Any], x: Float[Array, "M D"], chosen: Int32[Array, "M k"], config: ModelConfig
-) -> Float[Array, "M k D"]:
-    """The rows are sorted by expert (stably) and brought back afterwards."""
-    pairs = chosen.reshape(-1)
-    order = jnp.argsort(pairs, stable=True)
-    sizes = jnp.bincount(pairs, length=config.num_experts).astype(jnp.int32)
-    rows = x[order // config.top_k]
-    single = rows.shape[0] == 1
-    rows = jnp.pad(rows, ((0, 1), (0, 0))) if single else rows  # see `product`
-
-    def times(rows: Array, name: str) -> Array:
-        out = jax.lax.ragged_dot(rows, read(leaves[name], x.dtype), sizes, preferred_element_type=jnp.float32)
-        return out.astype(x.dtype)
-
-    wide = ACTIVATE[config.activation](times(rows, "e_gate")) * times(rows, "e_up")
-    out = times(wide, "e_down")[:1] if single else times(wide, "e_down")
-    back = jnp.argsort(order)
-    return out[back].reshape(*chosen.shape, x.shape[-1])
 
 
 def _combine(outputs: Float[Array, "M k D"], weights: Float32[Array, "M k"], config: ModelConfig) -> Array:

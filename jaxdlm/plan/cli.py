@@ -50,14 +50,16 @@ GIB, MIB = 2**30, 2**20
 @section(
     "Output",
     option("--hlo", metavar="FILE", help="write the compiled program here"),
+    flag("--explain", help="say which implementation of each part runs, and why not the others"),
     json_flag("one JSON object on stdout"),
 )
 def plan(
     model: str, policy: str | None, cache: str, batch: int | None, length: int, max_new: int | None, block: int | None,
     dtype: str, topology: str, mesh: str | None, no_search: bool, tokens_per_forward: float, tokens: float, price: float | None,
-    hlo: str | None, as_json: bool,
+    hlo: str | None, explain: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Compile the whole decode for a TPU slice (no TPU needed) and say what it needs and costs."""
+    from jaxdlm.models.explain import listening
     from jaxdlm.plan.aot import Compiled, configured, prepare
     from jaxdlm.plan.chips import chip_of
     from jaxdlm.plan.search import PROBES, choose, largest_batch, meshes, on_mesh, read_mesh, slice_mesh
@@ -73,10 +75,13 @@ def plan(
     axes = read_mesh(mesh, topology) if mesh else None
     prepare()
 
-    if axes is None:
-        best = choose(job, meshes(topology, batch), batch, chip.hbm, command.note)
-    else:
-        best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, command.note)
+    with listening() as lines:
+        if axes is None:
+            best = choose(job, meshes(topology, batch), batch, chip.hbm, command.note)
+        else:
+            best = on_mesh(job, slice_mesh(topology, axes), batch, chip.hbm, command.note)
+    for line in lines if explain else ():
+        command.note(line)
     command.note(verdict(best, chip.hbm))
     if not no_search:
         command.note(f"searching the largest batch: at most {PROBES} more compilations; --no-search leaves it out")

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from jaxdlm.models import ModelConfig
-from jaxdlm.models.moe import _every, _ragged, experts, route
+from jaxdlm.models.apart import EXPERTS
+from jaxdlm.models.expert_ways import _every, _ragged
+from jaxdlm.models.moe import mixture, route
 from tests.models.configs import CONFIGS, GROUPED, MOE, change
 from tests.models.weights import loud_params
 
@@ -22,7 +24,7 @@ ROUTERS = {
 }
 
 
-computed = jax.jit(experts, static_argnums=3)
+computed = jax.jit(mixture, static_argnums=3)
 
 
 def layer(config: ModelConfig) -> dict:
@@ -118,6 +120,7 @@ def test_all_experts_on_all_tokens_are_the_chosen_ones(chunk: int) -> None:
     leaves = layer(config)
     x = jax.random.normal(jax.random.key(0), (10, config.hidden_size))
     _, chosen = jax.jit(lambda x: route(leaves, x, config))(x)
-    found = jax.jit(lambda x, chosen: _every(leaves, x, chosen, config, chunk))(x, chosen)
-    expected = jax.jit(lambda x, chosen: _ragged(leaves, x, chosen, config))(x, chosen)
+    own = tuple(leaves[name] for name in EXPERTS)
+    found = jax.jit(lambda x, chosen: _every(x, chosen, own, config, chunk))(x, chosen)
+    expected = jax.jit(lambda x, chosen: _ragged(x, chosen, own, config))(x, chosen)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
