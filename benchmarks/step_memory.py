@@ -24,9 +24,8 @@ from jaxdlm import resolve, struct
 from jaxdlm.core import loop
 from jaxdlm.core.carry import Window
 from jaxdlm.core.rule import Decoding
-from jaxdlm.models.params import abstract_params
-from jaxdlm.plan.aot import Job, per_group, placed, prepare, slice_mesh
-from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
+from jaxdlm.plan.aot import Job, per_group, placed, prepare, slice_mesh, weights
+from jaxdlm.sharding import batch_sharding, make_mesh, striped
 
 
 @struct.dataclass
@@ -49,7 +48,7 @@ class Ordinary:
 
 def abstract(job: Job, mesh: Any) -> tuple[Any, Any, Any]:
     """Shapes, with shardings, of the carry, the weights and the policy; no array is made."""
-    params = jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
+    params = weights(job, mesh)
     rows = jax.tree.map(lambda x: placed(x, batch_sharding(mesh)), job.layout.rows)
     rule = jax.tree.map(lambda x: np.asarray(x, np.float32), resolve.resolve_policy(job.policy))
     return rows, params, rule
@@ -77,6 +76,14 @@ def whole_copies(program: str, elements: int) -> list[str]:
         if match and math.prod(int(n) for n in match[2].split(",")) >= elements:
             found.append(line.strip()[:160])
     return found
+
+
+def weight_copies(program: str, params: Any) -> list[str]:
+    """Copies of arrays that have the shape of a chip's part of a stack of matrices."""
+    parts = {leaf.sharding.shard_shape(leaf.shape) for leaf in jax.tree.leaves(params["segments"]) if leaf.ndim > 2}
+    copied = re.findall(r"= \(?(\w+\[[\d,]+\])\S* copy(?:-start)?\(", program)
+    sizes = {tuple(sorted(part)) for part in parts}  # a copy may have its axes in another order
+    return [one for one in copied if tuple(sorted(map(int, one.split("[")[1][:-1].split(",")))) in sizes]
 
 
 def step_report(job: Job, mesh: Any, cache: Any, hlo: pathlib.Path | None) -> dict[str, Any]:
@@ -126,6 +133,7 @@ def main() -> None:
         report["decode_seconds"] = round(time.perf_counter() - begin, 1)
         report["decode_core_seconds"] = round(time.process_time() - worked, 1)
         report["decode_temporaries"] = program.memory_analysis().temp_size_in_bytes
+        report["weight_copies"] = weight_copies(program.as_text(), params)
     print(json.dumps(report))
 
 

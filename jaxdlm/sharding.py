@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core.model import Model
@@ -28,6 +29,10 @@ RULES: dict[str, str] = {
     "embed": "fsdp",
 }
 BATCH = ("data", "fsdp")
+# leaves whose axes a TPU reads in another order than they are declared in, slowest first: a head's columns together. In the
+# order of their axes each program would copy the stack first (benchmarks/weight_layouts.py)
+ORDERS: dict[str, tuple[int, ...]] = dict.fromkeys(("wq", "wk", "wv"), (0, 2, 1, 3))
+REORDERS = ("tpu",)  # platforms of which that is true
 WHOLE = 2**30  # bytes of float32 logits that a GPU may hold at once
 
 
@@ -68,6 +73,24 @@ def partition(spec: ParamSpec, mesh: Mesh, rules: Mapping[str, str] = RULES) -> 
 def param_shardings(config: ModelConfig, mesh: Mesh, rules: Mapping[str, str] = RULES) -> PyTree:
     """NamedSharding for every leaf of the parameter tree."""
     return map_specs(lambda _, spec: NamedSharding(mesh, partition(spec, mesh, rules)), config)
+
+
+def laid(path: str, place: Any) -> Any:
+    """Where a leaf lies and in which order of its axes: a `Format` for one that a TPU reads in an order of its own, else the
+    sharding as it is. Shape, values and files know nothing of it."""
+    order = ORDERS.get(path.rsplit("/", 1)[-1])
+    platforms = {device.platform for device in getattr(place, "device_set", ())}
+    if order is None or not platforms or not platforms <= set(REORDERS):
+        return place
+    return Format(Layout(order), place)
+
+
+def relaid(path: str, leaf: Any) -> Any:
+    """A leaf that lies on its devices, in the order in which they read it; the given one is gone where that is another."""
+    if not isinstance(leaf, jax.Array):
+        return leaf  # codes
+    place = laid(path, leaf.sharding)
+    return jax.device_put(leaf, place, donate=True) if isinstance(place, Format) else leaf
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -116,7 +139,11 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     names = (names,) if isinstance(names, str) else names or ()
     stripes = math.prod(placed.mesh.shape[name] for name in names)
     return dataclasses.replace(
-        model, stripes=stripes, alone=alone, platform=platform, spread=None if alone else spread(model.config, placed.mesh)
+        model,
+        stripes=stripes,
+        alone=alone,
+        platform=platform,
+        spread=None if alone else spread(model.config, placed.mesh),
     )
 
 

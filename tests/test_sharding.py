@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from checkpoints_convert.__main__ import main as convert
+from jaxdlm import sharding
+from jaxdlm.checkpoint import load_params, open_folder
+from jaxdlm.checkpoint.placement import random_params
 from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
 from jaxdlm.models.params import ParamSpec, named_specs
 from jaxdlm.models.registry import released_config
 from jaxdlm.sharding import RULES, batch_sharding, beside, make_mesh, param_shardings, partition, striped
+from tests.convert.folders import GOLDEN, assert_trees_equal
 from tests.models.configs import CONFIGS
 from tests.models.weights import loud_params
 
@@ -91,7 +96,11 @@ def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
     hidden = jnp.asarray(np.random.default_rng(0).normal(0, 1, (5, config.hidden_size)), jnp.float32)
     plain = Backbone(config, tile=128)
     model = striped(plain, split)
-    assert model.stripes == 4 and not model.alone and striped(plain, params) == dataclasses.replace(plain, alone=True)
+    assert (
+        model.stripes == 4
+        and not model.alone
+        and striped(plain, params) == dataclasses.replace(plain, alone=True, platform="cpu")
+    )
 
     def read(params, hidden, model):
         return summarise(Readout(hidden, model.head(params, hidden), params, model))
@@ -121,3 +130,37 @@ def test_a_gpu_reads_a_head_whole_whose_logits_are_few(platform: str, columns: i
     model = Backbone(dataclasses.replace(CONFIGS["full"], vocab_size=2**17))
     leaf = types.SimpleNamespace(sharding=types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)]))
     assert striped(model, {"lm_head": leaf}, columns).tiling.count == tiles
+
+
+@pytest.mark.slow
+def test_weights_lie_in_the_order_in_which_their_chips_read_them(monkeypatch, tmp_path) -> None:
+    """A folder as it is published, a converted one in parts, either on a mesh, and random weights: the same values. A CPU
+    stands for a TPU: it reads other orders as well."""
+    source, out, mesh = GOLDEN / "llada_tiny", tmp_path / "out", make_mesh({"data": 1, "tensor": 2})
+    assert convert([str(source), str(out), "--quiet", "--max-leaf-bytes", "100KiB"]) == 0
+    config = open_folder(source).config
+    ways = {
+        "folder": lambda: load_params(source), "converted": lambda: load_params(out),
+        "folder, mesh": lambda: load_params(source, mesh), "converted, mesh": lambda: load_params(out, mesh),
+        "random": lambda: random_params(config), "random, mesh": lambda: random_params(config, mesh),
+    }  # fmt: skip
+    plain = {name: way() for name, way in ways.items()}
+    monkeypatch.setattr(sharding, "REORDERS", ("cpu",))
+    for name, way in ways.items():
+        found = way()
+        assert_trees_equal(plain[name], found)
+        layer, before = found["segments"][0][0], plain[name]["segments"][0][0]
+        assert {key for key in layer if layer[key].format.layout != before[key].format.layout} == {"wq", "wk", "wv"}
+        assert (
+            layer["wq"].format.layout.major_to_minor == (0, 2, 1, 3) and layer["wq"].sharding == before["wq"].sharding
+        )
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu", "cpu"])
+def test_only_what_a_tpu_reads_otherwise_is_laid_otherwise(platform: str) -> None:
+    place = types.SimpleNamespace(device_set=[types.SimpleNamespace(platform=platform)])
+    monkey = lambda layout, place: (layout, place)  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "Format", monkey)
+        assert sharding.laid("segments/0/0/wo", place) is place and sharding.laid("embed", place) is place
+        assert (sharding.laid("segments/0/0/wq", place) is not place) == (platform == "tpu")

@@ -198,3 +198,4 @@ def test_a_decode_with_a_cache_compiles_within_a_minute(model, cache, block, cap
     with capsys.disabled():
         print(f"\n{model}, {cache}: {found['decode_seconds']} s, {found['decode_core_seconds']} s of one core")
     assert found["decode_core_seconds"] <= 60
+    assert not found["weight_copies"], "query, key and value weights lie as the chips read them"

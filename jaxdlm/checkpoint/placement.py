@@ -6,12 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.experimental.layout import Format
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
 from jaxdlm.checkpoint import room
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import init_leaf, named_specs
-from jaxdlm.sharding import partition
+from jaxdlm.sharding import laid, partition
 
 
 def shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
@@ -44,7 +45,8 @@ def random_params(
         def make(key: Any, path: str = path, spec: Any = spec) -> Any:
             return init_leaf(config, path, spec, key, init=init, dtype=dtype)
 
-        leaves[path] = jax.jit(make, out_shardings=places.get(path))(key)
+        place = laid(path, places.get(path, SingleDeviceSharding(jax.devices()[0])))
+        leaves[path] = jax.jit(make, out_shardings=place if path in places or isinstance(place, Format) else None)(key)
     return unflatten(leaves)
 
 

@@ -22,6 +22,7 @@ from jaxdlm.checkpoint.source import Checkpoint, leaf_dtype, open_folder
 from jaxdlm.checkpoint.spec import Spec, StoredLeaf, itemsize, read_spec
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.params import named_specs
+from jaxdlm.sharding import laid, relaid
 
 Progress = Callable[[str, int], None]  # (leaf, bytes just loaded)
 
@@ -51,7 +52,7 @@ def load_params(
     leaves = {}
     for leaf in opened.leaves:
         target = leaf.astype(leaf_dtype(opened.config, leaf.path, leaf.dtype, dtype or opened.dtype))
-        leaves[leaf.path] = _place(target, places[leaf.path])
+        leaves[leaf.path] = relaid(leaf.path, _place(target, places[leaf.path]))
         if progress:
             progress(leaf.path, target.nbytes)
     return unflatten(leaves)
@@ -89,9 +90,11 @@ def _load_converted(opened: Checkpoint, places: Mapping[str, Any], dtype: str | 
             value = store.read_array(stored, _target(opened, leaf, places[leaf.path], dtype))
             columns = layouts[path].flat.columns if leaf.dtype == "uint8" else None  # of codes, two to a byte
             if leaf.split:
-                done[leaf.path] = _insert(done.get(leaf.path), value, number, leaf.shape[0], places[leaf.path], columns)
+                place = laid(leaf.path, places[leaf.path])
+                done[leaf.path] = _insert(done.get(leaf.path), value, number, leaf.shape[0], place, columns)
             else:
-                done[leaf.path] = value if columns is None else _unpacker(columns, places[leaf.path])(value)
+                value = value if columns is None else _unpacker(columns, places[leaf.path])(value)
+                done[leaf.path] = relaid(leaf.path, value)
             if progress:
                 progress(leaf.path, math.prod(leaf.part_shape) * itemsize(leaf.dtype))
     for path, layout in layouts.items():

@@ -24,10 +24,10 @@ from jaxdlm.core.rule import Decoding
 from jaxdlm.errors import InputError
 from jaxdlm.layout import Batch
 from jaxdlm.models import Backbone, ModelConfig
-from jaxdlm.models.params import abstract_params
+from jaxdlm.models.params import abstract_params, path_name
 from jaxdlm.models.registry import RELEASED, released_config
 from jaxdlm.plan.chips import GIB, chip_of
-from jaxdlm.sharding import batch_sharding, make_mesh, param_shardings, striped
+from jaxdlm.sharding import batch_sharding, laid, make_mesh, param_shardings, striped
 from jaxdlm.speculative import loop as loop_of_pairs
 from jaxdlm.speculative.decode import generate
 from jaxdlm.speculative.pair import check as check_pair
@@ -186,8 +186,9 @@ def slice_mesh(topology: str, axes: dict[str, int]) -> Mesh:
 
 
 def weights(job: Job, mesh: Mesh) -> PyTree:
-    """The parameters as shapes with shardings."""
-    return jax.tree.map(placed, abstract_params(job.config), param_shardings(job.config, mesh))
+    """The parameters as shapes with shardings, in the order in which the chips read them."""
+    put = lambda path, shape, place: placed(shape, laid(path_name(path), place))  # noqa: E731
+    return jax.tree_util.tree_map_with_path(put, abstract_params(job.config), param_shardings(job.config, mesh))
 
 
 def trace_decode(job: Job, mesh: Mesh) -> Any:
