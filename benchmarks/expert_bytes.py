@@ -21,7 +21,7 @@ from head_bytes import tiles
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxdlm.models import expert_kernel, expert_ways, moe
-from jaxdlm.models.apart import within
+from jaxdlm.models.apart import Place, within
 from jaxdlm.models.params import abstract_params
 from jaxdlm.models.registry import released_config
 from jaxdlm.models.segments import segments
@@ -42,7 +42,7 @@ def compiled(config: Any, target: str, tokens: int) -> Any:
     def run(x: Any, leaves: Any) -> Any:
         def layer(x: Any, one: Any) -> tuple[Any, None]:
             own, at = one
-            own = within(own, leaves, at, "tpu")
+            own = within(own, leaves, at, Place("tpu"))
             return x + moe.mixture(own, x, x, config), None
 
         return jax.lax.scan(layer, x, (leaves, jnp.arange(LAYERS, dtype=jnp.int32)))[0]

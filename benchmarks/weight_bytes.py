@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from head_bytes import tiles
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdlm.models.apart import within
+from jaxdlm.models.apart import Place, within
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.layers import mlp
 from jaxdlm.models.registry import released_config
@@ -44,7 +44,7 @@ def compiled(config: ModelConfig, target: str, columns: int, leaves: Any) -> Any
     x, leaves = jax.tree.map(lambda leaf: placed(leaf, whole), (x, leaves))
 
     def run(x: Any, leaves: Any) -> Any:
-        layer = lambda x, one: (mlp(within(one[0], leaves, one[1], "tpu"), x, config), None)  # noqa: E731
+        layer = lambda x, one: (mlp(within(one[0], leaves, one[1], Place("tpu")), x, config), None)  # noqa: E731
         return jax.lax.scan(layer, x, (leaves, jnp.arange(LAYERS, dtype=jnp.int32)))[0]
 
     return jax.jit(run).lower(x, leaves).compile()

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdlm.core.model import Model
 from jaxdlm.errors import InputError
+from jaxdlm.models.apart import Place
 from jaxdlm.models.attention import Spread
 from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
@@ -115,8 +116,8 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     """The model as its weights lie. No `Backbone`: as it is.
 
     The head's vocabulary is in as many stripes as devices share it, so that each reads its own part of every tile
-    (`core.model.Tiling`); `alone` where all lies on one device, of that `platform`; `spread` says which rows and heads each
-    of several has.
+    (`core.model.Tiling`); `alone` where all lies on one device; `spread` says which rows and heads each of several has, `place`
+    which of its experts.
     columns: those whose logits a forward computes, all rows together. On a GPU, where a tile is copied out of the
     head before its product, it is read whole if their logits take at most `WHOLE` bytes; 0: not known, in tiles.
     """
@@ -127,23 +128,31 @@ def striped(model: Model, params: PyTree, columns: int = 0) -> Model:
     quantised = isinstance(leaf, QuantizedLeaf)
     placed = getattr(leaf.codes if quantised else leaf, "sharding", None)
     alone = placed is not None and len(placed.device_set) == 1
-    platform = "" if placed is None or not alone else next(iter(placed.device_set)).platform
+    platform = "" if placed is None else next(iter(placed.device_set)).platform
     gpu = placed is not None and all(device.platform == "gpu" for device in placed.device_set)
     if gpu and 0 < 4 * columns * model.config.vocab_size <= WHOLE:
         model = dataclasses.replace(model, tile=model.config.vocab_size)
     if not isinstance(placed, NamedSharding):
-        return dataclasses.replace(model, alone=alone, platform=platform)
+        return dataclasses.replace(model, alone=alone, place=Place(platform) if alone else None)
     # the vocabulary is the first axis of an embedding, the last of a head and of its codes
     axis = 0 if tied and not quantised else 1
     names = placed.spec[axis] if axis < len(placed.spec) else None
     names = (names,) if isinstance(names, str) else names or ()
     stripes = math.prod(placed.mesh.shape[name] for name in names)
     return dataclasses.replace(
-        model,
-        stripes=stripes,
-        alone=alone,
-        platform=platform,
-        spread=None if alone else spread(model.config, placed.mesh),
+        model, stripes=stripes, alone=alone, spread=None if alone else spread(model.config, placed.mesh),
+        place=Place(platform) if alone else place_on(model.config, placed.mesh, platform),
+    )  # fmt: skip
+
+
+def place_on(config: ModelConfig, mesh: Any, platform: str) -> Place | None:
+    """How devices of a mesh share the experts; None where each has a part of the hidden axis."""
+    if mesh.shape.get(RULES["embed"], 1) > 1:
+        return None
+    share = lambda axis, size: axis if mesh.shape.get(axis, 1) > 1 and size % mesh.shape[axis] == 0 else None  # noqa: E731
+    rows = tuple(axis for axis in BATCH if axis in mesh.shape)
+    return Place(
+        platform, mesh, rows, share(RULES["ffn"], config.expert_size), share(RULES["experts"], config.num_experts)
     )
 
 

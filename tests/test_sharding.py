@@ -17,6 +17,7 @@ from jaxdlm.checkpoint.placement import random_params
 from jaxdlm.core.readout import Readout, summarise
 from jaxdlm.errors import InputError
 from jaxdlm.models import Backbone
+from jaxdlm.models.apart import Place
 from jaxdlm.models.params import ParamSpec, named_specs
 from jaxdlm.models.registry import released_config
 from jaxdlm.sharding import RULES, batch_sharding, beside, make_mesh, param_shardings, partition, striped
@@ -99,7 +100,7 @@ def test_a_split_head_is_read_in_tiles_without_gathering_it(tied: bool) -> None:
     assert (
         model.stripes == 4
         and not model.alone
-        and striped(plain, params) == dataclasses.replace(plain, alone=True, platform="cpu")
+        and striped(plain, params) == dataclasses.replace(plain, alone=True, place=Place("cpu"))
     )
 
     def read(params, hidden, model):

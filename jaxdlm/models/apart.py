@@ -8,10 +8,12 @@ not its own; such a kernel gets the stack and the layer's number (`Within`).
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxdlm import struct
 from jaxdlm.quant import QuantizedLeaf
@@ -48,27 +50,50 @@ class Chosen(NamedTuple):
         return jax.lax.switch(self.layer, each, x, self.apart.layers)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a model's weights lie: on one device of a platform, or on those of a mesh.
+
+    rows: mesh axes over which rows of a batch are divided; wide, experts: those over which an expert's width and the experts
+    are, None: each device has all of them.
+    """
+
+    platform: str
+    mesh: Mesh | None = None
+    rows: tuple[str, ...] = ()
+    wide: str | None = None
+    experts: str | None = None
+
+
 @struct.dataclass
 class Within:
-    """One layer's weight for who reads it as an array (`own`), and the whole stack, on one device, for who does not."""
+    """One layer's weight for who reads it as an array (`own`), and the whole stack for who does not."""
 
     own: Any
     stack: Any
     layer: Int32[Array, ""]
-    platform: str = struct.field(pytree_node=False)
+    place: Place = struct.field(pytree_node=False)
 
     @property
     def dtype(self) -> Any:
         return self.own.dtype
 
 
-def within(own: Mapping[str, Any], stacks: Mapping[str, Any], layer: Int32[Array, ""], platform: str) -> dict[str, Any]:
-    """A layer's leaves; those that a kernel of the platform reads with the stack that they lie in."""
-    named = EXPERTS if platform in ("tpu", "gpu") else ()
-    wrapped = {name for name in own if name in named or (platform == "tpu" and _grouped(own[name]))}
-    return {
-        name: Within(leaf, stacks[name], layer, platform) if name in wrapped else leaf for name, leaf in own.items()
-    }
+def within(
+    own: Mapping[str, Any], stacks: Mapping[str, Any], layer: Int32[Array, ""], place: Place | None
+) -> dict[str, Any]:
+    """A layer's leaves; with the stack that they lie in those that a kernel of the platform reads, or that several devices
+    share in a way of their own."""
+
+    if place is None or place.platform == "cpu":
+        return dict(own)
+    here = place.mesh is None
+
+    def wraps(name: str, leaf: Any) -> bool:
+        coded = isinstance(leaf, QuantizedLeaf)
+        return (name in EXPERTS and (here or not coded)) or (place.platform == "tpu" and here and _grouped(leaf))
+
+    return {name: Within(leaf, stacks[name], layer, place) if wraps(name, leaf) else leaf for name, leaf in own.items()}
 
 
 def _grouped(leaf: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxdlm.core.model import KV, Features, LayerHook, LooksUp, ModelOutput, Past, Tiling, gather
 from jaxdlm.errors import ConfigUnsupported
-from jaxdlm.models.apart import chosen, scanned, stacked, within
+from jaxdlm.models.apart import Place, chosen, scanned, stacked, within
 from jaxdlm.models.attention import Attend, Spread, choose
 from jaxdlm.models.block import layer, layer_at, layer_in_place, parts
 from jaxdlm.models.config import ModelConfig
@@ -39,7 +39,7 @@ class Backbone:
     more are a rough form of it over the same weights, for drafting (see `jaxdlm.models.parallel`).
     attention: "auto", "xla", "cudnn" or "flash" (`attention.choose`); alone: all weights lie on one device; spread: how
     several share the heads (both from `sharding.striped`). "auto" asks for one of them before it takes its kernel.
-    platform: of the one device that holds all weights; kernels then read layers where they lie.
+    place: where all weights lie, if known (from there, too); kernels then read layers out of their stacks.
     """
 
     config: ModelConfig
@@ -49,7 +49,7 @@ class Backbone:
     attention: str = "auto"
     alone: bool = False
     spread: Spread | None = None
-    platform: str = ""
+    place: Place | None = None
 
     def apply(
         self,
@@ -134,7 +134,7 @@ class Backbone:
                 scalars,
                 self._attend,
                 blocks,
-                self.platform,
+                self.place,
             )
             memory.append(remembered)
         return Features(rms_norm(x, params["final_norm"], config), side, tuple(memory))
@@ -239,7 +239,7 @@ class Backbone:
             hook,
             None,
             self._attend,
-            platform=self.platform,
+            place=self.place,
         )
         return x, KV(((k,),), ((v,),))
 
@@ -266,7 +266,7 @@ class Backbone:
                 run = layer if placed is None else functools.partial(layer_in_place, placed)
                 hook = LayerHook(run, (), stored)
                 x, _, pairs = _run(
-                    config, segment, leaves, x, turns, allow, hook, scalars, self._attend, blocks, self.platform
+                    config, segment, leaves, x, turns, allow, hook, scalars, self._attend, blocks, self.place
                 )
                 k, v = zip(*pairs, strict=True)
             keys.append(k)
@@ -294,7 +294,7 @@ def _run(
     scalars: Array | None,
     attend: Attend,
     blocks: Blocks | None = None,
-    platform: str = "",
+    place: Place | None = None,
 ) -> tuple[Array, PyTree, PyTree]:
     """One segment: scan over its repeats, the body runs the layers of one period.
 
@@ -312,7 +312,7 @@ def _run(
         memories = []
         for p, shape in enumerate(segment.shapes):
             turn, seen = _select(set(kinds[p]), local[p], turns, allow)
-            own = within(sliced[p] | chosen(leaves[p], number), leaves[p], number, platform)
+            own = within(sliced[p] | chosen(leaves[p], number), leaves[p], number, place)
             one = parts(config, shape, own, numbers[p], turn, seen, attend, blocks)
             run = last if p == segment.period - 1 else hook.run
             x, side, remembered = run(one, x, side, memory[p])

@@ -52,7 +52,8 @@ def most_tiles(pairs: int, experts: int, rows: int) -> int:
 
 
 def tiled(chosen: Int32[Array, "M k"], experts: int, rows: int) -> Tiles:
-    """The tiles of a choice; rows of an expert in the order of their tokens."""
+    """The tiles of a choice; rows of an expert in the order of their tokens. A choice of no expert, `experts`, has no row, and
+    its place is some other's."""
     pairs = chosen.reshape(-1)
     count = pairs.shape[0]
     sizes = jnp.bincount(pairs, length=experts).astype(jnp.int32)
@@ -60,7 +61,7 @@ def tiled(chosen: Int32[Array, "M k"], experts: int, rows: int) -> Tiles:
     first, start = jnp.cumsum(tiles) - tiles, jnp.cumsum(sizes) - sizes
     order = jnp.argsort(pairs, stable=True).astype(jnp.int32)
     inside = jnp.arange(count, dtype=jnp.int32) - start[pairs[order]]
-    place = (first[pairs[order]] * rows + inside)[jnp.argsort(order)]
+    place = jnp.where(pairs < experts, (first[pairs[order]] * rows + inside)[jnp.argsort(order)], 0)
     expert = jnp.repeat(
         jnp.arange(experts, dtype=jnp.int32), tiles, total_repeat_length=most_tiles(count, experts, rows)
     )

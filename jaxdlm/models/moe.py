@@ -9,7 +9,7 @@ from einops import rearrange
 
 from jaxdlm.errors import ConfigUnsupported
 from jaxdlm.models.config import ModelConfig
-from jaxdlm.models.expert_ways import experts
+from jaxdlm.models.expert_ways import Routing, experts
 from jaxdlm.models.layers import mlp, product, read, rms_norm
 from jaxdlm.typing import Array, Bool, Float, Float32, Int32
 
@@ -42,9 +42,8 @@ def mixture(
 ) -> Float[Array, "B T D"]:  # fmt: skip
     """Σ_j w_j · expert_{i_j}(x), plus the shared expert; `routed_on` is what the router sees."""
     flat = rearrange(x, "B T D -> (B T) D")
-    weights, chosen = route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config, blocks)
-    outputs = experts(flat, chosen, (leaves["e_gate"], leaves["e_up"], leaves["e_down"]), config)
-    y = _combine(outputs, weights, config).astype(x.dtype)
+    routing = Routing(*route(leaves, rearrange(routed_on, "B T D -> (B T) D"), config, blocks))
+    y = experts(flat, routing, (leaves["e_gate"], leaves["e_up"], leaves["e_down"]), config).astype(x.dtype)
     if config.shared_size:
         y = y + mlp(leaves, flat, config, "s_")
     return y.reshape(x.shape)
@@ -109,11 +108,3 @@ def _best_groups(select: Float32[Array, "M E"], config: ModelConfig) -> Float32[
     keep = jnp.any(jax.nn.one_hot(groups, config.n_group, dtype=bool), axis=1)
     # -inf, not 0: a bias can make every kept selection score negative
     return rearrange(jnp.where(keep[:, :, None], grouped, -jnp.inf), "M G e -> M (G e)")
-
-
-def _combine(outputs: Float[Array, "M k D"], weights: Float32[Array, "M k"], config: ModelConfig) -> Array:
-    """Σ over k in float32; the product is in the activation dtype unless the family keeps its weights in float32."""
-    if config.router_in_f32 or config.moe_parallel_dense:
-        return jnp.sum(outputs.astype(jnp.float32) * weights[:, :, None], axis=1)
-    product = outputs * weights.astype(outputs.dtype)[:, :, None]
-    return jnp.sum(product.astype(jnp.float32), axis=1)

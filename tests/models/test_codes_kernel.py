@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxdlm.models import codes_kernel, explain
-from jaxdlm.models.apart import Within, within
+from jaxdlm.models.apart import Place, Within, within
 from jaxdlm.models.layers import product, read
 from jaxdlm.quant import quantize
 
@@ -25,7 +25,7 @@ def stack_of(form, bits, group, kind, dtype="float32"):
 
 def of_layer(stack, layer):
     own = jax.tree.map(lambda leaf: leaf[layer], stack)
-    return within({"w": own}, {"w": stack}, jnp.int32(layer), "tpu")["w"]
+    return within({"w": own}, {"w": stack}, jnp.int32(layer), Place("tpu"))["w"]
 
 
 def x_of(form, tokens, dtype):
@@ -80,7 +80,7 @@ def test_blocks_are_whole_groups(rows, columns, group, shape):
 def test_one_scale_per_channel_needs_no_kernel():
     """XLA takes such codes into the product."""
     whole, groups = (quantize(np.ones((1, 64, 128), np.float32), 8, group=group)[0] for group in (None, 16))
-    layer = within({"up": whole, "down": groups}, {"up": whole, "down": groups}, jnp.int32(0), "tpu")
+    layer = within({"up": whole, "down": groups}, {"up": whole, "down": groups}, jnp.int32(0), Place("tpu"))
     assert [isinstance(leaf, Within) for leaf in layer.values()] == [False, True]
-    elsewhere = within({"down": groups}, {"down": groups}, jnp.int32(0), "cpu")
+    elsewhere = within({"down": groups}, {"down": groups}, jnp.int32(0), Place("cpu"))
     assert not isinstance(elsewhere["down"], Within)

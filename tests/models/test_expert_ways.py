@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib.util
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,10 @@ import numpy as np
 import pytest
 
 from jaxdlm.models import Backbone, expert_kernel, expert_ways, explain
-from jaxdlm.models.apart import Within
-from jaxdlm.models.expert_ways import WAYS, Case, case_of, experts
+from jaxdlm.models.apart import Place, Within
+from jaxdlm.models.expert_ways import WAYS, Case, Routing, case_of, experts
 from jaxdlm.quant import quantize
+from jaxdlm.sharding import make_mesh, param_shardings, place_on, striped
 from tests.models.configs import MOE, change
 from tests.models.weights import loud_params
 
@@ -36,7 +39,7 @@ def weights(config, dtype="float32", seed=0):
 def of_layer(stacks, layer, platform="tpu"):
     """The second layer's weights, as a loop over layers hands them out on one chip."""
     own = (jax.tree.map(lambda leaf: leaf[layer], stack) for stack in stacks)
-    return tuple(Within(mine, stack, jnp.int32(layer), platform) for mine, stack in zip(own, stacks))
+    return tuple(Within(mine, stack, jnp.int32(layer), Place(platform)) for mine, stack in zip(own, stacks))
 
 
 def chosen_of(tokens, config, seed=1):
@@ -135,7 +138,8 @@ MINI = Case(256, 8, 256, 2048, 512, 2, 2.0, "tpu", True, False, None)  # LLaDA2-
     ("changes", "name", "why"),
     [
         ({}, "kernel", ""),
-        ({"stack": False}, "every", "kernel: several chips hold the weights"),
+        ({"stack": False}, "ragged", "kernel: nobody says which part of the weights"),
+        ({"stack": False}, "ragged", "every: several chips would sum"),
         ({"hidden": 2000}, "every", "kernel: wants widths in steps of 128, these are 2000 and 512"),
         ({"hidden": 2**17, "wide": 2**14}, "every", "kernel: no part of an expert"),
         ({"coded": True, "size": 0.6, "group": 64, "hidden": 2**15, "wide": 768}, "every", "eight groups of 64"),
@@ -143,7 +147,7 @@ MINI = Case(256, 8, 256, 2048, 512, 2, 2.0, "tpu", True, False, None)  # LLaDA2-
         ({"platform": "gpu", "tokens": 2**16}, "every", "kernel: for TPUs"),
         ({"platform": "cpu"}, "ragged", "every: on a CPU"),
         (
-            {"tokens": 2**14, "choices": 1, "experts": 2, "hidden": 2**15, "wide": 64, "stack": False},
+            {"tokens": 2**14, "choices": 1, "experts": 2, "hidden": 2**15, "wide": 64},
             "ragged",
             "every: counts",
         ),
@@ -175,7 +179,7 @@ def test_a_model_on_one_chip_gives_what_others_give(capsys, monkeypatch):
     call = lambda model: model.apply(params, tokens, position, np.ones((2, 9), bool)).hidden  # noqa: E731
     plain = jax.jit(lambda: call(Backbone(one)))()
     monkeypatch.setenv("JAXDLM_EXPLAIN", "1")
-    chip = jax.jit(lambda: call(dataclasses.replace(Backbone(one), alone=True, platform="tpu")))()
+    chip = jax.jit(lambda: call(dataclasses.replace(Backbone(one), alone=True, place=Place("tpu"))))()
     np.testing.assert_allclose(chip, plain, rtol=1e-4, atol=1e-4)
     assert "experts, 18 tokens to 3 of 8, tpu: kernel (tokamax: not asked" in capsys.readouterr().err
 
@@ -185,4 +189,34 @@ def test_plain_leaves_are_those_of_the_platform():
     own = tuple(stack[0] for stack in weights(one))
     x, chosen = jnp.zeros((4, 128)), jnp.asarray(chosen_of(4, one))
     assert case_of(x, chosen, own) == Case(4, 3, 8, 128, 256, 4, 4.0, jax.default_backend(), False, False, None)
-    assert experts(x, chosen, own, one).shape == (4, 3, 128)
+    assert experts(x, Routing(jnp.ones((4, 3)), chosen), own, one).shape == (4, 128)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+@pytest.mark.parametrize(
+    "axes", [{"tensor": 2, "expert": 2}, {"data": 2, "expert": 2}, {"data": 2, "tensor": 2}], ids=str
+)
+def test_devices_that_share_the_experts_give_what_one_gives(platform, axes):
+    """A kernel and products of XLA, on four devices; no choice is dropped, and what they say to each other is the mean over
+    experts, not the results of each."""
+    one = config(num_layers=2, expert_size=256, num_heads=4)
+    params, mesh = loud_params(one, 3), make_mesh(axes)
+    tokens = np.random.default_rng(0).integers(0, 60, (2, 9)).astype(np.int32)
+    position = np.tile(np.arange(9, dtype=np.int32), (2, 1))
+    run = lambda model, params: model.apply(params, tokens, position, np.ones((2, 9), bool)).hidden  # noqa: E731
+    jitted = jax.jit(run, static_argnums=0)
+    split = jax.device_put(params, param_shardings(one, mesh))
+    model = striped(Backbone(one), split)
+    assert model.place == place_on(one, mesh, "cpu")
+    there = dataclasses.replace(model, place=dataclasses.replace(model.place, platform=platform))
+    with explain.listening() as lines:
+        found = jitted(there, split)
+    owned = 8 // axes.get("expert", 1)
+    way = "kernel" if platform == "tpu" else "every"
+    assert any(f"to 3 of {owned}, {platform}: {way}" in line for line in lines), lines
+    np.testing.assert_allclose(found, jitted(Backbone(one), params), rtol=1e-3, atol=1e-3)
+    if platform == "gpu":
+        text = jitted.lower(there, split).compile().as_text()
+        sums = [math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"= f32\[([\d,]+)\]\S* all-reduce", text)]
+        assert sums and max(sums) <= 18 * 128, "hidden states of all tokens"
