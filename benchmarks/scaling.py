@@ -10,7 +10,7 @@ the slope of a straight line through the logarithms of the upper half of the siz
 expected one of time is the same slope of the operations that `jaxdlm.plan` counts; that of memory and compilation is
 stated: temporaries in proportion to rows and columns (scores of attention are made in chunks), none from more words (the head
 is read in tiles) or more layers (they are one loop); compilation the same whatever the size. On several simulated devices
-each has its share of the rows: its memory falls as their number grows.
+each has its share of the rows, 128 in all: its memory falls as their number grows.
 """
 
 import argparse
@@ -28,9 +28,9 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxdlm import _decode, low_confidence
+from jaxdlm import _decode, load, low_confidence
 from jaxdlm._load import LM
-from jaxdlm.models import Backbone, ModelConfig
+from jaxdlm.models import Backbone
 from jaxdlm.models.config import TokenIds
 from jaxdlm.models.params import init_params
 from jaxdlm.plan.aot import Job
@@ -53,9 +53,10 @@ EXPECTED = {  # axis -> exponents of (memory, compilation)
 
 def model(words: int, layers: int, hidden: int) -> LM:
     """Random weights."""
-    config = ModelConfig(
-        vocab_size=words, hidden_size=hidden, num_layers=layers, num_heads=hidden // 32, num_kv_heads=hidden // 32, head_dim=32,
-        ffn_size=4 * hidden, tie_embeddings=True, tokens=TokenIds(mask=0, pad=1, eos=(2,)),
+    heads = hidden // 32
+    config = dataclasses.replace(
+        load("tiny").config, vocab_size=words, num_layers=layers, hidden_size=hidden, num_heads=heads, num_kv_heads=heads,
+        head_dim=32, intermediate_size=4 * hidden, max_position=8192, tokens=TokenIds(mask=0, pad=1, eos=(2,)),
     )  # fmt: skip
     return LM(Backbone(config), init_params(config, jax.random.key(0)), None, "random")
 
@@ -123,7 +124,7 @@ def lines(axis: str, sizes: tuple[int, ...], args: argparse.Namespace) -> Iterat
     """The table of an axis, a line per quantity."""
     found = []
     for size in sizes:
-        found.append(measure(BASE | ({"rows": 16} if axis == "devices" else {}) | {axis: size}, args))
+        found.append(measure(BASE | ({"rows": 128} if axis == "devices" else {}) | {axis: size}, args))
         jax.clear_caches()
     counted = exponent(sizes, [one["operations"] for one in found])
     memory, compilation = EXPECTED[axis]
