@@ -11,6 +11,7 @@ from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxdlm.errors import InputError
+from jaxdlm.models.explain import note
 from jaxdlm.models.flash import flash, tile
 from jaxdlm.typing import Array, Bool, Float
 
@@ -58,12 +59,19 @@ def automatic(
 ) -> Float[Array, "B T N H"]:  # fmt: skip
     """See `choose`."""
     others: dict[str, Callable[..., Array]] = {}
-    if jax.default_backend() == "gpu" and not isinstance(k, tuple) and _cudnn_takes(q) is None:
-        others["cuda"] = lambda q, k, v, allow: cudnn(q, k, v, allow, scale)
     batch, queries, heads, _ = q.shape
-    large = 4 * batch * heads * queries * allow.shape[2] > SCORES
-    if (alone or spread) and large and not isinstance(k, tuple) and _kernel_takes(allow) is None:
+    small = 4 * batch * heads * queries * allow.shape[2] <= SCORES
+    parts = "keys are in parts" if isinstance(k, tuple) else None
+    no_gpu = None if jax.default_backend() == "gpu" else "for GPUs"
+    unknown = None if alone or spread else "nobody says how devices share the heads"
+    of_cudnn = no_gpu or parts or _cudnn_takes(q)
+    of_flash = parts or ("scores are small" if small else None) or unknown or _kernel_takes(allow)
+    if of_cudnn is None:
+        others["cuda"] = lambda q, k, v, allow: cudnn(q, k, v, allow, scale)
+    if of_flash is None:
         others["tpu"] = lambda q, k, v, allow: kernel(q, k, v, allow, scale, spread)
+    why = f"cudnn: {of_cudnn or 'on a GPU'}; flash: {of_flash or 'on a TPU'}; xla: elsewhere"
+    note(f"attention, {batch} × {queries} queries over {allow.shape[2]} keys: {why}")
     if not others:
         return attend(q, k, v, allow, scale)
     plain = lambda q, k, v, allow: attend(q, k, v, allow, scale)  # noqa: E731

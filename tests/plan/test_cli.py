@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh
 
 from jaxdlm import cli, distribution
 from jaxdlm.batch.cli import batch
+from jaxdlm.models import explain
 from jaxdlm.plan import search
 from jaxdlm.plan.aot import Compiled, DoesNotFit, Memory, overflow
 
@@ -119,6 +120,21 @@ def test_kinds_of_forwards_are_explained(compiler, capsys):
     assert "other: a forward that reads what a step of the cache reads (87.5 % of a row's)" in text
     text, _ = planned(capsys, *LLADA)
     assert "every: every forward is like every other (100 % of a row's)" in text and "first" not in text
+
+
+def test_what_was_chosen_is_said_where_it_is_asked_for(compiler, monkeypatch, capsys):
+    """Whatever the program's parts noted while it was traced, each line once."""
+    memory = Memory(weights=GIB, cache=0, rows=0, temporaries=0, program=0)
+
+    def traced(job, mesh, text=True):
+        explain.note("experts: kernel (tokamax: for GPUs)")
+        explain.note("experts: kernel (tokamax: for GPUs)")
+        return Compiled(memory, PROGRAM, 1.0)
+
+    monkeypatch.setattr(search, "compile_decode", traced)
+    for options, times in (([], 0), (["--explain"], 1)):
+        assert cli.main(["plan", "--no-search", *LLADA, *options]) == cli.OK
+        assert capsys.readouterr().err.count("# experts: kernel (tokamax: for GPUs)\n") == times
 
 
 @pytest.mark.parametrize("policy", ["autoregressive", "speculative,draft=qwen3-0.6b,k=4"])
