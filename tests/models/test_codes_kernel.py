@@ -34,8 +34,13 @@ def x_of(form, tokens, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bits", "kind"), [(8, "uniform"), (8, "power"), (4, "power")])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "bits", "kind"),
+    [
+        ("btd,dnh->btnh", 8, "uniform"), ("btnh,nhd->btd", 8, "power"), ("...i,io->...o", 4, "power"),
+        *(pytest.param(form, 8, kind, marks=pytest.mark.exhaustive) for form in FORMS for kind in ("uniform", "power")),
+    ],
+)  # fmt: skip
 def test_the_product_is_that_with_the_dequantised_weight(form, bits, kind):
     """float32: by the order of sums of 1,024 addends near 1/16; bfloat16: a rounding of the result, 2^-8 of at most 4."""
     for dtype, tolerance in (("float32", 1e-5), ("bfloat16", 2**-6)):

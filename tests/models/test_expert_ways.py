@@ -119,7 +119,13 @@ def test_a_width_in_parts_is_the_whole(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bits", "group", "kind"), [(8, None, "power"), (8, 16, "uniform"), (4, 16, "power")])
+@pytest.mark.parametrize(
+    ("bits", "group", "kind"),
+    [
+        (4, 16, "power"),
+        *(pytest.param(8, *how, marks=pytest.mark.exhaustive) for how in ((None, "power"), (16, "uniform"))),
+    ],
+)
 def test_the_kernel_reads_codes(bits, group, kind):
     one = config()
     coded = tuple(quantize(stack, bits, group=group, kind=kind)[0] for stack in weights(one))
@@ -193,9 +199,19 @@ def test_plain_leaves_are_those_of_the_platform():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("platform", ["tpu", "gpu"])
 @pytest.mark.parametrize(
-    "axes", [{"tensor": 2, "expert": 2}, {"data": 2, "expert": 2}, {"data": 2, "tensor": 2}], ids=str
+    ("platform", "axes"),
+    [
+        ("tpu", {"tensor": 2, "expert": 2}),
+        ("gpu", {"data": 2, "tensor": 2}),
+        *(
+            pytest.param(platform, {"data": 2, "expert": 2}, marks=pytest.mark.exhaustive)
+            for platform in ("tpu", "gpu")
+        ),
+        pytest.param("gpu", {"tensor": 2, "expert": 2}, marks=pytest.mark.exhaustive),
+        pytest.param("tpu", {"data": 2, "tensor": 2}, marks=pytest.mark.exhaustive),
+    ],
+    ids=str,
 )
 def test_devices_that_share_the_experts_give_what_one_gives(platform, axes):
     """A kernel and products of XLA, on four devices; no choice is dropped, and what they say to each other is the mean over
