@@ -1,4 +1,4 @@
-"""Methods, caches, drafters, guides, families and tasks by name: each registers itself in its file; tables are derived."""
+"""Methods, caches, drafters, guides, families, tasks and suites by name: each registers itself in its file; tables are derived."""
 
 import functools
 import importlib
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 METHODS, CACHES, DRAFTERS = "jaxdlm.methods", "jaxdlm.caches", "jaxdlm.speculative.drafters"
 GUIDES, FAMILIES, TASKS = "jaxdlm.guides", "jaxdlm.models.families", "jaxdlm.eval.tasks"
+SUITES = "jaxdlm.eval.suites"
 LAST = 10**6  # place in the tables of what names none
 Made = TypeVar("Made", bound=Callable[..., Any])
 Kind = TypeVar("Kind", bound=type[Any])
@@ -71,6 +72,7 @@ _drafters: dict[str, Part] = {}
 _guides: dict[str, Part] = {}
 _families: dict[str, Any] = {}  # records of packages that lie above
 _tasks: dict[str, Any] = {}
+_suites: dict[str, Any] = {}
 
 
 def method(
@@ -145,6 +147,12 @@ def task(record: Record) -> Record:
     return record
 
 
+def suite(record: Record) -> Record:
+    """The record of a published benchmark, a `eval.suite.Suite`, once it is registered; in `jaxdlm/eval/suites/<name>.py`."""
+    _suites[record.name] = record
+    return record
+
+
 @functools.cache
 def files(package: str) -> tuple[str, ...]:
     """Names of the modules of a package, helpers (_name) left out; imports none of them."""
@@ -192,6 +200,12 @@ def families() -> dict[str, Any]:
 def tasks() -> dict[str, Any]:
     """All tasks by name, in the order of the tables."""
     return _read(TASKS, _tasks)
+
+
+@functools.cache
+def suites() -> dict[str, Any]:
+    """All suites by name, in the order of the tables."""
+    return _read(SUITES, _suites)
 
 
 def _read(package: str, registered: dict[str, Any]) -> dict[str, Any]:

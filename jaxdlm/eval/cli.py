@@ -112,7 +112,7 @@ def evaluate(
     sizes = list(dict.fromkeys([1, even] if sizes is None else sizes))
     head = rows.meta(lm, split=split, **fixed)
     if causal:
-        job.draft_and_target(pooled, methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)
+        job.draft_and_target([pooled], methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)
         return
     if chosen is not None and claimed.model_hash != head["model_hash"]:
         raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")

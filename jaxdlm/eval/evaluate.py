@@ -12,44 +12,58 @@ from jaxdlm import distribution
 from jaxdlm.errors import InputError
 from jaxdlm.eval import chosen, ideal, pairs, plots, report, rows, run, summary, timing
 from jaxdlm.eval.sweeps import Choice
-from jaxdlm.eval.task import TASKS
+
+Then = Callable[[Sequence[rows.Line]], Sequence[pairs.Pool]]  # rows so far -> what is asked next
+More = Callable[[Sequence[rows.Line]], dict[str, Any]]  # rows -> further parts of the summary
+
+
+def nothing(done: Sequence[rows.Line]) -> Sequence[pairs.Pool]:
+    return ()
+
+
+def no_more(done: Sequence[rows.Line]) -> dict[str, Any]:
+    return {}
 
 
 def masked(
     bench: run.Bench, methods: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], only_learned: bool,
-    batches: Sequence[int], folder: pathlib.Path, head: rows.Line, claimed: chosen.Chosen,
+    batches: Sequence[int], folder: pathlib.Path, head: rows.Line, claimed: chosen.Chosen, more: More = no_more,
 ) -> None:  # fmt: skip
     """A masked model: every setting of the methods and caches, or what was chosen of them, on the tasks or those that
-    reach their gate."""
+    reach their gate. more: further parts of the summary; rows with marks are read by it alone."""
     begin = time.perf_counter()
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
         result = _run_all(bench, methods, caches, tasks, only_learned, claimed, file, done)
-    made = summary.summarise(head, result.rows, claimed.claims, skipped=result.skipped)
+    plain = [row for row in result.rows if "marks" not in row]
+    made = summary.summarise(head, plain, claimed.claims, bench.tasks, skipped=result.skipped, **more(result.rows))
     if batches:
         learned = [name for name, gate in made["gates"].items() if gate["learned"]] or list(tasks)
         made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
-    write(folder, made, result.rows)
+    write(folder, made, plain)
     seconds = time.perf_counter() - begin
     _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(result.rows)} rows) after {seconds:.0f} s")
 
 
 def draft_and_target(
-    pooled: pairs.Pool, methods: Sequence[Choice], draft: Any, batches: Sequence[int], folder: pathlib.Path, head: rows.Line
+    pools: Sequence[pairs.Pool], methods: Sequence[Choice], draft: Any, batches: Sequence[int], folder: pathlib.Path,
+    head: rows.Line, then: Then = nothing, more: More = no_more,
 ) -> None:  # fmt: skip
     """An autoregressive model: rows of the table are methods, the chart is tokens per target forward of each task."""
     begin = time.perf_counter()
-    contest = pairs.contest(pooled, methods, draft)
+    contest = pairs.contest(max(pools, key=pairs.widest), methods, draft)
     for name, why in contest.skipped.items():
         _say(f"left out: {name}: {why}")
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
-        for new in pairs.run(pooled, contest, batches, done):
-            rows.append(file, new)
-            done += new
-            _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
+        while pools:
+            for new in (new for pooled in pools for new in pairs.run(pooled, contest, batches, done)):
+                rows.append(file, new)
+                done += new
+                _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
+            pools = then(done)
     lines = pairs.summarise(done)
-    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped}
+    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped, **more(done)}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
     picture(folder / "tokens.svg", lambda: report.pairs_chart(made))
@@ -97,13 +111,13 @@ def _run_all(
     at_once = 1 if claimed.claims else run.threads()  # a claim's seconds are its own
     _side_by_side(bench, [run.baseline(name) for name in tasks], result, file, at_once)
     if only_learned:
-        tasks = [name for name in tasks if _accuracy(result.rows, name) >= TASKS[name].gate]
+        tasks = [name for name in tasks if _accuracy(result.rows, name) >= bench.tasks[name].gate]
         _say(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
     if claimed.claims:
         result.skipped |= claimed.skipped
         _side_by_side(bench, chosen.units(claimed.claims, tasks), result, file, at_once)
         return result
-    grid = run.grid(methods, caches, tasks, bench.canvas)
+    grid = run.grid(bench, methods, caches, tasks)
     result.skipped |= grid.skipped
     _side_by_side(bench, grid.units, result, file, at_once)
     return result

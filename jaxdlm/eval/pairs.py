@@ -13,9 +13,10 @@ from jaxdlm.core.rule import Rule
 from jaxdlm.errors import InputError
 from jaxdlm.eval import metrics, prompts
 from jaxdlm.eval.rows import Line
-from jaxdlm.eval.run import Bench, Stopwatch, canvas_of, check
+from jaxdlm.eval.run import Bench, Stopwatch, check
 from jaxdlm.eval.sweeps import Choice, Settings, canonical, label
-from jaxdlm.eval.task import Example
+from jaxdlm.eval.task import TASKS, Example
+from jaxdlm.eval.tasks.base import Score
 
 BASELINE = "autoregressive"  # one token per target forward, from the key/value cache
 DRAFT = "tiny-draft"  # of the embedded models
@@ -59,14 +60,15 @@ class Pool(NamedTuple):
     columns: int
     seed: int
     stop: bool
+    tasks: Mapping[str, Any] = TASKS  # that check the answers
 
 
 def pool(bench: Bench, tasks: Sequence[str]) -> Pool:
     """The examples of the tasks that share the first one's canvas."""
-    columns = canvas_of(tasks[0], bench.canvas)
-    same = [task for task in tasks if canvas_of(task, bench.canvas) == columns]
+    columns = bench.geometry(tasks[0])[0]
+    same = [task for task in tasks if bench.geometry(task)[0] == columns]
     asked = [Question(e.id, task, bench.prompts[e.id], e) for task in same for e in bench.examples[task]]
-    return Pool(bench.lm, _by_length(asked), columns, bench.seed, bench.stop)
+    return Pool(bench.lm, by_length(asked), columns, bench.seed, bench.stop, bench.tasks)
 
 
 def pool_of_prompts(lm: Any, n: int, columns: int, seed: int, stop: bool) -> Pool:
@@ -74,11 +76,16 @@ def pool_of_prompts(lm: Any, n: int, columns: int, seed: int, stop: bool) -> Poo
     if lm.tokenizer is None:
         raise InputError(f"model {lm.name!r} has no tokenizer: {lm.advice or 'the prompts are text'}")
     asked = [Question(p.id, p.kind, lm.tokenizer.encode_prompt(p.messages)) for p in prompts.of_each(n)]
-    return Pool(lm, _by_length(asked), columns, seed, stop)
+    return Pool(lm, by_length(asked), columns, seed, stop)
 
 
-def _by_length(asked: Sequence[Question]) -> list[Question]:
+def by_length(asked: Sequence[Question]) -> list[Question]:
     return sorted(asked, key=lambda question: (len(question.prompt), question.id))
+
+
+def widest(pooled: Pool) -> int:
+    """Columns of its longest row."""
+    return pooled.columns + len(pooled.questions[-1].prompt)
 
 
 def draft_of(lm: Any, name: str | None, dtype: str | None) -> Any:
@@ -184,17 +191,21 @@ def _rows(
     for index, question in enumerate(part):
         tokens, forwards, text = out.tokens[index, : counted[index]], int(out.forwards[index]), out.text[index]
         example = question.example
-        score = None if example is None else check(pooled.lm, example, out.tokens[index], text)
+        score = None if example is None else check(pooled.lm, pooled.tasks, example, out.tokens[index], text)
         lines.append({
             "kind": "row", "id": question.id, "task": question.task, "model": pooled.lm.name, "policy": method.name,
             "settings": method.settings, "draft": method.draft, "batch": size, "group": part[0].id, "text": text,
             "tokens": tokens.tolist(), "n_prompt": len(question.prompt), "n_tokens": len(tokens), "forwards": forwards,
             "accepted": 0 if out.accepted is None else round(float(out.accepted[index]) * forwards),
             "draft_forwards": 0 if out.draft_forwards is None else int(out.draft_forwards[index]),
-            "correct": None if score is None else score.correct, "status": str(out.status[index]),
+            "correct": None if score is None else score.correct, **_verdict(score), "status": str(out.status[index]),
             "seconds": round(seconds / len(part), 7), "seconds_baseline": round(slow / len(part), 7),
         })  # fmt: skip
     return lines
+
+
+def _verdict(score: Score | None) -> dict[str, Any]:
+    return {} if score is None else {"strict": score.strict, **({"marks": dict(score.marks)} if score.marks else {})}
 
 
 def summarise(lines: Sequence[Line]) -> list[dict[str, Any]]:

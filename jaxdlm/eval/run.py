@@ -16,7 +16,7 @@ from jaxdlm.core import reads
 from jaxdlm.core.rule import Decoding, Rule
 from jaxdlm.errors import InputError
 from jaxdlm.eval import metrics, rows
-from jaxdlm.eval.sweeps import Choice, Settings, cache_sweep, canonical, sweep
+from jaxdlm.eval.sweeps import Choice, Settings, Sweep, cache_sweep, canonical, sweep
 from jaxdlm.eval.task import TASKS, Example, make
 from jaxdlm.eval.tasks.base import WRONG, Score
 
@@ -60,26 +60,26 @@ class Grid(NamedTuple):
     skipped: dict[str, str]
 
 
-def grid(chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str], canvas: int | None) -> Grid:
+def grid(bench: "Bench", chosen: Sequence[Choice], caches: Sequence[Choice], tasks: Sequence[str]) -> Grid:
     """Every setting of every policy, baseline first; a setting that cannot be built is left out with its reason."""
     units, skipped = [baseline(task) for task in tasks], {}
     by_default = all(choice.settings is None for choice in chosen) and len(chosen) == len(policies.RECIPES)
     for cache in caches:
         for choice in chosen:
             for task in tasks:
-                columns = canvas_of(task, canvas)
+                columns = bench.geometry(task)[0]
                 reason = refused(choice.name, cache.name)
                 if reason and not (cache.name != "none" and by_default):
                     skipped[f"{choice.name} with {cache.name}"] = reason
                 if reason or (cache.name != "none" and by_default and choice.name not in CACHED):
                     continue
-                for settings in choice.settings or _swept(choice.name, cache.name, columns):
+                for settings in choice.settings or _swept(bench.sweep, choice.name, cache.name, columns):
                     for cache_settings in cache.settings or cache_sweep(cache.name, columns):
                         units.append(Unit(choice.name, settings, cache.name, cache_settings, task))
     return Grid(list({unit.key: unit for unit in units}.values()), skipped)
 
 
-def _swept(policy: str, cache: str, columns: int) -> list[Settings]:
+def _swept(sweep: Sweep, policy: str, cache: str, columns: int) -> list[Settings]:
     """The standard sweep; with a cache, whose own settings are swept, the defaults. The baseline runs once."""
     settings = sweep(policy, columns) if cache == "none" else [{}]
     return [s for s in settings if policy != BASELINE or s.get("steps") != columns]
@@ -99,14 +99,9 @@ def refused(policy: str, cache: str) -> str | None:
     return None
 
 
-def canvas_of(task: str, canvas: int | None) -> int:
-    """Columns to generate: as asked, else the task's own, at least 16."""
-    return max(SMALLEST_CANVAS, TASKS[task].canvas) if canvas is None else canvas
-
-
 class Bench(NamedTuple):
-    """The settings that stay the same over a run. canvas, block None: the task's canvas, one block. stop: rows end with
-    their text."""
+    """The settings that stay the same over a run. canvas, block None: the task's canvas, at least 16 columns, and one block.
+    stop: rows end with their text. tasks: where the names of `examples` are known. sweep: settings of a policy on a canvas."""
 
     lm: Any
     students: Mapping[str, Any]  # policy -> the model that was trained for it
@@ -117,9 +112,11 @@ class Bench(NamedTuple):
     seed: int
     batch: int
     stop: bool = True
+    tasks: Mapping[str, Any] = TASKS
+    sweep: Sweep = sweep
 
     def geometry(self, task: str) -> tuple[int, int]:
-        columns = canvas_of(task, self.canvas)
+        columns = max(SMALLEST_CANVAS, self.tasks[task].canvas) if self.canvas is None else self.canvas
         return columns, min(columns, self.block or columns)
 
     def model(self, policy: str) -> Any:
@@ -237,7 +234,7 @@ def _decoded(bench: Bench, unit: Unit, examples: Sequence[Example]) -> Iterator[
     counted = metrics.tokens_to_end(out.tokens, ends)
     cached, positions = _work(bench, unit, examples, out)
     for index, example in enumerate(examples):
-        score = check(bench.lm, example, out.tokens[index], out.text[index] if out.text else None)
+        score = check(bench.lm, bench.tasks, example, out.tokens[index], out.text[index] if out.text else None)
         length = int(counted[index])
         yield {
             "kind": "row", "id": example.id, "task": example.task, "knobs": example.knobs, "template": example.template,
@@ -249,14 +246,16 @@ def _decoded(bench: Bench, unit: Unit, examples: Sequence[Example]) -> Iterator[
             "forwards_cached": int(cached[index]), "draft_forwards": 0, "positions": int(positions[index]),
             "commit_step": out.commit_step[index, :length].tolist(), "status": str(out.status[index]),
             "seconds": round(watch.seconds / len(examples), 7), "batch": len(examples),
+            **({"marks": dict(score.marks)} if score.marks else {}),
         }  # fmt: skip
 
 
-def check(lm: Any, example: Example, tokens: np.ndarray, text: str | None) -> Score:
-    """The task's judgement; by ids where the model speaks the benchmark's vocabulary, else by text. Never raises."""
-    own = lm.tokenizer is not None and lm.tokenizer.closed
+def check(lm: Any, tasks: Mapping[str, Any], example: Example, tokens: np.ndarray, text: str | None) -> Score:
+    """The task's judgement; by ids where model and task speak the benchmark's vocabulary, else by text. Never raises."""
+    task = tasks[example.task]
+    own = lm.tokenizer is not None and lm.tokenizer.closed and task.reads_ids
     try:
-        return TASKS[example.task].check(example, tokens.tolist() if own else (text or ""))
+        return task.check(example, tokens.tolist() if own else (text or ""))
     except (InputError, ValueError, KeyError, IndexError):
         return WRONG
 

@@ -61,12 +61,13 @@ def pool(blocks: Sequence[Block]) -> Block:
 
 
 def summarise(
-    meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], claims: Mapping[Any, Any] | None = None, **extra: Any
-) -> dict[str, Any]:
+    meta: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], claims: Mapping[Any, Any] | None = None,
+    bars: Mapping[str, Any] = TASKS, **extra: Any,
+) -> dict[str, Any]:  # fmt: skip
     """The summary: gates per task, a point per (policy, settings, cache, task), a curve per (policy, cache, task).
 
     claims: (policy, cache) -> {"label", "cache"} of a setting that was chosen on other rows; its curve says what that
-    setting reaches here.
+    setting reaches here. bars: task -> what knows its gate.
 
     Curves of the pooled task have the 95 % interval of their AUP over problems, and that of its difference to `threshold`.
 
@@ -75,7 +76,7 @@ def summarise(
     """
     by_task: dict[str, dict[Key, Block]] = _blocks(rows)
     gates = {
-        task: {"accuracy": _round(float(blocks[_base(blocks)].correct.mean())), "gate": TASKS[task].gate}
+        task: {"accuracy": _round(float(blocks[_base(blocks)].correct.mean())), "gate": bars[task].gate}
         for task, blocks in by_task.items()
         if _base(blocks) is not None
     }

@@ -18,6 +18,7 @@ from jaxdlm.errors import InputError, did_you_mean
 from jaxdlm.policy_words import literal, parse_policy, split
 
 Settings = dict[str, Any]
+Sweep = Callable[[str, int], list[Settings]]  # name of a policy, columns -> its settings
 PROBABILITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 

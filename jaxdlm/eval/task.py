@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxdlm import registry
 from jaxdlm.errors import InputError
@@ -39,6 +39,7 @@ class Task:
     """A task of the benchmark; `canvas` columns hold its longest answer and an end-of-text token."""
 
     family: Family
+    reads_ids: ClassVar[bool] = True  # `check` takes ids as well as text
 
     @property
     def name(self) -> str:

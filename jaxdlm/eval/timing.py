@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, cache_of, canvas_of, decode, threads
+from jaxdlm.eval.run import Bench, Unit, baseline, cache_label, cache_of, decode, threads
 from jaxdlm.eval.sweeps import canonical, label
 
 WARM, REPEATS = 3, 5
@@ -33,8 +33,7 @@ def chosen(summary: Mapping[str, Any], pooled: str) -> list[Unit]:
 
 def mixed(bench: Bench, tasks: Sequence[str], size: int) -> tuple[str, list[Any]]:
     """(a task that sets the canvas, `size` examples in turn over the tasks that share it)."""
-    columns = canvas_of(tasks[0], bench.canvas)
-    same = [task for task in tasks if canvas_of(task, bench.canvas) == columns]
+    same = [task for task in tasks if bench.geometry(task) == bench.geometry(tasks[0])]
     rows = [bench.examples[task][i % len(bench.examples[task])] for i in range(size) for task in same]
     return same[0], rows[:size]
 

@@ -31,11 +31,15 @@ class Draw:
 
 @dataclass(frozen=True)
 class Score:
-    """correct: right by the task's rule, brackets optional. strict: right in the exact form. valid: it parses."""
+    """correct: right by the task's rule, brackets optional. strict: right in the exact form. valid: it parses.
+
+    marks: parts of a graded answer, `score` among them, each 0 to 1; {} where right and wrong is all there is.
+    """
 
     correct: bool
     strict: bool
     valid: bool
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 WRONG = Score(False, False, False)

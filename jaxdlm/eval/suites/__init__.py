@@ -1,0 +1,1 @@
+"""Published benchmarks, read from the user's own files, one suite per file."""
