@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from jaxdlm import argument, command
-from jaxdlm.command import COUNT, Command, flag, option, section
+from jaxdlm.command import COUNT, PLACE, Command, flag, option, section
 from jaxdlm.errors import InputError
 
 LEARNED = "learned"
@@ -44,6 +44,10 @@ SWEEP = "NAME[,key=value...],..."
         metavar="FILE",
         help=f"with --tasks {DECISIONS}: rows as of jaxdlm decide --calibrate, in place of ours",
     ),
+    option("--suite", metavar="NAME", help="a published benchmark from your own files, in place of --tasks of ours; docs/evaluation.md"),
+    option("--data", metavar="DIR", help="with --suite: the folder of its files"),
+    option("--limit", type=COUNT, metavar="N", help="with --suite: questions per task at most"),
+    option("--shots", type=PLACE, metavar="N", help="with --suite: worked examples before each question"),
     option("--n", type=COUNT, show_default=f"{N}; 8 prompts", metavar="N", help="held-out examples per task or kind"),
     option(
         "--split",
@@ -63,7 +67,7 @@ SWEEP = "NAME[,key=value...],..."
 def evaluate(
     model: str, dtype: str | None, draft: str | None, policies: str, cache: str | None, max_new: int | None,
     block: int | None, no_stop: bool, seed: int, tasks: str | None, n: int | None, split: str | None, chosen: str | None,
-    labelled: str | None, run_code: bool, output: str, batch: int | None, timing: str | None,
+    labelled: str | None, run_code: bool, output: str, batch: int | None, timing: str | None, **of_suite: Any,
 ) -> None:  # fmt: skip
     """Decode the embedded benchmark, or prompts, under many policies and settings; a run goes on where it stopped."""
     import jaxdlm as jd
@@ -72,6 +76,12 @@ def evaluate(
     from jaxdlm.eval import pairs, prompts, rows, run
     from jaxdlm.eval.sweeps import choices
 
+    if of_suite["suite"] is not None:
+        _unused(f"with --suite {of_suite['suite']}", {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled})
+        fixed = {"seed": seed, "canvas": max_new, "block": block, "stop": not no_stop}
+        _suite(model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, fixed, **of_suite)
+        return
+    _unused("without --suite", {f"--{name}": value for name, value in of_suite.items()})
     if tasks is not None and tasks.strip() == DECISIONS:
         unused = {"--draft": draft, "--policies": None if policies == "all" else policies, "--cache": cache, "--max-new": max_new,
                   "--block": block, "--no-stop": no_stop or None, "--split": split, "--chosen": chosen,
@@ -131,6 +141,37 @@ def _decisions(
     mixture = f"{DECISIONS} {asked.digest}"
     head = rows.meta(lm, split=mixture, seed=seed, canvas=None, block=None, mixture=mixture)
     decisions.evaluate(lm, asked, {"seed": seed, "batch": batch or 16}, folder, head)
+
+
+def _suite(
+    model: str, dtype: str | None, draft: str | None, policies: str, cache: str | None, tasks: str | None, run_code: bool,
+    output: str, batch: int | None, timing: str | None, fixed: dict[str, Any],
+    suite: str, data: str | None, limit: int | None, shots: int | None,
+) -> None:  # fmt: skip
+    import jaxdlm as jd
+    from jaxdlm.eval import pairs, run
+    from jaxdlm.eval import suite as suites
+    from jaxdlm.eval.suites._base import Request
+    from jaxdlm.eval.sweeps import choices
+
+    if data is None:
+        raise InputError(f"--suite {suite} reads your own files: give their folder with --data DIR")
+    words = None if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
+    request = Request(argument.path(data, "--data"), words, limit, shots)
+    known, reading = suites.read(suite, request, run_code)
+    caches = choices(cache or "none", jd.policies.CACHES, "cache")
+    choices(policies, jd.policies.RECIPES, "policy")
+    batches, folder = None if timing is None else read_batches(timing), _folder(output)
+    lm = jd.load(model, dtype=dtype)
+    if draft is not None:
+        pairs.refuse_masked(lm)
+    causal = lm.config.tokens.mask is None
+    if causal:
+        _unused(f"for {model}, which is autoregressive", {"--cache": cache, "--block": fixed["block"]})
+    methods = choices(known.methods if policies == "all" and not causal else policies, jd.policies.RECIPES, "policy")
+    drafted = pairs.draft_of(lm, draft, dtype) if causal else None
+    at_once = batch or run.rows_per_batch()
+    suites.job(lm, known, request, reading, methods, caches, drafted, fixed, at_once, batches, folder)
 
 
 def _folder(output: str) -> pathlib.Path:

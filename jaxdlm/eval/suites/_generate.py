@@ -1,7 +1,7 @@
-"""Items of ParallelBench (arXiv 2510.04767) by its recipe: a task's configuration and seed give the stored items again.
+"""Items of ParallelBench (arXiv 2510.04767) by its recipe, from a task's configuration and seed.
 
-Draws come from Python's `random` in the order in which the official generator makes them, so that a file and what is
-generated in its place agree item for item.
+Draws come from Python's `random` in the order in which the official generator makes them, so that both make the same items.
+The published Latin squares come out again; the published lists do not, by the official generator either.
 """
 
 from __future__ import annotations
