@@ -44,7 +44,11 @@ SWEEP = "NAME[,key=value...],..."
         metavar="FILE",
         help=f"with --tasks {DECISIONS}: rows as of jaxdlm decide --calibrate, in place of ours",
     ),
-    option("--suite", metavar="NAME", help="a published benchmark from your own files, in place of --tasks of ours; docs/evaluation.md"),
+    option(
+        "--suite",
+        metavar="NAME",
+        help="a published benchmark from your own files, in place of --tasks of ours; docs/evaluation.md",
+    ),
     option("--data", metavar="DIR", help="with --suite: the folder of its files"),
     option("--limit", type=COUNT, metavar="N", help="with --suite: questions per task at most"),
     option("--shots", type=PLACE, metavar="N", help="with --suite: worked examples before each question"),
@@ -77,7 +81,10 @@ def evaluate(
     from jaxdlm.eval.sweeps import choices
 
     if of_suite["suite"] is not None:
-        _unused(f"with --suite {of_suite['suite']}", {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled})
+        _unused(
+            f"with --suite {of_suite['suite']}",
+            {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled},
+        )
         fixed = {"seed": seed, "canvas": max_new, "block": block, "stop": not no_stop}
         _suite(model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, fixed, **of_suite)
         return

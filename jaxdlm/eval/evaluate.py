@@ -63,7 +63,12 @@ def draft_and_target(
                 _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
             pools = then(done)
     lines = pairs.summarise(done)
-    made = {"meta": {**head, "draft": draft and draft.name}, "speculative": lines, "skipped": contest.skipped, **more(done)}
+    made = {
+        "meta": {**head, "draft": draft and draft.name},
+        "speculative": lines,
+        "skipped": contest.skipped,
+        **more(done),
+    }
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.pairs_page(made))
     picture(folder / "tokens.svg", lambda: report.pairs_chart(made))

@@ -130,7 +130,9 @@ def job(
     """rows.jsonl, summary.json, report.html and tables.md; a run goes on where it stopped."""
     causal = lm.config.tokens.mask is None
     if suite.drafts and not causal:
-        raise InputError(f"--suite {suite.name} measures drafts of an autoregressive model, and {lm.name} is a diffusion model")
+        raise InputError(
+            f"--suite {suite.name} measures drafts of an autoregressive model, and {lm.name} is a diffusion model"
+        )
     asked = bench(lm, suite, reading, fixed, batch)
     mixture = f"{suite.name} {digest(reading, request)}"
     head = rows.meta(lm, split=mixture, mixture=mixture, **fixed)

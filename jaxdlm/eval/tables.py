@@ -12,7 +12,16 @@ from jaxdlm.eval.sweeps import canonical, label
 
 AVERAGE = "average"  # of tasks, each counted once
 Row = Mapping[str, Any]
-HEAD = ("method", "cache or draft", "batch", "accuracy", "strict", "tokens per forward", "columns per forward", "forwards")
+HEAD = (
+    "method",
+    "cache or draft",
+    "batch",
+    "accuracy",
+    "strict",
+    "tokens per forward",
+    "columns per forward",
+    "forwards",
+)
 
 
 def mark(row: Row) -> float:
@@ -97,7 +106,10 @@ def markdown(title: str, made: Mapping[str, Any], notes: Sequence[str]) -> str:
     names = list(dict.fromkeys(line["task"] for line in made["settings"]))
     for task in sorted(names, key=lambda name: name != AVERAGE):
         lines = [line for line in made["settings"] if line["task"] == task]
-        parts += [f"## {task}", _table(HEAD if "accuracy" in lines[0] else _ungraded(), [_cells(line) for line in lines])]
+        parts += [
+            f"## {task}",
+            _table(HEAD if "accuracy" in lines[0] else _ungraded(), [_cells(line) for line in lines]),
+        ]
         methods = [line for line in made["methods"] if line["task"] == task]
         if methods:
             head = ("method", "cache or draft", "batch", "AUP", *(f"best at {bar} %" for bar in BARS))
@@ -114,7 +126,14 @@ def _cells(line: Mapping[str, Any]) -> list[str]:
     if "accuracy" not in line:
         return [*head, f"{line['accepted_per_forward']:.2f}", f"{line['tpf']:.2f}", str(line["forwards"])]
     window = f"{line['tpf_window']:.2f}" if line["columns"] else ""
-    return [*head, f"{line['accuracy']:.1f}", f"{line['strict']:.1f}", f"{line['tpf']:.2f}", window, str(line["forwards"])]
+    return [
+        *head,
+        f"{line['accuracy']:.1f}",
+        f"{line['strict']:.1f}",
+        f"{line['tpf']:.2f}",
+        window,
+        str(line["forwards"]),
+    ]
 
 
 def _best(line: Mapping[str, Any]) -> list[str]:

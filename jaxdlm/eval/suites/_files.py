@@ -82,7 +82,9 @@ def worked(count: int, names: Sequence[str], request: Request, schema: Mapping[s
     files = found(request, names)
     if not files:
         shown = ", ".join(f"{name}.*" for name in names)
-        raise InputError(f"--data {request.data} holds none of {shown} for {count} worked examples: add it, or --shots 0")
+        raise InputError(
+            f"--data {request.data} holds none of {shown} for {count} worked examples: add it, or --shots 0"
+        )
     some: list[dict[str, Any]] = []
     for file in files:
         some += rows(file, schema)

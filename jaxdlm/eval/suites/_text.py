@@ -96,7 +96,7 @@ def missing(metric: str) -> str | None:
     packages = METRICS[metric][2]
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     if absent:
-        return f"{metric} needs {', '.join(absent)} of the extra {EXTRA}: {distribution.install(EXTRA)}"
+        return f"{metric} needs {', '.join(absent)} of the extra {EXTRA}: {distribution.install('parallelbench')}"
     if GRAMMAR in packages and shutil.which("java") is None:
         return f"{metric} needs Java, which LanguageTool runs on: install a Java runtime"
     return None

@@ -114,7 +114,9 @@ def _config(root: pathlib.Path, name: str) -> dict[str, Any]:
     )
     known = (*_lists.NAMES, *_text.METRICS)
     if config["metric"] not in known:
-        raise InputError(f"{path} {name}: metric {config['metric']!r} is not supported: those of {', '.join(known)} are")
+        raise InputError(
+            f"{path} {name}: metric {config['metric']!r} is not supported: those of {', '.join(known)} are"
+        )
     return config
 
 
@@ -126,7 +128,9 @@ def _yaml(path: pathlib.Path) -> Any:
     import yaml
 
     if not path.is_file():
-        raise InputError(f"{path} is missing: copy it from the benchmark, or name the tasks that are there with --tasks")
+        raise InputError(
+            f"{path} is missing: copy it from the benchmark, or name the tasks that are there with --tasks"
+        )
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -141,7 +145,11 @@ def _items(
     if path.is_file():
         return rows(path, SCHEMA), ""
     words = _words(root, request.data, config)
-    needs = ("type", "num_samples", *(("size",) if config.get("type") == "latin_square" else ("min_length", "max_length")))
+    needs = (
+        "type",
+        "num_samples",
+        *(("size",) if config.get("type") == "latin_square" else ("min_length", "max_length")),
+    )
     if any(key not in config for key in needs) or (words is None and config["type"] != "latin_square"):
         raise InputError(
             f"{path} is missing, and is not generated without {NAMES} and a configuration of a list or a Latin square: "

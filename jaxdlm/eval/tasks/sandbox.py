@@ -18,16 +18,30 @@ MOST = 2**20  # bytes of JSON that all results may have
 
 
 def run(
-    source: str, name: str, inputs: list[Any], *, seconds: float = SECONDS, memory: int = MEMORY
+    source: str,
+    name: str,
+    inputs: list[Any],
+    *,
+    seconds: float = SECONDS,
+    memory: int = MEMORY,
+    modules: Sequence[str] = (),
 ) -> list[Any] | None:
     """[name(input) for input in inputs] as JSON values; None where it fails, takes too long or returns no JSON.
 
-    None, too, where the results have more than `MOST` bytes. What the function prints is dropped. Raises InputError on
+    None, too, where the results have more than `MOST` bytes. What the function prints is dropped. modules: names of
+    the standard library that it may import; they are loaded before anything is refused. Raises InputError on
     systems that do not limit a process's memory (Windows).
     """
     if importlib.util.find_spec("resource") is None:
         raise InputError("this system does not limit what a process may take: run the task code on Linux or macOS")
-    question = {"source": source, "name": name, "inputs": inputs, "seconds": seconds, "memory": memory}
+    question = {
+        "source": source,
+        "name": name,
+        "inputs": inputs,
+        "seconds": seconds,
+        "memory": memory,
+        "modules": list(modules),
+    }
     child = Child("functions", MOST)
     try:
         results = child.ask(question, seconds)
