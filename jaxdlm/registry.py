@@ -1,4 +1,4 @@
-"""Methods, caches, drafters, guides, families, tasks and suites by name: each registers itself in its file; tables are derived."""
+"""Methods, caches, drafters, guides, families, tasks, suites by name: each registers itself in its file; tables are derived."""
 
 import functools
 import importlib

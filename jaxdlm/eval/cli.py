@@ -85,8 +85,8 @@ def evaluate(
             f"with --suite {of_suite['suite']}",
             {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled},
         )
-        fixed = {"seed": seed, "canvas": max_new, "block": block, "stop": not no_stop}
-        _suite(model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, fixed, **of_suite)
+        kept = {"seed": seed, "canvas": max_new, "block": block, "stop": not no_stop}
+        _suite(model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, kept, **of_suite)
         return
     _unused("without --suite", {f"--{name}": value for name, value in of_suite.items()})
     if tasks is not None and tasks.strip() == DECISIONS:
