@@ -32,6 +32,7 @@ from jaxdlm.core.model import with_config
 from jaxdlm.errors import InputError
 from jaxdlm.eval import likelihood, metrics, task
 from jaxdlm.eval.run import check
+from jaxdlm.eval.task import TASKS as BENCHMARK
 from jaxdlm.eval.task import make
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.sharding import make_mesh
@@ -335,7 +336,7 @@ def figures(settings: Settings, folder: Path, measure: int) -> dict[str, Any]:
         answered = answers(base if policy == "autoregressive" else lm, questions, policy, settings.canvas)
         count = len(pairs)
         right = [
-            check(base, task.TASKS, each, answered.tokens[at], answered.text[at]).correct
+            check(base, BENCHMARK, each, answered.tokens[at], answered.text[at]).correct
             for at, each in enumerate(problems, start=count)
         ]
         length = metrics.tokens_to_end(answered.tokens[:count], lm.config.tokens.eos)

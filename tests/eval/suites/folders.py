@@ -69,10 +69,9 @@ def parallelbench(data, lists=True):
 
 
 def gsm8k(data):
-    row = lambda n: {
-        "question": f"Ada has {n} pears and eats one. How many?",
-        "answer": f"{n} - 1 = {n - 1}\n#### {n - 1}",
-    }
+    def row(n):
+        return {"question": f"Ada has {n} pears and eats one. How many?", "answer": f"{n} - 1 = {n - 1}\n#### {n - 1}"}
+
     lines(data / "test.jsonl", [row(n) for n in (3, 4, 1202)])
     lines(data / "train.jsonl", [row(n) for n in range(5, 12)])
     return data
