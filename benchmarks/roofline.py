@@ -57,7 +57,7 @@ def forwards(carry: Carry, decoding: Decoding, times: int) -> Array:
 
     def once(_: Any, rows: Any) -> Any:
         start = loop.window_start(rows, decoding.policy, decoding.geometry)
-        hidden, _, _ = loop.window_hidden(rows, start, carry.cache, ordinary)
+        hidden = loop.read_window(rows, start, carry.cache, ordinary)[0].hidden
         if model.tiling.count == 1:
             token = jnp.argmax(mask_invalid(model.head(params, hidden), model), -1)
         else:

@@ -123,8 +123,8 @@ def measured(name: str, lm: Any, rows: int, times: int) -> str:
         drafts = isinstance(policy, FreeDave)
         several = policy.versions(carry.rows, start) if drafts else None
         inner = decoding.replace(policy=policy.inner if drafts else policy, params=params)
-        hidden, _, _ = loop.window_hidden(carry.rows, start, carry.cache, inner, several)
-        return loop.lm_head_logits(hidden, inner)[0]
+        window, _ = loop.read_window(carry.rows, start, carry.cache, inner, several)
+        return loop.lm_head_logits(window.hidden, inner)[0]
 
     bare, whole = compiled()(forward), compiled()(lambda c, p: loop.step(c, decoding.replace(params=p)))
     spent = contest({"bare": lambda: bare(carry, lm.params), "whole": lambda: whole(carry, lm.params)}, times)

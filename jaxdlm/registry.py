@@ -84,8 +84,9 @@ def method(
     paper: arXiv number. idea: what it commits, in one line. use, avoid: when to use it and when not. trained: needs
     weights that were trained for it. lossless: "yes", "no", or under which condition. needs: which caches serve it:
     "block" (sees one block), "canvas" (sees all columns), "versions" (sends several versions of a row), "noise" (uniform
-    noise), "blind" (asks what a column is without its own token), "length" (changes the length of the canvas), "" (left
-    to right: always cached). scheduled: spreads its commits evenly over `steps` forwards. order: its place in the tables.
+    noise), "blind" (asks what a column is without its own token), "attention" (asks what columns attend to), "length"
+    (changes the length of the canvas), "" (left to right: always cached). scheduled: spreads its commits evenly over
+    `steps` forwards. order: its place in the tables.
     """
 
     def register(build: Made) -> Made:

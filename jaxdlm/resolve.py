@@ -8,7 +8,7 @@ from jaxdlm import argument, policies
 from jaxdlm._load import load
 from jaxdlm.core import compose
 from jaxdlm.core.cache import Cache
-from jaxdlm.core.model import Model, with_config
+from jaxdlm.core.model import Layered, Model, with_config
 from jaxdlm.core.rule import MOST, Rule, Stepper
 from jaxdlm.errors import InputError
 from jaxdlm.models.config import ModelConfig
@@ -99,6 +99,8 @@ def check(lm: Any, policy: Rule, cache: Cache) -> None:
         check_moving(policy, cache)
     if policy.traits.blind:
         check_blind(config, policy, cache)
+    if policy.traits.attention:
+        check_attention(lm, policy, cache)
     if isinstance(policy, Stepper) and not cache.versions:
         raise InputError(
             f"{type(cache).__name__} changes in every forward, so drafts of a row cannot share it: use cache='none'"
@@ -128,7 +130,13 @@ def check_moving(policy: Rule, cache: Cache) -> None:
 
 def check_canvas(lm: Any, policy: Rule, parts: list[Any]) -> None:
     """Refuses what asks a model that reads one canvas behind a prefix for more than that."""
-    if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.blind or compose.moves(policy):
+    if (
+        isinstance(policy, Stepper)
+        or policy.traits.view == "canvas"
+        or policy.traits.blind
+        or policy.traits.attention
+        or compose.moves(policy)
+    ):
         raise InputError(
             f"{lm.name} reads one block at a time behind a causal prefix: use a policy that looks at one block, such as "
             f"threshold"
@@ -145,6 +153,19 @@ def check_blind(config: ModelConfig, policy: Rule, cache: Cache) -> None:
         raise InputError(f"{type(cache).__name__} does not read the shadow columns of wino: use cache='none'")
     if isinstance(policy, Stepper) or policy.traits.view == "canvas" or policy.traits.uncond:
         raise InputError("wino reads shadow columns of one block of one version of a row: leave the other policy out")
+
+
+def check_attention(lm: Any, policy: Rule, cache: Cache) -> None:
+    """Refuses what cannot tell which columns attend to which."""
+    if not isinstance(lm.model, Layered) or lm.config.layer_scalar or getattr(lm.model, "group", 1) > 1:
+        raise InputError(f"dawn reads attention layer by layer, which {lm.name} does not show: use local_leap")
+    if not cache.attends:
+        raise InputError(
+            f"{type(cache).__name__} does not read all columns in every forward, and dawn asks what each of them attends to "
+            f"and how sure its token is: use cache='none'"
+        )
+    if isinstance(policy, Stepper) or policy.traits.uncond or policy.traits.blind:
+        raise InputError("dawn reads the attention of one version of a row: leave the other policy out")
 
 
 def has_blocks(policy: Any) -> bool:

@@ -60,6 +60,7 @@ RECORDINGS = [
     Recording("klass", lambda p: RECIPES["klass"](**p, official=True)),
     Recording("hierarchical", lambda p: RECIPES["hierarchical"](**p)),
     Recording("slow_fast", lambda p: RECIPES["slow_fast"](**p, official=True)),
+    Recording("dawn", lambda p: RECIPES["dawn"](**p, layers=2)),
     Recording("wino", lambda p: RECIPES["wino"](p["tau"], p["back"])),
     Recording("saber", lambda p: RECIPES["saber"](**p, official=True)),
     Recording("p2", lambda p: RECIPES["p2"](**p, official=True)),

@@ -99,6 +99,7 @@ OTHER = {
     "noise": "shared", "recount": False, "prompt": False, "source": [5, 6, 7],
     "verify": True, "halt": False, "compressor": "pool",
     "initial": 8, "candidates": 12, "leaves": 2, "generations": 5, "c": 2.0,
+    "tau_induce": 0.3, "tau_low": 0.3, "tau_edge": 0.3, "tau_sink": 0.3, "layers": 2, "strict": True,
     "expand": 4, "look": 8, "enough": 0.3, "certain": 0.8,
 }  # fmt: skip
 OWN = {
@@ -242,6 +243,7 @@ class Toy:
         noise = "uniform" if attention == "prefix_canvas" else "mask"
         config = model("same").config
         self.config = dataclasses.replace(config, attention=attention, block_size=4, noise=noise)
+        self.model = model("same").model
 
 
 def test_table_lists_every_recipe_with_caches_that_exist():

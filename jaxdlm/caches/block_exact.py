@@ -40,6 +40,7 @@ class BlockExactCache:
     admits: ClassVar[bool] = True
     attention: ClassVar[str | None] = "block_causal"
     blind: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
 
     def init(self, context: Context, rows: Rows) -> Stored:
         blank = Stored(stored.empty(context, rows), jnp.zeros_like(rows.block))

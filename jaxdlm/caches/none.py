@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from jaxdlm import struct
 from jaxdlm.caches import stored
+from jaxdlm.caches.attended import attended
 from jaxdlm.core.cache import Context, Refreshing
 from jaxdlm.core.carry import Rows, Window
 from jaxdlm.core.model import SupportsApplyAt, gather
@@ -13,7 +14,7 @@ from jaxdlm.registry import cache
 from jaxdlm.typing import Array, Bool, Float, Int32, PyTree
 
 
-@cache("none", serves=("block", "canvas", "versions", "noise", "blind", "length"), order=10)
+@cache("none", serves=("block", "canvas", "versions", "noise", "blind", "attention", "length"), order=10)
 @struct.dataclass
 class NoCache(Refreshing):
     """All L columns in every forward, so nothing is ever stale; L tokens per forward."""
@@ -22,6 +23,7 @@ class NoCache(Refreshing):
     window: ClassVar[str] = "canvas"
     versions: ClassVar[bool] = True
     blind: ClassVar[bool] = True
+    attends: ClassVar[bool] = True
 
     def init(self, context: Context, rows: Rows) -> PyTree:
         return ()
@@ -33,6 +35,9 @@ class NoCache(Refreshing):
         model, (position, exists) = context.model, context.columns(rows)
         if context.blind:
             return Window(shadowed(context, rows, start), state)
+        if context.attention:
+            hidden, seen = attended(context, rows, start, context.attention)
+            return Window(hidden, state, seen)
         if isinstance(model, SupportsApplyAt) and model.config.attention != "prefix_canvas":
             at = context.logit_index(rows.tokens.shape[1], 0, start)
             return Window(model.apply_at(context.params, rows.tokens, position, exists, at), state)

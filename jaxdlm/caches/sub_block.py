@@ -48,6 +48,7 @@ class SubBlockCache:
     admits: ClassVar[bool] = True
     attention: ClassVar[str | None] = "block_causal"
     blind: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
     size: int = struct.field(pytree_node=False, default=8)
 
     def init(self, context: Context, rows: Rows) -> SubBlockState:

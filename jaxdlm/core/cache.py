@@ -14,14 +14,16 @@ class Context:
     """What a cache may use: the model with its weights, the geometry of the batch, and the width of a window.
 
     versions: rows come in groups of so many that differ in tokens alone and share one state. blind: behind the window's
-    hidden rows stand as many that have not seen their own column's token.
+    hidden rows stand as many that have not seen their own column's token. attention: last layers whose attention a window
+    comes with; 0: none.
     """
 
     def __init__(
-        self, model: Model, params: PyTree, geometry: Geometry, width: int, versions: int = 1, blind: bool = False
-    ) -> None:
+        self, model: Model, params: PyTree, geometry: Geometry, width: int, versions: int = 1, blind: bool = False,
+        attention: int = 0,
+    ) -> None:  # fmt: skip
         self.model, self.params, self.geometry, self.width = model, params, geometry, width
-        self.versions, self.blind = versions, blind
+        self.versions, self.blind, self.attention = versions, blind, attention
 
     def columns(self, rows: Rows) -> tuple[Int32[Array, "B L"], Bool[Array, "B L"]]:
         """True positions and which columns exist (neither a left pad nor past the row's canvas)."""
@@ -58,6 +60,7 @@ class Cache(Protocol):
     row.
     admits: a row that takes another's place needs `admit`; else tick 0 alone makes it read all that it needs.
     attention: that of the models it serves, None: any. blind: it also reads a window whose columns do not see themselves.
+    attends: it also tells what the columns of a window attend to.
     """
 
     recomputes_all: ClassVar[bool]
@@ -66,6 +69,7 @@ class Cache(Protocol):
     admits: ClassVar[bool]
     attention: ClassVar[str | None]
     blind: ClassVar[bool]
+    attends: ClassVar[bool]
 
     def init(self, context: Context, rows: Rows) -> PyTree: ...
 
@@ -89,6 +93,7 @@ class Refreshing:
     admits: ClassVar[bool] = False
     attention: ClassVar[str | None] = None
     blind: ClassVar[bool] = False
+    attends: ClassVar[bool] = False
 
     def admit(self, context: Context, rows: Rows, state: Any, new: Bool[Array, "B"]) -> Any:
         return state

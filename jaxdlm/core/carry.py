@@ -154,6 +154,7 @@ class Update(NamedTuple):
     readout: Any = None  # the same logits tile by tile, and their summary (core.readout); None: only the logits
     finite: Bool[Array, ""] | None = None  # `proposable` of the logits that `token` was made of
     blind: Float32[Array, "W V"] | None = None  # logits that have not seen the column's own token, where a rule asks
+    attention: Any = None  # what the columns attend to, where a rule asks (core.attended.Attention)
     law: Any = None  # of `logits` and no others, by the classes of the row's grammar (core.law.Law)
     witness: Int32[Array, "C"] | None = None  # the text of the row's `Witness` from now on
 
@@ -180,3 +181,4 @@ class Window(NamedTuple):
 
     hidden: Float[Array, "B W D"]
     state: PyTree
+    attended: Any = None  # what its columns attend to, where the policy asks (core.attended.Attended)

@@ -37,6 +37,7 @@ class Traits(NamedTuple):
     time, never correctness. made_for: the model that its weights were trained for. temperature: of its draws, None: it
     draws nothing at a temperature. official: whether it was asked to do as released code does, to the forward. versions:
     of each row, side by side in a forward. blind: whether it asks for logits of columns that have not seen their own token.
+    attention: last layers whose attention it asks for.
     """
 
     reads: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Traits(NamedTuple):
     official: bool = False
     versions: int = 1
     blind: bool = False
+    attention: int = 0
 
     @property
     def logits_access(self) -> LogitsAccess:

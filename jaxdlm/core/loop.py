@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdlm.core import automaton, compose, engine
+from jaxdlm.core.attended import Attended, Attention, by_position
 from jaxdlm.core.cache import Context, forward
 from jaxdlm.core.carry import (
     Automaton,
@@ -19,6 +20,7 @@ from jaxdlm.core.carry import (
     Text,
     Trace,
     Update,
+    Window,
     Witness,
 )
 from jaxdlm.core.ending import columns_to_end
@@ -42,7 +44,10 @@ def context_of(decoding: Decoding) -> Context:
     """What the cache may use."""
     geometry = decoding.geometry
     policy = decoding.policy
-    return Context(decoding.model, decoding.params, geometry, width(policy, geometry), blind=policy.traits.blind)
+    return Context(
+        decoding.model, decoding.params, geometry, width(policy, geometry), blind=policy.traits.blind,
+        attention=policy.traits.attention,
+    )  # fmt: skip
 
 
 def init(rows: Rows, decoding: Decoding, save: str) -> Carry:
@@ -117,16 +122,17 @@ def single(carry: Carry, decoding: Decoding) -> Carry:
     """The carry after one forward and one step of the policy."""
     rows = carry.rows
     start = window_start(rows, decoding.policy, decoding.geometry)
-    hidden, state, active = window_hidden(rows, start, carry.cache, decoding)
-    new, trace = apply_policy(rows, carry.trace, start, hidden, active, decoding)
-    return Carry(new, state, trace, carry.loops + 1)
+    window, active = read_window(rows, start, carry.cache, decoding)
+    new, trace = apply_policy(rows, carry.trace, start, window.hidden, active, decoding, window.attended)
+    return Carry(new, window.state, trace, carry.loops + 1)
 
 
 def apply_policy(
-    rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], decoding: Decoding
-) -> tuple[Rows, Trace]:
+    rows: Rows, trace: Trace, start: Array, hidden: Float[Array, "B W D"], active: Bool[Array, "B"], decoding: Decoding,
+    attended: Attended | None = None,
+) -> tuple[Rows, Trace]:  # fmt: skip
     """(rows after the policy's step on the hidden rows of a forward, the trace with that step)."""
-    head_output = read_head(hidden, LogitsAccess.TILES, decoding)
+    head_output = read_head(hidden, LogitsAccess.TILES, decoding, attended)
     new, changed, score = decide(rows, head_output, start, decoding)
     new = select_rows(active, new._replace(forwards=rows.forwards + 1), rows)
     return new, record(trace, rows, new, active, changed, score, start, decoding.geometry)
@@ -140,9 +146,12 @@ class HeadOutput(NamedTuple):
     raw_summary: Summary  # of the logits, [B, W]: one pass for all rules, and for all steps on the same logits
     hidden: Float[Array, "B W D"] | None  # for rules that read tiles; None: they take them from the logits
     blind: Float32[Array, "B W V"] | None
+    attention: Attention | None = None  # by columns of the bucket
 
 
-def read_head(hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decoding) -> HeadOutput:
+def read_head(
+    hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decoding, attended: Attended | None = None
+) -> HeadOutput:
     """The head's output for hidden rows. Where the policy needs no more of the logits than `upto`, the head is read
     once, tile by tile, and no row of the vocabulary is ever held."""
     model, params, traits = decoding.model, decoding.params, decoding.policy.traits
@@ -157,7 +166,12 @@ def read_head(hidden: Float[Array, "B W D"], upto: LogitsAccess, decoding: Decod
         return summarise(logits_source(logits, hidden, None, params, model))
 
     parts = hidden if tiled else None
-    return HeadOutput(logits, uncond, jax.vmap(one)(logits, parts), parts, blind)
+    attention = None
+    if attended is not None:
+        everywhere = mask_invalid(model.head(params, attended.hidden), model)
+        top = jax.vmap(one)(everywhere, attended.hidden if model.tiling.count > 1 else None)
+        attention = Attention(attended.weight, attended.mean, -jnp.log1p(top.rest))
+    return HeadOutput(logits, uncond, jax.vmap(one)(logits, parts), parts, blind, attention)
 
 
 def logits_source(
@@ -180,7 +194,8 @@ def decide(
         logits = head_output.logits
         view = window_of(row, start, logits.shape[0], geometry, model)
         readout = logits_source(logits, head_output.hidden, head_output.raw_summary, params, model)
-        update = Update(logits, head_output.uncond, readout=readout, blind=head_output.blind)
+        attention = None if head_output.attention is None else by_position(*head_output.attention, row.pads)
+        update = Update(logits, head_output.uncond, readout=readout, blind=head_output.blind, attention=attention)
         update, state = policy.apply(update, row.policy, view, jax.random.fold_in(row.key, row.step))
         if update.condition is not None and model.config.self_conditioning:
             soft: Any = model
@@ -203,10 +218,10 @@ def window_start(rows: Rows, policy: Rule, geometry: Geometry) -> Int32[Array, "
     return geometry.prompt + geometry.block * rows.block
 
 
-def window_hidden(
+def read_window(
     rows: Rows, start: Array, state: PyTree, decoding: Decoding, versions: Int32[Array, "B N L"] | None = None
-) -> tuple[Float[Array, "B W D"], PyTree, Bool[Array, "B"]]:
-    """(hidden rows of the window, the state of the cache, the rows that take part in this forward).
+) -> tuple[Window, Bool[Array, "B"]]:
+    """(the window as the cache reads it, the rows that take part in this forward).
 
     With `versions` of the rows' tokens there are B N hidden rows, the versions of a row side by side; where the policy
     needs unconditional logits, as many again without the prompt.
@@ -216,7 +231,7 @@ def window_hidden(
         rows, versions = with_unconditional(rows, decoding.model, decoding.geometry, versions)
         start = jnp.concatenate([start, start])
     window, active = forward(decoding.cache, context_of(decoding), rows, start, state, versions)
-    return window.hidden, window.state, active[: active.shape[0] // 2] if uncond else active
+    return window, active[: active.shape[0] // 2] if uncond else active
 
 
 def lm_head_logits(

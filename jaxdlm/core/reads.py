@@ -308,7 +308,7 @@ def of_cache(decoding: Decoding, rows: Rows, *, refresh: bool) -> Reads:
     """
     watch, cache, geometry = Watch(), decoding.cache, decoding.geometry
     width, versions = loop.width(decoding.policy, geometry), decoding.policy.traits.versions
-    blind = decoding.policy.traits.blind
+    blind, attention = decoding.policy.traits.blind, decoding.policy.traits.attention
     watched = watch.model("model", decoding.model)
     refresh = refresh or cache.recomputes_all
     many = versions if cache.recomputes_all or not refresh else 1
@@ -320,7 +320,7 @@ def of_cache(decoding: Decoding, rows: Rows, *, refresh: bool) -> Reads:
             rows = spread(rows, tokens)
         start = jnp.full_like(rows.block, geometry.prompt)
         run = cache.refresh if refresh else cache.step
-        return run(Context(watched, params, geometry, width, many, blind), rows, start, state)
+        return run(Context(watched, params, geometry, width, many, blind, attention), rows, start, state)
 
     reads_of = watch.count(forward, decoding.params, rows)
     return reads_of.get("model", nothing(decoding.model.config.num_layers))

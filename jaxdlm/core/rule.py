@@ -115,7 +115,14 @@ class PolicyWrapper(Stage):
     @property
     def traits(self) -> Traits:
         own = self.inner.traits
-        return Traits(writes=own.writes, view=own.view, uncond=own.uncond, access=own.logits_access, blind=own.blind)
+        return Traits(
+            writes=own.writes,
+            view=own.view,
+            uncond=own.uncond,
+            access=own.logits_access,
+            blind=own.blind,
+            attention=own.attention,
+        )
 
     @property
     def members(self) -> tuple[Any, ...]:
@@ -144,6 +151,7 @@ class Chain(Stage):
             view="canvas" if any(part.view == "canvas" for part in parts) else "block",
             uncond=any(part.uncond for part in parts), access=max(part.logits_access for part in parts),
             official=self.official, blind=any(part.blind for part in parts),
+            attention=max(part.attention for part in parts),
         )  # fmt: skip
 
     @property

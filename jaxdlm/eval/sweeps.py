@@ -99,6 +99,7 @@ SWEEPS: dict[str, Callable[[int], list[Settings]]] = {
     "hierarchical": _hierarchical,
     "dus": lambda canvas: [{"base": base, "theta": theta} for theta in (0.0, 0.9) for base in (2, 4, canvas)],
     "saber": lambda canvas: [{"least": least} for least in (1, 2, 3, 4, 6, 8)],
+    "dawn": lambda canvas: [{"tau": tau, "tau_sink": 4 / canvas} for tau in PROBABILITIES],
     "wino": lambda canvas: [{"tau": tau} for tau in (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)],
     "remdm": lambda canvas: [{"steps": steps, "temperature": 0.0} for steps in per_step(canvas)],  # greedy, as the rest
     "prophet": _prophet,

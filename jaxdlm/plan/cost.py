@@ -128,6 +128,7 @@ def work(job: Job, mesh: Mesh, *, refresh: bool) -> Work:
     soft = width if job.config.self_conditioning else 0
     many = versions if job.kept.recomputes_all or not refresh else 1
     asked = width * many * (2 if policy.traits.blind else 1)
+    asked += geometry.length if policy.traits.attention else 0  # the anchors' own logits
     counted = counted._replace(head=counted.head + asked, heads=counted.heads + 1, soft=counted.soft + soft)
     return _work(job.config, mesh, counted, rows * both)
 

@@ -9,6 +9,7 @@ from jaxdlm.rules.ccd import select_coherent, select_stable
 from jaxdlm.rules.count_bonus import count_bonus
 from jaxdlm.rules.credit import add_credit, select_above_or_tied
 from jaxdlm.rules.daedal import fill_and_expand
+from jaxdlm.rules.dawn import select_independent
 from jaxdlm.rules.dilated import select_dilated
 from jaxdlm.rules.dparallel import select_below_entropy, shifted_neg_entropy
 from jaxdlm.rules.edit import edit
@@ -42,7 +43,8 @@ __all__ = [
     "guidance", "guided", "gumbel_max", "indel", "inverse_cdf", "keep_best", "log_prob", "margin", "multi_block", "neg_entropy",
     "per_row", "plan", "ranks", "renoise", "sample", "select_above", "select_above_or_tied", "select_and_backtrack",
     "select_and_revisit", "select_and_verify", "select_below_entropy", "select_by_filter", "select_by_runs",
-    "select_coherent", "select_converged", "select_dilated", "select_in_pipeline", "select_in_region", "select_near_anchors",
+    "select_coherent", "select_converged", "select_dilated", "select_in_pipeline", "select_in_region",
+    "select_independent", "select_near_anchors",
     "select_on_grid", "select_scheduled", "select_stable", "select_top_k", "select_within_entropy",
     "select_within_factor", "shifted_neg_entropy", "steer", "stop_after_block", "stop_at_eos", "stop_when_stable",
     "sub_blocks", "uniform",

@@ -47,7 +47,9 @@ class FinishWhenClear(PolicyWrapper):
     def traits(self) -> Traits:
         own = self.inner.traits
         access = max(LogitsAccess.SUMMARY, own.logits_access)
-        return self.declares._replace(uncond=own.uncond, access=access, official=self.official, blind=own.blind)
+        return self.declares._replace(
+            uncond=own.uncond, access=access, official=self.official, blind=own.blind, attention=own.attention
+        )
 
     def apply(self, update: Update, state: Any, row: Row, key: Key[Array, ""]) -> tuple[Update, Any]:
         usual, state = self.inner.apply(update, state, row, key)

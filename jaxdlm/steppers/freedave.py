@@ -65,9 +65,9 @@ class FreeDave(PolicyWrapper):
         """One forward over the row as it stands and its drafts, the steps that they allow, and new drafts."""
         rows, host = carry.rows, dataclasses.replace(decoding, policy=self.inner)
         start = loop.window_start(rows, self.inner, decoding.geometry)
-        hidden, state, active = loop.window_hidden(rows, start, carry.cache, host, self.versions(rows, start))
-        new, trace = self.apply_policy(rows, carry.trace, start, hidden, active, decoding)
-        return Carry(new, state, trace, carry.loops + 1)
+        window, active = loop.read_window(rows, start, carry.cache, host, self.versions(rows, start))
+        new, trace = self.apply_policy(rows, carry.trace, start, window.hidden, active, decoding)
+        return Carry(new, window.state, trace, carry.loops + 1)
 
     def apply_policy(
         self, rows: Rows, trace: Trace, start: Int32[Array, "B"], hidden: Float[Array, "BN W D"],

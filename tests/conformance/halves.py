@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxdlm import Rule, layout
 from jaxdlm.core import loop
-from jaxdlm.core.carry import Geometry, Rows, Trace
+from jaxdlm.core.attended import Attended
+from jaxdlm.core.carry import Geometry, Rows, Trace, Window
 from jaxdlm.core.rule import Decoding, Stepper
 from tests.conformance.toys import PROMPTS, model, untrained
 
@@ -28,6 +29,7 @@ class Seen(NamedTuple):
     view: str
     uncond: bool
     blind: bool
+    attention: int
 
     @property
     def traits(self) -> "Seen":
@@ -49,8 +51,8 @@ def store(rows, params, cache, *, model, seen):
 
 @functools.partial(jax.jit, static_argnames=("model", "seen"))
 def read(rows, start, versions, state, params, cache, *, model, seen):
-    """A forward: hidden rows of the window, the cache's new state, which rows took part."""
-    return loop.window_hidden(rows, start, state, Decoding(model, params, seen, cache, GEOMETRY), versions)
+    """A forward: the window, with the cache's new state, and which rows took part."""
+    return loop.read_window(rows, start, state, Decoding(model, params, seen, cache, GEOMETRY), versions)
 
 
 def next_window(rows, policy):
@@ -67,12 +69,14 @@ def enter(rows, policy):
 
 
 @jax.jit
-def apply_policy(rows, trace, start, hidden, active, head, policy, cache):
+def apply_policy(rows, trace, start, window, active, head, policy, cache):
     """The policy's step, and where to look next. Head and token ids of all toys are alike; a stepper asks the cache when
     it is due."""
     decoding = Decoding(untrained("same").model, head, policy, cache, GEOMETRY)
-    step = policy.apply_policy if isinstance(policy, Stepper) else loop.apply_policy
-    rows, trace = step(rows, trace, start, hidden, active, decoding)
+    if isinstance(policy, Stepper):
+        rows, trace = policy.apply_policy(rows, trace, start, window.hidden, active, decoding)
+    else:
+        rows, trace = loop.apply_policy(rows, trace, start, window.hidden, active, decoding, window.attended)
     return rows, trace, next_window(rows, policy)
 
 
@@ -95,10 +99,17 @@ def one_step(
     states = np.full((3 * copies, columns, lm.config.hidden_size), 0.1, np.float32)
     if row is not None:
         states[row * count : (row + 1) * count] = hidden
+    seen = None
+    if policy.traits.attention:  # an even spread
+        even = jnp.full((3, columns, GEOMETRY.length), 1 / GEOMETRY.length)
+        every = jnp.full((3, GEOMETRY.length, states.shape[2]), 0.1)
+        seen = Attended(every, even, even[:, 0])
     weights = {"lm_head": lm.params["lm_head"] + head}
     due = cache if isinstance(policy, Stepper) else None
     trace = Trace(blank, jnp.zeros(blank.shape, jnp.float32), None)
-    after, _, _ = apply_policy(rows, trace, start, jnp.asarray(states), ~rows.done, weights, policy, due)
+    after, _, _ = apply_policy(
+        rows, trace, start, Window(jnp.asarray(states), (), seen), ~rows.done, weights, policy, due
+    )
     return Ended(*jax.device_get((rows._replace(key=()), after._replace(key=()))))
 
 
@@ -117,7 +128,7 @@ def decode(
     kind: str, policy: Rule, cache: Any, order: tuple[int, ...] = (0, 1, 2), alone: int | None = None
 ) -> Outcome:
     """As `jaxdlm.decode`, by halves; whole canvases."""
-    lm, seen = model(kind), Seen(policy.traits.view, policy.traits.uncond, policy.traits.blind)
+    lm, seen = model(kind), Seen(*(getattr(policy.traits, name) for name in Seen._fields))
     fixed = {"model": lm.model, "seen": seen}
     rows, (start, versions) = enter(laid_out(kind, order, alone), policy)
     blank = jnp.full((len(order), GEOMETRY.canvas), -1, jnp.int32)
@@ -127,7 +138,8 @@ def decode(
     for _ in range(4 * int(policy.forwards(GEOMETRY))):
         if np.asarray(rows.done).all():
             break
-        hidden, state, active = read(rows._replace(policy=()), start, versions, state, lm.params, cache, **fixed)
-        rows, trace, (start, versions) = apply_policy(rows, trace, start, hidden, active, head, policy, due)
+        window, active = read(rows._replace(policy=()), start, versions, state, lm.params, cache, **fixed)
+        state, window = window.state, window._replace(state=())
+        rows, trace, (start, versions) = apply_policy(rows, trace, start, window, active, head, policy, due)
     assert np.asarray(rows.done).all(), "the loop does not end"
     return jax.device_get(Outcome(rows.tokens[:, GEOMETRY.prompt :], rows.forwards, trace.commit_step, rows.status))

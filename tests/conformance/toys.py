@@ -80,7 +80,7 @@ COVER += [("same", recipe, "none") for recipe in RULES if recipe not in {recipe 
 # caches and languages is that one's affair, and by default they run on one family alone.
 ALIKE = {
     "klass": "credit", "eb": "threshold", "dus": "threshold", "hierarchical": "local_leap", "slow_fast": "threshold",
-    "p2": "saber", "rcr": "saber", "remdm": "saber", "wino": "saber", "d2f": "d3llm", "daedal": "d3llm",
+    "p2": "saber", "rcr": "saber", "remdm": "saber", "wino": "saber", "dawn": "local_leap", "d2f": "d3llm", "daedal": "d3llm",
 }  # fmt: skip
 # For what does not depend on how the two meet: how devices and programs share the work.
 EDGES = [(r, c) for _, r, c in PAIRS if c == "none" or (r == "threshold" and c in ("dual", "delayed", "adaptive"))]
