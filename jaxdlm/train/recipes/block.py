@@ -30,7 +30,7 @@ from jaxdlm.batch.options import Options
 from jaxdlm.batch.run import job
 from jaxdlm.core.model import with_config
 from jaxdlm.errors import InputError
-from jaxdlm.eval import likelihood, metrics, task
+from jaxdlm.eval import likelihood, metrics
 from jaxdlm.eval.run import check
 from jaxdlm.eval.task import TASKS as BENCHMARK
 from jaxdlm.eval.task import make
