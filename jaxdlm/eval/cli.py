@@ -81,21 +81,18 @@ def evaluate(
     from jaxdlm.eval.sweeps import choices
 
     if of_suite["suite"] is not None:
-        _unused(
-            f"with --suite {of_suite['suite']}",
-            {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled},
-        )
+        unused = {"--n": n, "--split": split, "--chosen": chosen, "--labelled": labelled}
         kept = {"seed": seed, "canvas": max_new, "block": block, "stop": not no_stop}
-        _suite(model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, kept, **of_suite)
-        return
+        return _suite(
+            model, dtype, draft, policies, cache, tasks, run_code, output, batch, timing, kept, unused, **of_suite
+        )
     _unused("without --suite", {f"--{name}": value for name, value in of_suite.items()})
     if tasks is not None and tasks.strip() == DECISIONS:
         unused = {"--draft": draft, "--policies": None if policies == "all" else policies, "--cache": cache, "--max-new": max_new,
                   "--block": block, "--no-stop": no_stop or None, "--split": split, "--chosen": chosen,
                   "--run-code": run_code or None, "--timing": timing}  # fmt: skip
         _unused(f"with --tasks {DECISIONS}, where nothing is decoded", unused)
-        _decisions(model, dtype, labelled, n, seed, batch, output)
-        return
+        return _decisions(model, dtype, labelled, n, seed, batch, output)
     _unused(f"without --tasks {DECISIONS}", {"--labelled": labelled})
     methods = choices(policies, jd.policies.RECIPES, "policy")
     caches = choices(cache or ("none" if chosen is None else "all"), jd.policies.CACHES, "cache")
@@ -129,11 +126,14 @@ def evaluate(
     sizes = list(dict.fromkeys([1, even] if sizes is None else sizes))
     head = rows.meta(lm, split=split, **fixed)
     if causal:
-        job.draft_and_target([pooled], methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)
-        return
-    if chosen is not None and claimed.model_hash != head["model_hash"]:
-        raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
+        return job.draft_and_target([pooled], methods, pairs.draft_of(lm, draft, dtype), sizes or [1], folder, head)
+    _same_model(chosen, claimed.model_hash, head["model_hash"], model)
     job.masked(bench, methods, caches, names, tasks in (None, LEARNED), sizes, folder, head, claimed)
+
+
+def _same_model(chosen: str | None, asked: str, here: str, model: str) -> None:
+    if chosen is not None and asked != here:
+        raise InputError(f"--chosen {chosen} asked another model than {model}: choose settings on the same one")
 
 
 def _decisions(
@@ -152,7 +152,7 @@ def _decisions(
 
 def _suite(
     model: str, dtype: str | None, draft: str | None, policies: str, cache: str | None, tasks: str | None, run_code: bool,
-    output: str, batch: int | None, timing: str | None, fixed: dict[str, Any],
+    output: str, batch: int | None, timing: str | None, fixed: dict[str, Any], unused: Mapping[str, Any],
     suite: str, data: str | None, limit: int | None, shots: int | None,
 ) -> None:  # fmt: skip
     import jaxdlm as jd
@@ -161,6 +161,7 @@ def _suite(
     from jaxdlm.eval.suites._base import Request
     from jaxdlm.eval.sweeps import choices
 
+    _unused(f"with --suite {suite}", unused)
     if data is None:
         raise InputError(f"--suite {suite} reads your own files: give their folder with --data DIR")
     words = None if tasks is None else tuple(name.strip() for name in tasks.split(",") if name.strip())
