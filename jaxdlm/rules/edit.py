@@ -59,7 +59,7 @@ def edit(tau_mask: Any = 0.7, tau_edit: Any = 0.5, max_post_steps: Any = 16, num
         tau_mask, tau_edit: 0.7 and 0.5, the released Quality preset of LLaDA2.1; 0.5 and 0 are Speed; tau_edit = 1:
             no edits. max_post_steps: 16. num_to_transfer: n = 1. Both as released.
     tau_edit = 0 adopts every new arg max (the released sampler); some schedulers read it as "no edits". Not here:
-    multi-block editing, whose algorithm is not published. Raises InputError for tau_mask or tau_edit outside
+    multi-block editing (arXiv 2607.22663), whose code is not published. Raises InputError for tau_mask or tau_edit outside
     [0, 1], max_post_steps < 0, or num_to_transfer < 1.
     """
     return Edit(

@@ -1,5 +1,7 @@
 """DAWN: a slow loop after the released one, what always holds, the attention it reads, and where there is none to read."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,6 +134,24 @@ def test_it_sets_out_from_a_threshold_and_may_only_write_more():
     more = jd.decode(lm, PROMPTS, jd.dawn(0.5, 0.02, 0.02, 0.5, 0.0), **GRID)
     fewer = jd.decode(lm, PROMPTS, jd.threshold(0.5), **GRID)
     assert (more.forwards <= fewer.forwards).all() and more.forwards.sum() < fewer.forwards.sum()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_neighbours_and_order_do_not_matter_in_either_precision(dtype):
+    lm = model("same")
+    params = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, lm.params)
+    config = dataclasses.replace(lm.config, param_dtype=dtype)
+    lm = dataclasses.replace(lm, model=dataclasses.replace(lm.model, config=config), params=params)
+    rule, order = jd.dawn(0.5, 0.06, 0.04, 0.05, 0.1), [2, 0, 1]
+    batch = jd.decode(lm, PROMPTS, rule, ids=[0, 1, 2], **GRID)
+    permuted = jd.decode(lm, [PROMPTS[i] for i in order], rule, ids=order, **GRID)
+    alone = jd.decode(lm, PROMPTS[1:2], rule, ids=[1], **GRID)
+    for field in ("tokens", "forwards", "commit_step"):
+        whole = np.asarray(getattr(batch, field))
+        np.testing.assert_array_equal(getattr(permuted, field), whole[order], field)
+        np.testing.assert_array_equal(getattr(alone, field)[0], whole[1], field)
+    assert 8 > batch.forwards.mean() > 2, "the case would show nothing"
 
 
 @pytest.mark.parametrize(
