@@ -77,7 +77,7 @@ _NOT_SETTINGS = ("model_type", "architectures", "auto_map", "torch_dtype", "dtyp
 def class_name(source: Checkpoint) -> str | None:
     """The transformers class that equals this checkpoint's network, None where there is none."""
     config = source.config
-    if config.family == "a2d":
+    if config.family in ("a2d", "wedlm"):
         return "Qwen2ForCausalLM" if config.qkv_bias else "Qwen3ForCausalLM" if config.qk_norm else "LlamaForCausalLM"
     return CLASSES.get(config.family)
 

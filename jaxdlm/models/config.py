@@ -12,6 +12,7 @@ from jaxdlm.errors import InputError
 ROPE_KINDS = ("default", "linear", "llama3", "proportional", "yarn")
 ATTENTIONS = ("full", "causal", "block_causal", "prefix_canvas")
 ACTIVATIONS = ("silu", "gelu_tanh", "relu2")
+ORDERS = ("position", "storage")
 DTYPES = ("float32", "bfloat16", "float16")
 
 # What a field may be. No released model comes near these bounds; a larger number is a damaged or hostile file, refused
@@ -171,6 +172,7 @@ class ModelConfig:
     self_conditioning: Flag = False
     # use
     attention: Annotated[str, one_of(*ATTENTIONS)] = "causal"
+    order: Annotated[str, one_of(*ORDERS)] = "position"  # what precedes in causal attention: see `attention_masks`
     block_size: Annotated[int, whole(0, BLOCK)] = 0  # block of block_causal, or the canvas length
     prediction: Annotated[str, one_of("same", "next")] = "next"
     noise: Annotated[str, one_of("mask", "uniform", "none")] = "none"
@@ -278,6 +280,7 @@ def _check_attention(config: ModelConfig) -> None:
     )
     _require("local" not in config.layer_kinds or config.sliding_window > 0, "local layers need sliding_window > 0")
     blocks = config.attention in ("block_causal", "prefix_canvas")
+    _require(config.order == "position" or config.attention == "causal", "order 'storage' needs attention 'causal'")
     _require(not blocks or config.block_size > 0, f"attention {config.attention!r} needs block_size > 0")
 
 

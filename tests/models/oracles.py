@@ -189,6 +189,16 @@ RECIPES: dict[str, Recipe] = {
         DENSE | {"head_dim": 24} | theta(1e6),
         _as("SDARForCausalLM", "sdar", use_regular_causal=True),
     ),
+    "wedlm": Recipe(
+        "Qwen3ForCausalLM",
+        DENSE | {"head_dim": 24} | theta(1e6),
+        _as("WeDLMForCausalLM", "wedlm", qk_norm=True, attention_bias=False),
+    ),
+    "wedlm biases": Recipe(
+        "Qwen2ForCausalLM",
+        DENSE | theta(1e6),
+        _as("WeDLMForCausalLM", "wedlm", qk_norm=False, attention_bias=True),
+    ),
     "nemotron_ld": Recipe(
         "Ministral3ForCausalLM",
         DENSE
