@@ -20,7 +20,7 @@ from tests.conformance.toys import PROMPTS, model, untrained
 
 GEOMETRY = Geometry(prompt=16, block=4, blocks=3)
 # the prompt's tail and the answer fill three blocks: models of both kinds have one geometry
-MAX_NEW = {"full": 12, "block_causal": 9, "prefix_canvas": 12}
+MAX_NEW = {"full": 12, "causal": 12, "block_causal": 9, "prefix_canvas": 12}
 
 
 class Seen(NamedTuple):
