@@ -62,7 +62,8 @@ CONFIG: dict[str, Kind] = IDS | {
     "max_position_embeddings": whole(1, POSITIONS), "max_sequence_length": whole(1, POSITIONS),
     "tie_word_embeddings": flag, "weight_tying": flag,
     # layers
-    "rms_norm_eps": real(above=0, high=1), "use_qk_norm": flag, "hidden_act": text, "hidden_activation": text,
+    "rms_norm_eps": real(above=0, high=1), "use_qk_norm": flag, "qk_norm": flag, "attention_bias": flag,
+    "hidden_act": text, "hidden_activation": text,
     "query_pre_attn_scalar": FACTOR, "final_logit_softcapping": FACTOR,
     "layer_types": listed(text), "sliding_window": whole(1, POSITIONS), "use_sliding_window": flag,
     "max_window_layers": whole(0, LAYERS), "sliding_window_pattern": whole(1, LAYERS),

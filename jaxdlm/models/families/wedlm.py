@@ -5,7 +5,6 @@ Filled tokens are stored before masks, each under its own position, so a mask se
 keys is said by `attention_bias` and `qk_norm`, which must be there: what the class fills in is not what was released.
 """
 
-from jaxdlm.argument import flag
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.models.families._qwen import QWEN_TOKENS, decoder
 from jaxdlm.models.families._shapes import QWEN_7B, qwen_shape
@@ -39,7 +38,6 @@ FAMILY = family(
         read_config,
         decoder_tensors,
         defaults=DEFAULTS,
-        keys={"attention_bias": flag, "qk_norm": flag},
         hub={f"wedlm-{size}b": f"tencent/WeDLM-{size}B-Instruct" for size in (7, 8)},
         released={
             "wedlm-7b": qwen_shape("WeDLMForCausalLM", *QWEN_7B, vocab_size=152064, attention_bias=True, qk_norm=False),
