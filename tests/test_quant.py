@@ -102,7 +102,7 @@ def dequantised(params):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])
-@pytest.mark.parametrize("bits,limit", [(8, 0.03), (4, 0.4)])
+@pytest.mark.parametrize("bits,limit", [pytest.param(8, 0.03, marks=pytest.mark.exhaustive), (4, 0.4)])
 def test_the_model_runs_from_quantised_leaves(config, bits, limit):
     params = init_params(config, jax.random.key(0))
     small, reports = quantize_params(params, bits, group=16, include=("embed", "lm_head"))

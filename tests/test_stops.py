@@ -145,6 +145,7 @@ def test_autoregressive_rows_run_on_without_stops():
     assert (out.forwards == 24).all() and out.status == [Status.FINISHED] * 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_sequence_may_begin_in_an_earlier_round():
     """Two ids that the target writes one after the other end its row, however many a draft brings at once."""

@@ -73,11 +73,8 @@ def test_every_recipe_and_every_cache_compiles(kind):
         assert set(one["calls"]) <= PLAIN, f"{one}: nothing leaves the chip before the last token"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("recipe", "host"),
-    [("gke-jobset.yaml", "v5e:2x2"), pytest.param("kuberay.yaml", "v5e:2x4", marks=pytest.mark.exhaustive)],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("recipe", "host"), [("gke-jobset.yaml", "v5e:2x2"), ("kuberay.yaml", "v5e:2x4")])
 def test_what_a_recipe_runs_compiles_and_fits_its_hosts(recipe, host, tmp_path):
     """The recipes name LLaDA-8B; hosts of a v5e:4x4 have four chips. tests/test_recipes.py holds the others to the same."""
     args = test_recipes.command_of(recipe)

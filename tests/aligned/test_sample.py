@@ -205,6 +205,7 @@ def test_what_is_not_read_is_summed_exactly(batch):
             assert np.exp(trie._logp[node]) == pytest.approx(exact().p(x[:-1])[x[-1]], rel=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rejection_is_exact_with_any_trie():
     """With an empty one and with one that has learnt a little, where the other modes are not; c is the share that stays."""

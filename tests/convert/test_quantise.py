@@ -191,6 +191,7 @@ def test_a_batch_job_knows_the_codes(small):
     assert weights({"wq": codes}) != weights({"wq": other})
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_error_is_stated(small, tmp_path, capsys, monkeypatch):
     from checkpoints_convert import oracle

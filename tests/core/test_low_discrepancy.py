@@ -157,6 +157,7 @@ def test_a_diffusion_row_depends_on_its_prompt_id_and_number_alone():
     assert (other.tokens[:4] != out.tokens[:4]).any(), "the numbers are what is drawn by"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_under_a_draft_the_texts_are_those_of_the_target_alone():
     run = {"n": 4, "max_new": 6}

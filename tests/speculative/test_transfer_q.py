@@ -166,6 +166,7 @@ def test_rows_do_not_depend_on_each_other():
     assert (alone.forwards[0], alone.drafted[0]) == (whole.forwards[2], whole.drafted[2])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rewards_by_models():
     """Mean log p of the answer, and a head on the last hidden row."""

@@ -25,8 +25,8 @@ def test_a_batch_hides_levels_of_the_chunk_that_its_command_asks_for():
 
 @pytest.mark.exhaustive
 def test_a_short_training_answers_better_than_the_mean_chunk(tmp_path):
-    lm, steps = beast.trained(tmp_path, steps=300)
+    lm, steps = beast.trained(tmp_path, steps=600)
     held = motion.problems(np.random.default_rng([2**31]), 32)
     mean = np.sqrt(np.mean((held.actions - held.actions.mean(0)) ** 2, axis=(1, 2))).mean()
     out = jd.decode(lm, held.command.tolist(), "low_confidence,steps=4", max_new=20, block=20, stop=False)
-    assert steps == 300 and motion.error(out.tokens, held.actions).mean() < 0.7 * mean
+    assert steps == 600 and motion.error(out.tokens, held.actions).mean() < 0.7 * mean

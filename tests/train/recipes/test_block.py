@@ -160,6 +160,7 @@ def recipe_of(causal, steps):
     return block.adaptation(lm, _samples.pool(pairs, config, CANVAS), settings, steps)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_loss_falls_and_a_cut_run_goes_on_to_the_same_bits(causal, tmp_path):
     """Cut in the middle of an update: what was accumulated is part of the checkpoint."""
