@@ -43,7 +43,8 @@ CACHED = {
 # Recipes that are programs of much the same parts as another one.
 ALIKE = toys.ALIKE | {
     "eqspec": "speculative", "exspec": "speculative", "easyspec": "speculative", "aded": "lookup",
-    "aggressive": "lookup", "contrastive": "beam", "superposed": "beam", "eagle2": "ppd", "eagle3": "ppd", "dflash": "ppd", "pg_td": "beam",
+    "aggressive": "lookup", "contrastive": "beam", "superposed": "beam", "pg_td": "beam",
+    "eagle2": "ppd", "eagle3": "ppd", "dflash": "ppd",
     "gad": "speculative",
     "pearl": "speculative", "specdec_pp": "speculative", "transfer_q": "adadec", "dparallel": "threshold", "best": "threshold",
     "credit": "threshold", "learn2pd": "threshold", "ccd_ds": "ccd", "maskgit_plus": "threshold", "low_confidence": "threshold",
