@@ -191,8 +191,11 @@ class Constrain(Stage):
         else:
             tokens, agrees, feasible, own = self._nearest(update, wish, mine, changed, columns, row, made)
         agreed = mine & agrees
-        # of a set none of which fits, the surest column takes what fits; where this step ends the row, all of them do
-        repair = jnp.asarray(update.halt, bool) | (row.ids.mask is None)
+        # of a set none of which fits, the surest column takes what fits; all of them do where this step ends the row, and
+        # where more were to be written than masked again, but no more fit: such a rule counts on that to come to its end
+        number, back = jnp.sum(mine), jnp.sum(again)
+        stalls = (back > 0) & (number > back) & (jnp.sum(agreed) <= back)
+        repair = jnp.asarray(update.halt, bool) | (row.ids.mask is None) | stalls
         forced = mine & ~agreed & (repair | (~jnp.any(agreed) & (jnp.arange(mine.shape[0]) == surest_of(mine, own))))
         write = (agreed | forced) & feasible
         token = jnp.where(forced & ~changed, tokens, update.token)
