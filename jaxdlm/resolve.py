@@ -11,6 +11,7 @@ from jaxdlm.core.cache import Cache
 from jaxdlm.core.model import Layered, Model, with_config
 from jaxdlm.core.rule import MOST, Rule, Stepper
 from jaxdlm.errors import InputError
+from jaxdlm.models.backbone import Backbone
 from jaxdlm.models.config import ModelConfig
 from jaxdlm.rules.guided import Agree
 from jaxdlm.rules.per_row import number_of
@@ -157,7 +158,8 @@ def check_blind(config: ModelConfig, policy: Rule, cache: Cache) -> None:
 
 def check_attention(lm: Any, policy: Rule, cache: Cache) -> None:
     """Refuses what cannot tell which columns attend to which."""
-    if not isinstance(lm.model, Layered) or lm.config.layer_scalar or getattr(lm.model, "group", 1) > 1:
+    grouped = isinstance(lm.model, Backbone) and lm.model.group > 1
+    if not isinstance(lm.model, Layered) or lm.config.layer_scalar or grouped:
         raise InputError(f"dawn reads attention layer by layer, which {lm.name} does not show: use local_leap")
     if not cache.attends:
         raise InputError(

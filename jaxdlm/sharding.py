@@ -80,7 +80,7 @@ def laid(path: str, place: Any) -> Any:
     """Where a leaf lies and in which order of its axes: a `Format` for one that a TPU reads in an order of its own, else the
     sharding as it is. Shape, values and files know nothing of it."""
     order = ORDERS.get(path.rsplit("/", 1)[-1])
-    platforms = {device.platform for device in getattr(place, "device_set", ())}
+    platforms = {device.platform for device in place.device_set}
     if order is None or not platforms or not platforms <= set(REORDERS):
         return place
     return Format(Layout(order), place)

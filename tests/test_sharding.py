@@ -133,6 +133,7 @@ def test_a_gpu_reads_a_head_whole_whose_logits_are_few(platform: str, columns: i
     assert striped(model, {"lm_head": leaf}, columns).tiling.count == tiles
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_weights_lie_in_the_order_in_which_their_chips_read_them(monkeypatch, tmp_path) -> None:
     """A folder as it is published, a converted one in parts, either on a mesh, and random weights: the same values. A CPU

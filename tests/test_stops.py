@@ -112,6 +112,7 @@ def test_given_text_behind_an_end_keeps_a_row_going():
     assert out.status[2] == Status.EOS and (out.tokens[2, 2:] == END).all()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_default_end_costs_fewer_forwards_and_no_text():
     prompts = list(tiny().tokenizer.examples[:4])

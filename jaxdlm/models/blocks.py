@@ -69,6 +69,6 @@ def bytes_of(weight: Any) -> float:
 
 def roots(every: Sequence[Block], layer: Int32[Array, ""]) -> Float32[Array, "blocks"]:
     """1/a of each weight at a layer; 1 of those that have none."""
-    found = [getattr(block.weight, "root", None) for block in every]
+    found = [block.weight.root if isinstance(block.weight, QuantizedLeaf) else None for block in every]
     one = jnp.float32(1)
     return jnp.stack([one if root is None else jax.lax.dynamic_index_in_dim(root, layer, 0, False) for root in found])

@@ -62,6 +62,7 @@ def test_model_and_policy_must_meet(tmp_path):
         job(source, tmp_path / "out", lm=model(0))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_length_and_seed_are_data(tmp_path):
     """Rows of any length and seed share batches and programs, and each is as decode has it."""

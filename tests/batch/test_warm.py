@@ -41,6 +41,7 @@ def test_every_program_of_a_job_is_ready(tmp_path, asked, lm, policy):
     assert program._cache_size() == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_programs_are_kept_for_another_process(tmp_path):
     source = write(tmp_path / "in.jsonl", [{"prompt": "copy : [ Alan ]"}])

@@ -122,7 +122,7 @@ def in_turn() -> list[tuple[str, str]]:
 def test_in_turn_every_cache_is_met_on_some_family_and_every_family_by_many():
     caches = {cache for family, recipe in in_turn() for cache in chosen(family, recipe)}
     assert caches == {cache for family, recipe in MET for cache in every(family, recipe)}
-    assert all([family for family, _ in in_turn()].count(family) >= 5 for family in FAMILIES)
+    assert all([family for family, _ in in_turn()].count(family) >= 4 for family in FAMILIES)
 
 
 @pytest.mark.slow

@@ -129,6 +129,7 @@ def test_a_rows_bits_are_its_own(kind, fives):
     check(kind, fives)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @FIVES
 def test_a_rows_bits_are_its_own_on_a_canvas_of_noise(fives):

@@ -120,6 +120,7 @@ def test_on_a_mesh_it_is_the_same_law():
     assert one == pytest.approx(other, abs=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.exhaustive), "bfloat16"])
 def test_what_questions_about_a_row_begin_with_is_read_once(dtype, monkeypatch):

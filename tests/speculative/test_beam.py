@@ -131,6 +131,7 @@ def test_numbers_are_data_and_words_read_as_in_a_shell():
             jd.beam(**wrong)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("early", [False, *(pytest.param(x, marks=pytest.mark.exhaustive) for x in (True, "never"))])
 def test_transformers_says_the_same(early, tmp_path):

@@ -232,6 +232,7 @@ def test_a_grammar_that_allows_everything_changes_no_bit(method):
         np.testing.assert_array_equal(getattr(free, field), getattr(bound, field))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("temperature", [exhaustive(0.0), 1.0])
 def test_a_row_depends_on_neither_its_neighbours_nor_their_grammars(temperature):

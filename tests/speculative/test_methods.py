@@ -103,6 +103,7 @@ def test_lookup_finds_the_longest_then_the_earliest_match():
     assert not bool(Lookup(depth=2).match(text, jnp.int32(1))[1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_pooling_depends_on_neither_slots_nor_order():
     prompts = [p + [i + 2] for i, p in enumerate(PROMPTS * 2)]

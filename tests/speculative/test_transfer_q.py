@@ -115,6 +115,7 @@ def shares(text_of, weight):
     return sum(mass * text_of(text) for text, mass in weight.items()) / total
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_values_of_drawn_rollouts_are_expectations():
     """Three tokens, 64 rollouts of each candidate: the value is the mean over all continuations, by weights an indirect one's."""
