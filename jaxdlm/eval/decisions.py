@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import numpy as np
 from jaxdlm.batch.decisions import LABELS, Readers, labelled
 from jaxdlm.batch.rows import Raw, parse
 from jaxdlm.batch.source import source
+from jaxdlm.command import note
 from jaxdlm.decisions import metrics as measures
 from jaxdlm.decisions.output import Decision
 from jaxdlm.decisions.pool import pool
@@ -169,19 +169,15 @@ def evaluate(lm: Any, asked: Labelled, settings: Mapping[str, Any], folder: path
         for line in run(lm, asked, settings, file, done):
             lines.append(line)
             if len(lines) % (2 * PART) == 0:
-                _say(f"{len(lines)} answers, {time.perf_counter() - begin:.0f} s")
+                note(f"{len(lines)} answers, {time.perf_counter() - begin:.0f} s")
     made = {"meta": head, **summarise(lines)}
     (folder / "summary.json").write_text(summary.dump(made))
     (folder / "report.html").write_text(report.decisions_page(made))
     job.picture(folder / "reliability.svg", lambda: report.reliability_chart(made))
     for point in made["decisions"]:
         if point["n"]:
-            _say(
+            note(
                 f"{point['question']}, {point['reader']}: {100 * point['accuracy']:.0f} % right of {point['n']}, "
                 f"Brier {point['brier']:.3f}, calibration error {point['ece']:.3f} ({point['low']:.3f} to {point['high']:.3f})"
             )
-    _say(f"wrote {folder / 'report.html'}, summary.json, reliability.svg, rows.jsonl ({len(lines)} rows)")
-
-
-def _say(text: str) -> None:
-    print(f"# {text}", file=sys.stderr, flush=True)
+    note(f"wrote {folder / 'report.html'}, summary.json, reliability.svg, rows.jsonl ({len(lines)} rows)")

@@ -1,7 +1,6 @@
 """What `jaxdlm eval` does: decodes, and writes rows.jsonl, summary.json, report.html and curves.svg."""
 
 import pathlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from jaxdlm import distribution
+from jaxdlm.command import note
 from jaxdlm.errors import InputError
 from jaxdlm.eval import chosen, ideal, pairs, plots, report, rows, run, summary, timing
 from jaxdlm.eval.sweeps import Choice
@@ -42,7 +42,7 @@ def masked(
         made["timing"] = _timed(bench, timing.chosen(made, summary.POOLED), learned, batches)
     write(folder, made, plain)
     seconds = time.perf_counter() - begin
-    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(result.rows)} rows) after {seconds:.0f} s")
+    note(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(result.rows)} rows) after {seconds:.0f} s")
 
 
 def draft_and_target(
@@ -53,14 +53,14 @@ def draft_and_target(
     begin = time.perf_counter()
     contest = pairs.contest(max(pools, key=pairs.widest), methods, draft)
     for name, why in contest.skipped.items():
-        _say(f"left out: {name}: {why}")
+        note(f"left out: {name}: {why}")
     file, done = rows.open_for(folder / "rows.jsonl", head)
     with file:
         while pools:
             for new in (new for pooled in pools for new in pairs.run(pooled, contest, batches, done)):
                 rows.append(file, new)
                 done += new
-                _say(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
+                note(f"{len(done)} rows, {time.perf_counter() - begin:.0f} s")
             pools = then(done)
     lines = pairs.summarise(done)
     made = {
@@ -73,8 +73,8 @@ def draft_and_target(
     (folder / "report.html").write_text(report.pairs_page(made))
     picture(folder / "tokens.svg", lambda: report.pairs_chart(made))
     for line in lines:
-        _say(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
-    _say(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(done)} rows)")
+        note(f"{line['label']} at batch {line['batch']}: {line['equal']} of {line['n']} rows equal")
+    note(f"wrote {folder / 'report.html'}, summary.json, rows.jsonl ({len(done)} rows)")
 
 
 class Results:
@@ -94,7 +94,7 @@ class Results:
 
     def leave_out(self, name: str, why: str) -> None:
         if name not in self.skipped:
-            _say(f"left out: {name}: {why}")
+            note(f"left out: {name}: {why}")
         self.skipped[name] = why
 
 
@@ -117,7 +117,7 @@ def _run_all(
     _side_by_side(bench, [run.baseline(name) for name in tasks], result, file, at_once)
     if only_learned:
         tasks = [name for name in tasks if _accuracy(result.rows, name) >= bench.tasks[name].gate]
-        _say(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
+        note(f"{len(tasks)} tasks reach their gate: {', '.join(tasks) or 'none'}")
     if claimed.claims:
         result.skipped |= claimed.skipped
         _side_by_side(bench, chosen.units(claimed.claims, tasks), result, file, at_once)
@@ -140,7 +140,7 @@ def _side_by_side(bench: run.Bench, units: Sequence[run.Unit], result: Results, 
                 except InputError as error:
                     result.leave_out(f"{unit.policy} with {unit.cache}", str(error))
                 if index % 20 == 19:
-                    _say(f"{index + 1} of {len(units)} settings, {time.perf_counter() - begin:.0f} s")
+                    note(f"{index + 1} of {len(units)} settings, {time.perf_counter() - begin:.0f} s")
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -155,7 +155,7 @@ def _accuracy(lines: Sequence[rows.Line], name: str) -> float:
 
 
 def _timed(bench: run.Bench, units: Sequence[run.Unit], tasks: Sequence[str], batches: Sequence[int]) -> list[Any]:
-    _say(f"wall clock of {len(units)} settings at batch {', '.join(map(str, batches))}")
+    note(f"wall clock of {len(units)} settings at batch {', '.join(map(str, batches))}")
     return list(timing.measure(bench, units, tasks, batches))
 
 
@@ -172,7 +172,7 @@ def picture(path: pathlib.Path, chart: Callable[[], plots.Spec]) -> None:
     if plots.there():
         path.write_text(plots.svg(chart()))
     else:
-        _say(f"no charts, for which: {distribution.install('plot')}")
+        note(f"no charts, for which: {distribution.install('plot')}")
 
 
 def bounds_of(made: dict[str, Any], lines: Sequence[rows.Line]) -> dict[str, Any]:
@@ -188,7 +188,3 @@ def bounds_of(made: dict[str, Any], lines: Sequence[rows.Line]) -> dict[str, Any
             saved = sum(row["forwards"] for row in members) / len(members) / reached.forwards
             bounds[name] = {"points": reached.points, "forwards": reached.forwards, "speedup": saved}
     return bounds
-
-
-def _say(text: str) -> None:
-    print(f"# {text}", file=sys.stderr, flush=True)
